@@ -1,0 +1,88 @@
+"""What is known of each data set by name; a new data set is one entry in SPECS."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+class DataError(ValueError):
+  """The data asked for is missing, damaged or of another kind; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """Facts of a data set that training and evaluation need.
+
+  `mean` and `std` are of pixels in [0, 1], one number a channel. `splits` maps train, validation
+  and test to TFDS split expressions. Training images are padded by `pad` pixels ('reflect' or
+  'zeros', or not at all: 'none'), cropped back to their size and, if `flip`, mirrored at random.
+  """
+
+  num_classes: int
+  shape: tuple[int, int, int]  # height, width, channels
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  splits: Mapping[str, str]
+  pad: int = 0
+  mode: str = 'none'
+  flip: bool = False
+  module: str = ''  # of a builder of this package, which prepares itself from bundled images
+
+
+# The last tenth of the training images, in TFDS order, chooses the best epoch; the test images never
+# do. (The CIFAR-100 runs of Liu et al., 2022, chose it on the test images.)
+HELD_OUT = {'train': 'train[:90%]', 'validation': 'train[90%:]', 'test': 'test'}
+
+SPECS: dict[str, Spec] = {
+  # Mean and standard deviation of the digits' training images, all pixels together.
+  'digits': Spec(
+    num_classes=10,
+    shape=(8, 8, 1),
+    mean=(0.3052,),
+    std=(0.3759,),
+    splits={'train': 'train', 'validation': 'validation', 'test': 'test'},
+    module='random_pruning_jax.data.digits',
+  ),
+  'natural_patches': Spec(
+    num_classes=2,
+    shape=(8, 8, 1),
+    mean=(0.4176,),
+    std=(0.3095,),
+    splits={'test': 'test'},
+    module='random_pruning_jax.data.natural_patches',
+  ),
+  # Normalisation and augmentation of Liu et al. (2022).
+  'cifar10': Spec(
+    num_classes=10,
+    shape=(32, 32, 3),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+    splits=HELD_OUT,
+    pad=4,
+    mode='reflect',
+    flip=True,
+  ),
+  'cifar100': Spec(
+    num_classes=100,
+    shape=(32, 32, 3),
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    splits=HELD_OUT,
+    pad=4,
+    mode='zeros',
+    flip=True,
+  ),
+  'svhn_cropped': Spec(
+    num_classes=10,
+    shape=(32, 32, 3),
+    mean=(0.4377, 0.4438, 0.4728),
+    std=(0.1980, 0.2010, 0.1970),
+    splits=HELD_OUT,
+  ),
+  'mnist': Spec(
+    num_classes=10,
+    shape=(28, 28, 1),
+    mean=(0.1307,),
+    std=(0.3081,),
+    splits=HELD_OUT,
+  ),
+}

@@ -1,0 +1,81 @@
+"""Networks by name: pixels [B, H, W, C] in [0, 1] -> logits [B, K] float32.
+
+The first layer of each is called `stem` and the classifier `head`.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+
+from random_pruning_jax.models.cifar_resnet import CifarResNet
+from random_pruning_jax.models.layers import DTYPES, FANS, Network
+
+MODELS: dict[str, Callable[..., Network]] = {
+  **{f'resnet{n}': functools.partial(CifarResNet, depth=n) for n in (20, 32, 44, 56, 110)},
+}
+_ANY_DEPTH = re.compile(r'cifar_resnet(\d+)')
+
+
+def create(
+  name: str,
+  num_classes: int,
+  *,
+  width: int = 0,
+  mean: Sequence[float] = (0.0,),
+  std: Sequence[float] = (1.0,),
+  dtype: str = 'float32',
+  kaiming: str = 'fan_in',
+  axis_name: str | None = None,
+  remat: bool = False,
+  conv_general_dilated: Callable | None = None,
+) -> Network:
+  """The network called `name`, as a Flax module that hashes and compares by its settings.
+
+  Args:
+    name: a key of MODELS, or cifar_resnet<6n + 2> for any n >= 1.
+    num_classes: size of the logits, K.
+    width: channels of the stem (cifar ResNets 16, the others 64); 0 is the family's own.
+    mean: subtracted from the pixels; one number, or one for each channel.
+    std: divides what is left, likewise.
+    dtype: of the computation; parameters, BatchNorm statistics and logits stay float32.
+    kaiming: the fan that scales the initial weights, 'fan_in' or 'fan_out'.
+    axis_name: mapped axis over whose devices training averages the BatchNorm statistics.
+    remat: recompute residual blocks in the backward pass, for memory.
+    conv_general_dilated: takes the place of jax.lax.conv_general_dilated in every convolution.
+
+  Raises:
+    ValueError: an unknown name, or a setting out of its range.
+  """
+  for field, value, known in (('dtype', dtype, DTYPES), ('kaiming', kaiming, FANS)):
+    if value not in known:
+      raise ValueError(f'{field} must be one of {", ".join(known)}, got {value!r}.')
+  if num_classes < 1:
+    raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
+  if width < 0:
+    raise ValueError(f"width must be at least 0 (the family's own), got {width}.")
+  if min(std) <= 0:
+    raise ValueError(f'std must be positive, got {tuple(std)}.')
+  return _constructor(name)(
+    num_classes=num_classes,
+    mean=tuple(map(float, mean)),
+    std=tuple(map(float, std)),
+    dtype=dtype,
+    kaiming=kaiming,
+    axis_name=axis_name,
+    remat=remat,
+    conv_general_dilated=conv_general_dilated,
+    **({'width': width} if width else {}),
+  )
+
+
+def _constructor(name: str) -> Callable[..., Network]:
+  if name in MODELS:
+    return MODELS[name]
+  match = _ANY_DEPTH.fullmatch(name)
+  if not match:
+    known = ', '.join(MODELS)
+    raise ValueError(f'Unknown model {name!r}; known are {known} and cifar_resnet<6n + 2>.')
+  depth = int(match[1])
+  if depth < 8 or depth % 6 != 2:
+    raise ValueError(f'The depth of a CIFAR ResNet must be 6n + 2 (8, 14, 20, ...), got {depth}.')
+  return functools.partial(CifarResNet, depth=depth)

@@ -1,0 +1,37 @@
+"""ResNets for small images, of depth 6n + 2 and any width (He et al., 2016, section 4.2)."""
+
+import flax.linen as nn
+import jax
+
+from random_pruning_jax.models.layers import BasicBlock, Network
+
+
+class CifarResNet(Network):
+  """Three stages of n basic blocks with `width`, 2 `width` and 4 `width` channels."""
+
+  depth: int = 20
+  width: int = 16
+
+  @nn.compact
+  def __call__(
+    self,
+    images: jax.Array,
+    train: bool = False,
+    *,
+    normalize: bool = True,
+    features: bool = False,
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    x = self.normalized(images) if normalize else images
+    x = self.layers.conv(self.width, name='stem')(x)
+    x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
+    for stage in range(3):
+      for block in range((self.depth - 2) // 6):
+        x = self.residual(
+          BasicBlock,
+          x,
+          train,
+          features=self.width * 2**stage,
+          stride=2 if stage > 0 and block == 0 else 1,
+          name=f'stage{stage + 1}_block{block}',
+        )
+    return self.classify(x, features)

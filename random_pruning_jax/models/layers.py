@@ -1,0 +1,123 @@
+"""What every network here is made of: normalised pixels, convolution, BatchNorm, block, classifier.
+
+Padding is PyTorch's, the same on both sides, so that a weight means the same in both libraries:
+XLA's 'SAME' pads a convolution of stride 2 on the far side only.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+DTYPES = ('float32', 'bfloat16')
+FANS = ('fan_in', 'fan_out')
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """How one network makes its layers; parameters and statistics are float32 whatever the dtype."""
+
+  dtype: str
+  kaiming: str
+  axis_name: str | None
+  conv_general_dilated: Callable | None
+
+  @property
+  def kernel_init(self) -> Callable:
+    """Normal with variance 2 / fan (He et al., 2015); JAX's own he_normal is a truncated one."""
+    return nn.initializers.variance_scaling(2.0, self.kaiming, 'normal')
+
+  def conv(self, features: int, size: int = 3, stride: int = 1, *, name: str) -> nn.Conv:
+    """A convolution without bias, padded by size // 2 on every side."""
+    return nn.Conv(
+      features,
+      (size, size),
+      strides=stride,
+      padding=size // 2,
+      use_bias=False,
+      dtype=jnp.dtype(self.dtype),
+      kernel_init=self.kernel_init,
+      conv_general_dilated=self.conv_general_dilated,
+      name=name,
+    )
+
+  def norm(self, train: bool, *, name: str) -> nn.BatchNorm:
+    """BatchNorm; in training its batch is that of all devices along `axis_name`."""
+    return nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=jnp.dtype(self.dtype),
+      axis_name=self.axis_name,
+      name=name,
+    )
+
+  def shortcut(self, x: jax.Array, features: int, stride: int, train: bool) -> jax.Array:
+    """x itself, or a 1x1 convolution and BatchNorm where the block changes its shape."""
+    if stride == 1 and x.shape[-1] == features:
+      return x
+    x = self.conv(features, 1, stride, name='projection')(x)
+    return self.norm(train, name='projection_norm')(x)
+
+
+class BasicBlock(nn.Module):
+  """Two 3x3 convolutions beside a shortcut (He et al., 2016)."""
+
+  features: int
+  stride: int
+  layers: Layers
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    make = self.layers
+    y = make.conv(self.features, 3, self.stride, name='conv1')(x)
+    y = nn.relu(make.norm(train, name='norm1')(y))
+    y = make.conv(self.features, name='conv2')(y)
+    y = make.norm(train, name='norm2')(y)
+    return nn.relu(y + make.shortcut(x, self.features, self.stride, train))
+
+
+class Network(nn.Module):
+  """What the families share: pixels [B, H, W, C] in [0, 1] go in, logits [B, K] float32 come out.
+
+  `mean` and `std` hold one number, or one for each channel. `remat` recomputes a block's
+  activations in the backward pass instead of keeping them.
+  """
+
+  num_classes: int
+  mean: tuple[float, ...] = (0.0,)
+  std: tuple[float, ...] = (1.0,)
+  dtype: str = 'float32'
+  kaiming: str = 'fan_in'
+  axis_name: str | None = None
+  conv_general_dilated: Callable | None = None
+  remat: bool = False
+
+  @property
+  def layers(self) -> Layers:
+    return Layers(self.dtype, self.kaiming, self.axis_name, self.conv_general_dilated)
+
+  def normalized(self, images: jax.Array) -> jax.Array:
+    """(images - mean) / std for pixels in [0, 1]."""
+    for field in ('mean', 'std'):
+      if len(getattr(self, field)) not in (1, images.shape[-1]):
+        raise ValueError(
+          f'{field} must hold 1 number or one for each of the {images.shape[-1]} channels '
+          f'of images {images.shape}, got {getattr(self, field)}.'
+        )
+    return (images - jnp.array(self.mean)) / jnp.array(self.std)
+
+  def residual(self, block: type[nn.Module], x: jax.Array, train: bool, **settings) -> jax.Array:
+    """Applies one block; rematerialised or not, its parameters have the same names."""
+    if self.remat:
+      block = nn.remat(block, static_argnums=(2,))
+    return block(layers=self.layers, **settings)(x, train)
+
+  def classify(self, x: jax.Array, features: bool) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Average over the map [B, h, w, F], then `head`, both in float32."""
+    pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    head = nn.Dense(self.num_classes, kernel_init=self.layers.kernel_init, name='head')
+    logits = head(pooled)
+    return (logits, pooled) if features else logits

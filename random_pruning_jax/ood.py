@@ -1,0 +1,206 @@
+"""Telling foreign images from one's own: scores of logits, and metrics of two sets of scores.
+
+A score is larger the more an image looks in-distribution (OpenOOD's convention). Scores that need
+the penultimate features are in `ood_features`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Score = Callable[[jax.Array], jax.Array]
+Setting = Mapping[str, Any]
+
+
+def msp(logits: jax.Array) -> jax.Array:
+  """Largest softmax probability, [N, K] -> [N] in [1/K, 1] (Hendrycks and Gimpel, 2017)."""
+  return jnp.max(jax.nn.softmax(_float32(logits)), axis=-1)
+
+
+def max_logit(logits: jax.Array) -> jax.Array:
+  """Largest logit, [N, K] -> [N] (Hendrycks et al., 2022)."""
+  return jnp.max(_float32(logits), axis=-1)
+
+
+def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+  """T log sum exp(z / T), the negative free energy, [N, K] -> [N] (Liu et al., 2020)."""
+  return temperature * jax.nn.logsumexp(_float32(logits) / temperature, axis=-1)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+  """Sum of p log p, the entropy with its sign turned, [N, K] -> [N] in [-log K, 0]."""
+  log_p = jax.nn.log_softmax(_float32(logits))
+  return jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+def gen(logits: jax.Array, gamma: float = 0.1, top: int = 100) -> jax.Array:
+  """-sum of p^gamma (1 - p)^gamma over the `top` largest p, [N, K] -> [N] (Liu et al., 2023)."""
+  logits = _float32(logits)
+  top = min(top, logits.shape[-1])
+  log_p = jax.lax.top_k(jax.nn.log_softmax(logits), top)[0]
+  # 1 - p from log p: near p = 1 the difference itself would be 0.
+  return -jnp.sum(jnp.exp(gamma * log_p) * (-jnp.expm1(log_p)) ** gamma, axis=-1)
+
+
+def odin(
+  logits_fn: Score, images: jax.Array, temperature: float = 1000.0, epsilon: float = 0.0014
+) -> jax.Array:
+  """Largest p of softmax(f(x') / T), x' a small step surer of its class, [B] (Liang et al., 2018).
+
+  x' = x + epsilon sign(grad log p_predicted(x; T)), images [B, H, W, C] in [0, 1]. epsilon is in
+  pixels: the original divides the sign by the normalisation's std in normalised units, which is
+  the same step. x' is not clipped, as there.
+  """
+
+  def confidence(pixels):
+    log_p = jax.nn.log_softmax(_float32(logits_fn(pixels)) / temperature)
+    return jnp.max(log_p, axis=-1)
+
+  gradient = jax.grad(lambda pixels: jnp.sum(confidence(pixels)))(images)
+  return jnp.exp(confidence(images + epsilon * jnp.sign(gradient)))
+
+
+SCORES: dict[str, Score] = {
+  'msp': msp,
+  'max_logit': max_logit,
+  'energy': energy,
+  'entropy': entropy,
+  'gen': gen,
+}
+
+# What OpenOOD v1.5 tries on a validation set; a score that is not here has nothing to choose.
+SETTINGS: dict[str, tuple[Setting, ...]] = {
+  'gen': tuple(
+    {'gamma': gamma, 'top': top}
+    for gamma in (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+    for top in (10, 100, 500, 1000)
+  ),
+  'odin': tuple(
+    {'temperature': temperature, 'epsilon': epsilon}
+    for temperature in (1.0, 10.0, 100.0, 1000.0)
+    for epsilon in (0.0014, 0.0028)
+  ),
+}
+
+
+def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
+  """Chance that an image of one's own scores above a foreign one, ties counted half; 0.5 is blind.
+
+  in_scores [N], out_scores [M]; the area under the ROC curve (Hanley and McNeil, 1982).
+  """
+  from sklearn import metrics  # here, because it takes a second that `--help` need not wait for
+
+  own, scores = _positives(in_scores, out_scores)
+  return float(metrics.roc_auc_score(own, scores))
+
+
+def aupr_in(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
+  """Area under precision and recall with one's own images as positives, trapezoids as in OpenOOD.
+
+  A blind score gets N / (N + M): compare only sets of equal sizes.
+  """
+  return _aupr(*_positives(in_scores, out_scores))
+
+
+def aupr_out(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
+  """Area under precision and recall with the foreign images as positives; blind: M / (N + M)."""
+  own, scores = _positives(in_scores, out_scores)
+  return _aupr(~own, -scores)
+
+
+def fpr95_ood_positive(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
+  """Share of one's own images rejected where 95 % of the foreign are found (OpenOOD)."""
+  own, scores = _positives(in_scores, out_scores)
+  return _fpr95(~own, -scores)
+
+
+def fpr95_id_positive(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
+  """Share of foreign images accepted where 95 % of one's own are kept (Liang et al., 2018)."""
+  return _fpr95(*_positives(in_scores, out_scores))
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+  'auroc': auroc,
+  'aupr_in': aupr_in,
+  'aupr_out': aupr_out,
+  'fpr95_ood_positive': fpr95_ood_positive,
+  'fpr95_id_positive': fpr95_id_positive,
+}
+
+
+def detection(in_scores: np.ndarray, out_scores: np.ndarray) -> dict[str, float]:
+  """Every metric of one foreign set by name, each in [0, 1], from scores [N] and [M]."""
+  return {name: metric(in_scores, out_scores) for name, metric in METRICS.items()}
+
+
+def choose(
+  settings: Iterable[Setting], score: Callable[[Setting], tuple[np.ndarray, np.ndarray]]
+) -> Setting:
+  """The setting of largest AUROC on a validation set, the first where several are equal.
+
+  `score(setting)` gives (in_scores [N], out_scores [M]) of validation images, never of test images.
+  """
+  settings = list(settings)
+  if not settings:
+    raise ValueError('there must be at least one setting to choose from, got none')
+  return max(settings, key=lambda setting: auroc(*score(setting)))
+
+
+def gaussian_noise(key: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
+  """Images [B, H, W, C] of independent pixels from N(0.5, 0.5^2), clipped to [0, 1].
+
+  Image i depends on (key, first + i) alone, so that any batch size gives the same set.
+  """
+  keys = _image_keys(key, first, shape[0])
+  noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
+  return jnp.clip(0.5 + 0.5 * noise, 0, 1)
+
+
+def pixel_shuffled(key: jax.Array, images: jax.Array, first: int = 0) -> jax.Array:
+  """Each image [H, W, C] with its pixels in a random order of its own: same colours, no shapes.
+
+  The channels of a pixel stay together. Image i depends on (key, first + i) alone.
+  """
+
+  def shuffle(k, image):
+    return jax.random.permutation(k, image.reshape(-1, image.shape[-1])).reshape(image.shape)
+
+  return jax.vmap(shuffle)(_image_keys(key, first, len(images)), images)
+
+
+def _float32(logits: jax.Array) -> jax.Array:
+  return jnp.asarray(logits, jnp.float32)
+
+
+def _image_keys(key: jax.Array, first: int, count: int) -> jax.Array:
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
+
+
+def _positives(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Whether each image is one's own [N + M] and its score [N + M], checked."""
+  own, foreign = np.asarray(in_scores), np.asarray(out_scores)
+  for name, scores in (('in_scores', own), ('out_scores', foreign)):
+    if scores.ndim != 1 or not scores.size:
+      raise ValueError(f'{name} must be [N] with N > 0, got {list(scores.shape)}')
+    if not np.isfinite(scores).all():
+      raise ValueError(f'{name} must be finite, got {np.sum(~np.isfinite(scores))} that are not')
+  positive = np.arange(len(own) + len(foreign)) < len(own)
+  return positive, np.concatenate([own, foreign])
+
+
+def _aupr(positive: np.ndarray, scores: np.ndarray) -> float:
+  from sklearn import metrics
+
+  precision, recall, _ = metrics.precision_recall_curve(positive, scores)
+  return float(metrics.auc(recall, precision))
+
+
+def _fpr95(positive: np.ndarray, scores: np.ndarray) -> float:
+  from sklearn import metrics
+
+  # Every threshold is needed: those that scikit-learn drops by default can be the one at 95 %.
+  fpr, tpr, _ = metrics.roc_curve(positive, scores, drop_intermediate=False)
+  return float(fpr[np.argmax(tpr >= 0.95)])

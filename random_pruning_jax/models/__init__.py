@@ -8,10 +8,16 @@ import re
 from collections.abc import Callable, Sequence
 
 from random_pruning_jax.models.cifar_resnet import CifarResNet
+from random_pruning_jax.models.imagenet_resnet import ImageNetResNet
 from random_pruning_jax.models.layers import DTYPES, FANS, Network
+from random_pruning_jax.models.vgg import VGG
 
 MODELS: dict[str, Callable[..., Network]] = {
   **{f'resnet{n}': functools.partial(CifarResNet, depth=n) for n in (20, 32, 44, 56, 110)},
+  **{f'vgg{n}': functools.partial(VGG, depth=n) for n in (11, 13, 16, 19)},
+  **{f'resnet{n}': functools.partial(ImageNetResNet, depth=n) for n in (18, 34, 50, 101, 152)},
+  'wrn50_2': functools.partial(ImageNetResNet, depth=50, widen=2),
+  'wrn101_2': functools.partial(ImageNetResNet, depth=101, widen=2),
 }
 _ANY_DEPTH = re.compile(r'cifar_resnet(\d+)')
 
@@ -40,7 +46,7 @@ def create(
     dtype: of the computation; parameters, BatchNorm statistics and logits stay float32.
     kaiming: the fan that scales the initial weights, 'fan_in' or 'fan_out'.
     axis_name: mapped axis over whose devices training averages the BatchNorm statistics.
-    remat: recompute residual blocks in the backward pass, for memory.
+    remat: recompute blocks in the backward pass instead of keeping what they computed.
     conv_general_dilated: takes the place of jax.lax.conv_general_dilated in every convolution.
 
   Raises:

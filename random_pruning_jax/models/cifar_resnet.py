@@ -25,13 +25,13 @@ class CifarResNet(Network):
     x = self.layers.conv(self.width, name='stem')(x)
     x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
     for stage in range(3):
-      for block in range((self.depth - 2) // 6):
+      for number in range((self.depth - 2) // 6):
         x = self.residual(
           BasicBlock,
           x,
           train,
           features=self.width * 2**stage,
-          stride=2 if stage > 0 and block == 0 else 1,
-          name=f'stage{stage + 1}_block{block}',
+          stride=2 if stage > 0 and number == 0 else 1,
+          name=f'stage{stage + 1}_block{number}',
         )
     return self.classify(x, features)

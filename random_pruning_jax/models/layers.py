@@ -10,6 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 DTYPES = ('float32', 'bfloat16')
 FANS = ('fan_in', 'fan_out')
@@ -83,7 +84,7 @@ class Network(nn.Module):
   """What the families share: pixels [B, H, W, C] in [0, 1] go in, logits [B, K] float32 come out.
 
   `mean` and `std` hold one number, or one for each channel. `remat` recomputes a block's
-  activations in the backward pass instead of keeping them.
+  activations in the backward pass instead of keeping them, under the same parameter names.
   """
 
   num_classes: int
@@ -107,10 +108,11 @@ class Network(nn.Module):
           f'{field} must hold 1 number or one for each of the {images.shape[-1]} channels '
           f'of images {images.shape}, got {getattr(self, field)}.'
         )
-    return (images - jnp.array(self.mean)) / jnp.array(self.std)
+    mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+    return (images - mean) / std
 
   def residual(self, block: type[nn.Module], x: jax.Array, train: bool, **settings) -> jax.Array:
-    """Applies one block; rematerialised or not, its parameters have the same names."""
+    """Applies one block of the kind `block`."""
     if self.remat:
       block = nn.remat(block, static_argnums=(2,))
     return block(layers=self.layers, **settings)(x, train)

@@ -1,11 +1,12 @@
 """A split of a data set as arrays in the host's memory."""
 
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from random_pruning_jax.data import builders
-from random_pruning_jax.data.specs import SPECS
+from random_pruning_jax.data import bundled, decode, missing, places, store
+from random_pruning_jax.data.specs import DataError, spec_of, split_rules
 
 
 class Images(NamedTuple):
@@ -15,13 +16,49 @@ class Images(NamedTuple):
   labels: np.ndarray
 
 
-def load(name: str, split: str, data_dir: str = '') -> Images:
-  """All images of a split: 'train', 'validation' or 'test' as the set's spec defines them.
+def find(name: str, data_dir: str = '') -> pathlib.Path:
+  """The directory of a prepared set, or a DataError that says how to get it."""
+  spec = spec_of(name)
+  if spec is not None and spec.module:
+    return bundled.find(name, data_dir)
+  root = places.data_root(data_dir)
+  path = places.locate(name, root)
+  if path is None:
+    raise missing.missing(name, root)
+  return path
 
-  Any other TFDS split expression is taken as it stands ('train[:1000]').
+
+def load(
+  name: str,
+  split: str,
+  data_dir: str = '',
+  *,
+  size: tuple[int, int] | None = None,
+  cache: bool = True,
+) -> Images:
+  """All images of a split: 'train', 'validation' or 'test' as the set's rules define them.
+
+  Any other TFDS split expression is taken as it stands ('train[:1000]', 'train[:100%]'). Images
+  that differ in size are fitted to `size` (height, width). With `cache`, decoded images are kept in
+  the user's cache directory and mapped from there the next time.
   """
-  builder = builders.find(name, data_dir)
-  source = builder.as_data_source(SPECS[name].splits.get(split, split) if name in SPECS else split)
-  examples = source.__getitems__(list(range(len(source))))
-  images = np.stack([example['image'] for example in examples])
-  return Images(images, np.array([example['label'] for example in examples], np.int32))
+  path = find(name, data_dir)
+  expression = split_expression(name, split, path)
+
+  def make() -> decode.Decoded:
+    return decode.decode(name, path, expression, size)
+
+  if not cache:
+    return Images(*store.collect(make()))
+  identity = {'source': str(path.resolve()), 'split': expression, 'size': size}
+  return Images(*store.fetch(name, identity, places.fingerprint(path), make))
+
+
+def split_expression(name: str, split: str, path: pathlib.Path) -> str:
+  """The TFDS expression of 'train', 'validation' or 'test'; anything else is returned as it is."""
+  spec = spec_of(name)
+  available = places.split_sizes(path)
+  rules = split_rules(available) if spec is None else spec.splits
+  if split in ('train', 'validation', 'test') and split not in {*rules, *available}:
+    raise DataError(f'{name} has no {split} images; its splits are {", ".join(available)}')
+  return rules.get(split, split)

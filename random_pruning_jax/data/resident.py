@@ -1,4 +1,4 @@
-"""Batches of a data set that lives in device memory: the host sends indices, the step does the rest."""
+"""Batches of images that live in device memory: the host sends indices, the step does the rest."""
 
 import functools
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ def _choices(key, indices, pad, flip):
 
 
 def _take(images, indices, rows, columns, mode):
-  """One gather, without a padded copy: out[b, i, j] = images[indices[b], rows[b, i], columns[b, j]]."""
+  """out[b, i, j] = images[indices[b], rows[b, i], columns[b, j]]: one gather, no padded copy."""
   height, width = images.shape[1:3]
   bring = _reflect if mode == 'reflect' else _clip
   pixels = images[

@@ -1,7 +1,7 @@
 """What is known of each data set by name; a new data set is one entry in SPECS."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 
 class DataError(ValueError):
@@ -28,8 +28,8 @@ class Spec:
   module: str = ''  # of a builder of this package, which prepares itself from bundled images
 
 
-# The last tenth of the training images, in TFDS order, chooses the best epoch; the test images never
-# do. (The CIFAR-100 runs of Liu et al., 2022, chose it on the test images.)
+# The last tenth of the training images, in TFDS order, chooses the best epoch, and never the test
+# images (as they did in the CIFAR-100 runs of Liu et al., 2022).
 HELD_OUT = {'train': 'train[:90%]', 'validation': 'train[90%:]', 'test': 'test'}
 
 SPECS: dict[str, Spec] = {
@@ -86,3 +86,26 @@ SPECS: dict[str, Spec] = {
     splits=HELD_OUT,
   ),
 }
+
+
+def spec_of(name: str) -> Spec | None:
+  """The entry of a name, with or without a :version, or None if the set is not in the table."""
+  return SPECS.get(name.partition(':')[0])
+
+
+def split_rules(available: Collection[str]) -> dict[str, str]:
+  """What train, validation and test mean for a set that is not in SPECS, given its TFDS splits.
+
+  Where there is no test split, `validation` is the test data (ImageNet). Where no split is left for
+  validation, the last tenth of train is. A set may lack any of them; it can still be foreign data.
+  """
+  rules = {}
+  if 'test' in available or 'validation' in available:
+    rules['test'] = 'test' if 'test' in available else 'validation'
+  if 'test' in available and 'validation' in available:
+    rules['validation'] = 'validation'
+  if 'train' in available:
+    own = 'validation' in rules
+    rules['train'] = 'train' if own else 'train[:90%]'
+    rules['validation'] = 'validation' if own else 'train[90%:]'
+  return rules

@@ -1,0 +1,141 @@
+"""A split's encoded images, decoded in parallel, chunk after chunk."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from random_pruning_jax.data import missing, places
+from random_pruning_jax.data.specs import DataError
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+CHUNK = 500  # images; 0.05 s of work at 32x32
+MOST_WORKERS = 16
+MODES = {1: 'L', 3: 'RGB'}
+
+
+class Decoded(NamedTuple):
+  """An array's shape [N, H, W, C] and its pieces in order: (images uint8, labels int32)."""
+
+  shape: tuple[int, int, int, int]
+  chunks: Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+class Kind(NamedTuple):
+  """Where an example keeps its image and label, and what they are; None where sizes differ."""
+
+  image: str
+  label: str
+  shape: tuple[int | None, int | None, int]
+  num_classes: int
+
+
+def kind_of(name: str, builder: tfds.core.DatasetBuilder) -> Kind:
+  """Raises DataError unless examples are 8-bit images with one integer label."""
+  import tensorflow_datasets as tfds
+
+  image, label = builder.info.supervised_keys or ('image', 'label')
+  features = builder.info.features
+  if (
+    image not in features
+    or not isinstance(features[image], tfds.features.Image)
+    or features[image].np_dtype != np.uint8
+    or features[image].shape[-1] not in (1, 3)
+    or label not in features
+    or not isinstance(features[label], tfds.features.ClassLabel)
+  ):
+    raise DataError(f'{name} is no set of 8-bit images with a class label; it holds {features}')
+  return Kind(image, label, features[image].shape, features[label].num_classes)
+
+
+def decode(
+  name: str, path: pathlib.Path, split: str, size: tuple[int, int] | None = None
+) -> Decoded:
+  """All images of a TFDS split expression of the set prepared in `path`.
+
+  Images that differ in size are cropped and resized to `size` (height, width), which they need.
+  """
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(path)
+  kind = kind_of(name, builder)
+  height, width = kind.shape[:2]
+  if height is None or width is None:
+    if size is None:
+      raise DataError(f'images of {name} differ in size; a size must be given to hold them at once')
+    height, width = size
+  shape = (height, width, kind.shape[2])
+  source = _raw_source(name, path, builder, split)
+  return Decoded((len(source), *shape), _chunks(name, source, kind, shape))
+
+
+def _raw_source(name, path, builder, split):
+  import tensorflow_datasets as tfds
+
+  try:
+    return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+  except NotImplementedError as error:
+    raise missing.other_format(name, path, builder.info.file_format.value) from error
+  except (ValueError, AssertionError) as error:
+    known = ', '.join(f'{key} ({count:,})' for key, count in places.split_sizes(path).items())
+    raise DataError(f'{name} has no split {split!r}; it has {known}') from error
+
+
+def _chunks(name, source, kind, shape):
+  import joblib  # not needed when decoded images are in the cache
+
+  # A 32x32 image costs more in Python than in the decoder, so that threads do not help. joblib's
+  # workers are fresh processes (a fork of one that runs JAX may hang) and need no main guard.
+  count = len(source)
+  workers = min(joblib.cpu_count(), MOST_WORKERS) if count > 8 * CHUNK else 1
+  labels = []
+  parallel = joblib.Parallel(n_jobs=workers, return_as='generator')
+  decoded = parallel(
+    joblib.delayed(_decode_chunk)(encoded, shape, None in kind.shape)
+    for encoded in _read(source, kind, labels)
+  )
+  with _progress(name, count) as bar:
+    for images in decoded:
+      yield images, labels.pop(0)
+      bar.update(len(images))
+
+
+def _progress(name, count):
+  import tqdm
+
+  return tqdm.tqdm(
+    total=count, desc=f'decoding {name}', unit=' images', delay=1, disable=not sys.stderr.isatty()
+  )
+
+
+def _read(source, kind: Kind, labels: list[np.ndarray]) -> Iterator[list[bytes]]:
+  """Yields the encoded images of each chunk; appends their labels to `labels`."""
+  # TFDS's own parser costs more than decoding a small image.
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  for start in range(0, len(source), CHUNK):
+    records = source.__getitems__(list(range(start, min(start + CHUNK, len(source)))))
+    examples = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+    labels.append(np.array([e[kind.label].int64_list.value[0] for e in examples], np.int32))
+    yield [e[kind.image].bytes_list.value[0] for e in examples]
+
+
+def _decode_chunk(encoded: Sequence[bytes], shape: tuple[int, int, int], fit: bool) -> np.ndarray:
+  height, width, channels = shape
+  images = np.empty((len(encoded), *shape), np.uint8)
+  for index, data in enumerate(encoded):
+    image = Image.open(io.BytesIO(data))
+    if image.mode != MODES[channels]:
+      image = image.convert(MODES[channels])
+    if fit:
+      image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    images[index] = np.asarray(image).reshape(shape)
+  return images

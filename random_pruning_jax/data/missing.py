@@ -1,0 +1,69 @@
+"""What to tell a person whose data set is not there."""
+
+import difflib
+import importlib.util
+import pathlib
+
+from random_pruning_jax.data.specs import SPECS, DataError
+
+INSTALL = 'pip install -e ".[prepare]"'
+MOST_FILES = 12  # a builder with many variants registers the files of all of them
+
+
+def missing(name: str, root: pathlib.Path) -> DataError:
+  """What was looked for and where, the command that makes it, and what to download by hand."""
+  builder = create(name, root)
+  where = pathlib.Path(builder.data_path).parent
+  lines = [
+    f'data set {name} was looked for in {where} and is not there. To prepare it:',
+    f'  random-pruning prepare {name} --data_dir={root}',
+  ]
+  if importlib.util.find_spec('tensorflow') is None:
+    lines.append(f'This needs TensorFlow, which training does not, in most cases: {INSTALL}')
+  lines += manual_files(builder)
+  return DataError('\n'.join(lines))
+
+
+def manual_files(builder) -> list[str]:
+  """Lines that name the files to download by hand, with sizes, as the builder registered them."""
+  infos = builder.url_infos or {}
+  lines = []
+  if infos:
+    lines.append('To download by hand, put these in a folder and add --manual_dir=FOLDER:')
+  for url, info in list(infos.items())[:MOST_FILES]:
+    filename = info.filename or url.rsplit('/', 1)[-1]
+    lines.append(f'  {filename}  {int(info.size):,} bytes  {url}')
+  if len(infos) > MOST_FILES:
+    lines.append(f'  ... and {len(infos) - MOST_FILES} more; only those of this variant are needed')
+  if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    lines += ['This set can only be downloaded by hand:']
+    lines += [f'  {line.strip()}' for line in builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split('\n')]
+  return [line for line in lines if line.strip()]
+
+
+def create(name: str, root: pathlib.Path):
+  """The TFDS builder of a set that need not be prepared; raises DataError for an unknown name."""
+  import tensorflow_datasets as tfds
+
+  try:
+    return tfds.builder(name, data_dir=str(root))
+  except tfds.core.DatasetNotFoundError:
+    pass
+  except (ValueError, AssertionError) as error:  # an unknown config or version
+    raise DataError(f'data set {name}: {str(error).strip().splitlines()[-1]}') from error
+  known = sorted({*SPECS, *tfds.list_builders()})
+  close = difflib.get_close_matches(name.split('/')[0].split(':')[0], known, n=3)
+  hint = f'did you mean {" or ".join(close)}? ' if close else ''
+  raise DataError(
+    f'unknown data set {name!r}; {hint}'
+    f'known: {", ".join(SPECS)}, every image set of TFDS, and what is prepared in {root}'
+  )
+
+
+def other_format(name: str, path: pathlib.Path, file_format: str) -> DataError:
+  """The set is there in a format that cannot be read at random without TensorFlow."""
+  return DataError(
+    f'data set {name} in {path} is stored as {file_format}, and array_record is wanted. '
+    f'Move it away or take another directory, then:\n'
+    f'  random-pruning prepare {name} --data_dir={path.parents[len(name.split("/"))]}'
+  )

@@ -1,0 +1,69 @@
+"""Where data sets lie on this machine, found without importing TFDS (which takes a second)."""
+
+import json
+import os
+import pathlib
+import re
+
+from random_pruning_jax.data.specs import DataError
+
+
+def cache_dir() -> pathlib.Path:
+  """This user's directory for what can be made again: $XDG_CACHE_HOME/random_pruning_jax."""
+  root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(root) / 'random_pruning_jax'
+
+
+def data_root(data_dir: str = '') -> pathlib.Path:
+  """The directory that holds TFDS data sets: `data_dir`, else TFDS_DATA_DIR, else TFDS's own."""
+  root = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  if '://' in root:
+    raise DataError(f'data_dir must be a local path, got {root}: mount the bucket, e.g. by gcsfuse')
+  return pathlib.Path(root).expanduser()
+
+
+def locate(name: str, root: pathlib.Path) -> pathlib.Path | None:
+  """The directory of a prepared set under `root`, or None: of its newest version, unless named.
+
+  `name` is NAME, NAME/CONFIG or either with :VERSION. Raises DataError if a config must be named.
+  """
+  path, _, version = name.partition(':')
+  versions = _versions(root / path)
+  if version:
+    return versions.get(version)
+  if versions:
+    return versions[max(versions, key=lambda text: [int(part) for part in text.split('.')])]
+  configs = [config.name for config in _folders(root / path) if _versions(config)]
+  if configs:
+    raise DataError(
+      f'{path} in {root} comes in variants, name one: '
+      + ', '.join(f'{path}/{config}' for config in sorted(configs))
+    )
+  return None
+
+
+def split_sizes(path: pathlib.Path) -> dict[str, int]:
+  """Number of images of each split of a prepared set."""
+  info = json.loads((path / 'dataset_info.json').read_text())
+  return {
+    split['name']: sum(int(length) for length in split.get('shardLengths', ()))
+    for split in info.get('splits', ())
+  }
+
+
+def fingerprint(path: pathlib.Path) -> list[list]:
+  """Names, sizes and times of a prepared set's files: it changes when the data are made anew."""
+  files = sorted(file for file in path.iterdir() if file.is_file())
+  return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _versions(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  return {
+    child.name: child
+    for child in _folders(folder)
+    if re.fullmatch(r'\d+\.\d+\.\d+', child.name) and (child / 'dataset_info.json').is_file()
+  }
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+  return [child for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []

@@ -131,7 +131,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def detection(in_scores: np.ndarray, out_scores: np.ndarray) -> dict[str, float]:
+def separation(in_scores: np.ndarray, out_scores: np.ndarray) -> dict[str, float]:
   """Every metric of one foreign set by name, each in [0, 1], from scores [N] and [M]."""
   return {name: metric(in_scores, out_scores) for name, metric in METRICS.items()}
 
@@ -176,7 +176,7 @@ def _float32(logits: jax.Array) -> jax.Array:
 
 
 def _image_keys(key: jax.Array, first: int, count: int) -> jax.Array:
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
 def _positives(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,3 +1,3 @@
-"""Random pruning before training, in JAX: train what is left and measure it beside its dense twin."""
+"""Random pruning before training, in JAX: train what is left, measure it beside its dense twin."""
 
 __version__ = '0.1.0'

@@ -1,0 +1,29 @@
+"""`random-pruning train --config=FILE[:ARGUMENT] --workdir=DIR [--config.FIELD=VALUE ...]`."""
+
+import argparse
+from collections.abc import Sequence
+
+from random_pruning_jax.commands import arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.epilog = 'The same command goes on where an interrupted run stopped.'
+  arguments.add_config(parser)
+  parser.add_argument(
+    '--workdir', default='', help='where the run lives (default: runs/ and the name of the config)'
+  )
+  arguments.add_runtime(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  config = arguments.load_config(args.config, rest)
+  arguments.start_jax(args)
+  import jax
+
+  from random_pruning_jax import run as run_lib
+  from random_pruning_jax import tables
+
+  rows = run_lib.run(config, args.workdir or arguments.default_workdir(args.config))
+  if jax.process_index() == 0:
+    print(tables.side_by_side(rows))
+  return 0

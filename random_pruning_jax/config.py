@@ -1,0 +1,184 @@
+"""Every field of a configuration, with its default; a config file changes the few that matter.
+
+    from random_pruning_jax.config import default
+
+    def get_config():
+      config = default()
+      config.dataset = 'digits'
+      return config
+
+'recipe' and 'dataset' as values mean "as the recipe says" and "as is usual for the data set";
+`resolve` replaces them, so that result rows carry what was really done.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from random_pruning_jax.data.specs import SPECS
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Choices that published code made silently, under one name."""
+
+  decay: str  # 'kernels', or 'all' parameters, BatchNorm and biases too
+  sampling: str  # 'exact' counts, or 'bernoulli' draws
+  uniform_plus: str  # which ratio `uniform_plus` is: the exact one or the authors'
+  scores: str  # 'standard', or the 'authors' variants of SNIP and GraSP
+
+
+RECIPES = {
+  # What Liu et al. (2022) should have done: exact budgets, no decay of BatchNorm and biases.
+  'clean': Recipe('kernels', 'exact', 'uniform_plus', 'standard'),
+  # What their code did (github.com/VITA-Group/Random_Pruning).
+  'authors': Recipe('all', 'bernoulli', 'uniform_plus_authors', 'authors'),
+}
+
+# Where a run may differ from the one that its workdir holds: these change no number.
+NOT_COMPARED = ('data_dir',)
+
+
+def default() -> ConfigDict:
+  """The paper's CIFAR-10 setting: ResNet-20, ERK ratios, 160 epochs (Liu et al., 2022, table 1)."""
+  config = ConfigDict()
+  config.recipe = 'clean'  # or 'authors': see RECIPES
+  config.seed = 0  # of initial weights, masks, order of images and augmentation
+  config.dense_twin = False  # also train the dense network, and print both side by side
+
+  config.dataset = 'cifar10'  # digits, cifar10, cifar100, svhn_cropped, mnist, any TFDS image set
+  config.data_dir = ''  # of TFDS data sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
+  config.augment = ConfigDict()
+  config.augment.mode = 'dataset'  # pad-crop by 'reflect' or 'zeros', or 'none'
+  config.augment.pad = -1  # pixels; -1 is the data set's own
+  config.augment.flip = 'dataset'  # mirror at random: 'yes' or 'no'
+
+  config.model = ConfigDict()
+  config.model.name = 'resnet20'
+  config.model.width = 0  # channels of the stem; 0 is the family's own (CIFAR ResNets: 16)
+  config.model.dtype = 'float32'  # of the computation, or 'bfloat16'; parameters stay float32
+  config.model.kaiming = 'fan_in'  # or 'fan_out'
+  config.model.sync_batch_norm = True  # statistics over the whole batch, not each device's part
+
+  config.pruning = ConfigDict()
+  config.pruning.ratio = 'erk'  # how many: a ratio, or the name of a score
+  config.pruning.select = 'random'  # which: the name of a score
+  config.pruning.density = 0.1  # fraction of the kernels' weights kept, in (0, 1]
+  config.pruning.sampling = 'recipe'  # 'exact' or 'bernoulli'
+
+  config.epochs = 160
+  config.batch_size = 128  # of all devices together
+  config.optimizer = ConfigDict()
+  config.optimizer.lr = 0.1
+  config.optimizer.momentum = 0.9
+  config.optimizer.nesterov = True
+  config.optimizer.weight_decay = 5e-4
+  config.optimizer.decay = 'recipe'  # 'kernels' or 'all'
+  config.optimizer.label_smoothing = 0.0
+  config.schedule = ConfigDict()
+  config.schedule.name = 'milestones'  # or 'cosine', 'constant'
+  config.schedule.milestones = (0.5, 0.75)  # as fractions of training
+  config.schedule.factor = 0.1
+  config.schedule.warmup_epochs = 0.0
+
+  config.log_every = 50  # steps between lines of train.jsonl
+  config.checkpoint = ConfigDict()
+  config.checkpoint.every_epochs = 1  # validation too
+  config.checkpoint.every_steps = 0  # besides; 0 is never
+  config.checkpoint.keep = 2  # latest ones kept, besides the best
+
+  config.evaluation = ConfigDict()
+  config.evaluation.checkpoint = 'best'  # on validation accuracy, or 'latest'
+  config.evaluation.batch_size = 500
+  config.evaluation.foreign = ('svhn_cropped', 'cifar100')  # out-of-distribution sets
+  config.evaluation.epsilons = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # of FGSM, in pixels
+  return config
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """A copy in which 'recipe' and 'dataset' are replaced by what they stand for, checked."""
+  config = ConfigDict(config.to_dict())
+  recipe = RECIPES[choice('recipe', config.recipe, RECIPES)]
+  if config.pruning.sampling == 'recipe':
+    config.pruning.sampling = recipe.sampling if config.pruning.select == 'random' else 'exact'
+  if config.optimizer.decay == 'recipe':
+    config.optimizer.decay = recipe.decay
+  if config.pruning.ratio == 'uniform_plus':
+    config.pruning.ratio = recipe.uniform_plus
+  spec = SPECS.get(config.dataset)
+  if config.augment.mode == 'dataset':
+    config.augment.mode = spec.mode if spec else 'none'
+  if config.augment.pad == -1:
+    config.augment.pad = spec.pad if spec else 0
+  if config.augment.flip == 'dataset':
+    config.augment.flip = 'yes' if spec and spec.flip else 'no'
+  _check(config)
+  return config
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+  """'pruning.density' -> 0.1, for result rows and comparisons; tuples become lists, as in JSON."""
+  out = {}
+
+  def walk(prefix: str, value: Any) -> None:
+    if isinstance(value, ConfigDict | dict):
+      for name in value:
+        walk(f'{prefix}.{name}' if prefix else name, value[name])
+    else:
+      out[prefix] = list(value) if isinstance(value, tuple) else value
+
+  walk('', config)
+  return out
+
+
+def differences(wanted: dict[str, Any], got: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """Fields of two flat configs that differ and that results depend on, with both values."""
+  names = sorted((wanted.keys() | got.keys()) - set(NOT_COMPARED))
+  missing = '(absent)'
+  pairs = {name: (wanted.get(name, missing), got.get(name, missing)) for name in names}
+  return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def choice(field: str, value: Any, known) -> Any:
+  """`value`, or ValueError that lists the known ones."""
+  if value not in known:
+    raise ValueError(f'{field} must be one of {", ".join(sorted(known))}; got {value!r}.')
+  return value
+
+
+def _check(config: ConfigDict) -> None:
+  """Ranges that nothing else checks before the first step."""
+  if not 0 < config.pruning.density <= 1:
+    raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
+  choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'none'))
+  choice('augment.flip', config.augment.flip, ('yes', 'no'))
+  choice('optimizer.decay', config.optimizer.decay, ('kernels', 'all'))
+  choice('schedule.name', config.schedule.name, ('milestones', 'cosine', 'constant'))
+  choice('evaluation.checkpoint', config.evaluation.checkpoint, ('best', 'latest'))
+  for field, low in (
+    ('seed', 0),
+    ('augment.pad', 0),
+    ('epochs', 1),
+    ('batch_size', 1),
+    ('optimizer.lr', 0),
+    ('optimizer.weight_decay', 0),
+    ('schedule.warmup_epochs', 0),
+    ('log_every', 1),
+    ('checkpoint.every_epochs', 1),
+    ('checkpoint.every_steps', 0),
+    ('checkpoint.keep', 1),
+    ('evaluation.batch_size', 1),
+  ):
+    value = flat(config)[field]
+    if value < low:
+      raise ValueError(f'{field} must be at least {low}, got {value}.')
+  for field, value in (
+    ('optimizer.momentum', config.optimizer.momentum),
+    ('optimizer.label_smoothing', config.optimizer.label_smoothing),
+  ):
+    if not 0 <= value < 1:
+      raise ValueError(f'{field} must lie in [0, 1), got {value}.')
+  for epsilon in config.evaluation.epsilons:
+    if not 0 <= epsilon <= 1:
+      raise ValueError(f'evaluation.epsilons must lie in [0, 1] (pixels), got {epsilon}.')

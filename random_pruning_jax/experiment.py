@@ -1,0 +1,104 @@
+"""From a config to its parts: the network, its initial variables, its masks, its data."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from random_pruning_jax import cost, data, models, parallel, pruning
+from random_pruning_jax.config import resolve
+from random_pruning_jax.data import resident
+
+
+class Keys(NamedTuple):
+  """One key for each use of randomness, all from the config's seed."""
+
+  init: jax.Array
+  masks: jax.Array
+  augment: jax.Array
+
+
+class Experiment(NamedTuple):
+  """What a config says, checked: nothing here has read an image yet."""
+
+  config: ConfigDict  # resolved: no 'recipe' and no 'dataset' left in it
+  spec: data.Spec
+  model: models.Network
+  structure: cost.Structure  # prunable layers, in the network's order, and what they cost
+  on: tuple[jax.Device, ...]
+
+
+def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> Experiment:
+  """Checks a config and builds what it names. Raises ValueError in one line for what is wrong."""
+  config = resolve(config)
+  on = parallel.devices() if on is None else on
+  parallel.check_batch(config.batch_size, on)
+  pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
+  spec = data.describe(config.dataset, config.data_dir)
+  model = network(config, spec)
+  return Experiment(config, spec, model, cost.structure(model, spec.shape), on)
+
+
+def network(config: ConfigDict, spec: data.Spec) -> models.Network:
+  """The config's network, normalising by the data set's statistics."""
+  return models.create(
+    config.model.name,
+    spec.num_classes,
+    width=config.model.width,
+    mean=spec.mean,
+    std=spec.std,
+    dtype=config.model.dtype,
+    kaiming=config.model.kaiming,
+    axis_name=parallel.AXIS if config.model.sync_batch_norm else None,
+  )
+
+
+def keys(seed: int) -> Keys:
+  return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, int, int]) -> dict:
+  """{'params', 'batch_stats'} for images of `shape` (height, width, channels)."""
+  return model.init(key, jnp.zeros((1, *shape)))
+
+
+def initial_masks(parts: Experiment, variables: dict, batch: dict | None) -> Any:
+  """The config's masks for these initial variables; `batch` is for data-dependent scores."""
+
+  def apply_fn(params, images, train: bool = True, normalize: bool = True):
+    logits, _ = parts.model.clone(axis_name=None).apply(
+      {'params': params, 'batch_stats': variables['batch_stats']},
+      images,
+      train=train,
+      normalize=normalize,
+      mutable=['batch_stats'],
+    )
+    return logits
+
+  settings = parts.config.pruning
+  return pruning.make_masks(
+    keys(parts.config.seed).masks,
+    apply_fn,
+    variables['params'],
+    batch,
+    ratio=settings.ratio,
+    select=settings.select,
+    density=settings.density,
+    sampling=settings.sampling,
+    shapes=parts.structure.shapes,
+  )
+
+
+def first_batch(parts: Experiment, images: data.Images) -> dict:
+  """The first training batch, not augmented, whole: what scores look at."""
+  indices = resident.batch_indices(
+    parts.config.seed, 0, len(images.labels), parts.config.batch_size
+  )
+  return {
+    'image': np.asarray(images.images[indices], np.float32) / 255,
+    'label': images.labels[indices],
+  }

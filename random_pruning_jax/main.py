@@ -1,0 +1,50 @@
+"""The command line: `random-pruning COMMAND ...`; each command is a file in `commands/`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+  'train': 'train the network of a config, and measure it',
+  'evaluate': 'measure a checkpoint of a run',
+  'prepare': 'download a data set and prepare it',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command; errors that a person can mend are one line, and exit status 2."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  args, rest = _parser(argv).parse_known_args(argv)
+  if rest and not getattr(args, 'takes_config', False):
+    return _refuse(f'unknown argument {rest[0]}; see random-pruning {args.command} --help.')
+  try:
+    return args.run(args, rest) or 0
+  except (ValueError, OSError) as error:
+    return _refuse(str(error))
+  except ArithmeticError as error:
+    print(f'random-pruning: {error}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print('random-pruning: interrupted; the same command goes on from the last checkpoint.')
+    return 130
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='random-pruning',
+    description='Train randomly pruned networks from scratch, and measure them.',
+  )
+  commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+  for name, what in COMMANDS.items():
+    command = commands.add_parser(name, help=what, description=what)
+    if name in argv[:1]:  # others are not imported: an answer should not wait for JAX
+      module = importlib.import_module(f'random_pruning_jax.commands.{name}')
+      module.add_arguments(command)
+      command.set_defaults(run=module.run)
+  return parser
+
+
+def _refuse(message: str) -> int:
+  print(f'random-pruning: {message}', file=sys.stderr)
+  return 2

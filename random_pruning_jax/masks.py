@@ -1,0 +1,205 @@
+"""Masks: which weights a network keeps, as booleans in the shape of its parameters.
+
+A mask tree has the structure and the shapes of the parameters; `True` means kept. Leaves that are
+never pruned (biases, BatchNorm) are there too, all `True`, so that any function of two trees of one
+shape works on parameters and masks.
+
+    scores, densities --top--> masks --keep_sparse--> an optax transform that keeps the zeros zero
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Params = chex.ArrayTree
+Masks = chex.ArrayTree
+Densities = Mapping[str, float]
+
+
+def named_leaves(tree: chex.ArrayTree) -> dict[str, Any]:
+  """Leaves of any pytree by their path: 'stem/kernel' -> leaf, in tree order."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def kept_count(density: float, size: int) -> int:
+  """Number of weights that a layer of `size` weights keeps."""
+  return round(density * size)
+
+
+def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
+  """Keeps the `round(density * size)` highest scores of each layer named in `densities`.
+
+  Equal scores are kept in the order of their index. A layer that `densities` does not name is kept
+  whole. Raises ValueError for a name that `scores` lacks and for scores that are not numbers.
+  """
+  _check_names(scores, densities)
+
+  def one(name: str, score: chex.Array) -> np.ndarray:
+    if name not in densities:
+      return np.ones(np.shape(score), bool)
+    score = _finite(name, score)
+    return _highest(score.ravel(), kept_count(densities[name], score.size)).reshape(score.shape)
+
+  return _map_named(one, scores)
+
+
+def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
+  """Keeps each weight with its layer's density as probability, as the authors' code does.
+
+  `scores` are uniform random bits (`scores.random`, uint32), so that the number of weights kept is
+  random too, with standard deviation sqrt(density * (1 - density) * size).
+  """
+  _check_names(scores, densities)
+
+  def one(name: str, score: chex.Array) -> np.ndarray:
+    if name not in densities:
+      return np.ones(np.shape(score), bool)
+    score = np.asarray(score)
+    if score.dtype != np.uint32:
+      raise ValueError(
+        f'bernoulli sampling needs random scores (uint32 bits), got {score.dtype} for {name}.'
+      )
+    return score.astype(np.float64) < densities[name] * 2.0**32
+
+  return _map_named(one, scores)
+
+
+def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
+  """Density that one ranking of all the scores, over all layers, leaves to each layer.
+
+  Exact: `round(density * total)` weights are kept in all, ties in order of layer and index.
+  """
+  check_density(density)
+  flat = {name: _finite(name, score).ravel() for name, score in named_leaves(scores).items()}
+  ranked = np.concatenate(list(flat.values()))
+  keep = _highest(ranked, kept_count(density, ranked.size))
+  ends = np.cumsum([score.size for score in flat.values()])
+  pieces = np.split(keep, ends[:-1])
+  return {name: float(piece.mean()) for name, piece in zip(flat, pieces, strict=True)}
+
+
+def apply(params: Params, masks: Masks) -> Params:
+  """Parameters with exact zeros outside the masks (even where a weight is not finite)."""
+  check_same_shape(params, masks)
+  return jax.tree.map(lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, masks)
+
+
+def ones(params: Params) -> Masks:
+  """The masks of the dense network."""
+  return jax.tree.map(lambda p: jnp.ones(jnp.shape(p), bool), params)
+
+
+class KeepSparseState(NamedTuple):
+  masks: Masks  # bool, structure and shapes of the parameters
+
+
+def keep_sparse(masks: Masks | None = None) -> optax.GradientTransformation:
+  """Keeps every weight outside the masks at exactly zero. Put it last in the chain.
+
+  The masks live in the optimizer state, so they are saved, restored and replicated with it and are
+  inputs of the compiled step, not constants in it. Without `masks` the state begins dense, and
+  `with_masks` puts masks into it.
+  """
+
+  def init(params: Params) -> KeepSparseState:
+    if masks is None:
+      return KeepSparseState(ones(params))
+    check_same_shape(params, masks)
+    return KeepSparseState(jax.tree.map(lambda m: jnp.asarray(m, bool), masks))
+
+  def update(updates: optax.Updates, state: KeepSparseState, params: Params | None = None):
+    if params is None:
+      raise ValueError('keep_sparse needs the parameters: call tx.update(updates, state, params).')
+    # The update that ends at zero, rather than a zero update: whatever a weight was before.
+    updates = jax.tree.map(lambda u, p, m: jnp.where(m, u, -p), updates, params, state.masks)
+    return updates, state
+
+  return optax.GradientTransformation(init, update)
+
+
+def of(opt_state: optax.OptState) -> Masks:
+  """The masks inside an optimizer state that was made with `keep_sparse`."""
+  return optax.tree_utils.tree_get(opt_state, 'masks')
+
+
+def with_masks(opt_state: optax.OptState, masks: Masks) -> optax.OptState:
+  """The same optimizer state with other masks in it."""
+  check_same_shape(of(opt_state), masks)
+  return optax.tree_utils.tree_set(
+    opt_state, masks=jax.tree.map(lambda m: jnp.asarray(m, bool), masks)
+  )
+
+
+def count(masks: Masks) -> dict[str, int]:
+  """Weights kept in each leaf."""
+  return {name: int(np.asarray(mask).sum()) for name, mask in named_leaves(masks).items()}
+
+
+def checksum(masks: Masks) -> str:
+  """First 16 hex digits of SHA-256 over every leaf's name, shape and packed bits."""
+  digest = hashlib.sha256()
+  for name, mask in sorted(named_leaves(masks).items()):
+    mask = np.asarray(mask, bool)
+    digest.update(f'{name}{mask.shape}'.encode())
+    digest.update(np.packbits(mask.ravel()).tobytes())
+  return digest.hexdigest()[:16]
+
+
+def check_density(density: float) -> None:
+  if not 0 < density <= 1:
+    raise ValueError(f'density must lie in (0, 1], got {density}.')
+
+
+def check_same_shape(params: Params, masks: Masks) -> None:
+  """Raises ValueError naming each leaf that the masks lack, add or shape differently."""
+  wanted = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
+  got = {name: jnp.shape(leaf) for name, leaf in named_leaves(masks).items()}
+  wrong = [f'{name} (missing)' for name in wanted.keys() - got.keys()]
+  wrong += [f'{name} (not a parameter)' for name in got.keys() - wanted.keys()]
+  wrong += [
+    f'{name} (wanted {wanted[name]}, got {got[name]})'
+    for name in wanted.keys() & got.keys()
+    if wanted[name] != got[name]
+  ]
+  if wrong:
+    raise ValueError(f'masks must match the parameters leaf by leaf: {", ".join(sorted(wrong))}.')
+
+
+def _highest(score: np.ndarray, k: int) -> np.ndarray:
+  """True at the k highest of a flat array, ties by index; linear time."""
+  if k == 0:
+    return np.zeros(score.size, bool)
+  threshold = np.partition(score, score.size - k)[score.size - k]
+  keep = score > threshold
+  ties = np.flatnonzero(score == threshold)
+  keep[ties[: k - int(keep.sum())]] = True
+  return keep
+
+
+def _finite(name: str, score: chex.Array) -> np.ndarray:
+  score = np.asarray(score)
+  if not np.isfinite(score).all():
+    raise ValueError(f'scores of {name} must be finite, got nan or infinity.')
+  return score
+
+
+def _check_names(scores: chex.ArrayTree, densities: Densities) -> None:
+  known = named_leaves(scores)
+  unknown = sorted(set(densities) - set(known))
+  if unknown:
+    raise ValueError(f'densities name layers without scores: {unknown}; known: {sorted(known)}.')
+  for name, density in densities.items():
+    if not 0 <= density <= 1:
+      raise ValueError(f'density of {name} must lie in [0, 1], got {density}.')
+
+
+def _map_named(fn, tree: chex.ArrayTree) -> chex.ArrayTree:
+  named = named_leaves(tree)
+  return jax.tree.unflatten(jax.tree.structure(tree), [fn(n, leaf) for n, leaf in named.items()])

@@ -1,0 +1,128 @@
+"""Devices and hosts. The only file that says pmap.
+
+User code sees no device axis: state goes in and comes out whole (replicated), batches are split
+over the devices on the way in and joined on the way out.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+AXIS = 'devices'
+
+
+def devices(count: int = 0) -> tuple[jax.Device, ...]:
+  """The first `count` devices of all hosts, or all for 0. Raises ValueError if there are fewer."""
+  known = jax.devices()
+  if not 0 <= count <= len(known):
+    raise ValueError(f'devices must lie in [0, {len(known)}] on this machine, got {count}.')
+  if count and jax.process_count() > 1 and count != len(known):
+    raise ValueError(f'a run on several hosts uses all {len(known)} devices, got {count}.')
+  return tuple(known[: count or len(known)])
+
+
+def check_batch(batch_size: int, on: Sequence[jax.Device]) -> None:
+  if batch_size < 1 or batch_size % len(on):
+    raise ValueError(
+      f'batch_size must be a positive multiple of the number of devices, {len(on)}; '
+      f'got {batch_size}.'
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def parallel(
+  fn: Callable,
+  on: tuple[jax.Device, ...],
+  in_axes: tuple,
+  out_axes: Any = None,
+  donate: tuple[int, ...] = (),
+) -> Callable:
+  """`fn` compiled for one program on every device, joined by the axis `AXIS`.
+
+  An argument with axis None is replicated; one with axis 0 has a leading device axis (`split`). An
+  output with axis None must be the same on every device (averaged or summed over `AXIS`): nothing
+  checks that, and device 0's value would be returned. Remembered by its arguments, so that the runs
+  of a sweep share one compilation.
+  """
+  return jax.pmap(
+    fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, devices=on, donate_argnums=donate
+  )
+
+
+def mean(tree: chex.ArrayTree) -> chex.ArrayTree:
+  """Mean over the devices, inside a `parallel` function."""
+  return jax.lax.pmean(tree, AXIS)
+
+
+def total(tree: chex.ArrayTree) -> chex.ArrayTree:
+  """Sum over the devices, inside a `parallel` function."""
+  return jax.lax.psum(tree, AXIS)
+
+
+def sharding(on: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
+  """Where replicated arrays live: a whole copy on each device."""
+  mesh = jax.sharding.Mesh(np.array(on), (AXIS,))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def replicate(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTree:
+  """The same arrays, a copy on each device."""
+  return jax.device_put(tree, sharding(on))
+
+
+def split(array: np.ndarray, on: Sequence[jax.Device]) -> np.ndarray:
+  """[B, ...] of the whole batch -> [D, B / D, ...] for the devices of this process."""
+  mine = [i for i, device in enumerate(on) if device.process_index == jax.process_index()]
+  return array.reshape(len(on), -1, *array.shape[1:])[mine]
+
+
+def map_batches(
+  fn: Callable,
+  arguments: tuple,
+  arrays: tuple[np.ndarray, ...],
+  *,
+  batch_size: int,
+  on: tuple[jax.Device, ...],
+) -> Iterator[tuple[int, chex.ArrayTree]]:
+  """Runs `fn(*arguments, *batch)` over all rows of `arrays`, each row exactly once.
+
+  `arguments` are replicated; `arrays` have equal lengths N and are cut into batches of at most
+  `batch_size` rows, rounded up to a multiple of the devices. The last batch is filled up with
+  copies of its first row, whose outputs are dropped. Yields (rows, outputs [rows, ...]) in order.
+  The next batch is dispatched before the outputs of the last one are fetched.
+  """
+  n = len(arrays[0])
+  if any(len(array) != n for array in arrays):
+    raise ValueError(f'arrays must have one length, got {[len(array) for array in arrays]}.')
+  if batch_size < 1:
+    raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+  size = math.ceil(min(batch_size, n) / len(on)) * len(on) if n else 0
+  compiled = parallel(fn, on, (None,) * len(arguments) + (0,) * len(arrays), 0)
+  pending = None
+  for start in range(0, n, size or 1):
+    rows = min(size, n - start)
+    batch = [_fill(array[start : start + rows], size) for array in arrays]
+    outputs = compiled(*arguments, *(split(array, on) for array in batch))
+    if pending is not None:
+      yield _fetch(*pending)
+    pending = (rows, outputs)
+  if pending is not None:
+    yield _fetch(*pending)
+
+
+def _fill(array: np.ndarray, size: int) -> np.ndarray:
+  missing = size - len(array)
+  return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
+
+
+def _fetch(rows: int, outputs: chex.ArrayTree) -> tuple[int, chex.ArrayTree]:
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    outputs = multihost_utils.process_allgather(outputs, tiled=True)
+  return rows, jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:rows], outputs)

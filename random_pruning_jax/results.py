@@ -1,0 +1,103 @@
+"""Result rows: one JSON object for each evaluated run, appended to a file `results.jsonl`."""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import subprocess
+from collections.abc import Iterable
+from typing import Any
+
+FORMAT = 1  # of a row; raised when a field changes its meaning
+FILE = 'results.jsonl'
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
+
+
+def origin() -> dict[str, Any]:
+  """Where a row comes from: versions, commit, device, time."""
+  import jax  # here, so that reading rows needs no JAX
+
+  return {
+    'format': FORMAT,
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    'commit': commit(),
+    'versions': {name: _version(name) for name in ('random-pruning-jax', *PACKAGES)},
+    'device': jax.devices()[0].device_kind,
+    'devices': jax.device_count(),
+    'hosts': jax.process_count(),
+  }
+
+
+def commit() -> str:
+  """Git commit of the source, with '+' where the tree has changes; '' outside a checkout."""
+  here = pathlib.Path(__file__).resolve().parent
+
+  def git(*arguments: str) -> str:
+    done = subprocess.run(
+      ['git', '-C', str(here), *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+  try:
+    if not git('ls-files', __file__):  # a repository that a virtual environment lies in
+      return ''
+    return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '-uno') else '')
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+
+
+def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:
+  """Adds a row; numbers that are not finite become null, since JSON has no name for them."""
+  path = pathlib.Path(workdir) / FILE
+  with path.open('a') as file:
+    file.write(json.dumps(_finite(row), sort_keys=True, allow_nan=False) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
+  """The last row of every `results.jsonl` at or below the paths, with the run's directory in it.
+
+  A line cut short by a crash is passed over. Raises ValueError where a path does not exist and for
+  rows of a later format than this code knows.
+  """
+  rows = []
+  for path in map(pathlib.Path, paths):
+    if not path.exists():
+      raise ValueError(f'{path} must be a run or a directory of runs; it does not exist.')
+    for file in sorted(path.rglob(FILE)) if path.is_dir() else [path]:
+      whole = [row for row in map(_parse, file.read_text().splitlines()) if row]
+      if not whole:
+        continue
+      row = whole[-1]
+      if row.get('format', 0) > FORMAT:
+        raise ValueError(f'{file} holds rows of format {row["format"]}; known: up to {FORMAT}.')
+      rows.append(row | {'run': str(file.parent)})
+  return rows
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+  try:
+    row = json.loads(line)
+  except json.JSONDecodeError:
+    return None
+  return row if isinstance(row, dict) else None
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return ''

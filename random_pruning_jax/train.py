@@ -1,0 +1,277 @@
+"""Training a pruned network: the state, the step, and the loop around it."""
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from random_pruning_jax import (
+  checkpoints,
+  data,
+  evaluate,
+  masks,
+  metrics,
+  optimizers,
+  parallel,
+  runlog,
+)
+from random_pruning_jax.data import resident
+from random_pruning_jax.experiment import (
+  Experiment,
+  experiment,
+  first_batch,
+  initial_masks,
+  initial_variables,
+  keys,
+)
+from random_pruning_jax.progress import Progress
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """All that training changes. The masks live in the optimizer state (`masks.keep_sparse`)."""
+
+  step: chex.Array  # int32 [], steps done
+  params: chex.ArrayTree
+  batch_stats: chex.ArrayTree
+  opt_state: optax.OptState
+
+  @property
+  def masks(self) -> masks.Masks:
+    return masks.of(self.opt_state)
+
+  @property
+  def variables(self) -> dict[str, chex.ArrayTree]:
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def create_state(
+  variables: dict, kept: masks.Masks, tx: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step: parameters exactly zero outside the masks."""
+  params = masks.apply(variables['params'], kept)
+  opt_state = masks.with_masks(tx.init(params), kept)
+  return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
+
+
+def train_step(
+  state: TrainState,
+  batch: dict[str, chex.Array],
+  *,
+  model,
+  tx: optax.GradientTransformation,
+  label_smoothing: float = 0.0,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, chex.Array]]:
+  """One step of SGD on a batch; pure. Whether the network is sparse is known to `tx` alone.
+
+  Inside a mapped axis, `axis_name` averages gradients, statistics and metrics over the devices.
+  """
+
+  def loss_fn(params):
+    logits, updated = model.apply(
+      {'params': params, 'batch_stats': state.batch_stats},
+      batch['image'],
+      train=True,
+      mutable=['batch_stats'],
+    )
+    labels = jax.nn.one_hot(batch['label'], logits.shape[-1])
+    labels = optax.smooth_labels(labels, label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, labels).mean()
+    return loss, (logits, updated['batch_stats'])
+
+  (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  figures = {'loss': loss, 'accuracy': jnp.mean(logits.argmax(-1) == batch['label'])}
+  if axis_name:
+    grads, batch_stats, figures = jax.lax.pmean((grads, batch_stats, figures), axis_name)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  return TrainState(state.step + 1, params, batch_stats, opt_state), figures
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_step(model, tx, label_smoothing, augment, on):
+  """The step over resident images, for every device. Equal settings share one compilation."""
+
+  def step(state, images, labels, indices, key):
+    batch = resident.gather(images, labels, indices, key, **dict(augment))
+    return train_step(
+      state,
+      batch,
+      model=model,
+      tx=tx,
+      label_smoothing=label_smoothing,
+      axis_name=parallel.AXIS,
+    )
+
+  return parallel.parallel(step, on, (None, None, None, 0, None), (None, None), donate=(0,))
+
+
+class Run(NamedTuple):
+  """A run about to train: its parts, data and place; `step_fn` is compiled for its devices."""
+
+  parts: Experiment
+  tx: optax.GradientTransformation
+  step_fn: Callable
+  images: data.Images
+  validation: data.Images
+  saved: ocp.CheckpointManager
+  per_epoch: int  # steps
+
+  @property
+  def last_step(self) -> int:
+    return self.parts.config.epochs * self.per_epoch
+
+
+def train(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  *,
+  on: tuple[jax.Device, ...] | None = None,
+  show: bool = True,
+) -> TrainState:
+  """Trains the config's network in `workdir`, going on from its latest checkpoint if there is one.
+
+  Returns the last state. Raises ValueError for a config or data that cannot be and for a workdir
+  that holds another config, and runlog.NotFiniteError where the loss stops being a number.
+  """
+  parts = experiment(config, on)
+  first = jax.process_index() == 0
+  if first:
+    runlog.claim(workdir, parts.config)
+  run = _prepare(parts, workdir)
+  with run.saved:
+    state, record = _begin(run)
+    done = int(state.step)
+    if done == run.last_step:
+      return state
+    with (
+      runlog.RunLog(workdir, done, write=first) as log,
+      Progress(run.last_step, done=done, show=show and first) as progress,
+    ):
+      return _loop(run, state, record, log, progress)
+
+
+def _prepare(parts: Experiment, workdir: str | os.PathLike) -> Run:
+  config = parts.config
+  images = data.load(config.dataset, 'train', config.data_dir)
+  validation = data.load(config.dataset, 'validation', config.data_dir)
+  per_epoch = resident.steps_per_epoch(len(images.labels), config.batch_size)
+  tx = optimizers.make(config, per_epoch)
+  augment = (
+    ('pad', config.augment.pad),
+    ('mode', config.augment.mode),
+    ('flip', config.augment.flip == 'yes'),
+  )
+  smoothing = config.optimizer.label_smoothing
+  step_fn = _compiled_step(parts.model, tx, smoothing, augment, parts.on)
+  saved = checkpoints.manager(workdir, config.checkpoint.keep)
+  return Run(parts, tx, step_fn, images, validation, saved, per_epoch)
+
+
+def _begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
+  """The latest checkpoint, or the initial state, on the devices."""
+  parts = run.parts
+  if run.saved.latest_step() is not None:
+    return checkpoints.restore(run.saved, blank_state(parts, run.tx), parts.on)
+  variables = initial_variables(parts.model, keys(parts.config.seed).init, parts.spec.shape)
+  kept = initial_masks(parts, variables, first_batch(parts, run.images))
+  state = parallel.replicate(create_state(variables, kept, run.tx), parts.on)
+  return state, {'pending': [], 'seconds': 0.0}
+
+
+def blank_state(parts: Experiment, tx: optax.GradientTransformation) -> TrainState:
+  """Shapes and dtypes of the config's state, for reading a checkpoint; nothing is computed."""
+
+  def make(key):
+    variables = initial_variables(parts.model, key, parts.spec.shape)
+    return create_state(variables, masks.ones(variables['params']), tx)
+
+  return jax.eval_shape(make, jax.random.key(0))
+
+
+def _loop(
+  run: Run, state: TrainState, record: dict[str, Any], log: runlog.RunLog, progress: Progress
+) -> TrainState:
+  config, done = run.parts.config, int(state.step)
+  images = parallel.replicate(tuple(run.images), run.parts.on)
+  lr = optimizers.schedule(config, run.per_epoch)
+  meter = runlog.Meter(done, record['pending'])
+  started = time.perf_counter() - record['seconds']
+  for step in range(done + 1, run.last_step + 1):
+    state, figures = run.step_fn(state, *images, *_inputs(run, step - 1))
+    meter.add(figures)
+    progress.advance()
+    end_of_epoch = step % run.per_epoch == 0
+    if step % config.log_every == 0 or end_of_epoch:
+      mean = meter.mean()
+      speed = mean.pop('steps_per_second') * config.batch_size
+      log.write('train', step, mean | {'lr': float(lr(step - 1)), 'images_per_second': speed})
+      progress.figures(
+        f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, {speed:,.0f} images/s'
+      )
+    validate, save = _due(config, step, run)
+    if save:
+      pending = meter.pending()  # first, because it refuses a loss that is no number
+      validation = _validate(run, state, step, mean, log, progress) if validate else None
+      seconds = time.perf_counter() - started
+      checkpoints.save(
+        run.saved, state, {'pending': pending, 'seconds': seconds, 'validation': validation}
+      )
+      meter.pause()
+  return state
+
+
+def _inputs(run: Run, step: int) -> tuple[np.ndarray, jax.Array]:
+  """Indices [D, B / D] and augmentation key of a step: functions of the seed and the step alone."""
+  config, parts = run.parts.config, run.parts
+  indices = resident.batch_indices(config.seed, step, len(run.images.labels), config.batch_size)
+  key = jax.random.fold_in(keys(config.seed).augment, step // run.per_epoch)
+  return parallel.split(indices, parts.on), key
+
+
+def _due(config: ConfigDict, step: int, run: Run) -> tuple[bool, bool]:
+  """Whether to validate, and whether to save, after `step` steps."""
+  epochs, rest = divmod(step, run.per_epoch)
+  validate = rest == 0 and (epochs % config.checkpoint.every_epochs == 0 or epochs == config.epochs)
+  every = config.checkpoint.every_steps
+  return validate, validate or bool(every and step % every == 0)
+
+
+def _validate(
+  run: Run,
+  state: TrainState,
+  step: int,
+  trained: dict[str, float],
+  log: runlog.RunLog,
+  progress: Progress,
+) -> dict[str, float]:
+  """Accuracy and NLL on the validation images, written to the log and told to the person."""
+  config = run.parts.config
+  logits = evaluate.predict(
+    run.parts.model,
+    state.variables,
+    run.validation.images,
+    batch_size=config.evaluation.batch_size,
+    on=run.parts.on,
+  )
+  figures = {
+    'accuracy': float(metrics.accuracy(logits, run.validation.labels)),
+    'nll': float(metrics.nll(logits, run.validation.labels)),
+  }
+  log.write('validation', step, figures)
+  progress.line(
+    f'epoch {step // run.per_epoch:>3}/{config.epochs}  step {step}  '
+    f'loss {trained["loss"]:.4f}  accuracy {trained["accuracy"]:.2%}  '
+    f'validation accuracy {figures["accuracy"]:.2%}'
+  )
+  return figures

@@ -1,17 +1,55 @@
-"""Adversarial images: pixels in [0, 1] that raise a loss within a ball around the clean image."""
+"""Adversarial images: pixels in [0, 1] that raise a loss within a ball around the clean image.
 
+Everything is pure and jittable with epsilon, the images and the network traced: one compilation
+serves a curve of epsilons. epsilon is in pixels (8 / 255). A whole attack is one compiled call; on
+a CPU, XLA's own convolutions are slow to differentiate inside a loop, which a large `unroll` avoids
+for a longer compilation. Chance is one key an image (`norms.image_keys`), so that neither the batch
+size nor the devices matter.
+"""
+
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-LossFn = Callable[[jax.Array], jax.Array]
+from random_pruning_jax import norms
+from random_pruning_jax.apgd import apgd
+from random_pruning_jax.norms import LossFn
+from random_pruning_jax.square import square
+
+LogitsFn = Callable[[jax.Array], jax.Array]
+Attack = Callable[..., jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """-log p_label of each image, [B, K], [B] -> [B]."""
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+  return -_pick(log_p, labels)
+
+
+def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Largest other logit minus the label's, [B, K], [B] -> [B]: above 0 where the image is wrong."""
+  logits = logits.astype(jnp.float32)
+  others = jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
+  return jnp.max(others, axis=-1) - _pick(logits, labels)
+
+
+def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Margin / (z_(1) - z_(3)), [B, K], [B] -> [B]; K >= 3 (Croce and Hein, 2020).
+
+  The difference of logits ratio: above 0 where the image is wrong, and blind to the logits' scale.
+  """
+  first, _, third = _largest(logits, 3)
+  return margin(logits, labels) / (first - third + 1e-12)
+
+
+def dlr_targeted(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
+  """(z_target - z_label) / (z_(1) - (z_(3) + z_(4)) / 2), [B, K], [B], [B] -> [B]; K >= 4."""
+  first, _, third, fourth = _largest(logits, 4)
+  logits = logits.astype(jnp.float32)
+  rise = _pick(logits, targets) - _pick(logits, labels)
+  return rise / (first - (third + fourth) / 2 + 1e-12)
 
 
 def fgsm(loss_fn: LossFn, images: jax.Array, epsilon: float) -> jax.Array:
@@ -19,5 +57,128 @@ def fgsm(loss_fn: LossFn, images: jax.Array, epsilon: float) -> jax.Array:
 
   loss_fn: images [B, H, W, C] -> loss [B], each of its own image (running BatchNorm statistics).
   """
-  gradient = jax.grad(lambda pixels: jnp.sum(loss_fn(pixels)))(images)
+  _, gradient = norms.loss_and_gradient(loss_fn, images)
   return jnp.clip(images + epsilon * jnp.sign(gradient), 0, 1)
+
+
+def pgd(
+  loss_fn: LossFn,
+  images: jax.Array,
+  epsilon: float,
+  keys: jax.Array,
+  *,
+  steps: int = 20,
+  step_size: float = 0.25,
+  norm: str = 'linf',
+  restarts: int = 1,
+  random_start: bool = True,
+  unroll: int = 1,
+) -> jax.Array:
+  """The last of `steps` projected steps of step_size * epsilon up the loss (Madry et al., 2018).
+
+  loss_fn: images [B, H, W, C] -> loss [B]; keys [B]. norm 'linf' follows the gradient's sign,
+  'l2' its direction. The start is random in the ball; of several restarts each image keeps the one
+  of greatest loss. The loop is written out `unroll` steps at a time: `unroll=steps` leaves no loop.
+  """
+  ball = norms.get(norm)
+  if steps < 1:
+    raise ValueError(f'steps must be at least 1, got {steps}')
+
+  def climb(_, moved):
+    _, gradient = norms.loss_and_gradient(loss_fn, moved)
+    moved = moved + step_size * epsilon * ball.direction(gradient)
+    return norms.inside(ball, images, moved, epsilon)
+
+  def run(start_keys):
+    start = norms.start(ball, images, epsilon, start_keys) if random_start else images
+    return jax.lax.fori_loop(0, steps, climb, start, unroll=unroll)
+
+  return norms.restarted(run, keys, restarts, loss_fn, images)
+
+
+def apgd_targeted(
+  logits_fn: LogitsFn,
+  images: jax.Array,
+  labels: jax.Array,
+  epsilon: float,
+  keys: jax.Array,
+  *,
+  targets: int = 9,
+  **settings,
+) -> jax.Array:
+  """Auto-PGD on `dlr_targeted` towards each of the likeliest wrong classes in turn.
+
+  Of each image, the attempt of greatest margin; `targets` is cut to K - 1 (Croce and Hein, 2020).
+  """
+  logits = logits_fn(images)
+  wrong = jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
+  classes = jax.lax.top_k(wrong, min(targets, logits.shape[-1] - 1))[1].T  # [targets, B]
+
+  def attempt(choice):
+    target, target_keys = choice
+
+    def loss_fn(pixels):
+      return dlr_targeted(logits_fn(pixels), labels, target)
+
+    return apgd(loss_fn, images, epsilon, target_keys, **settings)
+
+  split = jax.vmap(lambda key: jax.random.split(key, len(classes)), out_axes=1)
+  choices = (classes, split(keys))
+  return norms.strongest(attempt, choices, lambda pixels: margin(logits_fn(pixels), labels), images)
+
+
+def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array], **preset):
+  """`attack` on `loss` of the logits, in the shape of `ATTACKS`."""
+
+  def run(logits_fn, images, labels, epsilon, keys, **settings):
+    def loss_fn(pixels):
+      return loss(logits_fn(pixels), labels)
+
+    return attack(loss_fn, images, epsilon, keys, **(preset | settings))
+
+  return run
+
+
+def _fgsm(loss_fn: LossFn, images: jax.Array, epsilon: float, keys: jax.Array) -> jax.Array:
+  del keys  # FGSM leaves nothing to chance
+  return fgsm(loss_fn, images, epsilon)
+
+
+# (logits_fn, images [B, H, W, C], labels [B], epsilon, keys [B], **settings) -> images, like those
+# given; settings are the attack's own (steps, restarts, queries), by default the literature's.
+ATTACKS: dict[str, Attack] = {
+  'fgsm': _untargeted(_fgsm, cross_entropy),
+  'pgd': _untargeted(pgd, cross_entropy),
+  'pgd_l2': _untargeted(pgd, cross_entropy, norm='l2', steps=50, step_size=0.1),
+  'apgd_ce': _untargeted(apgd, cross_entropy),
+  'apgd_targeted': apgd_targeted,
+  'square': _untargeted(square, margin),
+}
+
+
+def robust_accuracy(*correct: jax.Array) -> jax.Array:
+  """Share of images that are right in every row, f32[]; each row is bool [N].
+
+  One row is the clean images', so that an attack which repairs a wrong image by accident gains
+  nothing, and one is each attack's at the same epsilon and norm.
+  """
+  return jnp.mean(functools.reduce(jnp.logical_and, correct).astype(jnp.float32))
+
+
+def epsilon_curve(correct: jax.Array) -> jax.Array:
+  """Robust accuracy [E] from rows bool [E, N] of rising epsilon, of which the first is clean (0).
+
+  An image lost at one epsilon is lost at every larger one, whose ball contains it: never rises.
+  """
+  return jnp.mean(jax.lax.cummin(jnp.asarray(correct, jnp.float32), axis=0), axis=1)
+
+
+def _pick(values: jax.Array, labels: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
+
+
+def _largest(logits: jax.Array, count: int) -> jax.Array:
+  """The `count` largest logits, [count, B]."""
+  if logits.shape[-1] < count:
+    raise ValueError(f'this loss needs at least {count} classes, got {logits.shape[-1]}')
+  return jax.lax.top_k(logits.astype(jnp.float32), count)[0].T

@@ -1,0 +1,331 @@
+"""Attacks on a linear model with a closed form, on a small trained network, and against foolbox."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from random_pruning_jax import apgd, attacks, norms, square
+
+SETTINGS = {
+  'fgsm': {},
+  'pgd': {'steps': 10, 'restarts': 2},
+  'pgd_l2': {'steps': 10},
+  'apgd_ce': {'steps': 20},
+  'apgd_targeted': {'steps': 20},
+  'square': {'queries': 200},
+}
+LINF = [name for name in SETTINGS if name != 'pgd_l2']
+SHAPE = (6, 6, 2)
+
+
+def logits_fn(params, images):
+  hidden = jax.nn.relu(images.reshape(len(images), -1) @ params['w1'] + params['b1'])
+  return hidden @ params['w2']
+
+
+@pytest.fixture(scope='module')
+def task():
+  """A network trained on noisy images of five random prototypes, and its test images."""
+  rng = np.random.RandomState(0)
+  prototypes = rng.uniform(0.3, 0.7, (5, *SHAPE))
+  labels = jnp.asarray(rng.randint(0, 5, 256))
+  noise = rng.normal(0, 0.15, (256, *SHAPE))
+  images = jnp.asarray(np.clip(prototypes[np.asarray(labels)] + noise, 0, 1), jnp.float32)
+  size = int(np.prod(SHAPE))
+  params = {
+    'w1': jnp.asarray(rng.normal(0, size**-0.5, (size, 32)), jnp.float32),
+    'b1': jnp.zeros(32),
+    'w2': jnp.asarray(rng.normal(0, 32**-0.5, (32, 5)), jnp.float32),
+  }
+  tx = optax.adam(1e-2)
+
+  @jax.jit
+  def step(params, state):
+    def loss(p):
+      return jnp.mean(attacks.cross_entropy(logits_fn(p, images[:192]), labels[:192]))
+
+    updates, state = tx.update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+  state = tx.init(params)
+  for _ in range(40):
+    params, state = step(params, state)
+  return params, images[192:], labels[192:]
+
+
+@functools.cache
+def compiled(name):
+  """The attack and the survivors' flags, compiled once for every epsilon."""
+
+  @jax.jit
+  def run(params, images, labels, epsilon, keys):
+    network = functools.partial(logits_fn, params)
+    attacked = attacks.ATTACKS[name](network, images, labels, epsilon, keys, **SETTINGS[name])
+    return attacked, jnp.argmax(network(attacked), axis=-1) == labels
+
+  return run
+
+
+def keys_of(images, seed=0):
+  return norms.image_keys(jax.random.key(seed), jnp.arange(len(images)))
+
+
+def attack(name, task, epsilon):
+  params, images, labels = task
+  return compiled(name)(params, images, labels, jnp.float32(epsilon), keys_of(images))
+
+
+def clean(task):
+  params, images, labels = task
+  return jnp.argmax(logits_fn(params, images), axis=-1) == labels
+
+
+def test_every_attack_of_the_table_is_tried_here():
+  assert set(SETTINGS) == set(attacks.ATTACKS)
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_epsilon_zero_returns_the_clean_images(name, task):
+  attacked, correct = attack(name, task, 0.0)
+  np.testing.assert_array_equal(attacked, task[1])
+  np.testing.assert_array_equal(correct, clean(task))
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+@pytest.mark.parametrize('epsilon', [8 / 255, 0.5])
+def test_attacked_images_stay_in_the_ball_and_in_the_range_of_pixels(name, epsilon, task):
+  attacked, _ = attack(name, task, epsilon)
+  moved = (attacked - task[1]).reshape(len(attacked), -1)
+  order = 2 if name == 'pgd_l2' else np.inf
+  assert np.linalg.norm(moved, ord=order, axis=1).max() <= epsilon + 1e-6
+  assert attacked.min() >= 0 and attacked.max() <= 1
+  assert np.abs(moved).max() > 0
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_a_curve_of_epsilons_never_rises_and_ends_near_zero(name, task):
+  epsilons = [0.1, 0.2, 0.6, 2.0] if name == 'pgd_l2' else [0.02, 0.05, 0.1, 0.3]
+  rows = [clean(task), *(attack(name, task, epsilon)[1] for epsilon in epsilons)]
+  curve = attacks.epsilon_curve(jnp.stack(rows))
+  assert curve[0] == pytest.approx(float(jnp.mean(clean(task))))
+  assert all(b <= a for a, b in itertools.pairwise(curve))
+  assert curve[0] > 0.9 and curve[-1] < 0.1
+
+
+@pytest.mark.parametrize('epsilon', [0.03, 0.06, 0.1])
+def test_stronger_attacks_leave_no_more_images_right(epsilon, task):
+  right = {name: float(jnp.mean(attack(name, task, epsilon)[1])) for name in LINF}
+  assert right['pgd'] <= right['fgsm'] < float(jnp.mean(clean(task)))
+  assert right['apgd_ce'] <= right['pgd'] + 1 / 64
+  assert right['apgd_targeted'] <= right['pgd'] + 1 / 64
+  assert right['square'] >= max(right['pgd'], right['apgd_targeted'])
+
+
+def test_epsilon_one_leaves_nothing_right_of_a_white_box(task):
+  for name in ('pgd', 'apgd_ce', 'apgd_targeted'):
+    assert jnp.mean(attack(name, task, 1.0)[1]) == 0
+
+
+def test_one_compilation_serves_every_epsilon(task):
+  attack('pgd', task, 0.01)
+  before = compiled('pgd')._cache_size()
+  attack('pgd', task, 0.02)
+  assert compiled('pgd')._cache_size() == before == 1
+
+
+@pytest.mark.parametrize('name', ['pgd', 'apgd_targeted', 'square'])
+def test_an_image_meets_the_same_attack_in_any_batch(name, task):
+  params, images, labels = task
+  whole, _ = attack(name, task, 0.05)
+  part, _ = compiled(name)(
+    params, images[5:9], labels[5:9], jnp.float32(0.05), keys_of(images)[5:9]
+  )
+  np.testing.assert_allclose(part, whole[5:9], atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['fgsm', 'pgd', 'apgd_ce', 'apgd_targeted'])
+def test_a_linear_model_loses_exactly_epsilon_times_the_l1_norm(name):
+  # z = (0, w.x, -50, -50): every margin rises by epsilon ||w||_1 while no pixel is clipped.
+  rng = np.random.RandomState(1)
+  w = jnp.asarray(rng.normal(size=18), jnp.float32)
+
+  def network(images):
+    score = images.reshape(len(images), -1) @ w
+    low = jnp.full_like(score, -50)  # the targeted loss wants four classes
+    return jnp.stack([jnp.zeros_like(score), score, low, low], axis=1)
+
+  images = jnp.asarray(rng.uniform(0.4, 0.6, (7, 3, 3, 2)), jnp.float32)
+  labels = jnp.asarray([0, 1, 0, 1, 0, 1, 1])
+  epsilon = 0.03
+  settings = {} if name == 'fgsm' else {'steps': 10}
+  run = functools.partial(attacks.ATTACKS[name], network, **settings)
+  attacked = jax.jit(run)(images, labels, epsilon, keys_of(images))
+  rise = attacks.margin(network(attacked), labels) - attacks.margin(network(images), labels)
+  np.testing.assert_allclose(rise, epsilon * jnp.sum(jnp.abs(w)), rtol=1e-4)
+
+
+def test_l2_pgd_moves_a_linear_model_along_its_weights():
+  w = jnp.asarray(np.random.RandomState(2).normal(size=12), jnp.float32)
+  images = jnp.full((2, 2, 2, 3), 0.5)
+
+  def loss(x):
+    return x.reshape(2, -1) @ w
+
+  run = functools.partial(attacks.pgd, loss, norm='l2', steps=60)
+  moved = jax.jit(run)(images, 0.1, keys_of(images))
+  expected = 0.5 + 0.1 * w / jnp.linalg.norm(w)
+  np.testing.assert_allclose(moved.reshape(2, -1), jnp.stack([expected] * 2), atol=1e-4)
+
+
+def test_more_restarts_never_lower_the_loss(task):
+  params, images, labels = task
+
+  def loss(pixels):
+    return attacks.cross_entropy(logits_fn(params, pixels), labels)
+
+  one, three = (
+    jax.jit(functools.partial(attacks.pgd, loss, steps=5, restarts=n))(images, 0.1, keys_of(images))
+    for n in (1, 3)
+  )
+  assert jnp.mean(loss(three)) > jnp.mean(loss(one))
+
+
+def test_an_unrolled_loop_gives_the_same_images_without_a_loop(task):
+  params, images, labels = task
+
+  def loss(pixels):
+    return attacks.cross_entropy(logits_fn(params, pixels), labels)
+
+  looped, unrolled = (
+    jax.jit(functools.partial(attacks.pgd, loss, steps=4, random_start=False, unroll=n))
+    for n in (1, 4)
+  )
+  arguments = (images, 0.05, keys_of(images))
+  np.testing.assert_allclose(looped(*arguments), unrolled(*arguments), atol=1e-6)
+  assert 'while' in looped.lower(*arguments).as_text()
+  assert 'while' not in unrolled.lower(*arguments).as_text()
+
+
+def foolbox_attack(name, params, images, labels, epsilon):
+  foolbox = pytest.importorskip('foolbox', reason='foolbox is not installed: pip install foolbox')
+  eagerpy = pytest.importorskip('eagerpy', reason='eagerpy is not installed: pip install eagerpy')
+  peers = {
+    'fgsm': lambda: foolbox.attacks.FGSM(),
+    'linf': lambda: foolbox.attacks.LinfPGD(steps=10, rel_stepsize=0.25, random_start=False),
+    'l2': lambda: foolbox.attacks.L2PGD(steps=10, rel_stepsize=0.1, random_start=False),
+  }
+  model = foolbox.models.JAXModel(functools.partial(logits_fn, params), bounds=(0, 1))
+  pixels, targets = eagerpy.astensor(images), eagerpy.astensor(labels)
+  _, clipped, _ = peers[name]()(model, pixels, targets, epsilons=epsilon)
+  return clipped.raw
+
+
+@pytest.mark.parametrize(
+  ('name', 'epsilon'), [('fgsm', 0.03), ('fgsm', 0.3), ('linf', 0.05), ('l2', 0.5)]
+)
+def test_fgsm_and_pgd_agree_with_foolbox(name, epsilon, task):
+  params, images, labels = task
+  expected = foolbox_attack(name, params, images, labels, epsilon)
+
+  def loss(pixels):
+    return attacks.cross_entropy(logits_fn(params, pixels), labels)
+
+  if name == 'fgsm':
+    got = attacks.fgsm(loss, images, epsilon)
+  else:
+    step_size = 0.25 if name == 'linf' else 0.1
+    got = jax.jit(
+      functools.partial(
+        attacks.pgd, loss, norm=name, steps=10, step_size=step_size, random_start=False
+      )
+    )(images, epsilon, keys_of(images))
+  # A sign of a gradient at 0 may turn with its rounding: a pixel in a thousand at most.
+  assert np.mean(np.abs(got - expected) > 1e-5) < 1e-3
+  right = [np.mean(jnp.argmax(logits_fn(params, x), -1) == labels) for x in (got, expected)]
+  assert right[0] == right[1]
+
+
+def test_losses_of_a_case_worked_by_hand():
+  logits, labels = jnp.asarray([[4.0, 1.0, 3.0, 0.0], [4.0, 1.0, 3.0, 0.0]]), jnp.asarray([0, 2])
+  np.testing.assert_allclose(attacks.margin(logits, labels), [-1, 1])
+  np.testing.assert_allclose(attacks.dlr(logits, labels), [-1 / 3, 1 / 3])
+  targeted = attacks.dlr_targeted(logits, labels, jnp.asarray([1, 0]))
+  np.testing.assert_allclose(targeted, [-3 / 3.5, 1 / 3.5])
+  p = np.exp(4) / np.exp([4, 1, 3, 0]).sum()
+  assert attacks.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p))
+
+
+def test_apgd_checks_where_the_paper_says():
+  # Croce and Hein's p_j: .22, .41, .57, .70, .80, .87, .93, .99.
+  lengths = apgd.windows(100)
+  ends = [22, 41, 57, 70, 80, 87, 93, 99, 100]
+  np.testing.assert_array_equal(np.flatnonzero(lengths) + 1, ends)
+  np.testing.assert_array_equal(lengths[lengths > 0], np.diff([0, *ends]))
+  assert apgd.windows(1).tolist() == [1]
+
+
+def test_apgd_halves_its_step_until_it_finds_a_narrow_peak():
+  # One peak inside the ball: steps of a fixed size of epsilon jump over it for ever.
+  peak = 0.5 + jnp.asarray([0.013, -0.027, 0.031]).reshape(1, 1, 1, 3)
+  images = jnp.full((1, 1, 1, 3), 0.5)
+
+  def loss(x):
+    return -jnp.sum(jnp.abs(x - peak), axis=(1, 2, 3))
+
+  found, coarse = (
+    jax.jit(functools.partial(run, loss, steps=100))(images, 0.1, keys_of(images))
+    for run in (attacks.apgd, functools.partial(attacks.pgd, step_size=1.0))
+  )
+  assert -loss(found)[0] < 0.01 < -loss(coarse)[0]
+
+
+def test_squares_shrink_with_the_queries():
+  # sqrt(.8 * 32 * 32) = 28.6 at first and after 10 of 10,000 queries .4: 20.2.
+  lengths = square.sides(10_000, 0.8, 32, 32)
+  assert len(lengths) == 9_999
+  assert (lengths[0], lengths[10], lengths[11], lengths[51]) == (29, 29, 20, 14)
+  assert (np.diff(lengths) <= 0).all() and lengths[-1] == 1
+  assert square.sides(3, 1.0, 4, 9).max() == 4
+
+
+def test_images_wrong_from_the_start_count_as_wrong():
+  was_right = jnp.asarray([True, True, False, False])
+  attacked = jnp.asarray([True, False, True, False])  # the third was repaired by accident
+  assert attacks.robust_accuracy(was_right, attacked) == 0.25
+  assert attacks.robust_accuracy(was_right) == 0.5
+  curve = attacks.epsilon_curve(jnp.stack([was_right, attacked, was_right]))
+  np.testing.assert_allclose(curve, [0.5, 0.25, 0.25])
+
+
+def test_the_worst_case_is_no_better_than_any_attack(task):
+  rows = [clean(task), *(attack(name, task, 0.05)[1] for name in LINF)]
+  worst = attacks.robust_accuracy(*rows)
+  assert worst <= min(float(jnp.mean(row)) for row in rows)
+
+
+def test_wrong_settings_are_refused_with_what_is_known(task):
+  params, images, labels = task
+  network, keys = functools.partial(logits_fn, params), keys_of(images)
+
+  def loss(pixels):
+    return attacks.cross_entropy(network(pixels), labels)
+
+  with pytest.raises(ValueError, match="one of linf, l2, got 'l1'"):
+    attacks.pgd(loss, images, 0.1, keys, norm='l1')
+  with pytest.raises(ValueError, match='steps must be at least 1, got 0'):
+    attacks.apgd(loss, images, 0.1, keys, steps=0)
+  with pytest.raises(ValueError, match='restarts must be at least 1, got 0'):
+    attacks.pgd(loss, images, 0.1, keys, restarts=0)
+  with pytest.raises(ValueError, match=r'keys must be one an image, \[64\].* got \[\]'):
+    attacks.pgd(loss, images, 0.1, jax.random.key(0))
+  with pytest.raises(ValueError, match=r'one loss an image, \[64\], got \[\]'):
+    attacks.fgsm(lambda x: jnp.mean(loss(x)), images, 0.1)
+  with pytest.raises(ValueError, match='at least 4 classes, got 3'):
+    attacks.dlr_targeted(jnp.zeros((1, 3)), labels[:1], labels[:1])
+  with pytest.raises(ValueError, match=r'p_init must lie in \(0, 1\], got 2'):
+    attacks.square(loss, images, 0.1, keys, p_init=2)

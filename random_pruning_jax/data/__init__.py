@@ -1,11 +1,25 @@
 """TFDS data sets as arrays of pixels, read without TensorFlow.
 
-`load` gives the images of a split, `describe` the facts about a set (classes, normalisation,
-augmentation), `adapt` makes foreign images fit a network, `prepare` downloads; `resident` (imported
-by itself, because it needs JAX) makes batches on the device.
+`describe` gives the facts of a set (classes, normalisation, augmentation), `load` the images of a
+split, `load_adapted` those of a foreign set in the size that a network wants. `prepare.prepare`
+downloads. `resident`, imported by itself because it needs JAX, makes batches on the device.
 """
 
-from random_pruning_jax.data.load import Images, load
+from random_pruning_jax.data.adapt import adapt, load_adapted
+from random_pruning_jax.data.describe import describe
+from random_pruning_jax.data.load import Images, find, load
+from random_pruning_jax.data.prepare import prepare
 from random_pruning_jax.data.specs import SPECS, DataError, Spec
 
-__all__ = ['SPECS', 'DataError', 'Images', 'Spec', 'load']
+__all__ = [
+  'SPECS',
+  'DataError',
+  'Images',
+  'Spec',
+  'adapt',
+  'describe',
+  'find',
+  'load',
+  'load_adapted',
+  'prepare',
+]

@@ -1,12 +1,10 @@
 """A split's encoded images, decoded in parallel, chunk after chunk."""
 
-from __future__ import annotations
-
 import io
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,11 +12,9 @@ from PIL import Image, ImageOps
 from random_pruning_jax.data import missing, places
 from random_pruning_jax.data.specs import DataError
 
-if TYPE_CHECKING:
-  import tensorflow_datasets as tfds
-
 CHUNK = 500  # images; 0.05 s of work at 32x32
 MOST_WORKERS = 16
+IDLE = 5  # seconds that workers wait for the next split before they end
 MODES = {1: 'L', 3: 'RGB'}
 
 
@@ -38,10 +34,11 @@ class Kind(NamedTuple):
   num_classes: int
 
 
-def kind_of(name: str, builder: tfds.core.DatasetBuilder) -> Kind:
-  """Raises DataError unless examples are 8-bit images with one integer label."""
+def kind_of(name: str, path: pathlib.Path) -> Kind:
+  """What the set prepared in `path` holds: 8-bit images with one class label, or a DataError."""
   import tensorflow_datasets as tfds
 
+  builder = tfds.builder_from_directory(path)
   image, label = builder.info.supervised_keys or ('image', 'label')
   features = builder.info.features
   if (
@@ -63,27 +60,25 @@ def decode(
 
   Images that differ in size are cropped and resized to `size` (height, width), which they need.
   """
-  import tensorflow_datasets as tfds
-
-  builder = tfds.builder_from_directory(path)
-  kind = kind_of(name, builder)
+  kind = kind_of(name, path)
   height, width = kind.shape[:2]
   if height is None or width is None:
     if size is None:
       raise DataError(f'images of {name} differ in size; a size must be given to hold them at once')
     height, width = size
   shape = (height, width, kind.shape[2])
-  source = _raw_source(name, path, builder, split)
+  source = _raw_source(name, path, split)
   return Decoded((len(source), *shape), _chunks(name, source, kind, shape))
 
 
-def _raw_source(name, path, builder, split):
+def _raw_source(name, path, split):
   import tensorflow_datasets as tfds
 
+  builder = tfds.builder_from_directory(path)
   try:
     return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   except NotImplementedError as error:
-    raise missing.other_format(name, path, builder.info.file_format.value) from error
+    raise missing.other_format(name, path, places.file_format(path)) from error
   except (ValueError, AssertionError) as error:
     known = ', '.join(f'{key} ({count:,})' for key, count in places.split_sizes(path).items())
     raise DataError(f'{name} has no split {split!r}; it has {known}') from error
@@ -97,7 +92,7 @@ def _chunks(name, source, kind, shape):
   count = len(source)
   workers = min(joblib.cpu_count(), MOST_WORKERS) if count > 8 * CHUNK else 1
   labels = []
-  parallel = joblib.Parallel(n_jobs=workers, return_as='generator')
+  parallel = joblib.Parallel(n_jobs=workers, return_as='generator', idle_worker_timeout=IDLE)
   decoded = parallel(
     joblib.delayed(_decode_chunk)(encoded, shape, None in kind.shape)
     for encoded in _read(source, kind, labels)
@@ -128,14 +123,20 @@ def _read(source, kind: Kind, labels: list[np.ndarray]) -> Iterator[list[bytes]]
     yield [e[kind.image].bytes_list.value[0] for e in examples]
 
 
-def _decode_chunk(encoded: Sequence[bytes], shape: tuple[int, int, int], fit: bool) -> np.ndarray:
+def _decode_chunk(
+  encoded: Sequence[bytes], shape: tuple[int, int, int], resize: bool
+) -> np.ndarray:
   height, width, channels = shape
   images = np.empty((len(encoded), *shape), np.uint8)
   for index, data in enumerate(encoded):
-    image = Image.open(io.BytesIO(data))
-    if image.mode != MODES[channels]:
-      image = image.convert(MODES[channels])
-    if fit:
-      image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    images[index] = np.asarray(image).reshape(shape)
+    try:
+      image = Image.open(io.BytesIO(data)).convert(MODES[channels])
+    except OSError as error:
+      raise DataError(f'an image cannot be decoded: {error}') from error
+    images[index] = np.asarray(fit(image, height, width) if resize else image).reshape(shape)
   return images
+
+
+def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+  """The largest central part of an image with the new aspect ratio, resized (bilinear)."""
+  return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)

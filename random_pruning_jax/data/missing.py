@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import pathlib
+import re
 
 from random_pruning_jax.data.specs import SPECS, DataError
 
@@ -31,8 +32,7 @@ def manual_files(builder) -> list[str]:
   if infos:
     lines.append('To download by hand, put these in a folder and add --manual_dir=FOLDER:')
   for url, info in list(infos.items())[:MOST_FILES]:
-    filename = info.filename or url.rsplit('/', 1)[-1]
-    lines.append(f'  {filename}  {int(info.size):,} bytes  {url}')
+    lines.append(f'  {filename(url, info)}  {int(info.size):,} bytes  {url}')
   if len(infos) > MOST_FILES:
     lines.append(f'  ... and {len(infos) - MOST_FILES} more; only those of this variant are needed')
   if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
@@ -41,17 +41,29 @@ def manual_files(builder) -> list[str]:
   return [line for line in lines if line.strip()]
 
 
+def filename(url: str, info) -> str:
+  """The name under which TFDS looks for a file that was downloaded by hand."""
+  return info.filename or url.rsplit('/', 1)[-1]
+
+
 def create(name: str, root: pathlib.Path):
   """The TFDS builder of a set that need not be prepared; raises DataError for an unknown name."""
   import tensorflow_datasets as tfds
 
+  if not re.fullmatch(r'\w+(/[^:/]+)?(:\d+\.\d+\.\d+)?', name):
+    raise DataError(f'a data set is named NAME, NAME/CONFIG or NAME:1.0.0, got {name!r}')
   try:
     return tfds.builder(name, data_dir=str(root))
   except tfds.core.DatasetNotFoundError:
     pass
-  except (ValueError, AssertionError) as error:  # an unknown config or version
-    raise DataError(f'data set {name}: {str(error).strip().splitlines()[-1]}') from error
-  known = sorted({*SPECS, *tfds.list_builders()})
+  except (ValueError, AssertionError) as error:
+    base, _, variant = name.partition(':')[0].partition('/')
+    variants = tfds.builder_cls(base).builder_configs
+    if variant and variant not in variants:
+      known = ', '.join(variants) or 'none'
+      raise DataError(f'data set {base} has no variant {variant!r}; it has {known}') from error
+    raise DataError(f'data set {name}: {str(error).rpartition('}": ')[2]}') from error
+  known = sorted({*SPECS, *tfds.list_builders(with_community_datasets=False)})
   close = difflib.get_close_matches(name.split('/')[0].split(':')[0], known, n=3)
   hint = f'did you mean {" or ".join(close)}? ' if close else ''
   raise DataError(

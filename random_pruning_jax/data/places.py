@@ -51,6 +51,11 @@ def split_sizes(path: pathlib.Path) -> dict[str, int]:
   }
 
 
+def file_format(path: pathlib.Path) -> str:
+  """The format of a prepared set's files; TFDS wrote tfrecord before it knew others."""
+  return json.loads((path / 'dataset_info.json').read_text()).get('fileFormat', 'tfrecord')
+
+
 def fingerprint(path: pathlib.Path) -> list[list]:
   """Names, sizes and times of a prepared set's files: it changes when the data are made anew."""
   files = sorted(file for file in path.iterdir() if file.is_file())

@@ -56,6 +56,8 @@ def gather(
   """
   if mode not in MODES:
     raise ValueError(f'unknown padding mode {mode!r}, known: {", ".join(MODES)}')
+  if pad < 0:
+    raise ValueError(f'pad must be at least 0, got {pad}')
   pad = 0 if mode == 'none' else pad
   if key is None or (pad == 0 and not flip):
     pixels = images[indices]

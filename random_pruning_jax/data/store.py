@@ -1,5 +1,6 @@
 """Decoded images on disk, so that a second start maps them into memory instead of decoding."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -93,9 +94,12 @@ def _open(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def _put(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:
   try:
     os.rename(new, folder)
-  except OSError:  # an outdated or damaged entry, or one that another process has just made
-    os.rename(folder, old)
-    os.rename(new, folder)
+  except OSError:
+    # An outdated or damaged entry is in the way, or one that another process has just made; where
+    # that one is first again, its entry stays and ours lives on as a map.
+    with contextlib.suppress(OSError):
+      os.rename(folder, old)
+      os.rename(new, folder)
 
 
 def _checksum(path: pathlib.Path) -> int:

@@ -1,0 +1,41 @@
+"""The facts about a data set: from the table, or measured on a set that is not in it."""
+
+import numpy as np
+
+from random_pruning_jax.data import places
+from random_pruning_jax.data.decode import kind_of
+from random_pruning_jax.data.load import find, load
+from random_pruning_jax.data.specs import Spec, spec_of, split_rules
+
+
+def describe(name: str, data_dir: str = '') -> Spec:
+  """Classes, shape, normalisation, splits and augmentation of a data set.
+
+  Sets that are not in SPECS are described by their own files: mean and standard deviation are
+  those of their training images, and these are not augmented.
+  """
+  spec = spec_of(name)
+  if spec is not None:
+    return spec
+  path = find(name, data_dir)
+  images, _ = load(name, 'train', data_dir)
+  mean, std = moments(images)
+  splits = split_rules(places.split_sizes(path))
+  return Spec(kind_of(name, path).num_classes, images.shape[1:], mean, std, splits)
+
+
+def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation of each channel of images uint8 [N, H, W, C], in [0, 1]."""
+  # From counts of the 256 values: exact, and no float copy of the images is made.
+  values = np.arange(256) / 255
+  means, stds = [], []
+  for channel in range(images.shape[3]):
+    counts = sum(
+      np.bincount(part[..., channel].ravel(), minlength=256)
+      for part in np.array_split(images, 1 + len(images) // 10_000)
+    )
+    shares = counts / counts.sum()
+    mean = float(shares @ values)
+    means.append(round(mean, 4))
+    stds.append(round(float(np.sqrt(shares @ (values - mean) ** 2)), 4))
+  return tuple(means), tuple(stds)

@@ -62,7 +62,8 @@ def create(name: str, root: pathlib.Path):
     if variant and variant not in variants:
       known = ', '.join(variants) or 'none'
       raise DataError(f'data set {base} has no variant {variant!r}; it has {known}') from error
-    raise DataError(f'data set {name}: {str(error).rpartition('}": ')[2]}') from error
+    reason = str(error).rpartition('}": ')[2]  # after TFDS's own "Failed to construct ..."
+    raise DataError(f'data set {name}: {reason}') from error
   known = sorted({*SPECS, *tfds.list_builders(with_community_datasets=False)})
   close = difflib.get_close_matches(name.split('/')[0].split(':')[0], known, n=3)
   hint = f'did you mean {" or ".join(close)}? ' if close else ''

@@ -166,7 +166,9 @@ def pixel_shuffled(key: jax.Array, images: jax.Array, first: int = 0) -> jax.Arr
   """
 
   def shuffle(k, image):
-    return jax.random.permutation(k, image.reshape(-1, image.shape[-1])).reshape(image.shape)
+    pixels = image.reshape(-1, image.shape[-1])
+    order = jnp.argsort(jax.random.bits(k, (len(pixels),)))
+    return pixels[order].reshape(image.shape)
 
   return jax.vmap(shuffle)(_image_keys(key, first, len(images)), images)
 

@@ -27,5 +27,6 @@ def get_config():
   config.schedule.warmup_epochs = 1.0
   config.checkpoint.every_epochs = 5
 
+  config.evaluation.batch_size = 180
   config.evaluation.foreign = ('natural_patches',)
   return config

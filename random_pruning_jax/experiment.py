@@ -60,10 +60,17 @@ def keys(seed: int) -> Keys:
   return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
 def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, int, int]) -> dict:
   """{'params', 'batch_stats'} for images of `shape` (height, width, channels)."""
-  return model.init(key, jnp.zeros((1, *shape)))
+  return _initializer(model, shape)(key)
+
+
+@functools.lru_cache(maxsize=64)
+def _initializer(model: models.Network, shape: tuple[int, int, int]):
+  # It runs once, so on a CPU, where drawing normals takes XLA long to optimise, it is not optimised.
+  quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  return jax.jit(lambda key: model.lazy_init(key, image), compiler_options=quickly)
 
 
 def initial_masks(parts: Experiment, variables: dict, batch: dict | None) -> Any:

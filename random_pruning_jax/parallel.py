@@ -101,10 +101,10 @@ def map_batches(
     raise ValueError(f'arrays must have one length, got {[len(array) for array in arrays]}.')
   if batch_size < 1:
     raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
-  size = math.ceil(min(batch_size, n) / len(on)) * len(on) if n else 0
+  size = math.ceil(batch_size / len(on)) * len(on)  # also where n is less: one compilation
   compiled = parallel(fn, on, (None,) * len(arguments) + (0,) * len(arrays), 0)
   pending = None
-  for start in range(0, n, size or 1):
+  for start in range(0, n, size):
     rows = min(size, n - start)
     batch = [_fill(array[start : start + rows], size) for array in arrays]
     outputs = compiled(*arguments, *(split(array, on) for array in batch))

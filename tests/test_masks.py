@@ -50,6 +50,12 @@ def test_another_seed_gives_other_masks_and_the_same_seed_the_same():
   assert masks.checksum(random_masks(0)) != masks.checksum(random_masks(1))
 
 
+def test_the_random_stream_is_the_one_that_was_published():
+  """Pinned: a mask drawn today must be drawn again by every later version."""
+  bits = scores.random_bits((1, 2), 'stem/kernel', 5)
+  assert bits.tolist() == [3692146047, 3059809870, 2052112925, 124856462, 954014180]
+
+
 def test_bernoulli_keeps_each_weight_with_its_layers_density():
   bits = scores.random(None, {'w': jnp.zeros(10_000)}, None, jax.random.key(0))
   kept = masks.bernoulli(bits, {'w': 0.3})['w'].sum()

@@ -130,7 +130,9 @@ def _decode_chunk(
   images = np.empty((len(encoded), *shape), np.uint8)
   for index, data in enumerate(encoded):
     try:
-      image = Image.open(io.BytesIO(data)).convert(MODES[channels])
+      image = Image.open(io.BytesIO(data))
+      image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+      image.load()
     except OSError as error:
       raise DataError(f'an image cannot be decoded: {error}') from error
     images[index] = np.asarray(fit(image, height, width) if resize else image).reshape(shape)

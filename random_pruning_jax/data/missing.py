@@ -20,7 +20,7 @@ def missing(name: str, root: pathlib.Path) -> DataError:
     f'  random-pruning prepare {name} --data_dir={root}',
   ]
   if importlib.util.find_spec('tensorflow') is None:
-    lines.append(f'This needs TensorFlow, which training does not, in most cases: {INSTALL}')
+    lines.append(f'Most sets need TensorFlow to be prepared (training does not): {INSTALL}')
   lines += manual_files(builder)
   return DataError('\n'.join(lines))
 

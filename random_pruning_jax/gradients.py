@@ -1,0 +1,93 @@
+"""Gradient flow and curvature of a pruned network: functions of its masked gradients and loss.
+
+A masked gradient is zero where the weight is pruned: what the optimizer sees.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from random_pruning_jax import masks as masking
+
+Tree = Any  # a pytree of arrays, shaped like the parameters
+LossFn = Callable[[Tree], jax.Array]  # params -> f32[]
+
+
+class Eigenvalue(NamedTuple):
+  """value: v^T H v; residual: |H v - value v|, and some eigenvalue of H is no farther than that."""
+
+  value: jax.Array  # f32[]
+  residual: jax.Array  # f32[]
+
+
+def gradient_norm(gradients: Tree, masks: Tree) -> jax.Array:
+  """|g * m|_2 over all parameters, f32[] >= 0 (Evci et al., 2022, follow its square)."""
+  return optax.tree.norm(masking.apply(gradients, masks))
+
+
+def effective_gradient_flow(gradients: Tree, masks: Tree, p: int = 2) -> jax.Array:
+  """Mean over layers of |g_l * m_l|_p, f32[] >= 0 (Tessera et al., 2021).
+
+  The layers are the leaves of two or more axes: kernels, and neither biases nor BatchNorm. Unlike
+  `gradient_norm` it does not let one large layer speak for all. p is 1 or 2 in the paper.
+  """
+  if p < 1:
+    raise ValueError(f'p must be at least 1, got {p}')
+  layers = [g for g in jax.tree.leaves(masking.apply(gradients, masks)) if g.ndim >= 2]
+  if not layers:
+    raise ValueError('the gradients must hold a leaf of two or more axes, got none')
+  return jnp.mean(jnp.stack([jnp.linalg.norm(g.ravel(), ord=p) for g in layers]))
+
+
+def gradient_flow(loss_fn: LossFn, params: Tree, masks: Tree) -> dict[str, jax.Array]:
+  """The numbers of gradient flow by name, of the loss's gradient at `params`."""
+  gradients = jax.grad(loss_fn)(params)
+  return {
+    'gradient_norm': gradient_norm(gradients, masks),
+    'egf_1': effective_gradient_flow(gradients, masks, p=1),
+    'egf_2': effective_gradient_flow(gradients, masks, p=2),
+  }
+
+
+def hessian_product(loss_fn: LossFn, params: Tree, vector: Tree, masks: Tree) -> Tree:
+  """H v of the loss as a function of the kept weights alone, at the cost of about two gradients."""
+  _, product = jax.jvp(jax.grad(loss_fn), (params,), (masking.apply(vector, masks),))
+  return masking.apply(product, masks)
+
+
+def top_eigenvalue(
+  loss_fn: LossFn,
+  params: Tree,
+  masks: Tree,
+  key: jax.Array,
+  *,
+  steps: int = 100,
+  unroll: int = 1,
+) -> Eigenvalue:
+  """Hessian eigenvalue of largest absolute value over the kept weights, by power iteration.
+
+  H v comes from `jvp` of `grad`, v from a random start; `steps + 1` products. Where two eigenvalues
+  are nearly as large it takes more steps: a residual well below the value says that it is done. The
+  loss should be that of one fixed batch, with BatchNorm's running statistics.
+  """
+  if steps < 1:
+    raise ValueError(f'steps must be at least 1, got {steps}')
+
+  def product(vector):
+    return hessian_product(loss_fn, params, vector, masks)
+
+  start = masking.apply(optax.tree.random_like(key, params, jax.random.normal), masks)
+  vector = jax.lax.fori_loop(0, steps, lambda _, v: _unit(product(v)), _unit(start), unroll=unroll)
+  image = product(vector)
+  value = optax.tree.vdot(vector, image)
+  rest = optax.tree.add_scale(image, -value, vector)
+  return Eigenvalue(value, optax.tree.norm(rest))
+
+
+def _unit(vector: Tree) -> Tree:
+  # A loss without curvature leaves the zero vector, not NaN.
+  length = jnp.maximum(optax.tree.norm(vector), jnp.finfo(jnp.float32).tiny)
+  return jax.tree.map(lambda leaf: leaf / length, vector)

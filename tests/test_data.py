@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -224,6 +225,17 @@ def test_a_cache_that_cannot_be_written_is_done_without(tiny_dir, tmp_path, monk
   assert 'could not be kept' in caplog.text
 
 
+def test_a_full_disk_is_done_without(fresh, caplog):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (150, hard))  # bytes; the images are 216
+  try:
+    assert data.load('tiny', 'test', str(fresh)).images.shape == (3, 6, 4, 3)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert 'could not be kept' in caplog.text
+  assert list((places.cache_dir() / 'images').iterdir()) == []
+
+
 def test_reading_never_writes_to_the_data_directory(fresh):
   before = sorted(fresh.rglob('*'))
   data.load('digits', 'test', str(fresh))
@@ -320,6 +332,7 @@ def test_a_missing_set_says_where_it_was_sought_what_makes_it_and_what_to_downlo
     ('cifar01', 'train', "unknown data set 'cifar01'; did you mean cifar10"),
     ('tiny', 'validate', "no split 'validate'; it has train .7., test .3."),
     ('tiny', 'train[:', 'no split'),
+    ('tiny', 'train[:0]', 'no split'),
     ('natural_patches', 'train', 'no train images; its splits are test'),
     ('imagenet_resized/33x33', 'test', "no variant '33x33'; it has 8x8, 16x16"),
     ('cifar10:9.9.9', 'test', 'cannot be loaded at version 9.9.9, only: 3'),

@@ -65,9 +65,15 @@ def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, i
   return _initializer(model, shape)(key)
 
 
+def initial_shapes(model: models.Network, shape: tuple[int, int, int]) -> dict:
+  """The same tree with shapes and dtypes in place of arrays; nothing is computed."""
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), image)
+
+
 @functools.lru_cache(maxsize=64)
 def _initializer(model: models.Network, shape: tuple[int, int, int]):
-  # It runs once, so on a CPU, where drawing normals takes XLA long to optimise, it is not optimised.
+  # It runs once: on a CPU, where optimising the draws takes XLA long, it is not optimised.
   quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   return jax.jit(lambda key: model.lazy_init(key, image), compiler_options=quickly)

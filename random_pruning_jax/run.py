@@ -117,11 +117,11 @@ def _foreign(parts: Experiment) -> tuple[dict[str, np.ndarray], dict[str, str], 
   images, notes, skipped = {}, {}, {}
   for name in parts.config.evaluation.foreign:
     try:
-      found = data.load(name, 'test', parts.config.data_dir)
+      found, note = data.load_adapted(name, 'test', parts.spec.shape, parts.config.data_dir)
     except data.DataError as error:
       skipped[name] = str(error).splitlines()[0]
       continue
-    images[name], notes[name] = data.adapt(found.images, *parts.spec.shape)
+    images[name], notes[name] = found.images, note
   return images, notes, skipped
 
 

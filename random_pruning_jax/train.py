@@ -31,6 +31,7 @@ from random_pruning_jax.experiment import (
   experiment,
   first_batch,
   initial_masks,
+  initial_shapes,
   initial_variables,
   keys,
 )
@@ -192,11 +193,10 @@ def _begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
 def blank_state(parts: Experiment, tx: optax.GradientTransformation) -> TrainState:
   """Shapes and dtypes of the config's state, for reading a checkpoint; nothing is computed."""
 
-  def make(key):
-    variables = initial_variables(parts.model, key, parts.spec.shape)
+  def make(variables):
     return create_state(variables, masks.ones(variables['params']), tx)
 
-  return jax.eval_shape(make, jax.random.key(0))
+  return jax.eval_shape(make, initial_shapes(parts.model, parts.spec.shape))
 
 
 def _loop(

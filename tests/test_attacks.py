@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from random_pruning_jax import apgd, attacks, norms, square
+from random_pruning_jax import attacks, norms, square
 
 SETTINGS = {
   'fgsm': {},
@@ -258,15 +258,6 @@ def test_losses_of_a_case_worked_by_hand():
   np.testing.assert_allclose(targeted, [-3 / 3.5, 1 / 3.5])
   p = np.exp(4) / np.exp([4, 1, 3, 0]).sum()
   assert attacks.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p))
-
-
-def test_apgd_checks_where_the_paper_says():
-  # Croce and Hein's p_j: .22, .41, .57, .70, .80, .87, .93, .99.
-  lengths = apgd.windows(100)
-  ends = [22, 41, 57, 70, 80, 87, 93, 99, 100]
-  np.testing.assert_array_equal(np.flatnonzero(lengths) + 1, ends)
-  np.testing.assert_array_equal(lengths[lengths > 0], np.diff([0, *ends]))
-  assert apgd.windows(1).tolist() == [1]
 
 
 def test_apgd_halves_its_step_until_it_finds_a_narrow_peak():

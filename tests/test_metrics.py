@@ -1,6 +1,8 @@
 """Calibration metrics against golden numbers (NumPy in float64) and cases worked by hand."""
 
 import functools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -178,3 +180,11 @@ def test_logits_and_labels_that_do_not_belong_together_are_refused():
     measure('nll', np.zeros((3, 2)), np.zeros(3, np.float32))
   with pytest.raises(ValueError, match='n_bins must be at least 1, got 0'):
     measure('ece', np.zeros((3, 2)), np.zeros(3, int), n_bins=0)
+
+
+def test_the_examples_of_the_documentation_run():
+  page = pathlib.Path(__file__).parent.parent / 'docs' / 'evaluation.md'
+  examples = re.findall(r'```python\n(.*?)```', page.read_text(encoding='utf-8'), re.DOTALL)
+  assert len(examples) == 3
+  for example in examples:
+    exec(compile(example, str(page), 'exec'), {})

@@ -14,6 +14,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from random_pruning_jax import masks
 from random_pruning_jax.ratios import Densities, Shapes
 
 _COUNTED = (nn.Conv, nn.Dense)
@@ -98,8 +99,8 @@ def parameters(model: nn.Module, image_shape: Sequence[int]) -> int:
 
 
 def kept(layers: Sequence[Layer], densities: Densities) -> int:
-  """Weights left by exact masks, which keep round(d_l n_l) of each layer."""
-  return sum(round(d * layer.size) for layer, d in _paired(layers, densities))
+  """Weights left by masks of exact counts."""
+  return sum(masks.kept_count(d, layer.size) for layer, d in _paired(layers, densities))
 
 
 def macs(layers: Sequence[Layer], densities: Densities | None = None) -> float:

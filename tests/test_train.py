@@ -1,0 +1,229 @@
+"""Training keeps its promises: sparse stays sparse, devices agree, nothing is lost or repeated."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import checkpoints, masks, models, parallel, runlog, scores, train
+from random_pruning_jax.config import resolve
+from random_pruning_jax.experiment import initial_variables
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def figures(workdir):
+  """What the log says of the network, without what it says of the clock."""
+  return [
+    {name: value for name, value in line.items() if name != 'images_per_second'}
+    for line in runlog.read_log(workdir)
+  ]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """An uninterrupted run, its workdir and last state."""
+  workdir = tmp_path_factory.mktemp('whole')
+  return workdir, train.train(tiny_config(), workdir, show=False)
+
+
+def one_step(density, batch, devices=None):
+  """A training step outside any loop, on one array of images or split over devices."""
+  model = models.create('cifar_resnet8', 10, width=2, axis_name=devices and parallel.AXIS)
+  variables = initial_variables(model, jax.random.key(0), (8, 8, 1))
+  bits = scores.random(None, variables['params'], None, jax.random.key(1))
+  kept = masks.top(bits, dict.fromkeys(['stem/kernel', 'head/kernel'], density))
+  tx = optax.chain(
+    optax.add_decayed_weights(0.1), optax.sgd(0.5, momentum=0.9), masks.keep_sparse()
+  )
+  state = train.create_state(variables, kept, tx)
+  if devices is None:
+    return jax.jit(functools.partial(train.train_step, model=model, tx=tx))(state, batch)
+
+  def step(state, batch):
+    return train.train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
+
+  on = parallel.devices(devices)
+  batch = {name: parallel.split(np.asarray(array), on) for name, array in batch.items()}
+  return parallel.parallel(step, on, (None, 0), (None, None))(state, batch)
+
+
+def a_batch(size=12):
+  rng = np.random.RandomState(0)
+  return {
+    'image': jnp.asarray(rng.rand(size, 8, 8, 1), jnp.float32),
+    'label': jnp.asarray(rng.randint(0, 10, size)),
+  }
+
+
+def test_one_device_equals_three_and_four():
+  state, figures_of_one = one_step(0.5, a_batch())
+  for devices in (3, 4):
+    same, figures_of_many = one_step(0.5, a_batch(), devices)
+    for one, many in (
+      (state.params, same.params),
+      (state.batch_stats, same.batch_stats),
+      (figures_of_one, figures_of_many),
+    ):
+      jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, many)
+
+
+def test_weights_outside_the_masks_are_exactly_zero_after_training(whole):
+  _, state = whole
+  leaves = masks.named_leaves(jax.device_get(state.params))
+  for name, mask in masks.named_leaves(jax.device_get(state.masks)).items():
+    assert (leaves[name][~mask] == 0).all()
+    if name.endswith('kernel'):
+      assert (leaves[name][mask] != 0).all()
+
+
+def test_training_learns_the_digits(whole):
+  workdir, _ = whole
+  first, *_, last = [line for line in figures(workdir) if line['kind'] == 'train']
+  assert last['loss'] < 0.9 * first['loss']
+  assert last['accuracy'] > 0.2  # ten classes, two epochs, 120 weights
+
+
+def test_every_step_is_in_the_log_once(whole):
+  workdir, _ = whole
+  steps = [line['step'] for line in figures(workdir) if line['kind'] == 'train']
+  assert steps == [4, 8, 10, 12, 16, 20]
+
+
+def test_another_density_and_seed_compile_no_second_step(whole, tmp_path):
+  """The whole run was compiled in this process: only the masks may be made anew."""
+  compiled = []
+
+  def listen(event, duration, **_):
+    if 'backend_compile' in event and duration > 0.2:
+      compiled.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  train.train(tiny_config(pruning__density=0.5, seed=3), tmp_path, show=False)
+  assert not compiled
+
+
+@pytest.mark.parametrize('every_steps', [3, 7])
+def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, every_steps):
+  """Stopped by an exception between checkpoints, in the middle of an epoch and of a log line."""
+  config = tiny_config(checkpoint__every_steps=every_steps)
+  taken = 0
+
+  def stop_at_17(self, figures):
+    nonlocal taken
+    taken += 1
+    if taken == 17:
+      raise KeyboardInterrupt
+    return add(self, figures)
+
+  add = runlog.Meter.add
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(runlog.Meter, 'add', stop_at_17)
+    train.train(config, tmp_path, show=False)
+  state = train.train(config, tmp_path, show=False)
+  assert_equal(state, whole[1])
+  assert figures(tmp_path) == figures(whole[0])
+
+
+def test_a_killed_run_goes_on_to_the_very_same_numbers(tmp_path):
+  """SIGKILL, in a process of its own, twice; then to the end."""
+  script = (
+    'import sys; sys.path.insert(0, "tests")\n'
+    'from tiny import tiny_config; from random_pruning_jax import train\n'
+    'config = tiny_config(checkpoint__every_steps=2, epochs=4)\n'
+    'train.train(config, sys.argv[1], show=False)'
+  )
+
+  def start(workdir):
+    return subprocess.Popen([sys.executable, '-c', script, str(workdir)], env=os.environ.copy())
+
+  assert start(tmp_path / 'whole').wait() == 0
+  for kill_at in (5, 25):
+    process = start(tmp_path / 'killed')
+    while process.poll() is None:
+      if any(line['step'] >= kill_at for line in runlog.read_log(tmp_path / 'killed')):
+        process.send_signal(signal.SIGKILL)
+        break
+      time.sleep(0.005)
+    process.wait()
+  assert start(tmp_path / 'killed').wait() == 0
+  config = resolve(tiny_config(checkpoint__every_steps=2, epochs=4))
+  assert figures(tmp_path / 'killed') == figures(tmp_path / 'whole')
+  states = []
+  for name in ('killed', 'whole'):
+    parts = train.experiment(config)
+    like = train.blank_state(parts, train.optimizers.make(config, 10))
+    with checkpoints.manager(tmp_path / name) as saved:
+      states.append(checkpoints.restore(saved, like, parts.on).state)
+  assert_equal(*states)
+
+
+def test_a_run_goes_on_on_another_number_of_devices(whole, tmp_path):
+  config = tiny_config(checkpoint__every_steps=10)
+  train.train(config, tmp_path, on=parallel.devices(1), show=False)
+  for step in (10, 20):
+    with checkpoints.manager(tmp_path) as saved:
+      assert step in saved.all_steps()
+  with checkpoints.manager(tmp_path) as saved:
+    saved.delete(20)
+  state = train.train(config, tmp_path, on=parallel.devices(2), show=False)
+  assert int(state.step) == 20
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02),
+    jax.device_get(state.params),
+    jax.device_get(whole[1].params),
+  )
+  assert_equal(state.masks, whole[1].masks)
+
+
+def test_a_finished_run_is_not_trained_again(whole):
+  workdir, state = whole
+  before = (workdir / runlog.LOG_FILE).read_bytes()
+  assert_equal(train.train(tiny_config(), workdir, show=False), state)
+  assert (workdir / runlog.LOG_FILE).read_bytes() == before
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_fields_that_differ(whole):
+  with pytest.raises(ValueError, match=r'pruning.density is 0.3, got 0.4; seed is 0, got 5'):
+    train.train(tiny_config(pruning__density=0.4, seed=5), whole[0], show=False)
+  train.train(tiny_config(data_dir='/elsewhere'), whole[0], show=False)  # changes no number
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
+  config = tiny_config(optimizer__lr=1e30)
+  with pytest.raises(runlog.NotFiniteError, match=r'the loss is (nan|inf) at step [234]; .*Try'):
+    train.train(config, tmp_path, show=False)
+
+
+def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
+  _, state = whole
+  with checkpoints.manager(tmp_path) as saved:
+    checkpoints.save(saved, state, {'pending': [], 'seconds': 0.0, 'validation': None})
+    saved.wait_until_finished()
+    record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
+    text = record.read_text()
+    record.write_text(text.replace(masks.checksum(jax.device_get(state.masks)), '0' * 16))
+    with pytest.raises(ValueError, match='the checkpoint was altered'):
+      checkpoints.restore(saved, state, parallel.devices())
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+  with pytest.raises(ValueError, match=r'multiple of the number of devices, 4; got 122'):
+    train.experiment(tiny_config(batch_size=122))
+
+
+def test_without_synchronised_statistics_each_device_has_its_own(tmp_path):
+  config = tiny_config(model__sync_batch_norm=False, epochs=1)
+  state = train.train(config, tmp_path, show=False)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.batch_stats)))

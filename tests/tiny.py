@@ -1,0 +1,25 @@
+"""The smallest run that exercises everything: an 8-layer network of width 2 on the digits."""
+
+from random_pruning_jax.config import default
+
+
+def tiny_config(**changes):
+  """`changes` are fields by their dotted name with __ for the dot: pruning__density=0.5."""
+  config = default()
+  config.dataset = 'digits'
+  config.model.name = 'cifar_resnet8'
+  config.model.width = 2
+  config.pruning.density = 0.3
+  config.epochs = 2
+  config.batch_size = 120  # 10 steps an epoch
+  config.log_every = 4
+  config.evaluation.batch_size = 120
+  config.evaluation.foreign = ('natural_patches',)
+  config.evaluation.epsilons = (8 / 255,)
+  for name, value in changes.items():
+    *path, last = name.split('__')
+    node = config
+    for part in path:
+      node = node[part]
+    node[last] = value
+  return config

@@ -54,7 +54,7 @@ def test_gradient_norm_counts_kept_weights_alone():
 
 def test_effective_gradient_flow_is_the_mean_over_kernels():
   # The stem's kernel has 5 (p = 2) and 7 (p = 1), the head's nothing; the bias is no layer.
-  flow = gradients.gradient_flow(half_square, PARAMS, MASKS)
+  flow = jax.jit(functools.partial(gradients.gradient_flow, half_square))(PARAMS, MASKS)
   assert flow['egf_2'] == pytest.approx(2.5)
   assert flow['egf_1'] == pytest.approx(3.5)
 
@@ -108,10 +108,12 @@ def test_hessian_product_of_a_network_agrees_with_its_full_hessian():
   masks = keep(6, pruned=(2,))
   masks = {'kernel': masks['kernel'].reshape(3, 2)}
   vector = {'kernel': jax.random.normal(jax.random.key(3), (3, 2))}
-  hessian = jax.hessian(lambda flat: loss({'kernel': flat.reshape(3, 2)}))(params['kernel'].ravel())
+  full = jax.jit(jax.hessian(lambda flat: loss({'kernel': flat.reshape(3, 2)})))
+  hessian = full(params['kernel'].ravel())
   m = masks['kernel'].ravel()
   expected = m * (hessian @ (m * vector['kernel'].ravel()))
-  got = gradients.hessian_product(loss, params, vector, masks)
+  product = jax.jit(functools.partial(gradients.hessian_product, loss))
+  got = product(params, vector, masks)
   np.testing.assert_allclose(got['kernel'].ravel(), expected, atol=1e-6)
 
 

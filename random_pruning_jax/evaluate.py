@@ -53,7 +53,7 @@ def evaluate(
   batch_size: int,
   on: tuple[jax.Device, ...],
 ) -> dict[str, float]:
-  """Every number of a network by name: 'accuracy', 'ood/svhn_cropped/auroc', 'fgsm/8/255'.
+  """Every number of a network by name: 'nll', 'ood/svhn_cropped/msp/auroc', 'adversarial/fgsm/8/255'.
 
   `foreign` holds images uint8 [M, H, W, C] of other data sets by their name.
   """
@@ -63,10 +63,10 @@ def evaluate(
   own = np.asarray(ood.msp(logits))
   for name, others in foreign.items():
     theirs = np.asarray(ood.msp(predict(model, variables, others, **options)))
-    numbers |= {f'ood/{name}/{k}': v for k, v in ood.separation(own, theirs).items()}
+    numbers |= {f'ood/{name}/msp/{k}': v for k, v in ood.separation(own, theirs).items()}
   for epsilon in epsilons:
     attacked = fgsm_logits(model, variables, images, labels, epsilon, **options)
-    numbers[f'fgsm/{epsilon_name(epsilon)}'] = float(metrics.accuracy(attacked, labels))
+    numbers[f'adversarial/fgsm/{epsilon_name(epsilon)}'] = float(metrics.accuracy(attacked, labels))
   return numbers
 
 

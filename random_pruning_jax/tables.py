@@ -28,11 +28,12 @@ SHOWN_LAST_PART = {
 
 
 def column(name: str) -> Column:
-  """How the number called `name` ('nll', 'ood/svhn_cropped/auroc', 'fgsm/8/255') is shown."""
+  """How the number called `name` ('nll', 'ood/mnist/msp/auroc', 'adversarial/fgsm/8/255') is shown."""
   if name in SHOWN:
     return SHOWN[name]
-  if name.startswith('fgsm/'):
-    return Column(f'accuracy under FGSM {name[5:]}', 'higher', '{:.2%}')
+  if name.startswith('adversarial/'):
+    attack, epsilon = name.split('/', 2)[1:]
+    return Column(f'accuracy under {attack} {epsilon}', 'higher', '{:.2%}')
   *path, last = name.split('/')
   known = SHOWN_LAST_PART.get(last, Column(last, '', '{:.4g}'))
   return known._replace(label=' '.join([*path[1:], known.label]))

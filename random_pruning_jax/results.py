@@ -52,7 +52,7 @@ def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:
   """Adds a row; numbers that are not finite become null, since JSON has no name for them."""
   path = pathlib.Path(workdir) / FILE
   with path.open('a') as file:
-    file.write(json.dumps(_finite(row), sort_keys=True, allow_nan=False) + '\n')
+    file.write(json.dumps(_finite(row), allow_nan=False) + '\n')
     file.flush()
     os.fsync(file.fileno())
 

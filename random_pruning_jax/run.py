@@ -38,8 +38,10 @@ def run(config: ConfigDict, workdir: str | os.PathLike, *, show: bool = True) ->
     if config.pruning.density == 1.0:
       raise ValueError('dense_twin must be False for a dense network (pruning.density is 1.0).')
     todo.append((dense(config), pathlib.Path(workdir) / TWIN))
-  for each, _ in todo:
-    experiment(each)  # all that can be wrong is said before the first training step
+  for each, place in todo:  # all that can be wrong is said before the first training step
+    parts = experiment(each)
+    if jax.process_index() == 0:
+      runlog.claim(place, parts.config)
   return [_finish(each, place, show) for each, place in todo]
 
 

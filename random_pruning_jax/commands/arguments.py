@@ -4,8 +4,11 @@ import argparse
 import logging
 import os
 import pathlib
-import re
+import runpy
 from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -27,43 +30,41 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def load_config(file: str, rest: Sequence[str]):
-  """The config of a file with its overrides. Raises ValueError in one line for what is wrong."""
-  from absl import flags
-  from ml_collections import config_flags
+def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
+  """The config of `FILE` or `FILE:ARGUMENT`, with overrides like '--config.seed=1'.
 
-  for argument in rest:
-    if not argument.startswith('--config.'):
-      raise ValueError(f'unknown argument {argument}; overrides look like --config.seed=1.')
-  path = file.split(':')[0]
+  Raises ValueError in one line for what is wrong with any of them.
+  """
+  path, _, argument = file.partition(':')
   if not pathlib.Path(path).is_file():
     raise ValueError(f'--config must name a Python file; there is no {path}.')
+  get_config = runpy.run_path(path).get('get_config')
+  if get_config is None:
+    raise ValueError(f'{path} must define get_config().')
+  config = get_config(argument) if argument else get_config()
+  for override in overrides:
+    _check_field(config, override)
   values = flags.FlagValues()
-  argv = ['random-pruning', f'--config={file}', *rest]
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  argv = ['random-pruning', *overrides]
+  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
   try:
     values(argv)
-    return values.config
-  except (AttributeError, KeyError, flags.Error, TypeError, IndexError) as error:
-    raise ValueError(_unknown_field(file, rest, error)) from error
+  except (flags.Error, TypeError, ValueError) as error:
+    raise ValueError(' '.join(str(error).split())) from error
+  return values.config
 
 
-def _unknown_field(file: str, rest: Sequence[str], error: Exception) -> str:
-  """Names the first override that the config has no field for, and the fields it could be."""
-  from ml_collections import ConfigDict, config_flags
-
-  values = __import__('absl.flags', fromlist=['flags']).FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['', f'--config={file}'])
-  values(['', f'--config={file}'])
-  for argument in rest:
-    node, path = values.config, re.split(r'[=\s]', argument)[0].split('.')[1:]
-    for depth, name in enumerate(path):
-      if not isinstance(node, ConfigDict) or name not in node:
-        known = ', '.join(sorted(node)) if isinstance(node, ConfigDict) else 'none'
-        where = '.'.join(['config', *path[:depth]])
-        return f'unknown field {".".join(["config", *path])}; {where} has: {known}.'
-      node = node[name]
-  return ' '.join(str(error).split())
+def _check_field(config: ConfigDict, override: str) -> None:
+  """Raises ValueError for an override of a field that is not there, with those that are."""
+  name, equals, _ = override.partition('=')
+  if not name.startswith('--config.') or not equals:
+    raise ValueError(f'unknown argument {override}; overrides look like --config.seed=1.')
+  node, where = config, 'config'
+  for part in name.removeprefix('--config.').split('.'):
+    if not isinstance(node, ConfigDict) or part not in node:
+      known = ', '.join(sorted(node)) if isinstance(node, ConfigDict) else 'no fields'
+      raise ValueError(f'unknown field {name.removeprefix("--")}; {where} has: {known}.')
+    node, where = node[part], f'{where}.{part}'
 
 
 def default_workdir(file: str) -> str:

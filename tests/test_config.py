@@ -1,0 +1,100 @@
+"""Configs say what they mean, and what is wrong with them in one line."""
+
+import pathlib
+
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import config as config_lib
+from random_pruning_jax.commands import arguments
+from random_pruning_jax.experiment import experiment
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
+
+
+def load(*overrides, file='configs/digits.py'):
+  root = pathlib.Path(__file__).parents[1]
+  return arguments.load_config(str(root / file), overrides)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_config_has_the_fields_of_the_default_and_no_other(path):
+  config = config_lib.flat(load(file=f'configs/{path.name}'))
+  assert config.keys() == config_lib.flat(config_lib.default()).keys()
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_config_names_its_command(path):
+  assert f'--config=configs/{path.name}' in path.read_text()
+
+
+def test_a_config_file_takes_an_argument_and_overrides():
+  config = load('--config.pruning.density=0.2', '--config.seed=3', file='configs/cifar.py')
+  assert (config.pruning.density, config.seed, config.model.name) == (0.2, 3, 'resnet20')
+  config = load(file='configs/cifar.py:resnet32,uniform,0.5,cifar100')
+  assert (config.model.name, config.pruning.ratio, config.dataset) == (
+    'resnet32',
+    'uniform',
+    'cifar100',
+  )
+
+
+def test_recipes_are_resolved_to_what_they_stand_for():
+  clean = config_lib.resolve(config_lib.default())
+  assert (clean.pruning.sampling, clean.optimizer.decay) == ('exact', 'kernels')
+  assert (clean.augment.mode, clean.augment.pad, clean.augment.flip) == ('reflect', 4, 'yes')
+  config = config_lib.default()
+  config.recipe = 'authors'
+  config.pruning.ratio = 'uniform_plus'
+  authors = config_lib.resolve(config)
+  assert (authors.pruning.sampling, authors.optimizer.decay) == ('bernoulli', 'all')
+  assert authors.pruning.ratio == 'uniform_plus_authors'
+  assert config_lib.resolve(authors) == authors
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'pruning__density': 1.5}, r'pruning.density must lie in \(0, 1\], got 1.5'),
+    ({'pruning__density': 0.0}, r'pruning.density must lie in \(0, 1\], got 0.0'),
+    ({'pruning__ratio': 'erkk'}, r"ratio must be one of .*'erk'.* got 'erkk'"),
+    ({'pruning__select': 'chance'}, r"select must be one of .*'random'.* got 'chance'"),
+    ({'pruning__sampling': 'some'}, r"sampling must be one of .*'exact'.* got 'some'"),
+    ({'model__name': 'resnet21'}, r"'resnet21'; known are .*resnet20"),
+    ({'dataset': 'cifar11'}, r'cifar11'),
+    ({'recipe': 'messy'}, r"recipe must be one of authors, clean; got 'messy'"),
+    ({'batch_size': 122}, r'multiple of the number of devices, 4; got 122'),
+    ({'schedule__name': 'steps'}, r'schedule.name must be one of'),
+    ({'optimizer__momentum': 1.0}, r'optimizer.momentum must lie in \[0, 1\), got 1.0'),
+    ({'epochs': 0}, r'epochs must be at least 1, got 0'),
+    ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
+    ({'evaluation__epsilons': (2.0,)}, r'evaluation.epsilons must lie in \[0, 1\]'),
+  ],
+)
+def test_a_wrong_value_is_refused_with_what_was_wanted_and_got(changes, message):
+  with pytest.raises(ValueError, match=message):
+    experiment(tiny_config(**changes))
+
+
+@pytest.mark.parametrize(
+  ('override', 'message'),
+  [
+    ('--config.prunning.density=0.1', r'unknown field config.prunning.density; config has: .*pru'),
+    ('--config.pruning.densty=0.1', r'unknown field .*; config.pruning has: .*density'),
+    ('--config.seed=many', r'seed.*many'),
+    ('--density=0.1', r'unknown argument --density=0.1; overrides look like'),
+  ],
+)
+def test_a_wrong_override_is_refused_with_the_fields_there_are(override, message):
+  with pytest.raises(ValueError, match=message):
+    load(override)
+
+
+def test_a_config_file_that_is_not_there_is_named():
+  with pytest.raises(ValueError, match=r'no configs/none.py'):
+    arguments.load_config('configs/none.py', [])
+
+
+def test_differences_name_the_fields_that_results_depend_on():
+  one, other = config_lib.flat(tiny_config()), config_lib.flat(tiny_config(seed=1, data_dir='x'))
+  assert config_lib.differences(one, other) == {'seed': (0, 1)}

@@ -1,0 +1,131 @@
+"""The command line as a person meets it, each command in a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from random_pruning_jax import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = [
+  '--config=configs/digits.py',
+  '--config.model.name=cifar_resnet8',
+  '--config.model.width=2',
+  '--config.epochs=2',
+  '--config.schedule.warmup_epochs=0.0',
+  '--config.pruning.density=0.5',
+]
+
+
+def random_pruning(*arguments, script='-m random_pruning_jax'):
+  return subprocess.run(
+    [sys.executable, *script.split(' ', 1), *arguments],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+  )
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run of the digits config with its dense twin, and what it printed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'digits'
+  script = (
+    '-c import sys; from random_pruning_jax.main import main; status = main(sys.argv[1:]); '
+    'print("tensorflow imported:", "tensorflow" in sys.modules); sys.exit(status)'
+  )
+  done = random_pruning('train', *SMALL, f'--workdir={workdir}', script=script)
+  assert done.returncode == 0, done.stderr
+  return workdir, done
+
+
+def test_train_prints_dense_and_sparse_side_by_side(trained):
+  _, done = trained
+  lines = done.stdout.splitlines()
+  assert 'erk/random' in lines[0] and 'dense' in lines[0]
+  for name in ('sparsity', 'weights kept', 'test accuracy', 'NLL', 'ECE', 'AUROC', '8/255'):
+    assert any(name in line for line in lines), name
+
+
+def test_train_says_plain_lines_where_there_is_no_terminal(trained):
+  _, done = trained
+  assert 'epoch   2/2  step 38' in done.stderr
+  assert '\r' not in done.stderr
+
+
+def test_training_needs_no_tensorflow(trained):
+  assert 'tensorflow imported: False' in trained[1].stdout
+
+
+def test_the_rows_hold_every_number_and_the_whole_config(trained):
+  workdir, _ = trained
+  sparse = json.loads((workdir / 'results.jsonl').read_text())
+  dense = json.loads((workdir / 'dense_twin' / 'results.jsonl').read_text())
+  assert dense['density'] == 1 and sparse['density'] == pytest.approx(0.5, abs=0.01)
+  assert sparse['kept'] == sum(layer['kept'] for layer in sparse['layers'].values())
+  assert sparse['config']['pruning.ratio'] == 'erk'
+  assert sparse['config']['pruning.sampling'] == 'exact'
+  assert {'accuracy', 'nll', 'brier', 'ece', 'adversarial/fgsm/8/255'} <= sparse['metrics'].keys()
+  assert 'ood/natural_patches/msp/auroc' in sparse['metrics']
+  assert sparse['versions']['jax'] and sparse['step'] and sparse['masks'] != dense['masks']
+
+
+def test_the_same_command_again_trains_nothing_and_prints_the_same_table(trained):
+  workdir, done = trained
+  log = (workdir / 'train.jsonl').read_bytes()
+  again = random_pruning('train', *SMALL, f'--workdir={workdir}')
+  assert again.stdout == done.stdout.replace('tensorflow imported: False\n', '')
+  assert (workdir / 'train.jsonl').read_bytes() == log
+
+
+def test_evaluate_gives_the_same_numbers_with_another_batch_and_device(trained):
+  workdir, _ = trained
+  again = random_pruning('evaluate', f'--workdir={workdir}', '--cpu_devices=1')
+  assert again.returncode == 0, again.stderr
+  lines = (workdir / 'results.jsonl').read_text().splitlines()
+  before, after = json.loads(lines[0])['metrics'], json.loads(lines[-1])['metrics']
+  assert len(lines) == 2
+  for name, value in before.items():
+    assert after[name] == pytest.approx(value, abs=2e-3), name
+
+
+def test_a_workdir_of_another_config_is_refused_in_one_line(trained):
+  done = random_pruning('train', *SMALL, '--config.seed=9', f'--workdir={trained[0]}')
+  assert done.returncode == 2
+  assert done.stderr.count('\n') == 1
+  assert 'holds another config: seed is 0, got 9' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['train', '--config=configs/none.py'], 'there is no configs/none.py'),
+    (['train', '--config=configs/digits.py', '--config.sed=1'], 'unknown field config.sed'),
+    (['train', '--config=configs/digits.py', '--seed=1'], 'unknown argument --seed=1'),
+    (['train', '--config=configs/cifar.py:resnet20'], 'takes MODEL,RATIO,DENSITY'),
+    (['train', '--config=configs/digits.py', '--config.pruning.density=2.0'], '(0, 1], got 2.0'),
+    (['evaluate', '--workdir=nowhere'], 'nowhere'),
+  ],
+)
+def test_what_is_wrong_is_one_line_and_status_two(arguments, message, capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  assert main.main(arguments) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert error.count('\n') == 1
+
+
+def test_help_lists_the_commands_and_imports_no_jax():
+  script = (
+    '-c import sys\nfrom random_pruning_jax.main import main\n'
+    'try: main(["--help"])\n'
+    'finally: print("imported:", {"jax", "flax", "tensorflow_datasets"} & set(sys.modules))'
+  )
+  done = random_pruning(script=script)
+  assert all(command in done.stdout for command in main.COMMANDS)
+  assert 'imported: set()' in done.stdout

@@ -1,0 +1,50 @@
+"""Every row goes through exactly once, whatever the batch size and the number of devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from random_pruning_jax import parallel
+
+
+@pytest.mark.parametrize('devices', [1, 3, 4])
+@pytest.mark.parametrize('batch_size', [1, 4, 7, 50])
+def test_every_row_is_computed_once_and_in_order(devices, batch_size):
+  rows = np.arange(11, dtype=np.float32)
+  parts = parallel.map_batches(
+    lambda factor, x, y: {'out': factor * x + y},
+    (np.float32(2),),
+    (rows, rows),
+    batch_size=batch_size,
+    on=parallel.devices(devices),
+  )
+  counts, outputs = zip(*parts, strict=True)
+  np.testing.assert_array_equal(np.concatenate([out['out'] for out in outputs]), 3 * rows)
+  assert sum(counts) == 11
+
+
+def test_means_and_totals_are_over_all_devices():
+  on = parallel.devices(4)
+  fn = parallel.parallel(lambda x: (parallel.mean(x), parallel.total(x)), on, (0,), (None, None))
+  mean, total = fn(np.arange(8.0).reshape(4, 2))
+  assert mean.tolist() == [3.0, 4.0]
+  assert total.tolist() == [12.0, 16.0]
+
+
+def test_replicated_arrays_are_whole_on_each_device():
+  on = parallel.devices(3)
+  array = parallel.replicate(np.arange(5), on)
+  assert len(array.addressable_shards) == 3
+  assert all(shard.data.shape == (5,) for shard in array.addressable_shards)
+
+
+def test_too_many_devices_and_odd_batches_are_refused():
+  with pytest.raises(ValueError, match=r'devices must lie in \[0, 4\] on this machine, got 9'):
+    parallel.devices(9)
+  with pytest.raises(ValueError, match='multiple of the number of devices, 4; got 6'):
+    parallel.check_batch(6, jax.devices())
+  with pytest.raises(ValueError, match='batch_size must be at least 1'):
+    list(parallel.map_batches(abs, (), (np.ones(3),), batch_size=0, on=parallel.devices(1)))
+  with pytest.raises(ValueError, match='one length'):
+    arrays = (np.ones(3), np.ones(4))
+    list(parallel.map_batches(max, (), arrays, batch_size=2, on=parallel.devices(1)))

@@ -1,0 +1,66 @@
+"""Rows are read as they were written, and a crash costs no other row."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from random_pruning_jax import results, runlog
+
+
+def test_a_row_comes_back_and_the_last_one_of_a_run_counts(tmp_path):
+  run = tmp_path / 'a' / 'run'
+  run.mkdir(parents=True)
+  results.append(run, {'format': 1, 'metrics': {'accuracy': 0.5}})
+  results.append(run, {'format': 1, 'metrics': {'accuracy': 0.75, 'nll': float('nan')}})
+  (row,) = results.read([tmp_path])
+  assert row == {'format': 1, 'metrics': {'accuracy': 0.75, 'nll': None}, 'run': str(run)}
+
+
+def test_a_line_cut_short_is_passed_over(tmp_path):
+  results.append(tmp_path, {'format': 1, 'seed': 3})
+  with (tmp_path / results.FILE).open('a') as file:
+    file.write('{"format": 1, "se')
+  assert results.read([tmp_path])[0]['seed'] == 3
+
+
+def test_rows_of_a_later_format_and_paths_that_are_not_there_are_refused(tmp_path):
+  (tmp_path / results.FILE).write_text(json.dumps({'format': 99}) + '\n')
+  with pytest.raises(ValueError, match='format 99; known: up to 1'):
+    results.read([tmp_path])
+  with pytest.raises(ValueError, match='does not exist'):
+    results.read([tmp_path / 'none'])
+
+
+def test_reading_rows_needs_no_jax():
+  script = 'import sys; from random_pruning_jax import results; print("jax" in sys.modules)'
+  done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+  assert done.stdout == 'False\n'
+
+
+def test_the_origin_names_versions_and_device():
+  origin = results.origin()
+  assert origin['versions']['jax'] and origin['device'] and origin['devices'] == 4
+
+
+def test_the_log_drops_lines_of_a_lost_attempt_and_one_cut_short(tmp_path):
+  with runlog.RunLog(tmp_path, 0) as log:
+    for step in (10, 20, 30):
+      log.write('train', step, {'loss': 1.0 / step})
+  with (tmp_path / runlog.LOG_FILE).open('a') as file:
+    file.write('{"kind": "tr')
+  with runlog.RunLog(tmp_path, 20) as log:
+    log.write('train', 30, {'loss': 0.5})
+  assert [line['step'] for line in runlog.read_log(tmp_path)] == [10, 20, 30]
+  assert runlog.read_log(tmp_path)[-1]['loss'] == 0.5
+  assert list((tmp_path / 'tensorboard').iterdir())
+
+
+def test_the_meter_names_the_first_step_that_is_no_number():
+  meter = runlog.Meter(10, [[1.0, 0.5]])
+  meter.add({'loss': 0.5, 'accuracy': 0.5})
+  meter.add({'loss': float('inf'), 'accuracy': 0.5})
+  meter.add({'loss': float('nan'), 'accuracy': 0.5})
+  with pytest.raises(runlog.NotFiniteError, match='the loss is inf at step 12'):
+    meter.pending()

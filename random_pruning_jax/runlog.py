@@ -1,6 +1,7 @@
 """What a run writes while it trains: its config, `train.jsonl`, and TensorBoard event files."""
 
 import json
+import math
 import os
 import pathlib
 import time
@@ -20,34 +21,48 @@ class NotFiniteError(ArithmeticError):
 
 
 def claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
-  """Writes the config into a new workdir, or checks that the workdir holds this very config."""
+  """Writes the config into a new workdir, or checks that the workdir's run was trained with it.
+
+  How a run is evaluated may change later, and is then written anew. Raises ValueError with the
+  fields that differ in anything else.
+  """
   path = pathlib.Path(workdir) / CONFIG_FILE
-  wanted = config_lib.flat(config)
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_suffix(f'.{os.getpid()}.tmp')
-    whole.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n')
-    whole.replace(path)  # at once, so that a killed process leaves no half of it
-    return
-  changed = config_lib.differences(config_lib.flat(read_config(workdir)), wanted)
-  if changed:
-    fields = '; '.join(f'{name} is {old!r}, got {new!r}' for name, (old, new) in changed.items())
-    raise ValueError(f'{workdir} holds another config: {fields}. Choose another workdir.')
+  if path.exists():
+    changed = config_lib.differences(config_lib.flat(read_config(workdir)), config_lib.flat(config))
+    if changed:
+      fields = '; '.join(f'{name} is {old!r}, got {new!r}' for name, (old, new) in changed.items())
+      raise ValueError(f'{workdir} holds another config: {fields}. Choose another workdir.')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  whole = path.with_suffix(f'.{os.getpid()}.tmp')
+  whole.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n')
+  whole.replace(path)  # at once, so that a killed process leaves no half of it
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-  """The resolved config of a run. Raises ValueError where there is none."""
+  """The resolved config of a run; a field that is newer than the run has its default.
+
+  Raises ValueError where there is no config.
+  """
   path = pathlib.Path(workdir) / CONFIG_FILE
   if not path.exists():
     raise ValueError(f'{workdir} must be the workdir of a run; it has no {CONFIG_FILE}.')
-  fields = json.loads(path.read_text())
 
   def tuples(value: Any) -> Any:
     if isinstance(value, dict):
       return {name: tuples(item) for name, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-  return ConfigDict(tuples(fields))
+  def update(config: ConfigDict, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+      if isinstance(value, dict) and name in config:
+        update(config[name], value)
+      else:
+        with config.unlocked(), config.ignore_type():
+          config[name] = ConfigDict(value) if isinstance(value, dict) else value
+
+  config = config_lib.default()
+  update(config, tuples(json.loads(path.read_text())))
+  return config
 
 
 class RunLog:
@@ -76,7 +91,7 @@ class RunLog:
       self._events.close()
 
   def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
-    """One line; `kind` is 'train' or 'validation'."""
+    """One line; `kind` is 'train', 'epoch' or 'validation'."""
     if self._lines:
       self._lines.write(json.dumps({'kind': kind, 'step': step} | figures) + '\n')
       self._lines.flush()
@@ -98,45 +113,64 @@ def read_log(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class Meter:
-  """Training figures of the steps since the last line of the log.
+  """Training figures of the steps since the last line of the log, and of the epoch so far.
 
   Figures stay on the device until they are asked for, so that the loop does not wait for each step.
+  `record()` is all that a checkpoint needs for a resumed run to write the same lines.
   """
 
-  def __init__(self, step: int, pending: list[list[float]]):
+  def __init__(self, step: int, record: dict[str, Any] | None = None):
+    record = record or {'pending': [], 'epoch': [0.0, 0.0, 0]}
     self._step = step  # of the newest figures
-    self._figures: list[Any] = list(pending)  # [loss, accuracy], or still arrays on the device
-    self._since = time.perf_counter()
-    self._new = 0
+    self._figures: list[Any] = list(record['pending'])  # [loss, accuracy], or still on the device
+    self._fetched = len(self._figures)
+    self._epoch = list(record['epoch'])  # sums of loss and accuracy, and steps
+    self._restart_clock()
 
   def add(self, figures: dict[str, Any]) -> None:
     self._step += 1
     self._new += 1
     self._figures.append(figures)
 
-  def pending(self) -> list[list[float]]:
-    """[loss, accuracy] of each step, fetched. Raises NotFiniteError naming the first bad step."""
-    self._figures = [
-      figures if isinstance(figures, list) else [float(figures['loss']), float(figures['accuracy'])]
-      for figures in self._figures
-    ]
-    for back, (loss, _) in zip(range(len(self._figures) - 1, -1, -1), self._figures, strict=True):
-      if not np.isfinite(loss):
-        raise NotFiniteError(
-          f'the loss is {loss} at step {self._step - back}; the last checkpoint is intact. Try a '
-          'lower optimizer.lr, or schedule.warmup_epochs of 5.'
-        )
-    return self._figures
+  def record(self) -> dict[str, Any]:
+    """Raises NotFiniteError naming the first step whose loss is not a number."""
+    self._fetch()
+    return {'pending': list(self._figures), 'epoch': list(self._epoch)}
 
   def mean(self) -> dict[str, float]:
-    """Mean loss and accuracy, and steps per second; begins anew."""
-    loss, accuracy = np.mean(np.array(self.pending(), np.float64), axis=0).tolist()
-    now = time.perf_counter()
-    steps_per_second = self._new / (now - self._since)
-    self._figures, self._since, self._new = [], now, 0
-    return {'loss': loss, 'accuracy': accuracy, 'steps_per_second': steps_per_second}
+    """Mean loss and accuracy since the last call, and steps per second; begins anew."""
+    self._fetch()
+    loss, accuracy = np.mean(self._figures, axis=0).tolist()
+    speed = self._new / (time.perf_counter() - self._since)
+    self._figures, self._fetched = [], 0
+    self._restart_clock()
+    return {'loss': loss, 'accuracy': accuracy, 'steps_per_second': speed}
+
+  def epoch_mean(self) -> dict[str, float]:
+    """Mean loss and accuracy of the epoch; begins a new one."""
+    self._fetch()
+    loss, accuracy, steps = self._epoch
+    self._epoch = [0.0, 0.0, 0]
+    return {'loss': loss / steps, 'accuracy': accuracy / steps}
 
   def pause(self) -> None:
-    """Call after validating and saving: that time is no time of training steps."""
-    if not self._new:
-      self._since = time.perf_counter()
+    """Leaves the time since the last step, of validating and saving, out of the speed."""
+    self._since += time.perf_counter() - self._last
+
+  def _fetch(self) -> None:
+    first = self._step - len(self._figures) + 1
+    for i in range(self._fetched, len(self._figures)):
+      loss, accuracy = float(self._figures[i]['loss']), float(self._figures[i]['accuracy'])
+      if not math.isfinite(loss):
+        raise NotFiniteError(
+          f'the loss is {loss} at step {first + i}; the last checkpoint is intact. Try a lower '
+          'optimizer.lr, or schedule.warmup_epochs of 5.'
+        )
+      self._figures[i] = [loss, accuracy]
+      self._epoch = [self._epoch[0] + loss, self._epoch[1] + accuracy, self._epoch[2] + 1]
+    self._fetched = len(self._figures)
+    self._last = time.perf_counter()
+
+  def _restart_clock(self) -> None:
+    self._since = self._last = time.perf_counter()
+    self._new = 0

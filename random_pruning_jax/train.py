@@ -187,7 +187,7 @@ def _begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   variables = initial_variables(parts.model, keys(parts.config.seed).init, parts.spec.shape)
   kept = initial_masks(parts, variables, first_batch(parts, run.images))
   state = parallel.replicate(create_state(variables, kept, run.tx), parts.on)
-  return state, {'pending': [], 'seconds': 0.0}
+  return state, {'meter': None, 'seconds': 0.0}
 
 
 def blank_state(parts: Experiment, tx: optax.GradientTransformation) -> TrainState:
@@ -205,27 +205,29 @@ def _loop(
   config, done = run.parts.config, int(state.step)
   images = parallel.replicate(tuple(run.images), run.parts.on)
   lr = optimizers.schedule(config, run.per_epoch)
-  meter = runlog.Meter(done, record['pending'])
+  meter = runlog.Meter(done, record['meter'])
   started = time.perf_counter() - record['seconds']
   for step in range(done + 1, run.last_step + 1):
     state, figures = run.step_fn(state, *images, *_inputs(run, step - 1))
     meter.add(figures)
     progress.advance()
-    end_of_epoch = step % run.per_epoch == 0
-    if step % config.log_every == 0 or end_of_epoch:
+    if step % config.log_every == 0:
       mean = meter.mean()
       speed = mean.pop('steps_per_second') * config.batch_size
       log.write('train', step, mean | {'lr': float(lr(step - 1)), 'images_per_second': speed})
       progress.figures(
         f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, {speed:,.0f} images/s'
       )
+    if step % run.per_epoch == 0:
+      epoch = meter.epoch_mean()
+      log.write('epoch', step, epoch)
     validate, save = _due(config, step, run)
     if save:
-      pending = meter.pending()  # first, because it refuses a loss that is no number
-      validation = _validate(run, state, step, mean, log, progress) if validate else None
+      kept = meter.record()  # first, because it refuses a loss that is no number
+      validation = _validate(run, state, step, epoch, log, progress) if validate else None
       seconds = time.perf_counter() - started
       checkpoints.save(
-        run.saved, state, {'pending': pending, 'seconds': seconds, 'validation': validation}
+        run.saved, state, {'meter': kept, 'seconds': seconds, 'validation': validation}
       )
       meter.pause()
   return state

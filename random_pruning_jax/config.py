@@ -36,8 +36,10 @@ RECIPES = {
   'authors': Recipe('all', 'bernoulli', 'uniform_plus_authors', 'authors'),
 }
 
-# Where a run may differ from the one that its workdir holds: these change no number.
-NOT_COMPARED = ('data_dir',)
+CURVE = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # epsilons of attacks
+
+# Where a run may differ from the one that its workdir holds: these change nothing that is trained.
+NOT_COMPARED = ('data_dir', 'evaluation.')
 
 
 def default() -> ConfigDict:
@@ -65,7 +67,9 @@ def default() -> ConfigDict:
   config.pruning.ratio = 'erk'  # how many: a ratio, or the name of a score
   config.pruning.select = 'random'  # which: the name of a score
   config.pruning.density = 0.1  # fraction of the kernels' weights kept, in (0, 1]
-  config.pruning.sampling = 'recipe'  # 'exact' or 'bernoulli'
+  config.pruning.sampling = 'recipe'  # 'exact', 'bernoulli', 'n_m' or 'fan_in'
+  config.pruning.dense = ()  # layers held dense by name, as ('stem',): density is of the others
+  config.pruning.block = 4  # M of sampling 'n_m', which keeps N of M, and so density N / M
 
   config.epochs = 160
   config.batch_size = 128  # of all devices together
@@ -83,6 +87,7 @@ def default() -> ConfigDict:
   config.schedule.warmup_epochs = 0.0
 
   config.log_every = 50  # steps between lines of train.jsonl
+  config.gradient_flow_every = 0  # steps between measurements of gradient flow; 0 is never
   config.checkpoint = ConfigDict()
   config.checkpoint.every_epochs = 1  # validation too
   config.checkpoint.every_steps = 0  # besides; 0 is never
@@ -91,9 +96,33 @@ def default() -> ConfigDict:
   config.evaluation = ConfigDict()
   config.evaluation.checkpoint = 'best'  # on validation accuracy, or 'latest'
   config.evaluation.batch_size = 500
+  config.evaluation.suites = ('quick',)  # after training; more on request: `evaluate --suite=`
   config.evaluation.foreign = ('svhn_cropped', 'cifar100')  # out-of-distribution sets
-  config.evaluation.epsilons = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # of FGSM, in pixels
+  config.evaluation.near = ('cifar10', 'cifar100')  # which of them are near, the others being far
+  config.evaluation.validation_foreign = ''  # chooses scores' settings; '' leaves their defaults
+  config.evaluation.epsilons = CURVE  # of FGSM, in pixels
+  config.evaluation.attacked_images = 1000  # of the attacks below; 0 is the whole test set
+  config.evaluation.attacks = _attacks()
+  config.evaluation.corruptions = ()  # by name; () is the fifteen of the benchmark
+  config.evaluation.severities = (1, 2, 3, 4, 5)
+  config.evaluation.corrupted_images = 1000  # where they must be made here; 0 is the whole test set
+  config.evaluation.shifts = ()  # shifted sets; () is those that are known of the data set
+  config.evaluation.hessian_steps = 30  # of power iteration
   return config
+
+
+def _attacks() -> ConfigDict:
+  """What the suite `adversarial` runs beside FGSM: each attack's epsilons and own settings.
+
+  Strong attacks are set to an epsilon at which networks without defence still differ.
+  """
+  attacks = ConfigDict()
+  attacks.pgd = ConfigDict({'epsilons': CURVE, 'steps': 20, 'step_size': 0.25, 'restarts': 1})
+  attacks.pgd_l2 = ConfigDict({'epsilons': (0.25, 0.5), 'steps': 50, 'restarts': 1})
+  attacks.apgd_ce = ConfigDict({'epsilons': (1 / 255,), 'steps': 100, 'restarts': 1})
+  attacks.apgd_targeted = ConfigDict({'epsilons': (1 / 255,), 'steps': 100, 'targets': 9})
+  attacks.square = ConfigDict({'epsilons': (1 / 255,), 'queries': 1000})
+  return attacks
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -106,6 +135,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config.optimizer.decay = recipe.decay
   if config.pruning.ratio == 'uniform_plus':
     config.pruning.ratio = recipe.uniform_plus
+  for field in ('ratio', 'select'):
+    if recipe.scores == 'authors' and config.pruning[field] in ('snip', 'grasp'):
+      config.pruning[field] += '_authors'
   spec = SPECS.get(config.dataset)
   if config.augment.mode == 'dataset':
     config.augment.mode = spec.mode if spec else 'none'
@@ -133,10 +165,13 @@ def flat(config: ConfigDict) -> dict[str, Any]:
 
 
 def differences(wanted: dict[str, Any], got: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-  """Fields of two flat configs that differ and that results depend on, with both values."""
-  names = sorted((wanted.keys() | got.keys()) - set(NOT_COMPARED))
+  """Fields of two flat configs that differ and that training depends on, with both values."""
   missing = '(absent)'
-  pairs = {name: (wanted.get(name, missing), got.get(name, missing)) for name in names}
+  pairs = {
+    name: (wanted.get(name, missing), got.get(name, missing))
+    for name in sorted(wanted.keys() | got.keys())
+    if not name.startswith(NOT_COMPARED)
+  }
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -165,10 +200,15 @@ def _check(config: ConfigDict) -> None:
     ('optimizer.weight_decay', 0),
     ('schedule.warmup_epochs', 0),
     ('log_every', 1),
+    ('gradient_flow_every', 0),
     ('checkpoint.every_epochs', 1),
     ('checkpoint.every_steps', 0),
     ('checkpoint.keep', 1),
     ('evaluation.batch_size', 1),
+    ('evaluation.attacked_images', 0),
+    ('evaluation.corrupted_images', 0),
+    ('evaluation.hessian_steps', 1),
+    ('pruning.block', 1),
   ):
     value = flat(config)[field]
     if value < low:
@@ -179,6 +219,25 @@ def _check(config: ConfigDict) -> None:
   ):
     if not 0 <= value < 1:
       raise ValueError(f'{field} must lie in [0, 1), got {value}.')
-  for epsilon in config.evaluation.epsilons:
-    if not 0 <= epsilon <= 1:
-      raise ValueError(f'evaluation.epsilons must lie in [0, 1] (pixels), got {epsilon}.')
+  _check_evaluation(config.evaluation)
+
+
+def _check_evaluation(evaluation: ConfigDict) -> None:
+  epsilons = {'evaluation.epsilons': evaluation.epsilons}
+  for name, settings in evaluation.attacks.items():
+    if 'epsilons' not in settings:
+      raise ValueError(f'evaluation.attacks.{name} must hold epsilons, got {list(settings)}.')
+    norm = settings.norm if 'norm' in settings else name[-2:]
+    if norm != 'l2':  # where epsilon is the length of all pixels' changes together
+      epsilons[f'evaluation.attacks.{name}.epsilons'] = settings.epsilons
+  for field, values in epsilons.items():
+    for epsilon in values:
+      if not 0 <= epsilon <= 1:
+        raise ValueError(f'{field} must lie in [0, 1] (pixels), got {epsilon}.')
+  for severity in evaluation.severities:
+    choice('evaluation.severities', severity, (1, 2, 3, 4, 5))
+  if evaluation.validation_foreign and evaluation.validation_foreign in evaluation.foreign:
+    raise ValueError(
+      'evaluation.validation_foreign must be no test set, that is none of evaluation.foreign; '
+      f'got {evaluation.validation_foreign!r}.'
+    )

@@ -1,19 +1,54 @@
-"""Predictions become every number: predict once, measure many.
+"""A trained network's outputs over whole sets of images: predict once, measure many.
 
-All functions take pixels as uint8 [N, H, W, C] in the host's memory and score each image exactly
-once, for any batch size and any number of devices.
+Each image is seen exactly once, for any batch size and any number of devices; only a batch of
+pixels is held at a time. What the outputs say is computed in `suites`.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import attacks, metrics, ood, parallel
+from random_pruning_jax import attacks, norms, ood, parallel
 
-PLAIN = ('accuracy', 'nll', 'brier', 'ece')
+
+class Network(NamedTuple):
+  """A trained network and how it is run."""
+
+  model: Any  # models.Network
+  variables: dict
+  batch_size: int
+  on: tuple[jax.Device, ...]
+
+
+class Source(NamedTuple):
+  """Images in the making: rows of `arrays` [N, ...] in, pixels float32 [B, H, W, C] out."""
+
+  arrays: tuple[Any, ...]
+  make: Callable[..., jax.Array]
+
+
+class Outputs(NamedTuple):
+  """What a network says of N images; `features` is None where they were not asked for."""
+
+  logits: np.ndarray  # float32 [N, K]
+  features: np.ndarray | None  # float32 [N, F], the input of the last layer
+
+
+class Rows:
+  """Some rows of an array, in some order, read as they are sliced."""
+
+  def __init__(self, array: np.ndarray, rows: np.ndarray):
+    self._array, self._rows = array, rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, where: slice) -> np.ndarray:
+    return self._array[self._rows[where]]
 
 
 def pixels(images: jax.Array) -> jax.Array:
@@ -21,53 +56,90 @@ def pixels(images: jax.Array) -> jax.Array:
   return images.astype(jnp.float32) / 255
 
 
+def stored(images: np.ndarray) -> Source:
+  """Images uint8 [N, H, W, C] in the host's memory or on its disk."""
+  return Source((images,), pixels)
+
+
+def gaussian_noise(count: int, shape: tuple[int, int, int]) -> Source:
+  """`ood.gaussian_noise`, made on the devices; the same images for every network."""
+  return Source((np.arange(count, dtype=np.int32),), _noise_of(tuple(shape)))
+
+
+def pixel_shuffled(images: np.ndarray) -> Source:
+  """`ood.pixel_shuffled` of images uint8 [N, H, W, C], each shuffled in the same way always."""
+  return Source((np.arange(len(images), dtype=np.int32), images), _shuffled)
+
+
 def predict(
-  model, variables: dict, images: np.ndarray, *, batch_size: int, on: tuple[jax.Device, ...]
-) -> np.ndarray:
-  """Logits float32 [N, K], with BatchNorm's running statistics."""
-  return _run(_forward(model), (variables,), (images,), batch_size, on)
-
-
-def fgsm_logits(
   model,
   variables: dict,
+  images: np.ndarray,
+  *,
+  batch_size: int,
+  on: tuple[jax.Device, ...],
+) -> np.ndarray:
+  """Logits float32 [N, K] of images uint8 [N, H, W, C], with BatchNorm's running statistics."""
+  return outputs(Network(model, variables, batch_size, on), stored(images)).logits
+
+
+def outputs(
+  network: Network,
+  source: Source,
+  *,
+  features: bool = False,
+  advance: Callable[[int], None] | None = None,
+) -> Outputs:
+  """Logits, and features if asked for, of every image; `advance(images)` is told of each batch."""
+  return _joined(stream(network, source, features=features), advance)
+
+
+def stream(network: Network, source: Source, *, features: bool = False) -> Iterator[Outputs]:
+  """The same batch by batch, for what need not be kept."""
+  run = _forward(network.model, source.make, features)
+  for _, batch in _map(network, run, (network.variables,), source.arrays):
+    yield Outputs(*batch)
+
+
+def odin(
+  network: Network,
+  source: Source,
+  *,
+  temperature: float = 1000.0,
+  epsilon: float = 0.0014,
+  advance: Callable[[int], None] | None = None,
+) -> np.ndarray:
+  """`ood.odin` of every image, [N]: gradient, step and second look in one call a batch."""
+  run = _odin(network.model, source.make)
+  arguments = (network.variables, np.float32(temperature), np.float32(epsilon))
+  return _joined((out for _, out in _map(network, run, arguments, source.arrays)), advance)
+
+
+def survives(
+  network: Network,
+  attack: str,
   images: np.ndarray,
   labels: np.ndarray,
   epsilon: float,
   *,
-  batch_size: int,
-  on: tuple[jax.Device, ...],
+  settings: tuple[tuple[str, Any], ...] = (),
+  rows: np.ndarray | None = None,
+  advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-  """Logits [N, K] of the images after FGSM with `epsilon` in pixels, attack and forward in one."""
-  return _run(_attacked(model), (variables, np.float32(epsilon)), (images, labels), batch_size, on)
+  """Whether the network is right after the attack, bool [N]; the whole attack is one call a batch.
 
-
-def evaluate(
-  model,
-  variables: dict,
-  images: np.ndarray,
-  labels: np.ndarray,
-  *,
-  foreign: Mapping[str, np.ndarray],
-  epsilons: tuple[float, ...],
-  batch_size: int,
-  on: tuple[jax.Device, ...],
-) -> dict[str, float]:
-  """Every number of a network by name: 'nll', 'ood/svhn_cropped/msp/auroc', 'adversarial/fgsm/8/255'.
-
-  `foreign` holds images uint8 [M, H, W, C] of other data sets by their name.
+  `attack` is a name of `attacks.ATTACKS` and `settings` its own. Of images uint8 [N, H, W, C] only
+  `rows` are attacked (default: all), and the others count as wrong. An image's chance is a function
+  of its index: rows, batches, devices and networks do not change it.
   """
-  options = {'batch_size': batch_size, 'on': on}
-  logits = predict(model, variables, images, **options)
-  numbers = {name: float(metrics.METRICS[name](logits, labels)) for name in PLAIN}
-  own = np.asarray(ood.msp(logits))
-  for name, others in foreign.items():
-    theirs = np.asarray(ood.msp(predict(model, variables, others, **options)))
-    numbers |= {f'ood/{name}/msp/{k}': v for k, v in ood.separation(own, theirs).items()}
-  for epsilon in epsilons:
-    attacked = fgsm_logits(model, variables, images, labels, epsilon, **options)
-    numbers[f'adversarial/fgsm/{epsilon_name(epsilon)}'] = float(metrics.accuracy(attacked, labels))
-  return numbers
+  rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
+  right = np.zeros(len(labels), bool)
+  if len(rows):
+    run = _attacked(network.model, attack, settings)
+    arrays = (Rows(images, rows), labels[rows], rows.astype(np.int32))
+    arguments = (network.variables, np.float32(epsilon))
+    right[rows] = _joined((out for _, out in _map(network, run, arguments, arrays)), advance)
+  return right
 
 
 def epsilon_name(epsilon: float) -> str:
@@ -78,21 +150,58 @@ def epsilon_name(epsilon: float) -> str:
 
 # Remembered, so that one network evaluated many times (validation) is compiled once.
 @functools.lru_cache(maxsize=64)
-def _forward(model):
-  return lambda variables, images: model.apply(variables, pixels(images))
-
-
-@functools.lru_cache(maxsize=64)
-def _attacked(model):
-  def run(variables, epsilon, images, labels):
-    def loss(x):
-      return attacks.cross_entropy(model.apply(variables, x), labels)
-
-    return model.apply(variables, attacks.fgsm(loss, pixels(images), epsilon))
+def _forward(model, make, features: bool):
+  def run(variables, *arrays):
+    out = model.apply(variables, make(*arrays), features=features)
+    return out if features else (out, None)
 
   return run
 
 
-def _run(fn, arguments, arrays, batch_size, on) -> np.ndarray:
-  parts = parallel.map_batches(fn, arguments, arrays, batch_size=batch_size, on=on)
-  return np.concatenate([outputs for _, outputs in parts])
+@functools.lru_cache(maxsize=64)
+def _odin(model, make):
+  def run(variables, temperature, epsilon, *arrays):
+    def logits_fn(images):
+      return model.apply(variables, images)
+
+    return ood.odin(logits_fn, make(*arrays), temperature, epsilon)
+
+  return run
+
+
+@functools.lru_cache(maxsize=64)
+def _attacked(model, attack: str, settings: tuple[tuple[str, Any], ...]):
+  def run(variables, epsilon, images, labels, indices):
+    def logits_fn(images):
+      return model.apply(variables, images)
+
+    keys = norms.image_keys(jax.random.key(0), indices)
+    moved = attacks.ATTACKS[attack](
+      logits_fn, pixels(images), labels, epsilon, keys, **dict(settings)
+    )
+    return jnp.argmax(logits_fn(moved), axis=-1) == labels
+
+  return run
+
+
+@functools.lru_cache(maxsize=64)
+def _noise_of(shape: tuple[int, int, int]):
+  # Rows of a device are consecutive, and what fills up the last batch is dropped.
+  return lambda indices: ood.gaussian_noise(jax.random.key(0), (len(indices), *shape), indices[0])
+
+
+def _shuffled(indices: jax.Array, images: jax.Array) -> jax.Array:
+  return ood.pixel_shuffled(jax.random.key(1), pixels(images), indices[0])
+
+
+def _map(network: Network, run: Callable, arguments: tuple, arrays: tuple) -> Iterator[tuple]:
+  return parallel.map_batches(run, arguments, arrays, batch_size=network.batch_size, on=network.on)
+
+
+def _joined(parts: Iterator[Any], advance: Callable[[int], None] | None) -> Any:
+  kept = []
+  for part in parts:
+    kept.append(part)
+    if advance:
+      advance(len(jax.tree.leaves(part)[0]))
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays), *kept)

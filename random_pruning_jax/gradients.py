@@ -44,7 +44,11 @@ def effective_gradient_flow(gradients: Tree, masks: Tree, p: int = 2) -> jax.Arr
 
 def gradient_flow(loss_fn: LossFn, params: Tree, masks: Tree) -> dict[str, jax.Array]:
   """The numbers of gradient flow by name, of the loss's gradient at `params`."""
-  gradients = jax.grad(loss_fn)(params)
+  return of_gradients(jax.grad(loss_fn)(params), masks)
+
+
+def of_gradients(gradients: Tree, masks: Tree) -> dict[str, jax.Array]:
+  """The same of gradients that are there already."""
   return {
     'gradient_norm': gradient_norm(gradients, masks),
     'egf_1': effective_gradient_flow(gradients, masks, p=1),

@@ -1,6 +1,7 @@
 """Numbers as tables that a person likes to read."""
 
-from collections.abc import Sequence
+import fractions
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -17,6 +18,13 @@ SHOWN = {
   'nll': Column('NLL', 'lower', '{:.4f}'),
   'brier': Column('Brier', 'lower', '{:.4f}'),
   'ece': Column('ECE, 15 bins', 'lower', '{:.4f}'),
+  'ece_equal_mass': Column('ECE, bins of equal mass', 'lower', '{:.4f}'),
+  'classwise_ece': Column('ECE by class', 'lower', '{:.4f}'),
+  'mce': Column('largest calibration error', 'lower', '{:.4f}'),
+  'aurc': Column('area under risk-coverage', 'lower', '{:.4f}'),
+  'temperature': Column('temperature', '', '{:.3f}'),
+  'nll_scaled': Column('NLL at that temperature', 'lower', '{:.4f}'),
+  'ece_scaled': Column('ECE at that temperature', 'lower', '{:.4f}'),
 }
 SHOWN_LAST_PART = {
   'auroc': Column('AUROC', 'higher', '{:.4f}'),
@@ -24,44 +32,98 @@ SHOWN_LAST_PART = {
   'aupr_out': Column('AUPR-out', 'higher', '{:.4f}'),
   'fpr95_ood_positive': Column('FPR95, OoD positive', 'lower', '{:.4f}'),
   'fpr95_id_positive': Column('FPR95, ID positive', 'lower', '{:.4f}'),
+  'accuracy': Column('accuracy', 'higher', '{:.2%}'),
+  'nll': Column('NLL', 'lower', '{:.4f}'),
+  'ece': Column('ECE', 'lower', '{:.4f}'),
+  'ce': Column('CE', 'lower', '{:.1%}'),
+  'mce': Column('mCE', 'lower', '{:.1%}'),
+  'relative_mce': Column('relative mCE', 'lower', '{:.1%}'),
+  'top_eigenvalue': Column('Hessian top eigenvalue', '', '{:.4g}'),
 }
+# Paragraphs of a whole table, in this order; what comes before the slash in a number's name.
+FAMILIES = (
+  'ood',
+  'adversarial',
+  'corruptions',
+  'corruptions_regenerated',
+  'shifts',
+  'gradients',
+)
+# Families whose labels begin with a word for them; others are told by the name of their set.
+WORDS = {'corruptions': 'corrupted', 'corruptions_regenerated': 'corrupted (regenerated)'}
 
 
 def column(name: str) -> Column:
-  """How the number called `name` ('nll', 'ood/mnist/msp/auroc', 'adversarial/fgsm/8/255') is shown."""
+  """How a number is shown, by its name: 'nll', 'ood/mnist/msp/auroc', 'adversarial/fgsm/8/255'."""
   if name in SHOWN:
     return SHOWN[name]
   if name.startswith('adversarial/'):
     attack, epsilon = name.split('/', 2)[1:]
     return Column(f'accuracy under {attack} {epsilon}', 'higher', '{:.2%}')
-  *path, last = name.split('/')
+  family, *path, last = name.split('/')
   known = SHOWN_LAST_PART.get(last, Column(last, '', '{:.4g}'))
-  return known._replace(label=' '.join([*path[1:], known.label]))
+  words = [WORDS[family]] if family in WORDS else []
+  return known._replace(label=' '.join([*words, *path, known.label]))
 
 
-def side_by_side(rows: Sequence[dict[str, Any]]) -> str:
-  """Result rows as columns, the better number of each line marked with *."""
-  head = ['', *map(_title, rows)]
+def brief(name: str) -> bool:
+  """Whether a number is one of the few that a person wants to see first."""
+  family, *path = name.split('/')
+  if not path:
+    return name in ('accuracy', 'nll', 'brier', 'ece')
+  return (family == 'ood' and path[-2] == 'msp') or path[0] == 'fgsm'
+
+
+def side_by_side(rows: Sequence[dict[str, Any]], *, whole: bool = False) -> str:
+  """Result rows as columns, the better number of each line marked with *.
+
+  Only the `brief` numbers, or the `whole`, a paragraph a family.
+  """
+  head = ['', *_titles(rows)]
   lines = [
-    ['sparsity', *(f'{1 - row["density"]:.1%}' for row in rows)],
-    ['density', *(f'{row["density"]:.4f}' for row in rows)],
-    ['weights kept', *(f'{row["kept"]:,}' for row in rows)],
-    ['multiply-adds an image', *(_count(row['macs']) for row in rows)],
-    ['training time', *(f'{row["train_seconds"]:,.0f} s' for row in rows)],
-    [],
+    ['sparsity', *(f'{1 - row["density"]:.1%} ' for row in rows)],
+    ['density', *(f'{row["density"]:.4f} ' for row in rows)],
+    ['weights kept', *(f'{row["kept"]:,} ' for row in rows)],
+    ['multiply-adds an image', *(_count(row['macs']) + ' ' for row in rows)],
+    ['training time', *(f'{row["train_seconds"]:,.0f} s ' for row in rows)],
   ]
-  names = list(dict.fromkeys(name for row in rows for name in row['metrics']))
-  for name in names:
-    values = [row['metrics'].get(name) for row in rows]
-    shown = column(name)
-    marks = _marks(values, shown.better) if len(rows) > 1 else [' '] * len(rows)
-    cells = [
-      (shown.show.format(value) if value is not None else '-') + mark
-      for value, mark in zip(values, marks, strict=True)
-    ]
-    lines.append([shown.label, *cells])
-  legend = '\n* the better of the two' if len(rows) > 1 else ''
-  return text([head, *lines]) + legend
+  paragraph = None
+  for name in _ordered(name for row in rows for name in row['metrics'] if whole or brief(name)):
+    family = name.split('/')[0] if whole and '/' in name else ''
+    if family != paragraph:
+      lines.append([])
+      paragraph = family
+    lines.append(_line(column(name), [row['metrics'].get(name) for row in rows]))
+  legend = '\n* the better of the two' if len(rows) == 2 else '\n* the best'
+  return text([head, *lines]) + (legend if len(rows) > 1 else '')
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+  """Each name once: as SHOWN has them, then family by family, whatever order a row is read in."""
+  return sorted(set(names), key=_place)
+
+
+def _place(name: str) -> tuple:
+  if '/' not in name:
+    return (0, list(SHOWN).index(name) if name in SHOWN else len(SHOWN), name)
+  family, *path, last = name.split('/')
+  place = FAMILIES.index(family) + 1 if family in FAMILIES else len(FAMILIES) + 1
+  if family == 'adversarial':
+    attack, epsilon = name.split('/', 2)[1:]
+    return (place, attack.startswith('worst_case'), attack, float(fractions.Fraction(epsilon)))
+  metrics = list(SHOWN_LAST_PART)
+  # Means over sets, whose path is shorter, come last.
+  return (place, not path, *path, metrics.index(last) if last in metrics else len(metrics), last)
+
+
+def _line(shown: Column, values: Sequence[float | None]) -> list[str]:
+  cells = [shown.show.format(value) if value is not None else '-' for value in values]
+  known = [value for value in values if value is not None]
+  marks = [' '] * len(cells)
+  if shown.better and len(set(cells) - {'-'}) > 1:
+    best = shown.show.format(max(known) if shown.better == 'higher' else min(known))
+    marks = ['*' if cell == best else ' ' for cell in cells]
+  return [shown.label, *(cell + mark for cell, mark in zip(cells, marks, strict=True))]
 
 
 def text(lines: Sequence[Sequence[str]]) -> str:
@@ -82,19 +144,17 @@ def text(lines: Sequence[Sequence[str]]) -> str:
   return '\n'.join(out)
 
 
-def _title(row: dict[str, Any]) -> str:
-  config = row['config']
-  if row['density'] == 1:
-    return 'dense '
-  return f'{config["pruning.ratio"]}/{config["pruning.select"]} '
-
-
-def _marks(values: Sequence[float | None], better: str) -> list[str]:
-  known = [value for value in values if value is not None]
-  if not better or len(set(known)) < 2:
-    return [' '] * len(values)
-  best = max(known) if better == 'higher' else min(known)
-  return ['*' if value == best else ' ' for value in values]
+def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
+  """What each run is; where several are the same, with its directory."""
+  names = [
+    'dense'
+    if row['density'] == 1
+    else f'{row["config"]["pruning.ratio"]}/{row["config"]["pruning.select"]}'
+    for row in rows
+  ]
+  if len(set(names)) < len(names):
+    names = [f'{name} ({row["run"]})' for name, row in zip(names, rows, strict=True)]
+  return [f'{name} ' for name in names]
 
 
 def _count(value: float) -> str:

@@ -15,6 +15,7 @@ FLOORS = {
   'train': 2,
   'checkpoints': 2,
   'run': 2,
+  'measure': 2,
   'sweep': 2,
   'report': 2,
   'compare': 2,
@@ -23,6 +24,7 @@ FLOORS = {
   'experiment': 1,
   'pruning': 1,
   'evaluate': 1,
+  'flow': 1,
   'suites': 1,
 }
 FILES = sorted(PACKAGE.rglob('*.py'))

@@ -1,36 +1,96 @@
-"""`random-pruning evaluate --workdir=DIR`: measures a checkpoint and prints every number."""
+"""`random-pruning evaluate --workdir=DIR [--suite=ood,adversarial]`: measures checkpoints.
+
+Each run's dense twin is measured too, and one table shows every number of all of them.
+"""
 
 import argparse
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from random_pruning_jax.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('--workdir', required=True, help='of a run; its dense twin is measured too')
+  parser.add_argument('runs', nargs='*', metavar='WORKDIR', help='of a run')
+  parser.add_argument(
+    '--workdir',
+    action='append',
+    default=[],
+    help='of a run, or several with commas; may be given again',
+  )
+  parser.add_argument(
+    '--suite',
+    action='append',
+    default=[],
+    help='quick, calibration, ood, adversarial, corruptions, shifts, gradients, or several with '
+    'commas (default: evaluation.suites of the config)',
+  )
   parser.add_argument(
     '--checkpoint', default='', help="'best', 'latest' or a step (default: as the config says)"
   )
   parser.add_argument('--data_dir', default='', help='where the data lies, if it has moved')
+  parser.add_argument_group(
+    'overrides', '--config.evaluation.FIELD=VALUE changes how it is measured'
+  )
+  parser.set_defaults(takes_config=True)
   arguments.add_runtime(parser)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-  del rest
+  named = [place for text in [*args.runs, *args.workdir] for place in text.split(',') if place]
+  if not named:
+    raise ValueError('evaluate must be given the workdir of a run, as --workdir=runs/digits.')
+  suite = tuple(name for text in args.suite for name in text.split(',') if name)
   arguments.start_jax(args)
-  import pathlib
-
   import jax
 
+  from random_pruning_jax import measure, tables
   from random_pruning_jax import run as run_lib
-  from random_pruning_jax import tables
 
-  twin = pathlib.Path(args.workdir) / run_lib.TWIN
-  places = [args.workdir, *([twin] if twin.exists() else [])]
+  places = [place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN)]
+  changes = [_changes(measure.read_config(place), rest) for place in places]
   rows = [
-    run_lib.evaluate_run(place, checkpoint=args.checkpoint, data_dir=args.data_dir)
-    for place in places
+    measure.evaluate_run(
+      place, suite=suite, checkpoint=args.checkpoint, data_dir=args.data_dir, changes=change
+    )
+    for place, change in zip(places, changes, strict=True)
   ]
   if jax.process_index() == 0:
-    print(tables.side_by_side(rows))
+    print(tables.side_by_side(rows, whole=True))
   return 0
+
+
+def _with_twin(workdir: pathlib.Path, twin: str) -> list[pathlib.Path]:
+  return [workdir, *([workdir / twin] if (workdir / twin).exists() else [])]
+
+
+def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:
+  """('evaluation.FIELD', value) of each override; ValueError in one line for what is wrong."""
+  from absl import flags
+  from ml_collections import config_flags
+
+  names = []
+  for argument in rest:
+    if not argument.startswith('--config.evaluation.') or '=' not in argument:
+      raise ValueError(
+        f'unknown argument {argument}; a checkpoint takes --config.evaluation.FIELD=VALUE.'
+      )
+    names.append(argument.partition('=')[0].removeprefix('--config.'))
+  values = flags.FlagValues()
+  argv = ['random-pruning', *rest]
+  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+  try:
+    values(argv)
+  except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
+    raise ValueError(' '.join(str(error).split())) from error
+  flat = dict(_flatten(values.config))
+  return [(name, flat[name]) for name in names]
+
+
+def _flatten(config, prefix: str = ''):
+  for name, value in config.items():
+    if hasattr(value, 'items'):
+      yield from _flatten(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value

@@ -1,0 +1,62 @@
+"""Gradient flow while a network trains: measured beside the step, which neither waits nor changes."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from random_pruning_jax import attacks, data, gradients, parallel
+from random_pruning_jax.data import resident
+from random_pruning_jax.experiment import Experiment
+
+
+class FlowLog:
+  """Numbers of `gradients.gradient_flow` every so many steps, for `train.jsonl`.
+
+  Always of the first training batch, not augmented, with the batch's own BatchNorm statistics.
+  They stay on the devices until `take`, so that the loop does not wait for them.
+  """
+
+  def __init__(self, parts: Experiment, images: data.Images):
+    self._parts, self._every = parts, parts.config.gradient_flow_every
+    self._found: list[tuple[int, Any]] = []
+    if self._every:
+      batch = first_batch(parts, images)
+      self._batch = [parallel.split(batch[name], parts.on) for name in ('image', 'label')]
+
+  def measure(self, step: int, state: Any) -> None:
+    """Measures where `step` is one of those asked for; `state` is that after it (TrainState)."""
+    if self._every and step % self._every == 0:
+      run = _compiled(self._parts.model, self._parts.on)
+      self._found.append((step, run(state.variables, state.masks, *self._batch)))
+
+  def take(self) -> list[tuple[int, dict[str, float]]]:
+    """(step, numbers) of all that was measured since the last time."""
+    found, self._found = self._found, []
+    return [
+      (step, {name: float(value) for name, value in numbers.items()}) for step, numbers in found
+    ]
+
+
+def first_batch(parts: Experiment, images: data.Images) -> dict[str, np.ndarray]:
+  """The images of the first training step, not augmented: {'image' in [0, 1], 'label'}."""
+  config = parts.config
+  indices = resident.batch_indices(config.seed, 0, len(images.labels), config.batch_size)
+  pixels = np.asarray(images.images[indices], np.float32) / 255
+  return {'image': pixels, 'label': images.labels[indices]}
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(model, on: tuple[jax.Device, ...]):
+  def run(variables, masks, images, labels):
+    def loss_fn(params):
+      logits, _ = model.apply(
+        variables | {'params': params}, images, train=True, mutable=['batch_stats']
+      )
+      return attacks.cross_entropy(logits, labels).mean()
+
+    grads = parallel.mean(jax.grad(loss_fn)(variables['params']))
+    return gradients.of_gradients(grads, masks)
+
+  return parallel.parallel(run, on, (None, None, 0, 0), None)

@@ -1,0 +1,146 @@
+"""A checkpoint becomes a result row: read it, run suites on it, and add what they find."""
+
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from random_pruning_jax import (
+  checkpoints,
+  cost,
+  masks,
+  optimizers,
+  pruning,
+  results,
+  runlog,
+  suites,
+)
+from random_pruning_jax import config as config_lib
+from random_pruning_jax.experiment import Experiment, experiment
+from random_pruning_jax.progress import say
+from random_pruning_jax.train import TrainState, blank_state
+
+# Parts of a row that a later evaluation of the same checkpoint adds to and does not replace.
+GATHERED = ('metrics', 'notes', 'skipped')
+
+
+def evaluate_run(
+  workdir: str | os.PathLike,
+  *,
+  suite: Sequence[str] = (),
+  checkpoint: str = '',
+  data_dir: str = '',
+  changes: Sequence[tuple[str, Any]] = (),
+  on: tuple[jax.Device, ...] | None = None,
+  show: bool = True,
+) -> dict[str, Any]:
+  """Runs suites on a checkpoint of a run and appends the row to its results.
+
+  Numbers that earlier evaluations of that checkpoint found stay in the row. `suite` names keys of
+  `suites.SUITES` (default: as the config says); `checkpoint` is 'best', 'latest' or a step, '' as
+  the config says; `data_dir` replaces the config's, and `changes` some of its fields
+  ('evaluation.attacked_images', 100). Raises ValueError where there is no such checkpoint.
+  """
+  config = read_config(workdir)
+  config.data_dir = data_dir or config.data_dir
+  config.update_from_flattened_dict(dict(changes))
+  parts = experiment(config, on)
+  names = tuple(suite) or config.evaluation.suites
+  suites.check(parts.config.evaluation, names)
+  started = time.perf_counter()
+  state, record = load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
+  bench = suites.Bench(
+    parts,
+    state.variables,
+    state.masks,
+    features=suites.needs_features(names),
+    show=show and jax.process_index() == 0,
+  )
+  found = suites.measure(bench, names)
+  if show and jax.process_index() == 0:
+    for name, why in found.skipped.items():
+      say(f'skipped: {name}: {why}')
+  row = _row(parts, state, record) | found.extras
+  row |= {'metrics': found.numbers, 'notes': found.notes, 'skipped': found.skipped}
+  row |= {'images': len(bench.labels()), 'evaluation_seconds': time.perf_counter() - started}
+  gradient = _gradient_flow(workdir)
+  if gradient:
+    row['gradient'] = gradient
+  row = _gathered(workdir, row)
+  if jax.process_index() == 0:
+    results.append(workdir, row)
+  return row | {'run': str(workdir)}
+
+
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
+  """A run's config, with today's defaults for fields that were unknown when it was made."""
+  config = config_lib.default()
+  config.update(runlog.read_config(workdir).to_dict())
+  return config
+
+
+def load_state(
+  parts: Experiment, workdir: str | os.PathLike, checkpoint: str
+) -> tuple[TrainState, dict[str, Any]]:
+  """A checkpoint of a run: 'best' on validation, 'latest', or a step."""
+  tx = optimizers.make(parts.config, 1)  # its state has one shape, however long an epoch is
+  with checkpoints.manager(workdir, parts.config.checkpoint.keep) as saved:
+    step = checkpoints.find(saved, checkpoint)
+    return checkpoints.restore(saved, blank_state(parts, tx), parts.on, step)
+
+
+def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]:
+  """The row with what was found of the same checkpoint before; what is new replaces what is old."""
+  path = pathlib.Path(workdir) / results.FILE
+  rows = results.read([path]) if path.exists() else []
+  if not rows or any(rows[0].get(name) != row[name] for name in ('step', 'masks')):
+    return row
+  before = {name: value for name, value in rows[0].items() if name != 'run'}
+  joined = before | row | {part: before.get(part, {}) | row[part] for part in GATHERED}
+  for name in joined['skipped'].keys() - row['skipped'].keys():
+    if any(number == name or number.startswith(f'{name}/') for number in row['metrics']):
+      del joined['skipped'][name]  # its data are there now
+  return joined
+
+
+def _gradient_flow(workdir: str | os.PathLike) -> dict[str, list[float]]:
+  """Gradient flow over training by name, a number for each 'step' of the log; {} without any."""
+  lines = [line for line in runlog.read_log(workdir) if line['kind'] == 'gradient']
+  names = [name for name in lines[0] if name != 'kind'] if lines else []
+  return {name: [line[name] for line in lines] for name in names}
+
+
+def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
+  kept = jax.device_get(state.masks)
+  counts = masks.count(kept)
+  densities = pruning.layer_densities(kept)
+  layers = parts.structure.layers
+  prunable = sum(layer.size for layer in layers)
+  remaining = sum(counts[layer.name] for layer in layers)
+  return {
+    **results.origin(),
+    'config': config_lib.flat(parts.config),
+    'seed': parts.config.seed,
+    'step': record['step'],
+    'train_seconds': record['seconds'],
+    'validation': record['validation'],
+    'density': remaining / prunable,
+    'kept': remaining,
+    'prunable': prunable,
+    'parameters': parts.structure.parameters,
+    'macs': cost.macs(layers, densities),
+    'dense_macs': cost.macs(layers),
+    'layers': {
+      layer.name: {
+        'shape': layer.shape,
+        'density': densities[layer.name],
+        'kept': counts[layer.name],
+      }
+      for layer in layers
+    },
+    'masks': record['masks'],
+  }

@@ -1,0 +1,71 @@
+"""Suites of measurements: each a function of a bench, and a name in `SUITES`.
+
+`quick` is what `train` measures at its end: calibration, scores of foreign images that need logits
+alone, and FGSM. The others are the whole of their family, on request.
+"""
+
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from random_pruning_jax.attacks import ATTACKS
+from random_pruning_jax.config import choice
+from random_pruning_jax.suites import (
+  adversarial,
+  calibration,
+  corruptions,
+  gradients,
+  ood,
+  shifts,
+)
+from random_pruning_jax.suites.bench import Bench, Findings
+
+__all__ = ['SUITES', 'Bench', 'Findings', 'check', 'measure', 'needs_features']
+
+Suite = Callable[[Bench], Findings]
+
+
+def quick(bench: Bench) -> Findings:
+  found = Findings()
+  for suite in (calibration.full, ood.quick, adversarial.quick):
+    found.add(suite(bench))
+  return found
+
+
+SUITES: dict[str, Suite] = {
+  'quick': quick,
+  'calibration': calibration.full,
+  'ood': ood.full,
+  'adversarial': adversarial.full,
+  'corruptions': corruptions.full,
+  'shifts': shifts.full,
+  'gradients': gradients.full,
+}
+
+
+def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
+  """Raises ValueError for names that no table has: suites, attacks, corruptions.
+
+  `settings` is a config's `evaluation`, and `names` the suites asked for (default: its own).
+  """
+  for name in tuple(names) or settings.suites:
+    choice('suite', name, SUITES)
+  for name in settings.attacks:
+    choice('evaluation.attacks', name, ATTACKS)
+  for name in settings.corruptions:
+    choice('evaluation.corruptions', name, corruptions.NAMES)
+
+
+def needs_features(names: Sequence[str]) -> bool:
+  """Whether the suites look at features, so that these must come with the first logits."""
+  return 'ood' in names
+
+
+def measure(bench: Bench, names: Sequence[str]) -> Findings:
+  """What the named suites find, in their order."""
+  found = Findings()
+  for name in names:
+    found.add(SUITES[name](bench))
+  bench.stages.close()
+  found.notes = bench.notes | found.notes
+  return found

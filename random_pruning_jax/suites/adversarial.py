@@ -1,0 +1,105 @@
+"""Attacks: the share of test images that the network still gets right."""
+
+import itertools
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from random_pruning_jax import attacks, evaluate
+from random_pruning_jax.suites.bench import Bench, Findings
+
+
+def quick(bench: Bench) -> Findings:
+  """FGSM on every test image at each of `evaluation.epsilons`: 'adversarial/fgsm/8/255'."""
+  return Findings({name: float(np.mean(right)) for name, right in _fgsm(bench).items()})
+
+
+def full(bench: Bench) -> Findings:
+  """FGSM, the attacks of `evaluation.attacks`, and the worst case over all of them.
+
+  Strong attacks see the first `evaluation.attacked_images` test images only. An image counts as
+  right under the worst case at epsilon where no attack of its norm at epsilon or less succeeds.
+  """
+  fgsm, found = _fgsm(bench), Findings()
+  found.numbers = {name: float(np.mean(right)) for name, right in fgsm.items()}
+  count = min(bench.config.attacked_images or len(bench.labels()), len(bench.labels()))
+  tried = {
+    ('linf', 'fgsm', epsilon): fgsm[_name('fgsm', epsilon)][:count]
+    for epsilon in bench.config.epsilons
+  }
+  for attack, settings in bench.config.attacks.items():
+    norm = norm_of(attack, settings)
+    for epsilon in settings.epsilons:
+      right = _survivors(bench, attack, settings, epsilon, count)
+      tried[norm, attack, epsilon] = right
+      found.numbers[_name(attack, epsilon)] = float(np.mean(right))
+      if count < len(bench.labels()):
+        found.notes[_name(attack, epsilon)] = f'the first {count:,} test images'
+  found.add(_worst_case(tried, count))
+  return found
+
+
+def norm_of(attack: str, settings: ConfigDict) -> str:
+  """'linf' or 'l2', whichever the attack's epsilon is measured in."""
+  if 'norm' in settings:
+    return settings.norm
+  return 'l2' if attack.endswith('_l2') else 'linf'
+
+
+def _fgsm(bench: Bench) -> dict[str, np.ndarray]:
+  images, labels = bench.images()
+  clean = _clean(bench)
+  return {
+    _name('fgsm', epsilon): clean
+    & evaluate.survives(
+      bench.network,
+      'fgsm',
+      images,
+      labels,
+      epsilon,
+      advance=bench.stages.begin(f'fgsm {evaluate.epsilon_name(epsilon)}', len(labels)),
+    )
+    for epsilon in bench.config.epsilons
+  }
+
+
+def _clean(bench: Bench) -> np.ndarray:
+  return bench.outputs().logits.argmax(axis=-1) == bench.labels()
+
+
+def _survivors(
+  bench: Bench, attack: str, settings: ConfigDict, epsilon: float, count: int
+) -> np.ndarray:
+  """Which of the first `count` images stay right; those that are wrong anyway are not attacked."""
+  images, labels = bench.images()
+  rows = np.flatnonzero(_clean(bench)[:count])
+  own = {name: value for name, value in settings.items() if name != 'epsilons'}
+  return evaluate.survives(
+    bench.network,
+    attack,
+    images,
+    labels[:count],
+    epsilon,
+    settings=tuple(sorted(own.items())),
+    rows=rows,
+    advance=bench.stages.begin(f'{attack} {evaluate.epsilon_name(epsilon)}', len(rows)),
+  )
+
+
+def _worst_case(tried: dict[tuple[str, str, float], np.ndarray], count: int) -> Findings:
+  """'adversarial/worst_case/8/255' of L-infinity, 'adversarial/worst_case_l2/0.5' of L2."""
+  found = Findings()
+  for norm, group in itertools.groupby(sorted(tried, key=lambda key: key[0]), lambda key: key[0]):
+    names = list(group)
+    label = 'worst_case' if norm == 'linf' else f'worst_case_{norm}'
+    for epsilon in sorted({epsilon for _, _, epsilon in names}):
+      inside = [name for name in names if name[2] <= epsilon]
+      right = attacks.robust_accuracy(*(tried[name] for name in inside))
+      found.numbers[_name(label, epsilon)] = float(right)
+      words = ', '.join(f'{attack} {evaluate.epsilon_name(e)}' for _, attack, e in inside)
+      found.notes[_name(label, epsilon)] = f'of {words}; {count:,} test images'
+  return found
+
+
+def _name(attack: str, epsilon: float) -> str:
+  return f'adversarial/{attack}/{evaluate.epsilon_name(epsilon)}'

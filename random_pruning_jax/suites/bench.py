@@ -1,0 +1,100 @@
+"""The bench that suites work on: one network, the sets it meets, and what it says of them, once."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from random_pruning_jax import data, evaluate
+from random_pruning_jax.experiment import Experiment
+from random_pruning_jax.progress import Stages
+
+OWN = ''  # the name under which a bench knows the network's own data set
+NOISE, SHUFFLED = 'gaussian_noise', 'pixel_shuffled'
+ALWAYS = (NOISE, SHUFFLED)  # foreign sets that need no data
+
+
+@dataclasses.dataclass
+class Findings:
+  """What a suite found: numbers by name, remarks on them, why some are missing, and other data."""
+
+  numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+  notes: dict[str, str] = dataclasses.field(default_factory=dict)
+  skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+  extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def add(self, other: 'Findings') -> None:
+    for field in dataclasses.fields(self):
+      getattr(self, field.name).update(getattr(other, field.name))
+
+
+class Bench:
+  """A network under test. Outputs of a set are computed when first asked for, and remembered."""
+
+  def __init__(
+    self,
+    parts: Experiment,
+    variables: dict,
+    masks: Any,
+    *,
+    features: bool = False,
+    show: bool = False,
+  ):
+    self.parts = parts
+    self.network = evaluate.Network(
+      parts.model, variables, parts.config.evaluation.batch_size, parts.on
+    )
+    self.masks = masks
+    self.features = features  # whether outputs hold features: they come with the logits or never
+    self.stages = Stages(show)
+    self.notes: dict[str, str] = {}  # how a set's images were adapted to the network
+    self._images: dict[tuple[str, str], data.Images] = {}
+    self._outputs: dict[tuple[str, str], evaluate.Outputs] = {}
+
+  @property
+  def config(self) -> ConfigDict:
+    return self.parts.config.evaluation
+
+  def images(self, name: str = OWN, split: str = 'test') -> data.Images:
+    """A split in the network's shape. Raises data.DataError where it is missing."""
+    if (name, split) not in self._images:
+      dataset = name or self.parts.config.dataset
+      found, note = data.load_adapted(
+        dataset, split, self.parts.spec.shape, self.parts.config.data_dir
+      )
+      self._images[name, split] = found
+      if note:
+        self.notes[dataset] = note
+    return self._images[name, split]
+
+  def source(self, name: str = OWN, split: str = 'test') -> evaluate.Source:
+    """The images of a set, or of `ALWAYS`: as many as one's own of that split."""
+    if name == NOISE:
+      return evaluate.gaussian_noise(len(self.labels(OWN, split)), self.parts.spec.shape)
+    if name == SHUFFLED:
+      return evaluate.pixel_shuffled(self.images(OWN, split).images)
+    return evaluate.stored(self.images(name, split).images)
+
+  def labels(self, name: str = OWN, split: str = 'test') -> np.ndarray:
+    return self.images(name, split).labels
+
+  def outputs(self, name: str = OWN, split: str = 'test') -> evaluate.Outputs:
+    if (name, split) not in self._outputs:
+      source = self.source(name, split)
+      self._outputs[name, split] = evaluate.outputs(
+        self.network,
+        source,
+        features=self.features,
+        advance=self.stages.begin(
+          f'{name or self.parts.config.dataset} {split}', len(source.arrays[0])
+        ),
+      )
+    return self._outputs[name, split]
+
+  def predict(self, images: np.ndarray, what: str) -> np.ndarray:
+    """Logits of images that need not be remembered."""
+    source = evaluate.stored(images)
+    return evaluate.outputs(
+      self.network, source, advance=self.stages.begin(what, len(images))
+    ).logits

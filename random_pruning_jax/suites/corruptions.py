@@ -1,0 +1,144 @@
+"""Common corruptions: CIFAR-10-C, ImageNet-C, or the same made from the clean test images."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from random_pruning_jax import data
+from random_pruning_jax.data import corrupted, places
+from random_pruning_jax.suites.bench import Bench, Findings
+from random_pruning_jax.suites.calibration import measure
+
+# Error of AlexNet on ImageNet-C, mean over the five severities, and on clean images (Hendrycks and
+# Dietterich, 2019). The names are those of the fifteen corruptions of the benchmark.
+ALEXNET = {
+  'gaussian_noise': 0.886,
+  'shot_noise': 0.894,
+  'impulse_noise': 0.923,
+  'defocus_blur': 0.820,
+  'glass_blur': 0.826,
+  'motion_blur': 0.786,
+  'zoom_blur': 0.798,
+  'snow': 0.867,
+  'frost': 0.827,
+  'fog': 0.819,
+  'brightness': 0.565,
+  'contrast': 0.853,
+  'elastic_transform': 0.646,
+  'pixelate': 0.718,
+  'jpeg_compression': 0.607,
+}
+ALEXNET_CLEAN = 0.4348
+EXTRA = ('gaussian_blur', 'saturate', 'spatter', 'speckle_noise')
+NAMES = (*ALEXNET, *EXTRA)
+MEASURED = ('accuracy', 'nll', 'ece')
+
+
+class Family(NamedTuple):
+  """The corrupted versions of a data set in TFDS."""
+
+  dataset: str
+  renamed: dict[str, str]  # corruptions that TFDS calls otherwise
+  alexnet: bool = False  # whether errors are also given in parts of AlexNet's
+
+
+FAMILIES = {
+  'cifar10': Family(
+    'cifar10_corrupted', {'glass_blur': 'frosted_glass_blur', 'elastic_transform': 'elastic'}
+  ),
+  'imagenet2012': Family('imagenet2012_corrupted', {}, alexnet=True),
+}
+
+
+def full(bench: Bench) -> Findings:
+  """Accuracy, NLL and ECE under each corruption, mean over severities, and the mean of all.
+
+  'corruptions/fog/accuracy', 'corruptions/accuracy'; for ImageNet also 'corruptions/fog/ce' and
+  'corruptions/mce'. 'corruptions_regenerated/...' where the images were made here.
+  """
+  family = FAMILIES.get(bench.parts.config.dataset.partition(':')[0])
+  if family and any(_prepared(bench, family, name) for name in _names(bench)):
+    return _measure(bench, family, 'corruptions')
+  why = corrupted.available(bench.parts.spec.shape)
+  if why:
+    looked = f'{family.dataset} is not prepared, and ' if family else ''
+    return Findings(skipped={'corruptions': f'{looked}they cannot be regenerated: {why}'})
+  return _measure(bench, None, 'corruptions_regenerated')
+
+
+def _measure(bench: Bench, family: Family | None, prefix: str) -> Findings:
+  found, means = Findings(), {}
+  for name in _names(bench):
+    try:
+      each = [_one(bench, family, name, severity) for severity in bench.config.severities]
+    except data.DataError as error:
+      found.skipped[f'{prefix}/{name}'] = str(error).splitlines()[0]
+      continue
+    means[name] = {k: float(np.mean([numbers[k] for numbers in each])) for k in MEASURED}
+    found.numbers.update({f'{prefix}/{name}/{k}': value for k, value in means[name].items()})
+  every = tuple(bench.config.severities) == (1, 2, 3, 4, 5)
+  if all(name in means for name in ALEXNET) and every:
+    benchmark = [means[name] for name in ALEXNET]
+    found.numbers.update({f'{prefix}/{k}': _mean(benchmark, k) for k in MEASURED})
+    if family and family.alexnet:
+      clean = 1 - float(np.mean(bench.outputs().logits.argmax(-1) == bench.labels()))
+      errors = {name: 1 - means[name]['accuracy'] for name in ALEXNET}
+      found.numbers.update(
+        {f'{prefix}/{name}': value for name, value in against_alexnet(errors, clean).items()}
+      )
+  else:
+    found.notes[prefix] = 'no mean: it is over all fifteen corruptions and five severities'
+  if family is None:
+    found.notes[prefix] = f'the first {_count(bench):,} test images, corrupted here: ' + (
+      'harsher than the published set of small images, so compare with no table'
+    )
+  return found
+
+
+def against_alexnet(errors: dict[str, float], clean: float) -> dict[str, float]:
+  """'fog/ce' = E / E_AlexNet, their mean 'mce', and 'relative_mce' of what corruption adds.
+
+  errors: of each of the fifteen, mean over severities; clean: without corruption. In parts, not
+  per cent: AlexNet has 1.
+  """
+  ces = {f'{name}/ce': error / ALEXNET[name] for name, error in errors.items()}
+  added = [(e - clean) / (ALEXNET[name] - ALEXNET_CLEAN) for name, e in errors.items()]
+  mean = float(np.mean(list(ces.values())))
+  return ces | {'mce': mean, 'relative_mce': float(np.mean(added))}
+
+
+def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[str, float]:
+  what = f'{name} {severity}'
+  if family:
+    parts, shape = bench.parts, bench.parts.spec.shape
+    path = _tfds_name(family, name, severity)
+    images, _ = data.load_adapted(path, 'test', shape, parts.config.data_dir)
+  else:
+    clean, count = bench.images(), _count(bench)
+    some = data.Images(clean.images[:count], clean.labels[:count])
+    bench.stages.begin(f'making {what}', count)
+    images = corrupted.corrupted(some, name, severity, bench.parts.config.dataset)
+  return measure(bench.predict(images.images, what), images.labels, MEASURED)
+
+
+def _names(bench: Bench) -> tuple[str, ...]:
+  return bench.config.corruptions or tuple(ALEXNET)
+
+
+def _count(bench: Bench) -> int:
+  return min(bench.config.corrupted_images or len(bench.labels()), len(bench.labels()))
+
+
+def _prepared(bench: Bench, family: Family, name: str) -> bool:
+  root = places.data_root(bench.parts.config.data_dir)
+  return any(
+    places.locate(_tfds_name(family, name, severity), root) for severity in bench.config.severities
+  )
+
+
+def _tfds_name(family: Family, name: str, severity: int) -> str:
+  return f'{family.dataset}/{family.renamed.get(name, name)}_{severity}'
+
+
+def _mean(rows: list[dict[str, float]], name: str) -> float:
+  return float(np.mean([row[name] for row in rows]))

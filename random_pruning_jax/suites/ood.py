@@ -1,0 +1,190 @@
+"""Foreign images: every score against every foreign set, and what it had to learn first."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from random_pruning_jax import data, evaluate, ood, ood_features
+from random_pruning_jax.suites.bench import ALWAYS, OWN, Bench, Findings
+
+# Scores [N] of the images of (set, split), larger = more in-distribution.
+Scorer = Callable[[str, str], np.ndarray]
+Make = Callable[[ood.Setting], Scorer]
+
+
+def quick(bench: Bench) -> Findings:
+  """The scores that need logits alone, in their default settings."""
+  return _measure(bench, {name: make({}) for name, make in _logit_scores(bench).items()}, ())
+
+
+def full(bench: Bench) -> Findings:
+  """All scores, those of features too, also against noise and one's own shuffled images.
+
+  Where `evaluation.validation_foreign` names a set, each score takes the setting of largest AUROC
+  of one's own validation images against that set, which is never one that is reported.
+  """
+  makers = _logit_scores(bench) | {'odin': functools.partial(_odin, bench)}
+  scores, statistics = _feature_scores(bench)
+  makers |= scores
+  tried = ood.SETTINGS | ood_features.settings(*_sizes(statistics))
+  chosen, found = _choose(bench, makers, tried)
+  scorers = {name: make(chosen.get(name, {})) for name, make in makers.items()}
+  found.add(_measure(bench, scorers, ALWAYS))
+  return found
+
+
+def _measure(bench: Bench, scorers: Mapping[str, Scorer], besides: tuple[str, ...]) -> Findings:
+  """Every metric of every score: 'ood/SET/SCORE/METRIC', and means over near and far sets."""
+  found = Findings()
+  own = {name: scorer(OWN, 'test') for name, scorer in scorers.items()}
+  for foreign in _sets(bench, besides):
+    try:
+      bench.source(foreign)
+    except data.DataError as error:
+      found.skipped[f'ood/{foreign}'] = str(error).splitlines()[0]
+      continue
+    for name, scorer in scorers.items():
+      parts = ood.separation(own[name], scorer(foreign, 'test'))
+      found.numbers.update({f'ood/{foreign}/{name}/{k}': value for k, value in parts.items()})
+  found.add(_group_means(bench, found, scorers))
+  return found
+
+
+def _sets(bench: Bench, besides: tuple[str, ...]) -> list[str]:
+  """The foreign sets of the config, then those always at hand that did not choose a setting."""
+  hidden = bench.config.validation_foreign
+  names = [*bench.config.foreign, *(name for name in besides if name != hidden)]
+  return list(dict.fromkeys(names))
+
+
+def _group_means(bench: Bench, found: Findings, scorers: Mapping[str, Scorer]) -> Findings:
+  """Means over the near and the far sets of the config, where it has both and none is missing."""
+  near = [name for name in bench.config.foreign if name in bench.config.near]
+  far = [name for name in bench.config.foreign if name not in near]
+  means = Findings()
+  if not near or not far:
+    return means
+  for group, names in (('near', near), ('far', far)):
+    missing = [name for name in names if f'ood/{name}' in found.skipped]
+    if missing:
+      means.skipped[f'ood/{group}'] = f'no mean without {", ".join(missing)}'
+      continue
+    means.notes[f'ood/{group}'] = f'mean of {", ".join(names)}'
+    for score in scorers:
+      for metric in ood.METRICS:
+        values = [found.numbers[f'ood/{name}/{score}/{metric}'] for name in names]
+        means.numbers[f'ood/{group}/{score}/{metric}'] = float(np.mean(values))
+  return means
+
+
+def _choose(
+  bench: Bench, makers: Mapping[str, Make], tried: Mapping[str, tuple[ood.Setting, ...]]
+) -> tuple[dict[str, ood.Setting], Findings]:
+  """The setting of each score that has several, chosen on validation images alone."""
+  foreign, found, chosen = bench.config.validation_foreign, Findings(), {}
+  if not foreign:
+    return chosen, found
+  try:
+    bench.source(foreign, 'validation' if foreign in ALWAYS else 'test')
+  except data.DataError as error:
+    found.skipped['ood/validation_foreign'] = str(error).splitlines()[0]
+    return chosen, found
+  for name, settings in tried.items():
+
+    def score(setting, make=makers[name]):
+      scorer = make(setting)
+      split = 'validation' if foreign in ALWAYS else 'test'
+      return scorer(OWN, 'validation'), scorer(foreign, split)
+
+    chosen[name] = dict(ood.choose(settings, score))
+    words = ', '.join(f'{key}={value:g}' for key, value in chosen[name].items())
+    found.notes[f'ood/{name}'] = f'{words}, chosen on {foreign}'
+  return chosen, found
+
+
+def _logit_scores(bench: Bench) -> dict[str, Make]:
+  usual: dict[tuple[str, str], dict[str, np.ndarray]] = {}  # all scores of a set in one call
+
+  def maker(score):
+    def make(setting):
+      def scorer(name, split):
+        logits = bench.outputs(name, split).logits
+        if setting:
+          return np.asarray(_settled(score, tuple(sorted(setting.items())))(logits))
+        if (name, split) not in usual:
+          usual[name, split] = jax.device_get(_usual(logits))
+        return usual[name, split][score]
+
+      return scorer
+
+    return make
+
+  return {name: maker(name) for name in ood.SCORES}
+
+
+@jax.jit
+def _usual(logits: jax.Array) -> dict[str, jax.Array]:
+  return {name: score(logits) for name, score in ood.SCORES.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _settled(score: str, setting: tuple[tuple[str, float], ...]) -> Callable:
+  return jax.jit(functools.partial(ood.SCORES[score], **dict(setting)))
+
+
+def _odin(bench: Bench, setting: ood.Setting) -> Scorer:
+  def score(name, split):
+    source = bench.source(name, split)
+    advance = bench.stages.begin(f'odin, {name or "own"} {split}', len(source.arrays[0]))
+    return evaluate.odin(bench.network, source, advance=advance, **setting)
+
+  return score
+
+
+def _feature_scores(bench: Bench) -> tuple[dict[str, Make], ood_features.Statistics]:
+  """The scores fitted to features of the training set, which passes once."""
+  statistics = _statistics(bench)
+  head = ood_features.Head(
+    *(np.asarray(bench.network.variables['params']['head'][part]) for part in ('kernel', 'bias'))
+  )
+  _, bank_size = _sizes(statistics)
+
+  def maker(name, fit):
+    def make(setting):
+      if name == 'knn':  # a training set smaller than the default k has no k-th neighbour
+        setting = {'k': min(50, bank_size)} | dict(setting)
+      scorer = fit(statistics, head, **setting)
+
+      def score(of, split):
+        outputs = bench.outputs(of, split)
+        return np.asarray(scorer(outputs.features, outputs.logits))
+
+      return score
+
+    return make
+
+  return {name: maker(name, fit) for name, fit in ood_features.FEATURE_SCORES.items()}, statistics
+
+
+def _statistics(bench: Bench) -> ood_features.Statistics:
+  """One pass over the training images as they are, in a random order that is always the same."""
+  images = bench.images(split='train')
+  order = np.random.RandomState(0).permutation(len(images.labels))
+  source = evaluate.stored(evaluate.Rows(images.images, order))
+  advance = bench.stages.begin('training features', len(order))
+  statistics, done = None, 0
+  for batch in evaluate.stream(bench.network, source, features=True):
+    labels = images.labels[order[done : done + len(batch.logits)]]
+    done += len(labels)
+    if statistics is None:
+      statistics = ood_features.empty(batch.features.shape[1], batch.logits.shape[1])
+    statistics = ood_features.gather(statistics, batch.features, batch.logits, labels)
+    advance(len(labels))
+  return statistics
+
+
+def _sizes(statistics: ood_features.Statistics) -> tuple[int, int]:
+  """Number of features, and of training images in the bank."""
+  return len(statistics.products), sum(map(len, statistics.bank))

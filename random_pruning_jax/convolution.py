@@ -16,9 +16,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-# Images in one piece of the weight gradient: the vector registers' width, in which the routine packs
-# its operand, and small enough to stay in cache.
-_PIECE = 16
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -37,7 +34,7 @@ def conv_general_dilated(
   preferred_element_type: Any = None,
   **options: Any,
 ) -> jax.Array:
-  """`jax.lax.conv_general_dilated` with a derivative rule of its own, differentiable at every order.
+  """`jax.lax.conv_general_dilated` with a derivative rule of its own, of any order.
 
   The rule is for images [N, H, W, C] and kernels [h, w, C, O], without dilation or groups and with
   a padding less than the kernel; everything else goes to JAX's own function as it is.
@@ -59,7 +56,9 @@ def conv_general_dilated(
       padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     if all(0 <= p < k for pair, k in zip(pads, rhs.shape[:2], strict=True) for p in pair):
-      return _convolve(lhs, rhs, strides, pads, precision)
+      # Where shard_map replicates the kernel, this zero makes it vary as the images do, so that its
+      # gradient is summed over the devices; elsewhere it is compiled away.
+      return _convolve(lhs, rhs + lax.full_like(lhs, 0, shape=()), strides, pads, precision)
   return lax.conv_general_dilated(
     lhs,
     rhs,
@@ -111,34 +110,40 @@ _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 def _input_gradient(g, kernel, shape, strides, pads, precision):
   """g [N, h', w', O] -> [N, H, W, C]: g spread by the strides, with the kernel turned around."""
   size = kernel.shape[:2]
-  rows = [
-    (k - 1 - low, n - 1 - (m - 1) * s + low)
-    for n, m, k, s, (low, _) in zip(shape[1:3], g.shape[1:3], size, strides, pads, strict=True)
-  ]
+  sides = zip(shape[1:3], g.shape[1:3], size, strides, pads, strict=True)
+  edges = [(k - 1 - low, n - 1 - (m - 1) * s + low) for n, m, k, s, (low, _) in sides]
+  if size == (1, 1):
+    product = lax.dot_general(g, kernel[0, 0], (((3,), (1,)), ((), ())), precision=precision)
+    spread = [(low, high, s - 1) for (low, high), s in zip(edges, strides, strict=True)]
+    return lax.pad(product, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
   return lax.conv_general_dilated(
-    g, turned, (1, 1), rows, lhs_dilation=strides, dimension_numbers=_NHWC, precision=precision
+    g, turned, (1, 1), edges, lhs_dilation=strides, dimension_numbers=_NHWC, precision=precision
   )
 
 
 def _kernel_gradient(x, g, shape, strides, pads, precision):
-  """x [N, H, W, C], g [N, h', w', O] -> [h, w, C, O], summed over pieces of the batch."""
-  cuts = [*range(_PIECE, len(x), _PIECE)]
+  """x [N, H, W, C], g [N, h', w', O] -> [h, w, C, O]."""
+  if shape[:2] == (1, 1):
+    x = x[:, :: strides[0], :: strides[1]]
+    return lax.dot_general(x, g, (((0, 1, 2),) * 2, ((), ())), precision=precision)[None, None]
+  # Pieces of 8 to 32 images are fastest: the routine packs vectors of 8, and a piece should stay in
+  # the cache. Few of them, because they are unrolled and each is compiled on its own.
+  size = min(max(8, len(x) // 8), 32)
+  cuts = [*range(size, len(x), size)]
   pieces = zip(jnp.split(x, cuts), jnp.split(g, cuts), strict=True)
   return sum(_piece(x, g, shape, strides, pads, precision) for x, g in pieces)
 
 
 def _piece(x, g, shape, strides, pads, precision):
-  """Convolves x as C images of N channels with g as a kernel of the whole image's size."""
-  rows = [
-    (low, (m - 1) * s + k - n - low)
-    for n, m, k, s, (low, _) in zip(x.shape[1:3], g.shape[1:3], shape, strides, pads, strict=False)
-  ]
+  """Convolves x, as C images of N channels, with g as a kernel of the whole image's size."""
+  sides = zip(x.shape[1:3], g.shape[1:3], shape[:2], strides, pads, strict=True)
+  edges = [(low, (m - 1) * s + k - n - low) for n, m, k, s, (low, _) in sides]
   gradient = lax.conv_general_dilated(
     x.transpose(3, 1, 2, 0),
     g.transpose(1, 2, 0, 3),
     (1, 1),
-    rows,
+    edges,
     rhs_dilation=strides,
     dimension_numbers=_NHWC,
     precision=precision,

@@ -1,0 +1,192 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from random_pruning_jax import models
+from random_pruning_jax.convolution import conv_general_dilated
+
+NUMBERS = ('NHWC', 'HWIO', 'NHWC')
+SAME_3, SAME_7 = ((1, 1), (1, 1)), ((3, 3), (3, 3))
+NONE = ((0, 0), (0, 0))
+# size, kernel, stride, padding, channels in and out, batch: every family of shapes in the networks.
+LAYERS = {
+  'cifar stem': (8, 3, 1, SAME_3, 3, 8, 3),
+  'block': (8, 3, 1, SAME_3, 8, 8, 18),
+  'one image': (8, 3, 1, SAME_3, 4, 4, 1),
+  'down': (8, 3, 2, SAME_3, 4, 8, 9),
+  'down, odd size': (7, 3, 2, SAME_3, 4, 8, 3),
+  'down, SAME': (8, 3, 2, 'SAME', 4, 8, 16),
+  'down, VALID': (8, 3, 2, 'VALID', 4, 8, 2),
+  'projection': (8, 1, 2, NONE, 4, 8, 3),
+  'projection, odd size': (7, 1, 2, 'SAME', 4, 8, 3),
+  'bottleneck': (4, 1, 1, NONE, 8, 2, 16),
+  'imagenet stem': (16, 7, 2, SAME_7, 3, 8, 3),
+}
+
+
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys())
+def layer(request):
+  return request.param
+
+
+def _operands(layer, dtype=np.float32):
+  size, kernel, _, _, c, o, batch = layer
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(batch, size, size, c)) / c
+  return jnp.array(x, dtype), jnp.array(rng.normal(size=(kernel, kernel, c, o)) / kernel, dtype)
+
+
+def _loss(conv, layer):
+  """A scalar that is not quadratic, so that its second derivatives depend on both operands."""
+  _, _, stride, padding, *_ = layer
+
+  def loss(x, kernel):
+    y = conv(x, kernel, (stride, stride), padding, dimension_numbers=NUMBERS)
+    return jnp.mean(jnp.sin(y.astype(jnp.float32)))
+
+  return loss
+
+
+def _both(derive, layer, *operands):
+  """The same derivative by the rule and by JAX."""
+  convs = (conv_general_dilated, lax.conv_general_dilated)
+  return [jax.jit(derive(_loss(conv, layer)))(*operands) for conv in convs]
+
+
+def _assert_close(ours, theirs, rounding=1e-5):
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    assert a.dtype == b.dtype
+    b = np.asarray(b, np.float64)
+    np.testing.assert_allclose(np.asarray(a, np.float64), b, 0, rounding * np.abs(b).max())
+
+
+def test_values_and_gradients_are_those_of_jax_to_rounding(layer):
+  x, kernel = _operands(layer)
+  _assert_close(*_both(lambda f: jax.value_and_grad(f, (0, 1)), layer, x, kernel))
+
+
+def test_gradients_are_exact_in_float64(layer):
+  with jax.enable_x64(True):
+    x, kernel = _operands(layer, np.float64)
+    _assert_close(*_both(lambda f: jax.grad(f, (0, 1)), layer, x, kernel), 1e-13)
+
+
+def _second(f):
+  """Forward mode; a Hessian product by jvp of grad; and grad of grad, all in one program."""
+
+  def derive(x, kernel):
+    directions = (jnp.cos(x), jnp.cos(kernel))
+    forward = jax.jvp(f, (x, kernel), directions)[1]
+    hessian_product = jax.jvp(jax.grad(f, (0, 1)), (x, kernel), directions)[1]
+
+    def steepness(*operands):
+      return sum(jnp.sum(g**2) for g in jax.grad(f, (0, 1))(*operands))
+
+    return forward, hessian_product, jax.grad(steepness, (0, 1))(x, kernel)
+
+  return derive
+
+
+@pytest.mark.parametrize('name', ['block', 'down, SAME', 'projection'])
+def test_second_derivatives_are_those_of_jax(name):
+  layer = LAYERS[name]
+  _assert_close(*_both(_second, layer, *_operands(layer)))
+
+
+def test_the_rule_holds_in_loops_and_under_vmap():
+  layer = LAYERS['block']
+  x, kernel = _operands(layer)
+  images = jnp.stack([x, 2 * x])
+
+  def derive(f):
+    gradient = jax.grad(f, 1)
+
+    def both(images, kernel):
+      def step(kernel, x):
+        return kernel - gradient(x, kernel), None
+
+      return lax.scan(step, kernel, images)[0], jax.vmap(gradient, (0, None))(images, kernel)
+
+    return both
+
+  _assert_close(*_both(derive, layer, images, kernel))
+
+
+def test_bfloat16_stays_bfloat16_and_near_float32():
+  layer = LAYERS['block']
+  x, kernel = _operands(layer)
+  half = jax.grad(_loss(conv_general_dilated, layer), (0, 1))(
+    x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+  )
+  full = jax.grad(_loss(conv_general_dilated, layer), (0, 1))(x, kernel)
+  assert {g.dtype for g in half} == {jnp.dtype('bfloat16')}
+  full = [g.astype(jnp.bfloat16) for g in full]
+  _assert_close(half, full, 0.03)
+
+
+@pytest.mark.parametrize('mapped', ['pmap', 'shard_map'])
+def test_several_devices_give_the_gradient_of_one(mapped):
+  layer = LAYERS['block']
+  x, kernel = _operands(layer)
+  x = x[:16]
+  gradient = jax.grad(_loss(conv_general_dilated, layer), (0, 1))
+  one = gradient(x, kernel)
+  if mapped == 'pmap':
+    dx, dk = jax.pmap(gradient, in_axes=(0, None))(x.reshape(4, 4, *x.shape[1:]), kernel)
+    dx, dk = dx.reshape(x.shape), dk.mean(0)
+  else:
+    specs = (PartitionSpec('d'), PartitionSpec())
+    mesh = Mesh(np.array(jax.devices()[:4]), ('d',))
+    mapped_gradient = jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=specs)
+    dx, dk = jax.jit(mapped_gradient)(x, kernel)
+    dk = dk / 4  # shard_map sums the gradient of a replicated kernel over the devices.
+  _assert_close((dx / 4, dk), one)
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'rhs_dilation': (2, 2)},
+    {'lhs_dilation': (2, 2), 'padding': SAME_3},
+    {'feature_group_count': 2},
+    {'padding': ((4, 4), (0, 0))},
+  ],
+  ids=str,
+)
+def test_what_the_rule_does_not_cover_is_left_to_jax(settings):
+  settings = {'padding': 'SAME', 'dimension_numbers': NUMBERS} | settings
+  groups = settings.get('feature_group_count', 1)
+  x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4 // groups, 4))
+  ours = jax.make_jaxpr(lambda x, k: conv_general_dilated(x, k, (1, 1), **settings))(x, kernel)
+  theirs = jax.make_jaxpr(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), **settings))(
+    x, kernel
+  )
+  assert str(ours) == str(theirs)
+
+
+def test_one_dimension_works_in_a_flax_layer():
+  x = jnp.ones((2, 8, 3))
+  ours = nn.Conv(4, (3,), conv_general_dilated=conv_general_dilated)
+  variables = ours.init(jax.random.key(0), x)
+  np.testing.assert_array_equal(ours.apply(variables, x), nn.Conv(4, (3,)).apply(variables, x))
+
+
+def test_a_networks_gradients_do_not_depend_on_the_rule():
+  images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 3))
+  plain = models.create('cifar_resnet8', 10, width=4)
+  fast = models.create('cifar_resnet8', 10, width=4, conv_general_dilated=conv_general_dilated)
+  variables = jax.jit(plain.init)(jax.random.key(0), images)
+
+  def gradient(model):
+    def loss(params):
+      weights = variables | {'params': params}
+      logits, _ = model.apply(weights, images, train=True, mutable=['batch_stats'])
+      return jnp.mean(nn.log_softmax(logits)[:, 0])
+
+    return jax.jit(jax.grad(loss))(variables['params'])
+
+  _assert_close(gradient(fast), gradient(plain), 1e-4)

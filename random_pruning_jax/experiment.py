@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import cost, data, models, parallel, pruning
+from random_pruning_jax import cost, data, models, parallel, pruning, scoring
 from random_pruning_jax.config import resolve
-from random_pruning_jax.data import resident
+from random_pruning_jax.convolution import conv_general_dilated
 
 
 class Keys(NamedTuple):
@@ -53,6 +52,8 @@ def network(config: ConfigDict, spec: data.Spec) -> models.Network:
     dtype=config.model.dtype,
     kaiming=config.model.kaiming,
     axis_name=parallel.AXIS if config.model.sync_batch_norm else None,
+    # Where XLA's own derivatives of a convolution are slow; the same numbers, to rounding.
+    conv_general_dilated=conv_general_dilated if jax.default_backend() == 'cpu' else None,
   )
 
 
@@ -79,39 +80,34 @@ def _initializer(model: models.Network, shape: tuple[int, int, int]):
   return jax.jit(lambda key: model.lazy_init(key, image), compiler_options=quickly)
 
 
-def initial_masks(parts: Experiment, variables: dict, batch: dict | None) -> Any:
-  """The config's masks for these initial variables; `batch` is for data-dependent scores."""
+def initial_masks(parts: Experiment, variables: dict, batches: dict[str, dict]) -> Any:
+  """The config's masks for these initial variables; `batches` is what `first_batch` gives.
 
-  def apply_fn(params, images, train: bool = True, normalize: bool = True):
-    logits, _ = parts.model.clone(axis_name=None).apply(
-      {'params': params, 'batch_stats': variables['batch_stats']},
-      images,
-      train=train,
-      normalize=normalize,
-      mutable=['batch_stats'],
-    )
-    return logits
-
+  Scores of data use all devices of `parts.on`, and give on any number of them what they give on
+  one, to rounding.
+  """
   settings = parts.config.pruning
   return pruning.make_masks(
     keys(parts.config.seed).masks,
-    apply_fn,
+    None,
     variables['params'],
-    batch,
+    None,
     ratio=settings.ratio,
     select=settings.select,
     density=settings.density,
     sampling=settings.sampling,
     shapes=parts.structure.shapes,
+    dense=settings.dense,
+    block=settings.block,
+    scores=scoring.on_devices(parts.model, batches, parts.on, parts.config.batch_size),
   )
 
 
-def first_batch(parts: Experiment, images: data.Images) -> dict:
-  """The first training batch, not augmented, whole: what scores look at."""
-  indices = resident.batch_indices(
-    parts.config.seed, 0, len(images.labels), parts.config.batch_size
-  )
-  return {
-    'image': np.asarray(images.images[indices], np.float32) / 255,
-    'label': images.labels[indices],
-  }
+def first_batch(parts: Experiment, images: data.Images | None) -> dict[str, dict]:
+  """What each score of the config looks at, by the score's name; nothing where none looks.
+
+  `images` are those of training; they may be None where no score is of data (`scores.OF_DATA`).
+  """
+  config = parts.config
+  names = {config.pruning.ratio, config.pruning.select} if config.pruning.density < 1 else ()
+  return scoring.batches(names, images, parts.spec, config.seed, config.batch_size)

@@ -9,21 +9,37 @@ score, and both together make the grid of the field:
     snip    snip        SNIP itself
     erk     magnitude   magnitude at initialisation with ERK ratios
     any     any         the dense network, at density 1.0
+
+`sampling` says how counts become masks: exactly so many in each layer, by chance (bernoulli), or
+with a structure (`structured`: n_m, fan_in). Layers can be held dense by name; the density is then
+that of the layers that are left.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Collection, Mapping
 
 import chex
 import jax
 import numpy as np
 
 from random_pruning_jax import masks as masks_lib
-from random_pruning_jax.ratios import RATIOS
-from random_pruning_jax.scores import SCORES
+from random_pruning_jax import structured
+from random_pruning_jax.ratios import RATIOS, Densities, Shapes
+from random_pruning_jax.scores import ITERATIVE, SCORES
 
+BLOCK = 4  # M of N:M
+
+# name -> scores, densities, block -> masks
 SAMPLINGS = {
-  'exact': masks_lib.top,
-  'bernoulli': masks_lib.bernoulli,
+  'exact': lambda scores, densities, block: masks_lib.top(scores, densities),
+  'bernoulli': lambda scores, densities, block: masks_lib.bernoulli(scores, densities),
+  'n_m': structured.n_m,
+  'fan_in': lambda scores, densities, block: structured.fan_in(scores, densities),
+}
+# What a structure can keep of the densities of a ratio: shapes, densities, block -> densities.
+FITS = {
+  'n_m': structured.n_m_densities,
+  'fan_in': lambda shapes, densities, block: structured.fan_in_densities(shapes, densities),
 }
 
 
@@ -55,6 +71,31 @@ def check_names(ratio: str, select: str, sampling: str) -> None:
     )
 
 
+def pruned(shapes: Shapes, dense: Collection[str] = ()) -> Shapes:
+  """The layers that are left when those called `dense` are held dense.
+
+  A layer is called by its path, with or without the leaf's name: 'stem' or 'stem/kernel'. Raises
+  ValueError for a name that no layer has.
+  """
+  known = {name.removesuffix('/kernel'): name for name in shapes}
+  unknown = sorted(set(dense) - set(known) - set(shapes))
+  if unknown:
+    raise ValueError(f'dense must name layers; got {unknown}, known: {", ".join(known)}.')
+  held = {known.get(name, name) for name in dense}
+  if len(held) == len(shapes):
+    raise ValueError('dense names every layer: there is none left to prune.')
+  return {name: shape for name, shape in shapes.items() if name not in held}
+
+
+def densities(
+  shapes: Shapes, *, ratio: str, density: float, sampling: str = 'exact', block: int = BLOCK
+) -> Densities:
+  """What each layer keeps: the ratio's densities, or the nearest that the sampling can keep."""
+  if density == 1.0:
+    return dict.fromkeys(shapes, 1.0)
+  return _fit(sampling, shapes, RATIOS[ratio](shapes, density), block)
+
+
 def make_masks(
   key: chex.PRNGKey,
   apply_fn: Callable | None,
@@ -65,30 +106,40 @@ def make_masks(
   select: str = 'random',
   density: float,
   sampling: str = 'exact',
-  shapes: masks_lib.Densities | None = None,
-  scores: dict[str, Callable] = SCORES,
+  shapes: Shapes | None = None,
+  dense: Collection[str] = (),
+  block: int = BLOCK,
+  scores: Mapping[str, Callable] = SCORES,
 ) -> masks_lib.Masks:
   """Masks that keep `density` of the prunable weights: a pytree of bool in the shape of `params`.
 
-  `shapes` names the leaves to prune, in the network's order (default: every kernel, in tree order).
-  `apply_fn` and `batch` are read by data-dependent scores only. Raises ValueError for unknown names
-  and for budgets that the ratio cannot meet.
+  `shapes` names the leaves to prune, in the network's order (default: every kernel, in tree order);
+  of these, layers called `dense` are kept whole, and the density is that of the others. `block` is
+  the M of `sampling='n_m'`. `apply_fn` and `batch` are read by data-dependent scores only. Raises
+  ValueError for unknown names and for budgets that the ratio or the sampling cannot meet.
   """
   check_names(ratio, select, sampling)
   masks_lib.check_density(density)
-  shapes = prunable_shapes(params) if shapes is None else shapes
+  shapes = pruned(prunable_shapes(params) if shapes is None else shapes, dense)
   if density == 1.0:
     return masks_lib.ones(params)
-  # Saliencies are computed once when ratio and select name the same score: that is SNIP itself.
-  saliency = {
-    name: scores[name](apply_fn, params, batch, key) for name in {ratio, select} if name in scores
-  }
+
+  @functools.cache  # once when ratio and select name the same score: that is SNIP itself
+  def saliency(name: str) -> chex.ArrayTree:
+    options = {'density': density, 'layers': tuple(shapes)} if name in ITERATIVE else {}
+    return scores[name](apply_fn, params, batch, key, **options)
+
   if ratio in RATIOS:
-    densities = RATIOS[ratio](shapes, density)
+    wanted = densities(shapes, ratio=ratio, density=density, sampling=sampling, block=block)
   else:
-    leaves = masks_lib.named_leaves(saliency[ratio])
-    densities = masks_lib.layer_densities({name: leaves[name] for name in shapes}, density)
-  return SAMPLINGS[sampling](saliency[select], densities)
+    leaves = masks_lib.named_leaves(saliency(ratio))
+    wanted = masks_lib.layer_densities({name: leaves[name] for name in shapes}, density)
+    wanted = _fit(sampling, shapes, wanted, block)
+  return SAMPLINGS[sampling](saliency(select), wanted, block)
+
+
+def _fit(sampling: str, shapes: Shapes, wanted: Densities, block: int) -> Densities:
+  return FITS[sampling](shapes, wanted, block) if sampling in FITS else wanted
 
 
 def layer_densities(

@@ -3,8 +3,14 @@
 Every score is a function `(apply_fn, params, batch, key) -> tree shaped like params`, where
 `apply_fn(params, images)` gives logits [B, K] with BatchNorm on the batch's own statistics. A new
 score is one function and one name in `SCORES`.
+
+Two kinds take more, by keyword, each with a default. Scores of data (`OF_DATA`) take `average`, by
+which several devices and a batch too large for one step come in: `average(fn, trees, batch)` is the
+mean of `fn(*trees, part)` over equal parts of the batch. Iterative scores (`ITERATIVE`) depend on
+how much will be pruned, and take the `density` and the names of the `layers` that share it.
 """
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Callable
@@ -13,9 +19,16 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+
+from random_pruning_jax.synflow import synflow
 
 ApplyFn = Callable[..., chex.Array]  # (params, images [B, H, W, C]) -> logits [B, K]
 Batch = dict[str, chex.Array]  # image f32[B, H, W, C] in [0, 1], label i32[B]
+Average = Callable[[Callable, tuple, Batch], chex.ArrayTree]
+
+# At 200 times flatter logits the gradient says where a weight leads, not how sure the network is.
+_GRASP_TEMPERATURE = 200.0
 
 
 def random(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex.PRNGKey):
@@ -41,10 +54,13 @@ def random_bits(key: tuple[int, ...], name: str, size: int) -> np.ndarray:
   promises that this one does not, so a mask is its key, on any machine, for good. Each 64-bit word
   of the stream gives two numbers, the low half first.
   """
-  high, low = key
-  stream = np.random.Philox(key=[high << 32 | low, zlib.crc32(name.encode())])
-  words = stream.random_raw((size + 1) // 2).astype('<u8')
+  words = _philox(key, name).random_raw((size + 1) // 2).astype('<u8')
   return words.view('<u4')[:size].astype(np.uint32)
+
+
+def _philox(key: tuple[int, ...], name: str) -> np.random.Philox:
+  high, low = key
+  return np.random.Philox(key=[high << 32 | low, zlib.crc32(name.encode())])
 
 
 def magnitude(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex.PRNGKey):
@@ -53,7 +69,141 @@ def magnitude(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex
   return jax.tree.map(jnp.abs, params)
 
 
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+  """dL/dw of the mean cross-entropy of logits / temperature; equal ones compile once."""
+
+  apply_fn: ApplyFn
+  temperature: float = 1.0
+
+  def loss(self, params: chex.ArrayTree, batch: Batch) -> chex.Array:
+    logits = self.apply_fn(params, batch['image']) / self.temperature
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
+
+  def __call__(self, params: chex.ArrayTree, batch: Batch) -> chex.ArrayTree:
+    return jax.grad(self.loss)(params, batch)
+
+
+class HessianProduct(Gradient):
+  """H v of the same loss, at the cost of about two gradients."""
+
+  def __call__(self, params: chex.ArrayTree, vector: chex.ArrayTree, batch: Batch):
+    gradient = lambda p: jax.grad(self.loss)(p, batch)  # noqa: E731
+    return jax.jvp(gradient, (params,), (vector,))[1]
+
+
+def whole(fn: Callable, trees: tuple, batch: Batch) -> chex.ArrayTree:
+  """The `average` of one device that takes the whole batch at once."""
+  return jax.jit(fn)(*trees, batch)
+
+
+def snip(
+  apply_fn: ApplyFn,
+  params: chex.ArrayTree,
+  batch: Batch,
+  key: chex.PRNGKey,
+  *,
+  average: Average = whole,
+):
+  """|w * dL/dw| of the cross-entropy L on one batch (Lee et al., 2019)."""
+  del key
+  gradient = average(Gradient(apply_fn), (params,), batch)
+  return jax.tree.map(lambda w, g: abs(w * g), params, gradient)
+
+
+def snip_authors(
+  apply_fn: ApplyFn,
+  params: chex.ArrayTree,
+  batch: Batch,
+  key: chex.PRNGKey,
+  *,
+  average: Average = whole,
+):
+  """SNIP of other weights: drawn anew for the score by Xavier's rule, as Liu et al. (2022) do."""
+  return snip(apply_fn, xavier_normal(params, key), batch, key, average=average)
+
+
+def grasp(
+  apply_fn: ApplyFn,
+  params: chex.ArrayTree,
+  batch: Batch,
+  key: chex.PRNGKey,
+  *,
+  average: Average = whole,
+):
+  """w * Hg: how much of the squared gradient norm goes when w does (Wang et al., 2020).
+
+  g is the gradient and H the Hessian of the cross-entropy of logits / 200, both with respect to the
+  weights alone (leaves of two axes or more). The paper's score is -w * Hg and its largest are
+  removed; here the highest are kept, so the sign is turned. It is made for a batch that holds every
+  class equally often, 25 images each.
+  """
+  del key
+  return _grasp(apply_fn, params, [batch], average)
+
+
+def grasp_authors(
+  apply_fn: ApplyFn,
+  params: chex.ArrayTree,
+  batch: Batch,
+  key: chex.PRNGKey,
+  *,
+  average: Average = whole,
+):
+  """GraSP from two half batches, each with BatchNorm statistics of its own, as Liu et al. (2022).
+
+  Gradients and products are summed over the halves. Their batch is sorted by class, so each half
+  holds half of the classes.
+  """
+  del key
+  middle = len(batch['label']) // 2
+  halves = [
+    {name: array[:middle] for name, array in batch.items()},
+    {name: array[middle:] for name, array in batch.items()},
+  ]
+  return _grasp(apply_fn, params, halves, average)
+
+
+def _grasp(apply_fn, params, batches, average):
+  gradient = Gradient(apply_fn, _GRASP_TEMPERATURE)
+  product = HessianProduct(apply_fn, _GRASP_TEMPERATURE)
+  flow = _sum([average(gradient, (params,), batch) for batch in batches])
+  flow = jax.tree.map(lambda g: g if np.ndim(g) >= 2 else g * 0, flow)
+  bent = _sum([average(product, (params, flow), batch) for batch in batches])
+  return jax.tree.map(lambda w, h: w * h, params, bent)
+
+
+def _sum(trees):
+  return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+
+
+def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
+  """Weights drawn anew, normal with variance 2 / (fan_in + fan_out) (Glorot & Bengio, 2010).
+
+  Leaves of fewer than two axes stay as they are.
+  """
+  words = tuple(int(word) for word in jax.random.key_data(key).ravel())
+
+  def draw(path, leaf):
+    if np.ndim(leaf) < 2:
+      return leaf
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    generator = np.random.Generator(_philox(words, f'xavier/{name}'))
+    *taps, fan_in, fan_out = leaf.shape
+    scale = math.sqrt(2 / ((fan_in + fan_out) * math.prod(taps)))
+    return (scale * generator.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, params)
+
+
 SCORES = {
   'random': random,
   'magnitude': magnitude,
+  'snip': snip,
+  'snip_authors': snip_authors,
+  'grasp': grasp,
+  'grasp_authors': grasp_authors,
+  'synflow': synflow,
 }
+OF_DATA = frozenset({'snip', 'snip_authors', 'grasp', 'grasp_authors'})
+ITERATIVE = frozenset({'synflow'})

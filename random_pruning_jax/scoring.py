@@ -1,0 +1,131 @@
+"""Scores of one of our networks, on its devices: which images they see, and how they are averaged.
+
+SNIP sees the first training batch, whole and not augmented. GraSP sees 25 images of each class, the
+first of the first epoch, in equal parts no larger than a training batch; BatchNorm's statistics are
+those of a part. What a score gives does not depend on the devices, to rounding.
+"""
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from random_pruning_jax import data, models, parallel, scores, synflow
+from random_pruning_jax.data import resident
+
+_PER_CLASS = 25  # as the authors of GraSP took
+
+
+def batches(
+  names: Collection[str], images: data.Images | None, spec: data.Spec, seed: int, batch_size: int
+) -> dict[str, dict[str, np.ndarray]]:
+  """The batch {'image', 'label'} of each of the scores that look at images, pixels as uint8.
+
+  Raises ValueError where GraSP does not find 25 images of every class.
+  """
+  found = {}
+  for name in names:
+    if name == 'synflow':
+      found[name] = {'image': np.ones((1, *spec.shape), np.float32)}
+    elif name in scores.OF_DATA:
+      if name.startswith('grasp'):
+        indices = _balanced(np.asarray(images.labels), spec.num_classes, seed)
+        # All of a class together for the authors' halves; else in turn, so that parts are balanced.
+        indices = indices.ravel() if name == 'grasp_authors' else indices.T.ravel()
+      else:
+        indices = resident.batch_indices(seed, 0, len(images.labels), batch_size)
+      found[name] = {'image': images.images[indices], 'label': images.labels[indices]}
+  return found
+
+
+def on_devices(
+  model: models.Network, batches: dict[str, dict], on: tuple[jax.Device, ...], most: int
+) -> dict[str, Callable]:
+  """`scores.SCORES` for this network and these batches, at most `most` images at a time."""
+  average = functools.partial(_average, on=on, most=most)
+
+  def score(name: str, apply_fn, params, batch, key, **options) -> Any:
+    del apply_fn, batch
+    if name not in batches:
+      return scores.SCORES[name](None, params, None, key, **options)
+    if name in scores.OF_DATA:
+      options['average'] = average
+    apply_fn = _logits(_as_scored(model, name))
+    return scores.SCORES[name](apply_fn, jax.device_get(params), batches[name], key, **options)
+
+  return {name: functools.partial(score, name) for name in scores.SCORES}
+
+
+def _balanced(labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
+  """Indices [K, 25] of the first images of each class in the first epoch."""
+  counts = np.bincount(labels, minlength=classes)
+  if counts.min() < _PER_CLASS:
+    raise ValueError(
+      f'GraSP needs {_PER_CLASS} training images of each class, but class {counts.argmin()} has '
+      f'{counts.min()}.'
+    )
+  order = resident.epoch_order(seed, 0, len(labels))
+  by_class = order[np.argsort(labels[order], kind='stable')]
+  starts = np.cumsum(counts) - counts
+  return by_class[starts[:, None] + np.arange(_PER_CLASS)]
+
+
+def _as_scored(model: models.Network, name: str) -> models.Network:
+  """The model with the same parameters and statistics over all devices, whatever training does."""
+  if name.startswith('snip'):
+    return model.clone(axis_name=parallel.AXIS)
+  # GraSP's differences of gradients and SynFlow's long products want all of float32. A product with
+  # the Hessian holds activations twice, so that blocks are computed again instead of kept.
+  return model.clone(axis_name=parallel.AXIS, dtype='float32', remat=name.startswith('grasp'))
+
+
+@functools.lru_cache(maxsize=64)
+def _logits(model: models.Network) -> Callable:
+  """The model as scores call it; equal models give the same function, which is compiled once."""
+
+  def apply_fn(params, images, train: bool = True, normalize: bool = True):
+    # Given no running statistics, BatchNorm begins anew, with mean 0 and variance 1.
+    options = {'train': train, 'normalize': normalize, 'mutable': ['batch_stats']}
+    if normalize:
+      return model.apply({'params': params}, images, **options)[0]
+    with nn.intercept_methods(synflow.rescaled):
+      return model.apply({'params': params}, images, **options)[0]
+
+  return apply_fn
+
+
+def _average(fn, trees: tuple, batch: dict, *, on: tuple[jax.Device, ...], most: int) -> Any:
+  """Mean of `fn(*trees, part)` over equal parts of at most `most` images of a batch.
+
+  How the batch is cut does not depend on the devices. Each part is spread over all of them or, if
+  they do not divide it, over as many of this host's as do.
+  """
+  images = len(batch['label'])
+  parts = next(n for n in range(-(-images // most), images + 1) if images % n == 0)
+  size = images // parts
+  if size % len(on):
+    local = tuple(device for device in on if device.process_index == jax.process_index())
+    on = local[: max(n for n in range(1, len(local) + 1) if size % n == 0)]
+  compiled, mean = _compiled(fn, on, len(trees)), None
+  for start in range(0, images, size):
+    part = {name: _floats(array[start : start + size]) for name, array in batch.items()}
+    part = {name: parallel.split(array, on) for name, array in part.items()}
+    value = jax.tree.map(lambda x: x / parts, jax.device_get(compiled(*trees, part)))
+    mean = value if mean is None else jax.tree.map(np.add, mean, value)
+  return mean
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(fn: Callable, on: tuple[jax.Device, ...], trees: int) -> Callable:
+  def run(*arguments):
+    return parallel.mean(fn(*arguments))
+
+  return parallel.parallel(run, on, (None,) * trees + (0,))
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+  """Pixels uint8 -> float32 in [0, 1]; anything else stays."""
+  return np.asarray(array, np.float32) / 255 if array.dtype == np.uint8 else array

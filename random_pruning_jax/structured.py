@@ -1,0 +1,130 @@
+"""Masks with a structure: N of M consecutive inputs, or the same number of inputs for every unit.
+
+Kernels have the shape (..., in, out). Any score may choose which weights; random ones give random
+structured masks. Both meet their budget or raise ValueError saying which budgets can be met.
+"""
+
+import math
+
+import chex
+import jax
+import numpy as np
+
+from random_pruning_jax import masks as masks_lib
+from random_pruning_jax.ratios import Densities, Shapes
+
+
+def n_m_densities(shapes: Shapes, densities: Densities, block: int) -> Densities:
+  """The densities themselves, if each is a multiple of 1 / block and blocks tile the inputs."""
+  if block < 1:
+    raise ValueError(f'block must be at least 1, got {block}.')
+  uneven = [name for name in densities if densities[name] < 1 and shapes[name][-2] % block]
+  if uneven:
+    inputs = ', '.join(f'{name} has {shapes[name][-2]}' for name in uneven)
+    raise ValueError(
+      f'n_m sampling needs input channels in blocks of {block}, but {inputs}: hold such layers '
+      'dense by name, or choose another block.'
+    )
+  for name, density in densities.items():
+    if abs(density * block - round(density * block)) > 1e-9 or round(density * block) < 1:
+      kept = ', '.join(f'{n / block:g}' for n in range(1, block + 1))
+      raise ValueError(
+        f'n_m sampling with blocks of {block} can keep {kept} of a layer, got {density:.4g} for '
+        f'{name}; ratio uniform with one of these densities does.'
+      )
+  return densities
+
+
+def n_m(scores: chex.ArrayTree, densities: Densities, block: int) -> masks_lib.Masks:
+  """Keeps N = density * block of every `block` consecutive inputs, for each tap and output unit."""
+
+  def pick(score: np.ndarray, density: float) -> np.ndarray:
+    *taps, inputs, outputs = score.shape
+    blocks = score.reshape(*taps, inputs // block, block, outputs)
+    return _highest(blocks, masks_lib.kept_count(density, block), axis=-2).reshape(score.shape)
+
+  return _map_pruned(pick, scores, densities)
+
+
+def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
+  """Densities of whole numbers of inputs a unit, as near to the budget as they come.
+
+  A layer's units keep the whole number below what its density says or the one above. Which layers
+  round up is chosen so that the total is nearest to the budget, at most half the units of the
+  narrowest layer that can round. Raises ValueError where no choice comes so near.
+  """
+  fan = {name: math.prod(shapes[name][:-1]) for name in densities}
+  units = {name: shapes[name][-1] for name in densities}
+  ideal = {name: densities[name] * fan[name] for name in densities}
+  kept = {name: math.floor(ideal[name] + 1e-9) for name in densities}
+  part = {name: ideal[name] - kept[name] for name in densities}
+  free = sorted((name for name in densities if part[name] > 1e-9), key=part.get)
+  short = math.fsum(part[name] * units[name] for name in free)
+  reach = _sums([units[name] for name in free])
+  sums = [total for total in range(reach[-1].bit_length()) if reach[-1] >> total & 1]
+  up = min(sums, key=lambda total: abs(total - short))
+  if free and abs(up - short) > min(units[name] for name in free) / 2:
+    size = sum(fan[name] * units[name] for name in densities)
+    least = sum(kept[name] * units[name] for name in densities)
+    near = [max(t for t in sums if t < short), min(t for t in sums if t > short)]
+    raise ValueError(
+      f'fan_in sampling with this ratio cannot keep {least + short:,.0f} of {size:,} weights; '
+      f'possible are {" and ".join(f"{(least + t) / size:.6g}" for t in near)} as density.'
+    )
+  for name, before in zip(reversed(free), reversed(reach[:-1]), strict=True):
+    if up >= units[name] and before >> (up - units[name]) & 1:  # the largest fractions first
+      kept[name] += 1
+      up -= units[name]
+  empty = [f'{name} {1 / fan[name]:.4g}' for name in densities if kept[name] == 0]
+  if empty:
+    raise ValueError(
+      f'fan_in sampling keeps one input a unit at least, a density of {", ".join(empty)} or more.'
+    )
+  return {name: kept[name] / fan[name] for name in densities}
+
+
+def fan_in(scores: chex.ArrayTree, densities: Densities) -> masks_lib.Masks:
+  """Keeps the same number of incoming weights of every output unit (Lasby et al., 2023)."""
+
+  def pick(score: np.ndarray, density: float) -> np.ndarray:
+    incoming = score.reshape(-1, score.shape[-1])
+    kept = _highest(incoming, masks_lib.kept_count(density, len(incoming)), axis=0)
+    return kept.reshape(score.shape)
+
+  return _map_pruned(pick, scores, densities)
+
+
+def _highest(scores: np.ndarray, k: int, axis: int) -> np.ndarray:
+  """True at the k highest along an axis, ties by index."""
+  backward = np.flip(scores, axis)  # so that a stable ascending sort puts the first of equals last
+  order = np.argsort(backward, axis=axis, kind='stable')
+  kept = np.zeros(scores.shape, bool)
+  n = scores.shape[axis]
+  np.put_along_axis(kept, np.take(order, np.arange(n - k, n), axis), True, axis)
+  return np.flip(kept, axis)
+
+
+def _sums(numbers: list[int]) -> list[int]:
+  """After each number, the sums that the numbers so far can make, as the bits of an integer."""
+  reach = [1]
+  for number in numbers:
+    reach.append(reach[-1] | reach[-1] << number)
+  return reach
+
+
+def _map_pruned(pick, scores: chex.ArrayTree, densities: Densities) -> masks_lib.Masks:
+  named = masks_lib.named_leaves(scores)
+  unknown = sorted(set(densities) - set(named))
+  if unknown:
+    raise ValueError(f'densities name layers without scores: {unknown}; known: {sorted(named)}.')
+
+  def one(name: str, score: chex.Array) -> np.ndarray:
+    if densities.get(name, 1.0) == 1.0:
+      return np.ones(np.shape(score), bool)
+    score = np.asarray(score)
+    if not np.isfinite(score).all():
+      raise ValueError(f'scores of {name} must be finite, got nan or infinity.')
+    return pick(score, densities[name])
+
+  leaves = [one(name, score) for name, score in named.items()]
+  return jax.tree.unflatten(jax.tree.structure(scores), leaves)

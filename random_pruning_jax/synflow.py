@@ -1,0 +1,134 @@
+"""SynFlow: prune by the flow of an all-ones image through absolute weights (Tanaka et al., 2020).
+
+With R the sum of the logits for an image of ones, all parameters replaced by their absolute values,
+a weight's score is w * dR/dw, the total over all paths through it of the products of their weights.
+The scores into a unit add up to those out of it. So, if the least are pruned a few at a time and
+the scores computed anew, a layer through which every path leads keeps a weight as long as there is
+one for each; one beside a shortcut may lose all, and the network stays connected.
+"""
+
+import functools
+from collections.abc import Callable, Collection
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from random_pruning_jax import masks as masks_lib
+
+ROUNDS = 100
+
+
+def synflow(
+  apply_fn: Callable,
+  params: chex.ArrayTree,
+  batch: dict,
+  key: chex.PRNGKey,
+  *,
+  density: float,
+  layers: Collection[str] | None = None,
+  rounds: int = ROUNDS,
+) -> chex.ArrayTree:
+  """The order in which SynFlow prunes on its way to `density`: uint64, later is higher.
+
+  Round k of n scores the weights that are left and keeps density^(k / n) of those of `layers`
+  (default: leaves of two axes or more), so the order depends on the density. The upper half of a
+  number is the last round in which the weight was there, the lower half the bits of its float32
+  score in that round; one comparison ranks by the round and then by the score. The highest
+  `density` of them, in all layers together, are SynFlow's own mask; the order reaches beyond it for
+  other densities of single layers.
+
+  `batch` is read for the shape of its images alone. Calls
+  `apply_fn(params, images, train=False, normalize=False)`. Raises ValueError where scores overflow.
+  """
+  del key
+  masks_lib.check_density(density)
+  named = masks_lib.named_leaves(params)
+  if layers is None:
+    layers = [name for name, leaf in named.items() if np.ndim(leaf) >= 2]
+  size = sum(named[name].size for name in layers)
+  image = np.ones((1, *np.shape(batch['image'])[1:]), np.float32)
+  weights = {name: jnp.abs(leaf) for name, leaf in named.items()}
+  left = {name: jnp.ones(leaf.shape, bool) for name, leaf in named.items()}
+  seen = {
+    name: (jnp.zeros(leaf.shape, jnp.uint16), jnp.zeros(leaf.shape, jnp.uint32))
+    for name, leaf in named.items()
+  }
+  step = _round(apply_fn, jax.tree.structure(params), frozenset(layers))
+  for k in range(1, rounds + 1):
+    count = masks_lib.kept_count(density ** (k / rounds), size)
+    left, seen, finite = step(weights, left, seen, image, np.uint16(k), np.int32(count))
+    if not finite:
+      raise ValueError(
+        f'SynFlow scores must be finite, got nan or infinity in round {k}: the network is too deep '
+        'for float32. Rescale between its stages (synflow.rescaled).'
+      )
+  order = [
+    np.asarray(last).astype(np.uint64) << np.uint64(32) | np.asarray(bits).astype(np.uint64)
+    for last, bits in seen.values()
+  ]
+  return jax.tree.unflatten(jax.tree.structure(params), order)
+
+
+def flow(apply_fn: Callable, weights: chex.ArrayTree, image: chex.Array) -> chex.ArrayTree:
+  """w * dR/dw of weights >= 0: what a round ranks by."""
+
+  def total(w):
+    return apply_fn(w, image, train=False, normalize=False).sum()
+
+  return jax.tree.map(jnp.multiply, weights, jax.grad(total)(weights))
+
+
+def rescaled(call: Callable, args: tuple, kwargs: dict, context) -> chex.Array:
+  """For `flax.linen.intercept_methods`: what leaves a child of the network has maximum 1.
+
+  R grows by a factor of hundreds with each residual block and leaves float32 at some 15 of them.
+  With ReLU and neither biases nor means, a factor after a stage through which every path leads is
+  one factor of R and all scores: their order is unchanged. So the network must be a sequence of its
+  children, as all in `models` are.
+  """
+  out = call(*args, **kwargs)
+  if len(context.module.path) != 1 or context.method_name != '__call__':
+    return out
+  top = jax.lax.stop_gradient(out.max())
+  return out / jnp.where(top > 0, top, 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _round(apply_fn: Callable, structure, layers: frozenset[str]) -> Callable:
+  """One round: score what is left, note it, keep the `count` highest (and their equals)."""
+
+  @jax.jit
+  def step(weights, left, seen, image, number, count):
+    there = [jnp.where(left[name], leaf, 0) for name, leaf in weights.items()]
+    scores = flow(apply_fn, jax.tree.unflatten(structure, there), image)
+    scores = dict(zip(weights, map(jnp.abs, jax.tree.leaves(scores)), strict=True))  # no -0
+    bits = {name: jax.lax.bitcast_convert_type(scores[name], jnp.uint32) for name in scores}
+    seen = {
+      name: (jnp.where(left[name], number, last), jnp.where(left[name], bits[name], score))
+      for name, (last, score) in seen.items()
+    }
+    threshold = _highest([jnp.where(left[name], bits[name], 0) for name in sorted(layers)], count)
+    left = {
+      name: mask & (bits[name] >= threshold) if name in layers else mask
+      for name, mask in left.items()
+    }
+    finite = jnp.all(jnp.stack([jnp.isfinite(scores[name]).all() for name in sorted(layers)]))
+    return left, seen, finite
+
+  return step
+
+
+def _highest(bits: list[chex.Array], count: chex.Array) -> chex.Array:
+  """The `count`-th highest number of all arrays, uint32, found bit by bit.
+
+  The bits of floats >= 0 are ordered as the floats are, and 32 passes of counting need no sorting.
+  """
+
+  def one_bit(i, found):
+    trial = found | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+    enough = sum(jnp.sum(part >= trial) for part in bits) >= count
+    return jnp.where(enough, trial, found)
+
+  return jax.lax.fori_loop(0, 32, one_bit, jnp.uint32(0))

@@ -1,0 +1,137 @@
+"""The grid: any ratio with any selection, on budget."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from random_pruning_jax import masks, pruning, ratios, scores
+
+RNG = np.random.RandomState(0)
+PARAMS = {
+  'stem': {'kernel': RNG.randn(3, 3, 1, 4).astype(np.float32) / 3},
+  'body': {'kernel': RNG.randn(4, 30).astype(np.float32) / 2},
+  'head': {'kernel': RNG.randn(30, 5).astype(np.float32) / 5, 'bias': np.zeros(5, np.float32)},
+}
+SHAPES = {'stem/kernel': (3, 3, 1, 4), 'body/kernel': (4, 30), 'head/kernel': (30, 5)}
+TOTAL = 36 + 120 + 150
+BATCH = {
+  'image': RNG.rand(25, 6, 6, 1).astype(np.float32),
+  'label': np.arange(25, dtype=np.int32) % 5,
+}
+KEY = jax.random.key(0)
+
+
+def apply_fn(params, images, train=True, normalize=True):
+  x = jax.lax.conv_general_dilated(
+    images, params['stem']['kernel'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  x = jax.nn.relu(x).mean((1, 2))
+  x = jax.nn.relu(x @ params['body']['kernel'])
+  return x @ params['head']['kernel'] + params['head']['bias']
+
+
+@functools.cache
+def saliency(name, density):
+  options = {'density': density} if name in scores.ITERATIVE else {}
+  return scores.SCORES[name](apply_fn, PARAMS, BATCH, KEY, **options)
+
+
+# Each score once for all tests: they differ in nothing but ratio and selection.
+COMPUTED = {
+  name: lambda apply_fn, params, batch, key, name=name, density=0, layers=(): saliency(
+    name, density
+  )
+  for name in scores.SCORES
+}
+
+
+def make(ratio, select, density=0.6, **options):
+  return pruning.make_masks(
+    KEY, apply_fn, PARAMS, BATCH, ratio=ratio, select=select, density=density, shapes=SHAPES,
+    scores=COMPUTED, **options,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('select', scores.SCORES)
+@pytest.mark.parametrize('ratio', [*ratios.RATIOS, *scores.SCORES])
+def test_every_ratio_goes_with_every_selection_and_keeps_its_budget(ratio, select):
+  kept = masks.count(make(ratio, select))
+  assert kept.pop('head/bias') == 5
+  if ratio in ratios.RATIOS:
+    densities = ratios.RATIOS[ratio](SHAPES, 0.6)
+    assert kept == {n: masks.kept_count(d, np.prod(SHAPES[n])) for n, d in densities.items()}
+  else:
+    assert sum(kept.values()) == masks.kept_count(0.6, TOTAL)
+
+
+@pytest.mark.parametrize('name', sorted(set(scores.SCORES) - {'random'}))
+def test_a_score_that_does_both_is_its_own_global_ranking(name):
+  kept = masks.named_leaves(make(name, name, 0.3))
+  ranking = masks.named_leaves(saliency(name, 0.3))
+  everything = np.concatenate([np.asarray(ranking[layer]).ravel() for layer in SHAPES])
+  threshold = np.sort(everything)[-masks.kept_count(0.3, TOTAL)]
+  for layer in SHAPES:
+    np.testing.assert_array_equal(kept[layer], np.asarray(ranking[layer]) >= threshold)
+
+
+def test_the_snip_ratio_keeps_snips_counts_and_other_weights():
+  own, by_chance = make('snip', 'snip'), make('snip', 'random')
+  assert masks.count(own) == masks.count(by_chance)
+  assert masks.checksum(own) != masks.checksum(by_chance)
+
+
+def test_erk_magnitude_keeps_the_largest_weights_of_each_layer():
+  kept = make('erk', 'magnitude')
+  for name in ('stem', 'body', 'head'):
+    size, mask = np.abs(PARAMS[name]['kernel']), kept[name]['kernel']
+    assert size[mask].min() > size[~mask].max(initial=0)
+
+
+def test_layer_densities_of_a_global_ranking_are_exact():
+  kept = make('grasp', 'random')
+  ranking = masks.named_leaves(saliency('grasp', 0))
+  wanted = masks.layer_densities({name: ranking[name] for name in SHAPES}, 0.6)
+  assert pruning.layer_densities(kept) == pytest.approx(wanted, abs=1e-7)
+
+
+def test_a_density_of_one_is_dense_for_every_ratio_and_reads_nothing():
+  for ratio in (*ratios.RATIOS, *scores.SCORES):
+    kept = pruning.make_masks(KEY, None, PARAMS, None, ratio=ratio, density=1.0)
+    assert all(mask.all() for mask in jax.tree.leaves(kept))
+
+
+@pytest.mark.parametrize('ratio', ['uniform', 'erk', 'magnitude', 'synflow'])
+def test_layers_held_dense_are_whole_and_the_others_keep_the_density(ratio):
+  kept = masks.count(make(ratio, 'random', dense=('stem', 'head/kernel')))
+  assert (kept['stem/kernel'], kept['body/kernel'], kept['head/kernel']) == (36, 72, 150)
+
+
+def test_layers_held_dense_must_be_there_and_leave_some():
+  with pytest.raises(
+    ValueError, match=r"dense must name layers; got \['stern'\], known: stem, body"
+  ):
+    make('erk', 'random', dense=('stern',))
+  with pytest.raises(ValueError, match='none left to prune'):
+    make('erk', 'random', dense=('stem', 'body', 'head'))
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+  with pytest.raises(ValueError, match=r"ratio must be one of \['balanced', .*'uniform.*got 'erq'"):
+    make('erq', 'random')
+  with pytest.raises(ValueError, match=r"select must be one of \[.*'snip'.*\], got 'erk'"):
+    make('erk', 'erk')
+  with pytest.raises(ValueError, match=r"sampling must be one of \['bernoulli', 'exact', 'fan_in'"):
+    make('erk', 'random', sampling='dice')
+  with pytest.raises(ValueError, match=r"select must be 'random', got 'snip'"):
+    make('erk', 'snip', sampling='bernoulli')
+
+
+def test_params_may_be_any_pytree_with_a_predicate_for_what_is_pruned():
+  params = [{'w': jnp.ones((4, 6)), 'b': jnp.ones(6)}, (jnp.ones((6, 3)), jnp.ones(3))]
+  shapes = pruning.prunable_shapes(params, prunable=lambda name: name in ('0/w', '1/0'))
+  assert shapes == {'0/w': (4, 6), '1/0': (6, 3)}
+  kept = pruning.make_masks(KEY, None, params, None, ratio='uniform', density=0.5, shapes=shapes)
+  assert masks.count(kept) == {'0/b': 6, '0/w': 12, '1/0': 9, '1/1': 3}

@@ -1,4 +1,4 @@
-"""Gradient flow while a network trains: measured beside the step, which neither waits nor changes."""
+"""Gradient flow while a network trains: beside the step, which neither waits nor changes."""
 
 import functools
 from typing import Any

@@ -3,6 +3,7 @@
 A masked gradient is zero where the weight is pruned: what the optimizer sees.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -84,7 +85,20 @@ def top_eigenvalue(
     return hessian_product(loss_fn, params, vector, masks)
 
   start = masking.apply(optax.tree.random_like(key, params, jax.random.normal), masks)
-  vector = jax.lax.fori_loop(0, steps, lambda _, v: _unit(product(v)), _unit(start), unroll=unroll)
+  return power_iteration(product, start, steps, functools.partial(jax.lax.fori_loop, unroll=unroll))
+
+
+def power_iteration(
+  product: Callable[[Tree], Tree],
+  start: Tree,
+  steps: int,
+  loop: Callable[..., Tree] = jax.lax.fori_loop,
+) -> Eigenvalue:
+  """Eigenvalue of largest absolute value of a symmetric `product`; `steps + 1` products.
+
+  `loop(0, steps, body, vector)` may be a loop of the host, around a product that is compiled.
+  """
+  vector = loop(0, steps, lambda _, v: _unit(product(v)), _unit(start))
   image = product(vector)
   value = optax.tree.vdot(vector, image)
   rest = optax.tree.add_scale(image, -value, vector)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from random_pruning_jax import (
   checkpoints,
@@ -45,7 +44,7 @@ def evaluate_run(
   the config says; `data_dir` replaces the config's, and `changes` some of its fields
   ('evaluation.attacked_images', 100). Raises ValueError where there is no such checkpoint.
   """
-  config = read_config(workdir)
+  config = runlog.read_config(workdir)
   config.data_dir = data_dir or config.data_dir
   config.update_from_flattened_dict(dict(changes))
   parts = experiment(config, on)
@@ -74,13 +73,6 @@ def evaluate_run(
   if jax.process_index() == 0:
     results.append(workdir, row)
   return row | {'run': str(workdir)}
-
-
-def read_config(workdir: str | os.PathLike) -> ConfigDict:
-  """A run's config, with today's defaults for fields that were unknown when it was made."""
-  config = config_lib.default()
-  config.update(runlog.read_config(workdir).to_dict())
-  return config
 
 
 def load_state(

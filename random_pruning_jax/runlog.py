@@ -75,7 +75,8 @@ class RunLog:
     from tensorboardX import SummaryWriter  # here, because it is slow to import
 
     path = pathlib.Path(workdir) / LOG_FILE
-    kept = [line for line in read_log(workdir) if line['step'] <= step]
+    # At step 0 nothing is kept: a line of step 0 is written again.
+    kept = [line for line in read_log(workdir) if line['step'] <= step and step]
     whole = path.with_suffix('.tmp')
     whole.write_text(''.join(json.dumps(line) + '\n' for line in kept))
     whole.replace(path)

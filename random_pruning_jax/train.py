@@ -19,6 +19,7 @@ from random_pruning_jax import (
   checkpoints,
   data,
   evaluate,
+  flow,
   masks,
   metrics,
   optimizers,
@@ -207,9 +208,13 @@ def _loop(
   lr = optimizers.schedule(config, run.per_epoch)
   meter = runlog.Meter(done, record['meter'])
   started = time.perf_counter() - record['seconds']
+  flows = flow.FlowLog(run.parts, run.images)
+  if done == 0:
+    flows.measure(0, state)
   for step in range(done + 1, run.last_step + 1):
     state, figures = run.step_fn(state, *images, *_inputs(run, step - 1))
     meter.add(figures)
+    flows.measure(step, state)
     progress.advance()
     if step % config.log_every == 0:
       mean = meter.mean()
@@ -222,6 +227,9 @@ def _loop(
       epoch = meter.epoch_mean()
       log.write('epoch', step, epoch)
     validate, save = _due(config, step, run)
+    if save or step % config.log_every == 0:
+      for when, numbers in flows.take():
+        log.write('gradient', when, numbers)
     if save:
       kept = meter.record()  # first, because it refuses a loss that is no number
       validation = _validate(run, state, step, epoch, log, progress) if validate else None

@@ -45,11 +45,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   arguments.start_jax(args)
   import jax
 
-  from random_pruning_jax import measure, tables
+  from random_pruning_jax import measure, runlog, tables
   from random_pruning_jax import run as run_lib
 
   places = [place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN)]
-  changes = [_changes(measure.read_config(place), rest) for place in places]
+  changes = [_changes(runlog.read_config(place), rest) for place in places]
   rows = [
     measure.evaluate_run(
       place, suite=suite, checkpoint=args.checkpoint, data_dir=args.data_dir, changes=change

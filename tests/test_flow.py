@@ -1,0 +1,67 @@
+"""Gradient flow is logged while a network trains, and training does not notice."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import attacks, checkpoints, flow, gradients, masks, runlog, train
+from random_pruning_jax.experiment import initial_variables, keys
+
+
+def lines(workdir, kind):
+  kept = [line for line in runlog.read_log(workdir) if line['kind'] == kind]
+  return [{k: v for k, v in line.items() if k != 'images_per_second'} for line in kept]
+
+
+@pytest.fixture(scope='module')
+def measured(tmp_path_factory):
+  """A run that logs gradient flow every four steps, its workdir and last state."""
+  workdir = tmp_path_factory.mktemp('measured')
+  config = tiny_config(gradient_flow_every=4, checkpoint__every_steps=10)
+  return workdir, train.train(config, workdir, show=False)
+
+
+def test_gradient_flow_is_logged_at_initialisation_and_every_so_many_steps(measured):
+  found = lines(measured[0], 'gradient')
+  assert [line['step'] for line in found] == [0, 4, 8, 12, 16, 20]
+  assert all({'gradient_norm', 'egf_1', 'egf_2'} <= line.keys() for line in found)
+
+
+def test_measuring_gradient_flow_changes_no_number_of_training(measured, tmp_path):
+  state = train.train(tiny_config(), tmp_path, show=False)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(measured[1]))
+  for kind in ('train', 'validation'):
+    assert lines(tmp_path, kind) == lines(measured[0], kind)
+
+
+def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
+  parts = train.experiment(tiny_config())
+  variables = initial_variables(parts.model, keys(0).init, parts.spec.shape)
+  kept = jax.device_get(measured[1].masks)
+  params = masks.apply(variables['params'], kept)
+  model = parts.model.clone(axis_name=None)
+  batch = flow.first_batch(parts, train.data.load('digits', 'train'))
+
+  @jax.jit
+  def numbers(params, images, labels):
+    def loss(p):
+      logits, _ = model.apply(
+        variables | {'params': p}, images, train=True, mutable=['batch_stats']
+      )
+      return attacks.cross_entropy(logits, labels).mean()
+
+    return gradients.gradient_flow(loss, params, kept)
+
+  logged = lines(measured[0], 'gradient')[0]
+  for name, value in numbers(params, batch['image'], batch['label']).items():
+    assert logged[name] == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_a_resumed_run_logs_the_same_gradient_flow_once(measured, tmp_path):
+  config = tiny_config(gradient_flow_every=4, checkpoint__every_steps=10)
+  train.train(config, tmp_path, show=False)
+  with checkpoints.manager(tmp_path) as saved:
+    saved.delete(20)
+  train.train(config, tmp_path, show=False)
+  assert lines(tmp_path, 'gradient') == lines(measured[0], 'gradient')

@@ -1,0 +1,125 @@
+"""`random-pruning sweep --config=FILE --workdir=DIR`: runs every config of a sweep file."""
+
+import argparse
+import os
+import pathlib
+import signal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from random_pruning_jax import config_files
+from random_pruning_jax.commands import arguments
+from random_pruning_jax.progress import say
+
+if TYPE_CHECKING:  # imported where they are needed, because they need JAX
+  from random_pruning_jax.sweep import plan, view
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.epilog = 'The same command goes on where an interrupted sweep stopped.'
+  parser.add_argument(
+    '--config', required=True, metavar='FILE[:ARGUMENT]', help='a Python file with get_sweep()'
+  )
+  parser.add_argument_group(
+    'overrides', '--config.FIELD=VALUE changes a field of every run, as --config.epochs=5'
+  )
+  parser.set_defaults(takes_config=True)
+  parser.add_argument(
+    '--workdir', default='', help='where the runs live (default: runs/ and the name of the file)'
+  )
+  parser.add_argument(
+    '--workers', type=int, default=1, help='processes, each on a GPU of its own (default: 1)'
+  )
+  parser.add_argument(
+    '--shard', default='1/1', metavar='I/N', help='the I-th of N parts, from 1/N to N/N: job arrays'
+  )
+  parser.add_argument('--retry', action='store_true', help='also runs that failed before')
+  parser.add_argument(
+    '--skip-invalid',
+    action='store_true',
+    help='record configs that cannot be as failed, and run the others',
+  )
+  parser.add_argument('--dry-run', action='store_true', help='list the runs and what they cost')
+  parser.add_argument('--worker', type=int, default=-1, help=argparse.SUPPRESS)
+  arguments.add_runtime(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  if args.workers < 1:
+    raise ValueError(f'--workers must be at least 1, got {args.workers}.')
+  configs = load_sweep(args.config, rest)
+  directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
+  parent = args.workers > 1 and args.worker < 0 and not args.dry_run
+  _share_cores(args)
+  arguments.start_jax(args)
+  if parent:
+    import jax
+
+    jax.config.update('jax_platforms', 'cpu')  # the GPUs are the workers'
+  from random_pruning_jax.sweep import estimate, plan, view, work, workers
+
+  planned = plan.plan(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
+  jobs = plan.shard(planned.jobs, args.shard)
+  if args.dry_run:
+    print(estimate.table(jobs, planned.parts, directory, args.workers))
+    return 0
+  if args.worker >= 0:
+    start = args.worker * len(jobs) // args.workers  # so that each begins with another network
+    work.work([*jobs[start:], *jobs[:start]], directory, more=_parent_lives())
+    return 0
+  plan.remember(planned.jobs, directory)
+  if args.retry:
+    work.forget_failures(jobs, directory)
+  with view.View(jobs, estimate.costs(jobs, planned.parts), directory) as seen:
+    if parent:
+      signal.signal(signal.SIGTERM, signal.default_int_handler)  # the workers stop with it
+      workers.run(_command(args, rest), args.workers, jobs, directory)
+    else:
+      work.work(jobs, directory)
+  return _report(seen, jobs, directory)
+
+
+def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:
+  """The configs of `FILE` or `FILE:ARGUMENT`, each with the overrides ('--config.epochs=5')."""
+  path, _, argument = file.partition(':')
+  get_sweep = config_files.function_of(path, 'get_sweep')
+  configs = list(get_sweep(argument) if argument else get_sweep())
+  return [config_files.override(config, overrides) for config in configs]
+
+
+def _share_cores(args: argparse.Namespace) -> None:
+  """CPU devices of each worker, so that all of them together have no more than there are cores."""
+  if args.workers > 1 and not args.cpu_devices:
+    args.cpu_devices = 1 << (max(1, (os.cpu_count() or 1) // args.workers).bit_length() - 1)
+
+
+def _command(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+  return [
+    'sweep',
+    f'--config={args.config}',
+    f'--workdir={args.workdir or arguments.default_workdir(args.config)}',
+    f'--workers={args.workers}',
+    f'--shard={args.shard}',
+    f'--cpu_devices={args.cpu_devices}',
+    *(['--skip-invalid'] if args.skip_invalid else []),
+    *rest,
+  ]
+
+
+def _parent_lives() -> Callable[[], bool]:
+  parent = os.getppid()
+  return lambda: os.getppid() == parent
+
+
+def _report(seen: 'view.View', jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> int:
+  from random_pruning_jax.sweep import plan
+
+  say(f'{seen.summary()}.')
+  for job in jobs:
+    place = directory / job.tag
+    if plan.state(place) == 'failed':
+      say(f'failed: {place / plan.FAILED}')
+  say(f'Tables and figures: random-pruning report {directory}')
+  return 1 if seen.count('failed') else 0

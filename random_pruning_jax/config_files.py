@@ -1,0 +1,60 @@
+"""Functions of config and sweep files, which are Python files outside any package."""
+
+import pathlib
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+
+def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:
+  """`get_config` or `get_sweep` of the file at `path`. Raises ValueError where there is none."""
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f'--config must name a Python file; there is no {path}.')
+  found = runpy.run_path(str(path)).get(name)
+  if found is None:
+    raise ValueError(f'{path} must define {name}().')
+  return found
+
+
+def beside(file: str, path: str) -> Callable[..., Any]:
+  """`get_config` of a file named relative to another: `beside(__file__, '../cifar.py')`."""
+  return function_of((pathlib.Path(file).parent / path).resolve(), 'get_config')
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+  """The config with fields changed by arguments like '--config.pruning.density=0.5'.
+
+  Raises ValueError for another argument, a field that is not there and a value of another type.
+  """
+  for argument in overrides:
+    _check_field(config, argument)
+  values = flags.FlagValues()
+  argv = ['random-pruning', *overrides]
+  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+  try:
+    values(argv)
+  except (flags.Error, TypeError, ValueError) as error:
+    raise ValueError(' '.join(str(error).split())) from error
+  return values.config
+
+
+def _check_field(config: ConfigDict, argument: str) -> None:
+  name, equals, _ = argument.partition('=')
+  if not name.startswith('--config.') or not equals:
+    raise ValueError(f'unknown argument {argument}; overrides look like --config.seed=1.')
+  node, where = config, 'config'
+  for part in name.removeprefix('--config.').split('.'):
+    if not isinstance(node, ConfigDict) or part not in node:
+      known = ', '.join(sorted(node)) if isinstance(node, ConfigDict) else 'no fields'
+      raise ValueError(f'unknown field {name.removeprefix("--")}; {where} has: {known}.')
+    node, where = node[part], f'{where}.{part}'
+
+
+def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+  """A copy that differs in some fields: `changed(base, {'seed': 1, 'pruning.density': 0.2})`."""
+  copy = ConfigDict(config.to_dict())
+  copy.update_from_flattened_dict(fields)
+  return copy

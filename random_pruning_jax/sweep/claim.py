@@ -1,0 +1,105 @@
+"""One process trains a run: a claim is a file in the run's directory, made atomically.
+
+It names the process and its host. A claim is stale when its process is gone, or, on another host,
+when nobody has touched the file for ten minutes; the next process takes it over.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+FILE = 'claim.json'
+TOUCHED_EVERY = 30.0  # seconds
+STALE_AFTER = 600.0  # seconds, of a claim from another host
+
+
+@contextlib.contextmanager
+def hold(directory: pathlib.Path) -> Iterator[bool]:
+  """Claims a run for this process; False where another process has it."""
+  directory.mkdir(parents=True, exist_ok=True)
+  path = directory / FILE
+  with alone(directory.parent):
+    mine = holder(directory) is None
+    if mine:
+      path.write_text(json.dumps(_me()))
+  if not mine:
+    yield False
+    return
+  over = threading.Event()
+  threading.Thread(target=_touch, args=(path, over), daemon=True).start()
+  try:
+    yield True
+  finally:
+    over.set()
+    path.unlink(missing_ok=True)
+
+
+def holder(directory: pathlib.Path) -> dict[str, Any] | None:
+  """The process that trains the run: {'pid', 'host', 'started'}; None where none does."""
+  path = directory / FILE
+  try:
+    found = json.loads(path.read_text())
+    touched = path.stat().st_mtime
+  except (FileNotFoundError, json.JSONDecodeError):  # a crash may have left it empty
+    return None
+  if found['host'] == socket.gethostname():
+    return found if _started(found['pid']) == found['started'] else None
+  return found if _now(directory.parent) - touched < STALE_AFTER else None
+
+
+def pid(path: pathlib.Path) -> int | None:
+  """The process named in a claim file, alive or not; None where there is no claim."""
+  try:
+    return json.loads(path.read_text())['pid']
+  except (FileNotFoundError, json.JSONDecodeError):
+    return None
+
+
+@contextlib.contextmanager
+def alone(directory: pathlib.Path) -> Iterator[None]:
+  """Only one process at a time is inside, for a directory."""
+  with (directory / '.lock').open('a') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+
+
+def _me() -> dict[str, Any]:
+  pid = os.getpid()
+  return {'pid': pid, 'host': socket.gethostname(), 'started': _started(pid)}
+
+
+def _started(pid: int) -> str:
+  """When a process started, so that a number used again is not taken for it; '' if it is gone."""
+  try:
+    fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return '' if fields[0] == 'Z' else fields[19]
+  except FileNotFoundError:
+    pass
+  if pathlib.Path('/proc/self').exists():
+    return ''
+  try:  # no /proc: all that is known is whether there is such a process
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return ''
+  except PermissionError:
+    pass
+  return 'alive'
+
+
+def _touch(path: pathlib.Path, over: threading.Event) -> None:
+  while not over.wait(TOUCHED_EVERY):
+    with contextlib.suppress(FileNotFoundError):
+      os.utime(path)
+
+
+def _now(directory: pathlib.Path) -> float:
+  """The file system's time, which is what the claims of all hosts are stamped with."""
+  clock = directory / '.clock'
+  clock.touch()
+  return clock.stat().st_mtime

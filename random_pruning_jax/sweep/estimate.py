@@ -1,0 +1,195 @@
+"""What jobs will cost: parameters, FLOPs and time, before and while they run."""
+
+import math
+import pathlib
+import re
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from random_pruning_jax import cost, data, masks, optimizers, parallel, tables, train
+from random_pruning_jax.data import places, resident
+from random_pruning_jax.experiment import Experiment, initial_variables, keys
+from random_pruning_jax.ratios import RATIOS
+from random_pruning_jax.sweep import plan
+from random_pruning_jax.sweep.plan import Job
+
+# Images of the training split of sets that need not be on the machine that plans.
+_TRAIN_SPLIT = {
+  'cifar10': 50_000,
+  'cifar100': 50_000,
+  'imagenet2012': 1_281_167,
+  'mnist': 60_000,
+  'svhn_cropped': 73_257,
+}
+_PATIENCE = 20.0  # seconds of measuring steps; what is left is scaled from what was measured
+
+
+class Cost(NamedTuple):
+  """Of one job; None where it depends on the weights (scores) or on data that are not here."""
+
+  parameters: int
+  kept: int | None  # weights
+  steps: int | None
+  dense_flops: float | None  # of training the dense network; what the masked step really computes
+  flops: float | None  # of training, if only kept weights were multiplied
+  infeasible: str
+
+
+def costs(jobs: Sequence[Job], parts: dict[str, Experiment]) -> list[Cost | None]:
+  """The cost of each job, None for one that cannot be."""
+  return [None if job.error else _cost(job, parts[job.group]) for job in jobs]
+
+
+def _cost(job: Job, parts: Experiment) -> Cost:
+  config, structure = job.config, parts.structure
+  layers = structure.layers
+  images = _train_images(job.config.dataset, job.config.data_dir, parts.spec)
+  steps = samples = None
+  if images:
+    steps = config.epochs * resident.steps_per_epoch(images, config.batch_size)
+    samples = steps * config.batch_size
+  dense = cost.training_flops(layers, samples) if samples else None
+  bad = plan.infeasible(config, parts)
+  kept, flops = masks.kept_count(config.pruning.density, sum(x.size for x in layers)), None
+  if config.pruning.density == 1:
+    flops = dense
+  elif config.pruning.ratio in RATIOS and not bad:
+    densities = RATIOS[config.pruning.ratio](structure.shapes, config.pruning.density)
+    kept = cost.kept(layers, densities)
+    flops = cost.training_flops(layers, samples, densities) if samples else None
+  return Cost(structure.parameters, None if bad else kept, steps, dense, flops, bad)
+
+
+def _train_images(name: str, data_dir: str, spec: data.Spec) -> int | None:
+  """Images that a run trains on: of 'train' or 'train[:90%]'."""
+  try:
+    sizes = places.split_sizes(data.find(name, data_dir))
+  except data.DataError:
+    sizes = {'train': _TRAIN_SPLIT.get(name.partition(':')[0])}
+  found = re.fullmatch(r'(\w+)(?:\[:(\d+)%\])?', spec.splits.get('train', 'train'))
+  size = sizes.get(found[1]) if found else None
+  return round(size * int(found[2] or 100) / 100) if size else None
+
+
+def seconds_per_step(jobs: Sequence[Job], parts: dict[str, Experiment]) -> dict[str, float]:
+  """Seconds of a training step of each group, measured on random images, smallest network first.
+
+  Measuring ends after some seconds; the groups that are left get the time of the largest network
+  that was measured, times the ratio of their multiply-adds.
+  """
+  work = {
+    job.group: cost.macs(parts[job.group].structure.layers) * job.config.batch_size
+    for job in jobs
+    if not job.error
+  }
+  seconds: dict[str, float] = {}
+  began, last = time.perf_counter(), ''
+  for name in sorted(work, key=work.__getitem__):
+    if not last or time.perf_counter() - began < _PATIENCE:
+      seconds[name], last = _measure(parts[name]), name
+    else:
+      seconds[name] = seconds[last] * work[name] / work[last]
+  return seconds
+
+
+def _measure(parts: Experiment, steps: int = 3) -> float:
+  config = parts.config
+  tx = optimizers.make(config, 100)
+  variables = initial_variables(parts.model, keys(0).init, parts.spec.shape)
+  state = train.create_state(variables, masks.ones(variables['params']), tx)
+  state = parallel.replicate(state, parts.on)
+  batch = {
+    'image': jnp.full((config.batch_size, *parts.spec.shape), 0.5),
+    'label': jnp.zeros((config.batch_size,), jnp.int32),
+  }
+  batch = {name: parallel.split(jax.device_get(array), parts.on) for name, array in batch.items()}
+
+  def step(state, batch):
+    return train.train_step(state, batch, model=parts.model, tx=tx, axis_name=parallel.AXIS)
+
+  compiled = parallel.parallel(step, parts.on, (None, 0), (None, None))
+  state, _ = jax.block_until_ready(compiled(state, batch))
+  times = []
+  for _ in range(steps):
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(compiled(state, batch))
+    times.append(time.perf_counter() - began)
+  return sorted(times)[steps // 2]
+
+
+def duration(seconds: float) -> str:
+  """42 s, 7 min, 3.4 h, 12 days."""
+  for size, unit, digits in ((86_400, 'days', 1), (3_600, 'h', 1), (60, 'min', 0)):
+    if seconds >= 1.5 * size or (unit == 'h' and seconds >= size):
+      return f'{seconds / size:.{digits}f} {unit}'
+  return f'{math.ceil(seconds)} s'
+
+
+def table(
+  jobs: Sequence[Job], parts: dict[str, Experiment], directory: pathlib.Path, workers: int
+) -> str:
+  """Every run with its state and cost, and what all that is not done yet will take."""
+  every = costs(jobs, parts)
+  step = seconds_per_step(jobs, parts)
+  head = ['run', 'state', 'parameters', 'kept', 'steps', 'FLOPs, dense', 'FLOPs, kept', 'time']
+  lines = [head]
+  left = 0.0
+  for job, each in zip(jobs, every, strict=True):
+    state = plan.state(directory / job.tag)
+    if each is None or each.infeasible:
+      lines.append([job.tag, 'cannot be' if each is None else 'infeasible'])
+      continue
+    seconds = each.steps * step[job.group] if each.steps else None
+    left += seconds or 0.0 if state not in ('done', 'failed') else 0.0
+    lines.append(
+      [
+        job.tag,
+        state,
+        f'{each.parameters:,}',
+        f'{each.kept:,}',
+        f'{each.steps:,}' if each.steps else '-',
+        _flops(each.dense_flops),
+        _flops(each.flops),
+        duration(seconds) if seconds else '-',
+      ]
+    )
+  return '\n'.join([tables.text(lines), '', *_notes(jobs, every, step, left, workers)])
+
+
+def _notes(
+  jobs: Sequence[Job],
+  every: Sequence[Cost | None],
+  step: dict[str, float],
+  left: float,
+  workers: int,
+) -> list[str]:
+  known = [each for each in every if each]
+  dense = sum(each.dense_flops or 0.0 for each in known)
+  kept = sum(each.flops or 0.0 for each in known)
+  names = {job.group: plan.network(job.config) for job in jobs}
+  steps = ', '.join(f'{names[group]} {1e3 * s:.3g} ms' for group, s in step.items())
+  wrong = [
+    f'{job.tag}: {job.error or each.infeasible}'
+    for job, each in zip(jobs, every, strict=True)
+    if job.error or each.infeasible
+  ]
+  unknown = sum(each.flops is None and not each.infeasible for each in known)
+  return [
+    f'{len(jobs)} runs: {_flops(dense)} FLOPs of training as masked networks compute it (dense), '
+    f'{_flops(kept)} if kept weights alone were multiplied'
+    + (f' (without {unknown} runs whose ratio is a score).' if unknown else '.'),
+    'A training step is three forward passes (Evci et al., 2020); BatchNorm is not counted.',
+    f'A step on this machine: {steps}.',
+    f'What is not done takes about {duration(left / workers)} here'
+    + (f' with {workers} workers' if workers > 1 else '')
+    + ', besides compilation, data and evaluation.',
+    *wrong,
+  ]
+
+
+def _flops(value: float | None) -> str:
+  return f'{value:.2e}' if value else '-'

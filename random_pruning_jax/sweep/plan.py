@@ -1,0 +1,199 @@
+"""Jobs of a sweep: each config with its directory, all checked before anything starts."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from random_pruning_jax import config as config_lib
+from random_pruning_jax import data, pruning, results, runlog
+from random_pruning_jax.experiment import Experiment, experiment
+from random_pruning_jax.ratios import RATIOS
+from random_pruning_jax.sweep import claim
+
+FAILED = 'failed.json'  # in a run's directory: its error, traceback and config
+MANIFEST = 'sweep.json'  # in the sweep's: every run that was ever planned there
+# Runs that differ in these alone share one compiled step.
+_FREE = ('seed', 'pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
+
+
+class Job(NamedTuple):
+  """A run to be made."""
+
+  tag: str  # the name of its directory
+  config: ConfigDict
+  group: str  # equal for runs that share one compilation
+  error: str = ''  # why it cannot be run
+
+
+class Plan(NamedTuple):
+  jobs: list[Job]  # those that share a compilation follow each other
+  parts: dict[str, Experiment]  # of one job of each group
+
+
+def plan(
+  configs: Sequence[ConfigDict], *, skip_invalid: bool = False, need_data: bool = True
+) -> Plan:
+  """Checks every config and orders the jobs. Raises one ValueError that names all that is wrong.
+
+  With `skip_invalid`, configs that cannot be become jobs with an `error` instead. Without
+  `need_data`, the data need not be on this machine.
+  """
+  if not configs:
+    raise ValueError('a sweep must have at least one config, got none.')
+  parts: dict[str, Experiment] = {}
+  seen: dict[str, int] = {}
+  jobs: list[Job] = []
+  wrong: dict[str, list[str]] = {}  # error -> the jobs that have it
+  for i, config in enumerate(configs):
+    try:
+      resolved = _check(config, parts, need_data)
+      job = Job(tag(resolved), resolved, group(resolved))
+    except ValueError as error:
+      job = Job(tag(config), config, group(config), str(error))
+      wrong.setdefault(job.error, []).append(f'{job.tag} (config {i})')
+    same = seen.setdefault(_identity(job.config), i)
+    if same != i:
+      raise ValueError(f'configs {same} and {i} are the same run, {job.tag}: {_hint(job.config)}')
+    jobs.append(job)
+  if wrong and not skip_invalid:
+    raise ValueError(_refusal(wrong, len(configs)))
+  first = list(dict.fromkeys(job.group for job in jobs))
+  return Plan(sorted(jobs, key=lambda job: first.index(job.group)), parts)
+
+
+def shard(jobs: Sequence[Job], which: str) -> list[Job]:
+  """Every N-th job from the I-th for 'I/N', 1 <= I <= N: disjoint, together all of them."""
+  try:
+    i, n = map(int, which.split('/'))
+  except ValueError:
+    i = n = 0
+  if not 1 <= i <= n:
+    raise ValueError(f'--shard must be I/N with 1 <= I <= N, as 1/4; got {which!r}.')
+  return list(jobs[i - 1 :: n])
+
+
+def tag(config: ConfigDict) -> str:
+  """A name that a person can read, and a hash: digits-resnet20-w8-erk-d0.1-s0-5f3a1c20.
+
+  The hash is of the fields that differ from the defaults, so that a field which a later version
+  adds does not rename the runs of this one.
+  """
+  pruned = [config.pruning.ratio, f'd{config.pruning.density:g}']
+  if config.pruning.select != 'random':
+    pruned.insert(1, config.pruning.select)
+  what = ['dense'] if config.pruning.density == 1 else pruned
+  usual = config_lib.flat(config_lib.resolve(config_lib.default()))
+  changed = {field: got for field, (_, got) in config_lib.differences(usual, _flat(config)).items()}
+  digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+  parts = [config.dataset.replace('/', '_'), network(config), *what, f's{config.seed}', digest]
+  return '-'.join(parts)
+
+
+def network(config: ConfigDict) -> str:
+  """resnet20, or resnet20-w8 where the width is not the family's own."""
+  return config.model.name + (f'-w{config.model.width}' if config.model.width else '')
+
+
+def group(config: ConfigDict) -> str:
+  return json.dumps({k: v for k, v in _flat(config).items() if k not in _FREE}, sort_keys=True)
+
+
+def state(directory: pathlib.Path) -> str:
+  """'done', 'failed', 'running', 'interrupted' or 'waiting', as the run's directory says."""
+  if (directory / results.FILE).exists() and results.read([directory / results.FILE]):
+    return 'done'
+  if (directory / FAILED).exists():
+    return 'failed'
+  if claim.holder(directory):
+    return 'running'
+  return 'interrupted' if (directory / runlog.CONFIG_FILE).exists() else 'waiting'
+
+
+def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
+  """Adds the jobs to the sweep's manifest, by which a report knows what is missing."""
+  directory.mkdir(parents=True, exist_ok=True)
+  with claim.alone(directory):
+    path = directory / MANIFEST
+    known = read_manifest(directory)
+    known |= {job.tag: _flat(job.config) for job in jobs}
+    whole = path.with_suffix(f'.{os.getpid()}.tmp')
+    whole.write_text(json.dumps({'format': 1, 'runs': known}, sort_keys=True) + '\n')
+    whole.replace(path)
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """{tag: flat config} of every run planned in a directory; {} where there was no sweep."""
+  path = directory / MANIFEST
+  return json.loads(path.read_text())['runs'] if path.exists() else {}
+
+
+def read_failure(directory: pathlib.Path) -> dict[str, Any]:
+  """What `failed.json` of a run says: tag, error, traceback, config, commit, time."""
+  return json.loads((directory / FAILED).read_text())
+
+
+def infeasible(config: ConfigDict, parts: Experiment) -> str:
+  """Why the ratio cannot spend the budget on this network; '' where it can, or is a score."""
+  ratio = RATIOS.get(config.pruning.ratio)
+  try:
+    if ratio:
+      ratio(parts.structure.shapes, config.pruning.density)
+  except ValueError as error:
+    return str(error)
+  return ''
+
+
+def _refusal(wrong: dict[str, list[str]], total: int) -> str:
+  lines = []
+  for error, tags in wrong.items():
+    more = f' and {len(tags) - 3} more' if len(tags) > 3 else ''
+    lines.append(f'{", ".join(tags[:3])}{more}: {error}')
+  return '\n  '.join(
+    [
+      f'{sum(map(len, wrong.values()))} of {total} configs cannot be; nothing was started. Mend '
+      'them, or record them as failed and run the others with --skip-invalid:',
+      *lines,
+    ]
+  )
+
+
+def _check(config: ConfigDict, parts: dict[str, Experiment], need_data: bool) -> ConfigDict:
+  """The resolved config, or ValueError; builds the network of each group once."""
+  if config.dense_twin:
+    raise ValueError(
+      'dense_twin must be False in a sweep, or every run trains the same dense network; add one '
+      'config of pruning.density 1.0.'
+    )
+  resolved = config_lib.resolve(config)
+  pruning.check_names(resolved.pruning.ratio, resolved.pruning.select, resolved.pruning.sampling)
+  name = group(resolved)
+  if name not in parts:
+    if need_data:
+      data.find(resolved.dataset, resolved.data_dir)
+    parts[name] = experiment(resolved, tuple(jax.devices()))
+  return resolved
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+  flat = config_lib.flat(config)
+  return {field: flat[field] for field in flat if field not in config_lib.NOT_COMPARED}
+
+
+def _identity(config: ConfigDict) -> str:
+  """Equal for configs that make the same network: a dense one has no ratio."""
+  flat = _flat(config)
+  if flat['pruning.density'] == 1:
+    flat = {field: flat[field] for field in flat if field not in _FREE[1:]}
+  return json.dumps(flat, sort_keys=True)
+
+
+def _hint(config: ConfigDict) -> str:
+  if config.pruning.density == 1:
+    return 'at density 1.0 every ratio is the dense network; list it once for each seed.'
+  return 'an override may have made them equal.'

@@ -1,0 +1,144 @@
+"""What a person sees of a sweep: a block that redraws itself on a terminal, else plain lines."""
+
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from random_pruning_jax import results, runlog
+from random_pruning_jax.sweep import plan
+from random_pruning_jax.sweep.estimate import Cost, duration
+from random_pruning_jax.sweep.plan import Job
+
+_SHOWN = 8  # running jobs on the screen at most
+
+
+class View:
+  """Reads the jobs' directories and says what changed. Use as a context: it refreshes itself."""
+
+  def __init__(
+    self,
+    jobs: Sequence[Job],
+    costs: Sequence[Cost | None],
+    directory: pathlib.Path,
+    to: TextIO | None = None,
+  ):
+    self._jobs, self._directory = jobs, directory
+    self._out = to or sys.stderr
+    self._terminal = self._out.isatty()
+    self._steps = {j.tag: c.steps if c else None for j, c in zip(jobs, costs, strict=True)}
+    self._work = {j.tag: (c and c.dense_flops) or 0.0 for j, c in zip(jobs, costs, strict=True)}
+    self._states = {job.tag: plan.state(directory / job.tag) for job in jobs}
+    self._began, self._done_before = time.monotonic(), self._work_done()
+    self._lines_drawn = 0
+    self._over = threading.Event()
+    self._lock = threading.Lock()
+
+  def __enter__(self) -> 'View':
+    self._thread = threading.Thread(target=self._keep_fresh, daemon=True)
+    before = self.count('done')
+    failed = self.count('failed')
+    notes = [f'{before} done already' if before else '']
+    notes += [f'{failed} failed before (--retry tries them again)' if failed else '']
+    self._say(', '.join([f'{len(self._jobs)} runs in {self._directory}', *filter(None, notes)]))
+    self._thread.start()
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._over.set()
+    self._thread.join()
+    self.refresh()
+    self._erase()
+
+  def count(self, state: str) -> int:
+    return list(self._states.values()).count(state)
+
+  def refresh(self) -> None:
+    """Looks at every job that may have changed, and says so."""
+    with self._lock:
+      for job in self._jobs:
+        old = self._states[job.tag]
+        if old == 'done':
+          continue
+        new = self._states[job.tag] = plan.state(self._directory / job.tag)
+        if new != old and new in ('done', 'failed'):
+          self._say(self._ended(job, new))
+      if self._terminal:
+        self._draw()
+
+  def summary(self) -> str:
+    """18 done, 1 running, 2 failed, 3 to do, 4 min left."""
+    todo = self.count('waiting') + self.count('interrupted')
+    parts = [f'{self.count("done")} done', f'{self.count("running")} running']
+    parts += [f'{self.count("failed")} failed', f'{todo} to do']
+    left = self.seconds_left()
+    return ', '.join([*parts, *([f'{duration(left)} left'] if left else [])])
+
+  def seconds_left(self) -> float | None:
+    """From the multiply-adds done since this sweep began; None before there are any."""
+    elapsed, done = time.monotonic() - self._began, self._work_done()
+    todo = sum(self._work[tag] for tag, state in self._states.items() if state != 'failed') - done
+    fresh = done - self._done_before
+    return todo * elapsed / fresh if fresh > 0 and elapsed > 1 else None
+
+  def _work_done(self) -> float:
+    shares = {'done': 1.0, 'failed': 0.0, 'waiting': 0.0}
+    return sum(
+      self._work[tag] * (shares[state] if state in shares else self._share(tag))
+      for tag, state in self._states.items()
+    )
+
+  def _share(self, tag: str) -> float:
+    lines, steps = self._log(tag), self._steps[tag]
+    return min(1.0, lines[-1]['step'] / steps) if lines and steps else 0.0
+
+  def _log(self, tag: str) -> list[dict[str, Any]]:
+    return runlog.read_log(self._directory / tag)
+
+  def _ended(self, job: Job, state: str) -> str:
+    over = self.count('done') + self.count('failed')
+    left = self.seconds_left()
+    rest = f'  ({duration(left)} left)' if left and not self._terminal else ''
+    return f'[{over}/{len(self._jobs)}] {state:<6} {job.tag}  {self._outcome(job, state)}{rest}'
+
+  def _outcome(self, job: Job, state: str) -> str:
+    if state == 'failed':
+      found = plan.read_failure(self._directory / job.tag)
+      return (found['error'].splitlines() or [''])[0][:160]
+    row = results.read([self._directory / job.tag / results.FILE])[0]
+    accuracy = row.get('metrics', {}).get('accuracy')
+    seconds = row.get('train_seconds') or 0.0
+    return f'accuracy {accuracy:.2%}  {duration(seconds)}' if accuracy is not None else ''
+
+  def _keep_fresh(self) -> None:
+    while not self._over.wait(1.0):
+      self.refresh()
+
+  def _draw(self) -> None:
+    width = 30
+    share = (self.count('done') + self.count('failed')) / len(self._jobs)
+    full = round(share * width)
+    lines = [f'[{"#" * full}{"." * (width - full)}] {self.summary()}']
+    running = [tag for tag, state in self._states.items() if state == 'running']
+    for tag in running[:_SHOWN]:
+      trained = [line for line in self._log(tag) if line['kind'] == 'train']
+      loss = f'  loss {trained[-1]["loss"]:.3f}' if trained else ''
+      lines.append(f'  {self._share(tag):>4.0%}  {tag}{loss}')
+    if len(running) > _SHOWN:
+      lines.append(f'  and {len(running) - _SHOWN} more')
+    self._erase()
+    self._out.write('\n'.join(lines) + '\n')
+    self._out.flush()
+    self._lines_drawn = len(lines)
+
+  def _erase(self) -> None:
+    if self._lines_drawn:
+      self._out.write(f'\x1b[{self._lines_drawn}F\x1b[J')  # up, and clear to the end
+      self._lines_drawn = 0
+
+  def _say(self, text: str) -> None:
+    self._erase()
+    self._out.write(text + '\n')
+    self._out.flush()

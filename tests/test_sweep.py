@@ -1,0 +1,325 @@
+"""A sweep looks after itself: what is done stays, what fails is said, nothing runs twice."""
+
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import results, runlog
+from random_pruning_jax.commands import sweep as command
+from random_pruning_jax.sweep import claim, estimate, plan, view, work, workers
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def small(**changes):
+  return tiny_config(epochs=1, evaluation__foreign=(), evaluation__epsilons=(), **changes)
+
+
+def planned(*configs):
+  return plan.plan(configs).jobs
+
+
+@pytest.fixture(scope='module')
+def swept(tmp_path_factory):
+  """Three runs, one of which has a loss that is no number, and one that cannot be planned."""
+  directory = tmp_path_factory.mktemp('sweep')
+  configs = [
+    small(),
+    small(optimizer__lr=1e30),
+    small(seed=1),
+    small(pruning__ratio='erk_plus', pruning__density=0.01),
+    small(pruning__ratio='nonsense'),
+  ]
+  both = plan.plan(configs, skip_invalid=True)
+  plan.remember(both.jobs, directory)
+  compiled = []
+
+  def listen(event, duration, **_):
+    if 'backend_compile' in event and duration > 0.2:
+      compiled.append(event)
+
+  out = io.StringIO()
+  with view.View(both.jobs, estimate.costs(both.jobs, both.parts), directory, out):
+    work.work(both.jobs[:1], directory)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    work.work([job for job in both.jobs if job.config.optimizer.lr < 1], directory)
+    again = list(compiled)
+    work.work(both.jobs, directory)
+  return directory, both.jobs, again, out.getvalue()
+
+
+def states(directory, jobs):
+  return [plan.state(directory / job.tag) for job in jobs]
+
+
+def test_failures_are_recorded_and_stop_nothing(swept):
+  directory, jobs, _, _ = swept
+  by_tag = {job.tag: plan.state(directory / job.tag) for job in jobs}
+  assert sorted(by_tag.values()) == ['done', 'done', 'failed', 'failed', 'failed']
+  errors = [
+    plan.read_failure(directory / tag) for tag, state in by_tag.items() if state == 'failed'
+  ]
+  found = {error['error'].split(':')[0]: error for error in errors}
+  assert found.keys() == {'NotFiniteError', 'ValueError'}
+  assert 'Traceback' in found['NotFiniteError']['traceback']
+  assert any('nonsense' in error['error'] for error in errors)
+
+
+def test_runs_that_differ_in_seed_or_ratio_compile_no_second_step(swept):
+  assert swept[2] == []
+
+
+def test_the_view_says_each_end_once_and_in_plain_lines(swept):
+  text = swept[3]
+  assert '\x1b' not in text
+  for job in swept[1]:
+    assert text.count(f' {job.tag} ') == 1
+  assert 'accuracy' in text and 'the loss is' in text
+
+
+def test_finished_and_failed_runs_are_left_alone(swept):
+  directory, jobs, _, _ = swept
+  files = [p for p in sorted(directory.rglob('*')) if p.name in (results.FILE, plan.FAILED)]
+  before = [(path, path.stat().st_mtime_ns) for path in files]
+  work.work(jobs, directory)
+  assert [(path, path.stat().st_mtime_ns) for path in files] == before
+
+
+def test_retry_tries_failed_runs_again(swept):
+  directory, jobs, _, _ = swept
+  bad = [job for job in jobs if job.config.pruning.ratio == 'erk_plus']
+  before = plan.read_failure(directory / bad[0].tag)['time']
+  time.sleep(1.1)
+  work.forget_failures(bad, directory)
+  assert states(directory, bad)[0] in ('waiting', 'interrupted')
+  work.work(bad, directory)
+  assert plan.read_failure(directory / bad[0].tag)['time'] > before
+
+
+def test_the_manifest_holds_every_planned_run(swept):
+  directory, jobs, _, _ = swept
+  assert plan.read_manifest(directory).keys() == {job.tag for job in jobs}
+  plan.remember(jobs[:1], directory)
+  assert len(plan.read_manifest(directory)) == len(jobs)
+
+
+def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
+  (job,) = planned(small())
+  with claim.hold(tmp_path / job.tag) as mine:
+    assert mine
+    script = (
+      'import pathlib, sys; from random_pruning_jax.sweep import claim\n'
+      'with claim.hold(pathlib.Path(sys.argv[1])) as mine: print(mine)'
+    )
+    done = subprocess.run(
+      [sys.executable, '-c', script, str(tmp_path / job.tag)],
+      capture_output=True,
+      text=True,
+      cwd=ROOT,
+    )
+    assert done.stdout.strip() == 'False', done.stderr
+    work.work([job], tmp_path)
+  assert plan.state(tmp_path / job.tag) == 'waiting'
+
+
+def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
+  gone = subprocess.Popen([sys.executable, '-c', ''])
+  gone.wait()
+  place = tmp_path / 'run'
+  place.mkdir()
+  for pid, started in ((gone.pid, '1'), (os.getpid(), 'another start')):
+    found = {'pid': pid, 'host': claim._me()['host'], 'started': started}
+    (place / claim.FILE).write_text(json.dumps(found))
+    assert claim.holder(place) is None
+    with claim.hold(place) as mine:
+      assert mine and claim.holder(place)['pid'] == os.getpid()
+    assert not (place / claim.FILE).exists()
+
+
+def test_a_claim_from_another_host_lasts_while_it_is_touched(tmp_path):
+  place = tmp_path / 'run'
+  place.mkdir()
+  path = place / claim.FILE
+  path.write_text(json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'}))
+  assert claim.holder(place)['host'] == 'elsewhere.invalid'
+  old = path.stat().st_mtime - claim.STALE_AFTER - 1
+  os.utime(path, (old, old))
+  assert claim.holder(place) is None
+
+
+def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
+  configs = [
+    small(),
+    small(pruning__ratio='nonsense'),
+    small(model__name='resnet7'),
+    small(pruning__density=0.0),
+    small(dense_twin=True),
+  ]
+  with pytest.raises(ValueError) as refused:
+    plan.plan(configs)
+  text = str(refused.value)
+  assert text.startswith('4 of 5 configs cannot be; nothing was started.')
+  for word in ('nonsense', 'resnet7', '(0, 1], got 0.0', 'dense_twin', '(config 4)'):
+    assert word in text
+
+
+@pytest.mark.parametrize(
+  'configs',
+  [
+    [small(), small()],
+    [small(pruning__ratio='er', pruning__density=1.0), small(pruning__density=1.0)],
+    [small(), small(data_dir='/elsewhere')],
+    [small(), small(pruning__sampling='exact')],  # what the recipe says anyway
+  ],
+)
+def test_duplicates_are_refused(configs):
+  with pytest.raises(ValueError, match='configs 0 and 1 are the same run'):
+    plan.plan(configs)
+
+
+def test_tags_are_readable_and_differ_with_every_field_but_the_place_of_the_data():
+  configs = [
+    small(),
+    small(seed=1),
+    small(optimizer__lr=0.2),
+    small(pruning__select='magnitude'),
+    small(pruning__density=1.0),
+  ]
+  tags = [planned(config)[0].tag for config in configs]
+  assert len({tag.rpartition('-')[2] for tag in tags}) == 5
+  assert tags[0].startswith('digits-cifar_resnet8-w2-erk-d0.3-s0-')
+  assert tags[3].startswith('digits-cifar_resnet8-w2-erk-magnitude-d0.3-s0-')
+  assert tags[4].startswith('digits-cifar_resnet8-w2-dense-s0-')
+  assert planned(small(data_dir='/elsewhere'))[0].tag == tags[0]
+
+
+def test_jobs_that_share_a_compilation_follow_each_other():
+  jobs = planned(small(), small(model__width=4), small(seed=1), small(model__width=4, seed=1))
+  assert [job.config.model.width for job in jobs] == [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 7])
+def test_shards_are_disjoint_and_together_everything(n):
+  jobs = [plan.Job(str(i), None, '') for i in range(5)]
+  parts = [plan.shard(jobs, f'{i}/{n}') for i in range(1, n + 1)]
+  assert sorted(job.tag for part in parts for job in part) == [job.tag for job in jobs]
+
+
+@pytest.mark.parametrize('which', ['0/2', '3/2', '1', 'a/b', '1/0'])
+def test_a_shard_that_cannot_be_is_refused(which):
+  with pytest.raises(ValueError, match='must be I/N'):
+    plan.shard([], which)
+
+
+def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
+  both = plan.plan([small(), small(pruning__density=1.0)])
+  sparse, dense = estimate.costs(both.jobs, both.parts)
+  structure = both.parts[both.jobs[0].group].structure
+  prunable = sum(layer.size for layer in structure.layers)
+  assert dense.kept == prunable
+  assert sparse.kept == pytest.approx(0.3 * prunable, abs=5)
+  assert dense.steps == 10  # 1,257 digits in batches of 120
+  macs = sum(layer.macs for layer in structure.layers)
+  assert dense.flops == dense.dense_flops == sparse.dense_flops == 2 * 3 * 10 * 120 * macs
+  assert sparse.flops < dense.flops
+  text = estimate.table(both.jobs, both.parts, tmp_path, workers=1)
+  assert all(job.tag in text for job in both.jobs) and '2 runs' in text
+  assert not any((tmp_path / job.tag).exists() for job in both.jobs)
+
+
+def test_durations_are_said_in_units_that_fit():
+  assert [estimate.duration(s) for s in (3.2, 80, 600, 7200, 864_000)] == [
+    '4 s',
+    '80 s',
+    '10 min',
+    '2.0 h',
+    '10.0 days',
+  ]
+
+
+def test_more_workers_than_gpus_are_refused(monkeypatch):
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  assert workers.environment(1, 2)['CUDA_VISIBLE_DEVICES'] == '5'
+  with pytest.raises(ValueError, match='number of GPUs, 2; got 3'):
+    workers.environment(0, 3)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs' / 'sweeps').glob('*.py')), ids=str)
+def test_every_sweep_file_can_be_planned(path):
+  configs = command.load_sweep(str(path), ['--config.epochs=20'])
+  assert all(config.epochs == 20 for config in configs)
+  known = [
+    config
+    for config in configs
+    if {config.pruning.ratio, config.pruning.select} <= {*plan.RATIOS, *plan.pruning.SCORES}
+  ]
+  if path.stem == 'imagenet':
+    pytest.importorskip('random_pruning_jax.data.specs').SPECS.get('imagenet2012') or pytest.skip(
+      'imagenet2012 is described by its own files, which are not here'
+    )
+  jobs = plan.plan(known[:: max(1, len(known) // 12)], need_data=False).jobs
+  assert jobs
+
+
+def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
+  (job,) = planned(small(seed=7))
+  place = tmp_path / job.tag
+
+  def interrupt():
+    while not runlog.read_log(place):
+      time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  threading.Thread(target=interrupt, daemon=True).start()
+  with pytest.raises(KeyboardInterrupt):
+    work.work([job], tmp_path)
+  assert plan.state(place) == 'interrupted'
+  work.work([job], tmp_path)
+  assert plan.state(place) == 'done'
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
+  """SIGKILL in the first run, then to the end with two workers."""
+  file = tmp_path / 'file.py'
+  file.write_text(
+    f'import sys; sys.path.insert(0, {str(ROOT / "tests")!r})\n'
+    'from tiny import tiny_config\n'
+    'def get_sweep():\n'
+    '  return [tiny_config(seed=s, evaluation__epsilons=(), evaluation__foreign=())\n'
+    '          for s in range(3)]\n'
+  )
+  directory = tmp_path / 'runs'
+
+  def start(*more):
+    arguments = ['sweep', f'--config={file}', f'--workdir={directory}', *more]
+    return subprocess.Popen(
+      [sys.executable, '-m', 'random_pruning_jax', *arguments],
+      stderr=subprocess.PIPE,
+      text=True,
+      env=os.environ | {'PYTHONPATH': str(ROOT)},
+      cwd=ROOT,
+    )
+
+  process = start()
+  while process.poll() is None and not any(map(runlog.read_log, directory.glob('digits-*'))):
+    time.sleep(0.005)
+  process.kill()
+  process.communicate()
+  assert not list(directory.glob(f'*/{plan.FAILED}'))
+  process = start('--workers=2')
+  _, said = process.communicate()
+  assert process.returncode == 0, said
+  assert '3 done, 0 running, 0 failed, 0 to do' in said
+  assert sorted(row['seed'] for row in results.read([directory])) == [0, 1, 2]
+  assert not list(directory.glob(f'*/{claim.FILE}'))

@@ -85,6 +85,16 @@ SPECS: dict[str, Spec] = {
     std=(0.3081,),
     splits=HELD_OUT,
   ),
+  # Normalisation of torchvision. The published validation images are the test images, as usual;
+  # the last hundredth of train (12,812 images) chooses the best epoch.
+  'imagenet2012': Spec(
+    num_classes=1000,
+    shape=(224, 224, 3),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    splits={'train': 'train[:99%]', 'validation': 'train[99%:]', 'test': 'validation'},
+    flip=True,
+  ),
 }
 
 

@@ -1,0 +1,239 @@
+"""The plan of a pruned network: what each layer keeps and costs, before anything is trained.
+
+Ratios need the shapes of the layers and nothing else: no data is read and no weight is made. Only a
+score as ratio (SNIP, GraSP, SynFlow, magnitude) looks at initial weights, and some at images.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from random_pruning_jax import cost, data, masks, pruning, tables
+from random_pruning_jax.config import resolve
+from random_pruning_jax.experiment import (
+  experiment,
+  first_batch,
+  initial_masks,
+  initial_variables,
+  keys,
+  network,
+)
+from random_pruning_jax.progress import say
+from random_pruning_jax.ratios import RATIOS, Densities
+from random_pruning_jax.scores import OF_DATA
+
+FORMATS = ('table', 'json', 'csv')
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedLayer:
+  """A layer as it will be pruned; multiply-adds are for one image."""
+
+  name: str
+  shape: tuple[int, ...]
+  parameters: int
+  density: float
+  kept: int
+  dense_macs: int
+  macs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A network under one ratio and density. `parameters` are all, with those never pruned."""
+
+  model: str
+  ratio: str
+  target_density: float
+  sampling: str
+  layers: tuple[PlannedLayer, ...]
+  dense_parameters: int
+  dense_bytes: int
+  bytes: int
+
+  @property
+  def totals(self) -> dict[str, float]:
+    """The whole network in numbers, density of the prunable weights first."""
+    prunable = sum(layer.parameters for layer in self.layers)
+    kept = sum(layer.kept for layer in self.layers)
+    return {
+      'density': kept / prunable,
+      'sparsity': 1 - kept / prunable,
+      'prunable': prunable,
+      'kept': kept,
+      'dense_parameters': self.dense_parameters,
+      'parameters': self.dense_parameters - prunable + kept,
+      'dense_macs': sum(layer.dense_macs for layer in self.layers),
+      'macs': sum(layer.macs for layer in self.layers),
+      'dense_bytes': self.dense_bytes,
+      'bytes': self.bytes,
+    }
+
+  def to_dict(self) -> dict:
+    fields = dataclasses.asdict(self)
+    hidden = ('dense_parameters', 'dense_bytes', 'bytes')
+    return {n: v for n, v in fields.items() if n not in hidden} | {'totals': self.totals}
+
+
+def plan(config: ConfigDict) -> Plan:
+  """The plan of a config's network. Raises ValueError for a budget that cannot be met."""
+  return plans(config, [config.pruning.ratio], [config.pruning.density])[0][0]
+
+
+def plans(
+  config: ConfigDict, ratios: Sequence[str], budgets: Sequence[float]
+) -> tuple[list[Plan], dict[str, str]]:
+  """Plans of one network under every ratio at every density, and why others are impossible.
+
+  Raises ValueError where none is possible.
+  """
+  spec = data.describe(config.dataset, config.data_dir)
+  structure = cost.structure(network(config, spec), spec.shape)
+  found, impossible = [], {}
+  for ratio in ratios:
+    for budget in budgets:
+      one = ConfigDict(config.to_dict())
+      one.pruning.ratio, one.pruning.density = ratio, budget
+      one = resolve(one)
+      settings = one.pruning
+      pruning.check_names(settings.ratio, settings.select, settings.sampling)
+      try:
+        found.append(_plan(one, structure, densities(one, structure)))
+      except ValueError as error:
+        impossible[f'{ratio} at {budget:g}'] = str(error)
+  if not found:
+    raise ValueError('; '.join(impossible.values()))
+  return found, impossible
+
+
+def densities(config: ConfigDict, structure: cost.Structure) -> Densities:
+  """Density of every layer of a resolved config's network, in the network's order."""
+  settings = config.pruning
+  shapes = pruning.pruned(structure.shapes, settings.dense)
+  if settings.ratio in RATIOS or settings.density == 1.0:
+    options = {name: settings[name] for name in ('ratio', 'density', 'sampling', 'block')}
+    return dict.fromkeys(structure.shapes, 1.0) | pruning.densities(shapes, **options)
+  of_data = settings.ratio in OF_DATA
+  say(f'{settings.ratio} looks at initial weights' + (f' and {config.dataset} images.' * of_data))
+  config = ConfigDict(config.to_dict())
+  config.pruning.select = 'random'  # which weights stay does not change how many
+  parts = experiment(config)
+  images = data.load(config.dataset, 'train', config.data_dir) if of_data else None
+  variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
+  kept = masks.count(initial_masks(parts, variables, first_batch(parts, images)))
+  return {layer.name: kept[layer.name] / layer.size for layer in structure.layers}
+
+
+def _plan(config: ConfigDict, structure: cost.Structure, kept: Densities) -> Plan:
+  layers = tuple(
+    PlannedLayer(
+      name=layer.name,
+      shape=layer.shape,
+      parameters=layer.size,
+      density=kept[layer.name],
+      kept=masks.kept_count(kept[layer.name], layer.size),
+      dense_macs=layer.macs,
+      macs=kept[layer.name] * layer.macs,
+    )
+    for layer in structure.layers
+  )
+  return Plan(
+    model=config.model.name,
+    ratio=config.pruning.ratio,
+    target_density=config.pruning.density,
+    sampling=config.pruning.sampling,
+    layers=layers,
+    dense_parameters=structure.parameters,
+    dense_bytes=cost.file_bytes(structure),
+    bytes=cost.file_bytes(structure, kept),
+  )
+
+
+def show(found: Sequence[Plan], form: str) -> str:
+  """Plans as a 'table' for people, as 'json', or as 'csv' with a line a layer."""
+  if form == 'json':
+    return json.dumps([one.to_dict() for one in found], indent=2)
+  if form == 'csv':
+    return _csv(found)
+  if form != 'table':
+    raise ValueError(f'format must be one of {", ".join(FORMATS)}, got {form!r}.')
+  return _one(found[0]) if len(found) == 1 else _side_by_side(found)
+
+
+def _one(one: Plan) -> str:
+  head = ['layer', 'shape', 'parameters', 'density', 'kept', 'MACs dense', 'MACs sparse']
+  lines = [
+    [
+      layer.name.removesuffix('/kernel'),
+      'x'.join(map(str, layer.shape)),
+      f'{layer.parameters:,}',
+      f'{layer.density:.4f}',
+      f'{layer.kept:,}',
+      f'{layer.dense_macs:,}',
+      f'{layer.macs:,.0f}',
+    ]
+    for layer in one.layers
+  ]
+  total = one.totals
+  title = f'{one.model}, ratio {one.ratio}, density {one.target_density:g}, {one.sampling} sampling'
+  expected = '; counts are expected values' if one.sampling == 'bernoulli' else ''
+  summary = tables.text(
+    [
+      ['', 'dense', 'sparse', 'sparse / dense'],
+      *(_totals(label, total, name) for label, name in _TOTALS),
+    ]
+  )
+  return (
+    f'{title}{expected}\n\n{tables.text([head, *lines])}\n\n'
+    f'density {total["density"]:.4f}, sparsity {total["sparsity"]:.2%} of the prunable weights\n\n'
+    f'{summary}'
+  )
+
+
+_TOTALS = (
+  ('prunable weights', ('prunable', 'kept')),
+  ('parameters', ('dense_parameters', 'parameters')),
+  ('multiply-adds an image', ('dense_macs', 'macs')),
+  ('bytes of a file, float32', ('dense_bytes', 'bytes')),
+)
+
+
+def _totals(label: str, total: dict, names: tuple[str, str]) -> list[str]:
+  dense, sparse = (total[name] for name in names)
+  return [label, f'{dense:,.0f}', f'{sparse:,.0f}', f'{sparse / dense:.4f}']
+
+
+def _side_by_side(found: Sequence[Plan]) -> str:
+  head = ['density of', 'parameters', *(f'{one.ratio} {one.target_density:g}' for one in found)]
+  lines = [
+    [layer.name.removesuffix('/kernel'), f'{layer.parameters:,}']
+    + [f'{one.layers[i].density:.4f}' for one in found]
+    for i, layer in enumerate(found[0].layers)
+  ]
+  dense = found[0].totals
+  summary = [
+    ['all layers', f'{dense["prunable"]:,}', *(f'{one.totals["density"]:.4f}' for one in found)],
+    ['sparsity', '', *(f'{one.totals["sparsity"]:.2%}' for one in found)],
+  ]
+  for label, (whole, part) in _TOTALS[1:]:
+    values = [one.totals[part] for one in found]
+    summary.append([label, f'{dense[whole]:,.0f}', *(f'{value:,.0f}' for value in values)])
+    summary.append(['  of dense', '', *(f'{value / dense[whole]:.4f}' for value in values)])
+  return f'{found[0].model}\n\n' + tables.text([head, *lines, [], *summary])
+
+
+def _csv(found: Sequence[Plan]) -> str:
+  out = io.StringIO()
+  columns = [field.name for field in dataclasses.fields(PlannedLayer)]
+  writer = csv.writer(out, lineterminator='\n')
+  writer.writerow(['model', 'ratio', 'target_density', 'sampling', *columns])
+  for one in found:
+    for layer in one.layers:
+      shape = 'x'.join(map(str, layer.shape))
+      values = dataclasses.asdict(layer) | {'shape': shape}
+      writer.writerow([one.model, one.ratio, one.target_density, one.sampling, *values.values()])
+  return out.getvalue().rstrip('\n')

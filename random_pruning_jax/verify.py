@@ -1,0 +1,133 @@
+"""What must hold of a trained checkpoint: planned counts, exact zeros, the masks of its seed."""
+
+import dataclasses
+import os
+
+import jax
+import numpy as np
+
+from random_pruning_jax import masks, parallel, paths, pruning, runlog
+from random_pruning_jax.experiment import Experiment, experiment, keys
+from random_pruning_jax.measure import load_state
+from random_pruning_jax.ratios import RATIOS
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedLayer:
+  """A prunable layer of a checkpoint; `effective` weights are kept and on some path."""
+
+  name: str
+  parameters: int
+  planned: int | None  # None where only the total of all layers is planned
+  kept: int
+  outside: int  # weights outside the mask that are not exactly zero
+  effective: int
+  units: int
+  dead_units: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """`failures` says in one line each what does not hold, and of which layer; none is good."""
+
+  workdir: str
+  step: int
+  checksum: str
+  layers: tuple[CheckedLayer, ...]
+  failures: tuple[str, ...]
+
+  @property
+  def density(self) -> float:
+    return self._share('kept')
+
+  @property
+  def effective_density(self) -> float:
+    """Share of the prunable weights that are on a path from the input to the output."""
+    return self._share('effective')
+
+  def _share(self, field: str) -> float:
+    found = sum(getattr(layer, field) for layer in self.layers)
+    return found / sum(layer.parameters for layer in self.layers)
+
+
+def verify(
+  workdir: str | os.PathLike, checkpoint: str = '', on: tuple[jax.Device, ...] | None = None
+) -> Verdict:
+  """Checks a checkpoint: 'best', 'latest' or a step; '' is what the run's config says.
+
+  No data is read. Raises ValueError where there is no such checkpoint and where its masks do not
+  have the checksum that was saved with them.
+  """
+  config = runlog.read_config(workdir)
+  parts = experiment(config, parallel.devices(1) if on is None else on)
+  state, record = load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
+  params = masks.named_leaves(jax.device_get(state.params))
+  kept = jax.device_get(state.masks)
+  planned, seeded = _planned(parts, kept)
+  on_path = paths.effective(parts.model.clone(dtype='float32'), kept, parts.spec.shape)
+  named, layers, failures = masks.named_leaves(kept), [], []
+  for name, mask in named.items():
+    outside = int(np.count_nonzero(params[name][~mask]))
+    if outside:
+      failures.append(f'{name}: {outside:,} weights outside the mask are not zero')
+    if not np.isfinite(params[name]).all():
+      failures.append(f'{name}: not all weights are finite')
+    if name not in on_path and not mask.all():
+      failures.append(f'{name}: masked, though it is never pruned')
+  for name in parts.structure.shapes:
+    layer = CheckedLayer(
+      name=name,
+      parameters=named[name].size,
+      planned=planned.get(name),
+      kept=int(named[name].sum()),
+      outside=int(np.count_nonzero(params[name][~named[name]])),
+      effective=int(on_path[name].sum()),
+      units=named[name].shape[-1],
+      dead_units=paths.dead_units(on_path[name]),
+    )
+    layers.append(layer)
+    if layer.planned is not None and layer.kept != layer.planned:
+      failures.append(f'{name}: {layer.kept:,} weights kept, planned {layer.planned:,}')
+    elif seeded and not np.array_equal(named[name], seeded[name]):
+      failures.append(f"{name}: the mask is not the one of the config's seed")
+  total = sum(layer.kept for layer in layers)
+  if planned.get('') not in (None, total):
+    failures.append(f'all layers: {total:,} weights kept, planned {planned[""]:,}')
+  if not sum(layer.effective for layer in layers):
+    failures.append('all layers: no path leads from the input to the output')
+  return Verdict(str(workdir), int(state.step), record['masks'], tuple(layers), tuple(failures))
+
+
+def _planned(
+  parts: Experiment, kept: masks.Masks
+) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:
+  """Weights that each layer should keep, and the masks where chance alone chose them, drawn again.
+
+  Where the ratio is a score, only the total of all layers is known, under the name ''.
+  """
+  settings, structure = parts.config.pruning, parts.structure
+  shapes = pruning.pruned(structure.shapes, settings.dense)
+  size = {layer.name: layer.size for layer in structure.layers}
+  if settings.ratio not in RATIOS and settings.density < 1:
+    if settings.sampling != 'exact':  # then the total is near the budget and not on it
+      return {}, None
+    held = sum(size.values()) - sum(size[name] for name in shapes)
+    return {'': held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}, None
+  if settings.select == 'random' or settings.density == 1:
+    drawn = pruning.make_masks(
+      keys(parts.config.seed).masks,
+      None,
+      kept,
+      None,
+      ratio=settings.ratio,
+      density=settings.density,
+      sampling=settings.sampling,
+      shapes=structure.shapes,
+      dense=settings.dense,
+      block=settings.block,
+    )
+    named = masks.named_leaves(drawn)
+    return {name: int(np.asarray(named[name]).sum()) for name in size}, named
+  options = {name: settings[name] for name in ('ratio', 'density', 'sampling', 'block')}
+  wanted = dict.fromkeys(size, 1.0) | pruning.densities(shapes, **options)
+  return {name: masks.kept_count(wanted[name], size[name]) for name in size}, None

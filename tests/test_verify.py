@@ -1,0 +1,157 @@
+"""A checkpoint that keeps its promises passes; a broken one fails, naming the layer."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import checkpoints, main, masks, models, paths, runlog, train, verify
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run of one epoch, its workdir and last state."""
+  workdir = tmp_path_factory.mktemp('run')
+  return workdir, train.train(tiny_config(epochs=1, pruning__dense=('stem',)), workdir, show=False)
+
+
+def broken(trained, tmp_path, change):
+  """A copy of the run whose checkpoint holds `change(params, masks)`, saved with its checksum."""
+  workdir, state = trained
+  shutil.copytree(workdir, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints')
+  params, kept = change(*jax.device_get((state.params, state.masks)))
+  state = state.replace(params=params, opt_state=masks.with_masks(state.opt_state, kept))
+  with checkpoints.manager(tmp_path / 'run') as saved:
+    checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
+  return tmp_path / 'run'
+
+
+def test_a_trained_run_holds_and_says_what_is_effective(trained, capsys):
+  assert main.main(['verify', f'--workdir={trained[0]}', '--cpu_devices=4']) == 0
+  out = capsys.readouterr().out
+  assert 'step 10: all holds' in out
+  assert 'effective density' in out and 'dead units' in out
+  verdict = verify.verify(trained[0])
+  assert verdict.layers[0].name == 'stem/kernel' and verdict.layers[0].kept == 18
+  assert 0 < verdict.effective_density <= verdict.density < 0.4
+  for layer in verdict.layers:
+    assert layer.kept == layer.planned and layer.effective <= layer.kept and layer.outside == 0
+
+
+def test_a_weight_outside_its_mask_is_found_and_its_layer_named(trained, tmp_path, capsys):
+  def change(params, kept):
+    kernel = np.array(params['stage2_block0']['conv1']['kernel'])
+    kernel[np.unravel_index(np.argmin(kept['stage2_block0']['conv1']['kernel']), kernel.shape)] = (
+      1e-9
+    )
+    params['stage2_block0']['conv1']['kernel'] = kernel
+    return params, kept
+
+  place = broken(trained, tmp_path, change)
+  assert main.main(['verify', f'--workdir={place}', '--checkpoint=latest']) == 1
+  err = capsys.readouterr().err
+  assert 'stage2_block0/conv1/kernel: 1 weights outside the mask are not zero' in err
+  assert err.count('FAILED') == 1
+
+
+def test_another_count_and_another_place_are_found(trained, tmp_path):
+  def change(params, kept):
+    more = np.array(kept['head']['kernel'])
+    more.ravel()[np.argmin(more)] = True
+    kept['head']['kernel'] = more
+    kept['stage1_block0']['conv1']['kernel'] = np.flip(kept['stage1_block0']['conv1']['kernel'])
+    return masks.apply(params, kept), kept
+
+  failures = verify.verify(broken(trained, tmp_path, change), 'latest').failures
+  planned = masks.count(trained[1].masks)['head/kernel']
+  assert failures == (
+    "stage1_block0/conv1/kernel: the mask is not the one of the config's seed",
+    f'head/kernel: {planned + 1} weights kept, planned {planned}',
+  )
+
+
+def test_numbers_that_are_none_and_masked_batch_norm_are_found(trained, tmp_path):
+  def change(params, kept):
+    params['head']['kernel'] = np.where(kept['head']['kernel'], np.nan, 0)
+    kept['stem_norm']['scale'] = np.array([True, False])
+    return params, kept
+
+  failures = verify.verify(broken(trained, tmp_path, change), 'latest').failures
+  assert 'head/kernel: not all weights are finite' in failures
+  assert 'stem_norm/scale: masked, though it is never pruned' in failures
+
+
+def test_a_network_cut_in_two_is_found(trained, tmp_path):
+  def change(params, kept):
+    kept['head']['kernel'] = np.zeros_like(kept['head']['kernel'])
+    return masks.apply(params, kept), kept
+
+  verdict = verify.verify(broken(trained, tmp_path, change), 'latest')
+  assert 'all layers: no path leads from the input to the output' in verdict.failures
+  assert verdict.effective_density == 0 and verdict.layers[0].dead_units == 2
+
+
+def test_an_altered_checksum_is_refused(trained, tmp_path, capsys):
+  shutil.copytree(trained[0], tmp_path / 'run')
+  record = next(pathlib.Path(tmp_path, 'run', 'checkpoints').glob('*/record/metadata'))
+  checksum = masks.checksum(jax.device_get(trained[1].masks))
+  record.write_text(record.read_text().replace(checksum, '0' * 16))
+  assert main.main(['verify', f'--workdir={tmp_path}/run', '--checkpoint=latest']) == 2
+  assert 'the checkpoint was altered' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'ratio': 'magnitude', 'select': 'magnitude'},
+    {'ratio': 'uniform', 'select': 'magnitude', 'sampling': 'fan_in'},
+    {'recipe': 'authors'},
+  ],
+)
+def test_other_schemes_hold_too(trained, tmp_path, changes):
+  """From the initial state: what a scheme keeps does not change while it trains."""
+  recipe = changes.pop('recipe', 'clean')
+  fields = {f'pruning__{name}': value for name, value in changes.items()}
+  config = tiny_config(recipe=recipe, **fields)
+  parts = train.experiment(config)
+  runlog.claim(tmp_path, parts.config)
+  variables = train.initial_variables(parts.model, train.keys(0).init, parts.spec.shape)
+  kept = train.initial_masks(parts, variables, train.first_batch(parts, None))
+  state = train.create_state(variables, kept, train.optimizers.make(parts.config, 1))
+  with checkpoints.manager(tmp_path) as saved:
+    checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
+  verdict = verify.verify(tmp_path, 'latest')
+  assert verdict.failures == ()
+  assert (verdict.layers[0].planned is None) == (changes.get('ratio') == 'magnitude')
+
+
+def test_effective_weights_are_those_on_a_path():
+  """Stem of 4 units, head of 3 classes: a unit without outgoing weights makes its incoming dead."""
+  from test_scores import TinyNetwork
+
+  kept = {
+    'stem': {'kernel': np.ones((3, 3, 1, 4), bool)},
+    'stem_norm': {'scale': np.ones(4, bool), 'bias': np.ones(4, bool)},
+    'head': {'kernel': np.ones((4, 3), bool), 'bias': np.ones(3, bool)},
+  }
+  kept['head']['kernel'][1] = False  # unit 1 leads nowhere
+  kept['stem']['kernel'][..., 2] = False  # nothing leads to unit 2
+  found = paths.effective(TinyNetwork(3), kept, (5, 5, 1))
+  assert found['stem/kernel'].sum((0, 1, 2)).tolist() == [9, 0, 0, 9]
+  assert found['head/kernel'].sum(1).tolist() == [3, 0, 0, 3]
+  assert paths.dead_units(found['stem/kernel']) == 2
+  assert paths.dead_units(found['head/kernel']) == 0
+
+
+def test_paths_are_counted_without_overflow():
+  """All paths of a dense network of 26 layers; their number has some forty digits."""
+  model = models.create('cifar_resnet26', 10, width=16)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))['params']
+  kept = jax.tree.map(lambda s: np.ones(s.shape, bool), shapes)
+  found = paths.effective(model, kept, (8, 8, 1))
+  assert all(mask.all() for mask in found.values())

@@ -1,0 +1,39 @@
+"""Ratios measured side by side in one process: `python -m benchmarks NAME`."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def race(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+  """Milliseconds of every call, in turns, so that a busy machine is busy for all of them.
+
+  Each run returns when its work is done, and is called once before the clock starts.
+  """
+  times: dict[str, list[float]] = {name: [] for name in runs}
+  for run in runs.values():
+    run()
+  for _ in range(rounds):
+    for name, run in runs.items():
+      start = time.perf_counter()
+      run()
+      times[name].append(1e3 * (time.perf_counter() - start))
+  return times
+
+
+def table(times: Mapping[str, list[float]], reference: str, images: int) -> str:
+  """Markdown: least and median time, images/s at the median, and the time over the reference's.
+
+  The ratio is the median over the rounds of the times in one round.
+  """
+  lines = [
+    f'| | least ms | median ms | images/s | time / {reference} |',
+    '|---|---|---|---|---|',
+  ]
+  for name, values in times.items():
+    median = statistics.median(values)
+    ratio = statistics.median(a / b for a, b in zip(values, times[reference], strict=True))
+    lines.append(
+      f'| {name} | {min(values):.1f} | {median:.1f} | {1e3 * images / median:.0f} | {ratio:.3f} |'
+    )
+  return '\n'.join(lines)

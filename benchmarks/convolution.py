@@ -1,0 +1,57 @@
+"""One convolution's forward pass and gradients: this code beside XLA's own derivative."""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from benchmarks import race, table
+from random_pruning_jax.convolution import conv_general_dilated
+
+# Image size, kernel, stride, channels in and out: the layers of a ResNet-20 of width 16.
+LAYERS = (
+  (32, 3, 1, 16, 16),
+  (16, 3, 1, 32, 32),
+  (8, 3, 1, 64, 64),
+  (32, 3, 2, 16, 32),
+  (32, 1, 2, 16, 32),
+)
+
+
+def main(arguments: list[str]) -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks convolution', description=__doc__)
+  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--rounds', type=int, default=7)
+  options = parser.parse_args(arguments)
+  for size, kernel, stride, inputs, outputs in LAYERS:
+    runs = _runs(options.batch, size, kernel, stride, inputs, outputs)
+    print(f'\n{kernel}x{kernel}, stride {stride}, {inputs} -> {outputs} channels at {size}\n')
+    print(table(race(runs, options.rounds), 'forward', options.batch))
+
+
+def _runs(batch, size, kernel, stride, inputs, outputs):
+  x = jax.random.normal(jax.random.key(0), (batch, size, size, inputs))
+  weights = jax.random.normal(jax.random.key(1), (kernel, kernel, inputs, outputs))
+  g = jnp.ones((batch, size // stride, size // stride, outputs))
+  pads = ((kernel // 2, kernel // 2),) * 2
+
+  def bound(conv):
+    def convolve(x, weights):
+      return conv(x, weights, (stride, stride), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+    return {
+      'forward': convolve,
+      'input gradient': lambda x, w: jax.vjp(lambda x: convolve(x, w), x)[1](g),
+      'kernel gradient': lambda x, w: jax.vjp(lambda w: convolve(x, w), w)[1](g),
+    }
+
+  ours, xla = bound(conv_general_dilated), bound(lax.conv_general_dilated)
+  functions = {'forward': xla['forward']}
+  for name in ('input gradient', 'kernel gradient'):
+    functions |= {f'{name}, XLA': xla[name], f'{name}, this code': ours[name]}
+  return {name: _ready(jax.jit(function), x, weights) for name, function in functions.items()}
+
+
+def _ready(function, *operands):
+  return lambda: jax.block_until_ready(function(*operands))

@@ -1,0 +1,91 @@
+"""A training step of ResNet-20: this code, dense and masked, stock XLA, and PyTorch.
+
+All take the same batch again and again: what is timed is forward, backward and update alone.
+"""
+
+import argparse
+import os
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import race, table
+from random_pruning_jax import masks, models, parallel, pruning, train
+from random_pruning_jax.convolution import conv_general_dilated
+
+THIS = 'this code'
+
+
+def main(arguments: list[str]) -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks step', description=__doc__)
+  parser.add_argument('--width', type=int, default=16)
+  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser.add_argument('--density', type=float, default=0.1, help='of the masked network')
+  parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--compile', action='store_true', help='also PyTorch with torch.compile')
+  parser.add_argument('--no-torch', action='store_true', help='JAX alone')
+  options = parser.parse_args(arguments)
+  jax.config.update('jax_num_cpu_devices', options.devices)
+
+  rng = np.random.default_rng(0)
+  images = rng.random((options.batch, 32, 32, 3), np.float32)
+  labels = rng.integers(0, 10, options.batch)
+  density = options.density
+  runs = {
+    THIS: jax_step(images, labels, options.width, conv_general_dilated, 1.0),
+    f'{THIS}, density {density}': jax_step(
+      images, labels, options.width, conv_general_dilated, density
+    ),
+    'stock XLA': jax_step(images, labels, options.width, None, 1.0),
+  }
+  if not options.no_torch:
+    # An optional extra, `bench`.
+    from benchmarks.torch_peer import torch_step
+
+    runs['PyTorch'] = torch_step(images, labels, options.width)
+    runs['PyTorch, channels_last'] = torch_step(images, labels, options.width, channels_last=True)
+    if options.compile:
+      runs['PyTorch, channels_last, compiled'] = torch_step(
+        images, labels, options.width, channels_last=True, compiled=True
+      )
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices\n')
+  print(table(race(runs, options.rounds), THIS, options.batch))
+
+
+def jax_step(images, labels, width, conv, density):
+  """A function that makes one step, through the project's own train_step and pmap."""
+  on = parallel.devices()
+  model = models.create(
+    'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv
+  )
+  tx = optax.chain(
+    optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True), masks.keep_sparse()
+  )
+  variables = jax.jit(models.create('resnet20', 10, width=width).init)(
+    jax.random.key(0), images[:1]
+  )
+  kept = pruning.make_masks(
+    jax.random.key(1),
+    None,
+    variables['params'],
+    None,
+    ratio='erk' if density < 1 else 'uniform',
+    select='random',
+    density=density,
+  )
+  state = parallel.replicate(train.create_state(variables, kept, tx), on)
+  batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
+
+  def step(state, batch):
+    return train.train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
+
+  step = parallel.parallel(step, on, (None, 0), (None, None), donate=(0,))
+
+  def run():
+    nonlocal state
+    state, figures = step(state, batch)
+    jax.block_until_ready((state, figures))
+
+  return run

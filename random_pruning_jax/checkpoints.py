@@ -4,9 +4,11 @@ A checkpoint is a training state and a small JSON record: the step, what the log
 written, validation figures, and a checksum of the masks that is checked when they are read back.
 """
 
+import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -41,6 +43,8 @@ def manager(workdir: str | pathlib.Path, keep: int = 2) -> ocp.CheckpointManager
 
 def save(to: ocp.CheckpointManager, state: Any, record: dict[str, Any]) -> None:
   """Writes in the background; `record['validation']` may hold the accuracy that ranks it."""
+  if jax.process_count() > 1:  # pmap gives each process arrays of its own; Orbax wants common ones
+    state = parallel.replicate(state, parallel.devices())
   step = int(state.step)
   record = record | {'step': step, 'masks': masks.checksum(jax.device_get(state.masks))}
   to.save(
@@ -80,6 +84,15 @@ def restore(
       f'saved as {read.record["masks"]}: the checkpoint was altered.'
     )
   return Restored(read.state, read.record)
+
+
+def digest(tree: chex.ArrayTree) -> str:
+  """SHA-256 over the names, shapes and bytes of all leaves."""
+  total = hashlib.sha256()
+  for name, leaf in masks.named_leaves(jax.device_get(tree)).items():
+    total.update(f'{name}{leaf.shape}{leaf.dtype}'.encode())
+    total.update(np.ascontiguousarray(leaf).tobytes())
+  return total.hexdigest()
 
 
 def find(of: ocp.CheckpointManager, which: str) -> int:

@@ -5,8 +5,10 @@ over the devices on the way in and joined on the way out.
 """
 
 import functools
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -24,6 +26,58 @@ def devices(count: int = 0) -> tuple[jax.Device, ...]:
   if count and jax.process_count() > 1 and count != len(known):
     raise ValueError(f'a run on several hosts uses all {len(known)} devices, got {count}.')
   return tuple(known[: count or len(known)])
+
+
+def connect(address: str = '', processes: int = 0, process: int = -1) -> None:
+  """Joins the processes of one run, before anything else asks JAX for its devices.
+
+  With an address ('host:port' of process 0), `processes` in all, and this one's number. Without,
+  where SLURM, a TPU pod or JAX's own variables (JobSet) say that there are several, as they say;
+  else this process is alone. Raises ValueError if only a part is given.
+  """
+  if address or processes or process >= 0:
+    if not (address and processes > 0 and 0 <= process < processes):
+      raise ValueError(
+        'several hosts need coordinator_address, num_processes and process_id in '
+        f'[0, num_processes), got {address!r}, {processes} and {process}.'
+      )
+    jax.distributed.initialize(address, processes, process)
+  elif _several_hosts(os.environ):
+    jax.distributed.initialize()
+
+
+def _several_hosts(environment: Mapping[str, str]) -> bool:
+  """Whether a launcher says that this process is one of several."""
+  tasks = environment.get('SLURM_STEP_NUM_TASKS', '1')
+  return (
+    ('SLURM_PROCID' in environment and tasks.isdigit() and int(tasks) > 1)
+    or ',' in environment.get('TPU_WORKER_HOSTNAMES', '')
+    or 'JAX_COORDINATOR_ADDRESS' in environment
+  )
+
+
+def check_same(what: str, digest: str) -> None:
+  """Raises RuntimeError naming the processes whose `digest` of `what` is not that of process 0."""
+  if jax.process_count() == 1:
+    return
+  from jax.experimental import multihost_utils
+
+  mine = np.frombuffer(hashlib.sha256(digest.encode()).digest(), np.uint8)
+  all_of_them = np.asarray(multihost_utils.process_allgather(mine))
+  odd = np.flatnonzero((all_of_them != all_of_them[0]).any(axis=1)).tolist()
+  if odd:
+    raise RuntimeError(
+      f'{what} must be the same on all {len(all_of_them)} processes; process '
+      f'{", ".join(map(str, odd))} differs from process 0.'
+    )
+
+
+def wait_for_all(what: str) -> None:
+  """Returns when every process has come here."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(what)
 
 
 def check_batch(batch_size: int, on: Sequence[jax.Device]) -> None:
@@ -72,7 +126,14 @@ def sharding(on: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
 
 def replicate(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTree:
   """The same arrays, a copy on each device."""
-  return jax.device_put(tree, sharding(on))
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding(on))
+
+  def place(leaf):  # device_put reaches the devices of this process alone
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding(on), lambda index: whole[index])
+
+  return jax.tree.map(place, tree)
 
 
 def split(array: np.ndarray, on: Sequence[jax.Device]) -> np.ndarray:

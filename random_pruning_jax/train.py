@@ -150,6 +150,7 @@ def train(
   first = jax.process_index() == 0
   if first:
     runlog.claim(workdir, parts.config)
+  parallel.check_same('the config', parts.config.to_json())  # and process 0 has claimed the place
   run = _prepare(parts, workdir)
   with run.saved:
     state, record = _begin(run)
@@ -187,7 +188,10 @@ def _begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
     return checkpoints.restore(run.saved, blank_state(parts, run.tx), parts.on)
   variables = initial_variables(parts.model, keys(parts.config.seed).init, parts.spec.shape)
   kept = initial_masks(parts, variables, first_batch(parts, run.images))
-  state = parallel.replicate(create_state(variables, kept, run.tx), parts.on)
+  state = create_state(variables, kept, run.tx)
+  parallel.check_same('the masks', masks.checksum(state.masks))
+  parallel.check_same('the initial weights', checkpoints.digest(state.params))
+  state = parallel.replicate(state, parts.on)
   return state, {'meter': None, 'seconds': 0.0}
 
 
@@ -211,6 +215,7 @@ def _loop(
   flows = flow.FlowLog(run.parts, run.images)
   if done == 0:
     flows.measure(0, state)
+  progress.figures('compiling the step')
   for step in range(done + 1, run.last_step + 1):
     state, figures = run.step_fn(state, *images, *_inputs(run, step - 1))
     meter.add(figures)

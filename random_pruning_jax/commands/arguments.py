@@ -4,7 +4,9 @@ import argparse
 import logging
 import os
 import pathlib
+import platform
 import runpy
+import zlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -28,6 +30,16 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     default=0,
     help='CPU devices, where there is no accelerator (default: the largest power of two <= cores)',
   )
+  add_hosts(parser)
+
+
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+  hosts = parser.add_argument_group(
+    'several hosts', 'found by themselves under SLURM, on a TPU pod and in a JobSet'
+  )
+  hosts.add_argument('--coordinator_address', default='', help='HOST:PORT of process 0')
+  hosts.add_argument('--num_processes', type=int, default=0)
+  hosts.add_argument('--process_id', type=int, default=-1)
 
 
 def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
@@ -78,9 +90,30 @@ def start_jax(args: argparse.Namespace) -> None:
   """Settings that must be made before JAX finds its devices."""
   import jax
 
+  from random_pruning_jax import parallel
+  from random_pruning_jax.data import places
+
   logging.getLogger('absl').setLevel(logging.ERROR)
   if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    largest_power_of_two = 1 << (max(cores or 1, 1).bit_length() - 1)
     # Two CPU devices on two cores train about twice as fast as one; accelerators do not mind.
-    jax.config.update('jax_num_cpu_devices', args.cpu_devices or largest_power_of_two)
+    jax.config.update('jax_num_cpu_devices', args.cpu_devices or _power_of_two_cores())
+  if jax.config.jax_compilation_cache_dir is None:
+    # What was compiled for one kind of processor may not run on another that shares the home.
+    cache = places.cache_dir() / 'compiled' / _processor()
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+  parallel.connect(args.coordinator_address, args.num_processes, args.process_id)
+
+
+def _power_of_two_cores() -> int:
+  """The largest power of two of the cores there are, since it divides usual batch sizes."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  return 1 << (max(cores or 1, 1).bit_length() - 1)
+
+
+def _processor() -> str:
+  """Eight hex digits of the processor's abilities, as far as the system tells them."""
+  cpuinfo = pathlib.Path('/proc/cpuinfo')
+  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+  abilities = [line for line in lines if line.startswith(('flags', 'Features'))][:1]
+  name = ' '.join([platform.machine(), platform.processor(), *abilities])
+  return f'{zlib.crc32(name.encode()):08x}'

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
   'evaluate': 'measure a checkpoint of a run',
+  'plan': 'what pruning does to a network, layer by layer, before it trains',
+  'verify': 'check that a trained checkpoint is sparse as planned',
   'prepare': 'download a data set and prepare it',
 }
 

@@ -1,0 +1,95 @@
+"""Outputs of whole sets: each image once, the same for any batch and any devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import two_layers
+
+from random_pruning_jax import attacks, data, evaluate, norms, ood, parallel
+
+IMAGES, LABELS = data.load('digits', 'test')
+IMAGES, LABELS = np.asarray(IMAGES[:50]), LABELS[:50]
+WAYS = [(1, 50), (1, 7), (3, 20), (4, 11), (4, 500)]  # devices, batch size
+
+
+def network(devices=1, batch_size=50):
+  return evaluate.Network(*two_layers(), batch_size, parallel.devices(devices))
+
+
+def plain():
+  """The network as a function of pixels."""
+  model, variables = two_layers()
+  return lambda images: model.apply(variables, images)
+
+
+@pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
+def test_outputs_are_those_of_the_network_for_any_batch_and_devices(devices, batch_size):
+  found = evaluate.outputs(network(devices, batch_size), evaluate.stored(IMAGES), features=True)
+  np.testing.assert_allclose(found.logits, plain()(IMAGES / np.float32(255)), atol=1e-4)
+  head = two_layers()[1]['params']['head']
+  np.testing.assert_allclose(
+    found.features @ head['kernel'] + head['bias'], found.logits, atol=1e-4
+  )
+
+
+def test_every_image_is_counted_once_and_features_come_on_request():
+  done = []
+  found = evaluate.outputs(network(3, 20), evaluate.stored(IMAGES), advance=done.append)
+  assert sum(done) == len(IMAGES) == len(found.logits)
+  assert found.features is None
+
+
+@pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
+def test_noise_and_shuffled_images_are_the_same_for_any_batch_and_devices(devices, batch_size):
+  keys = (jax.random.key(0), jax.random.key(1))
+  noise = evaluate.outputs(network(devices, batch_size), evaluate.gaussian_noise(50, (8, 8, 1)))
+  wanted = plain()(ood.gaussian_noise(keys[0], (50, 8, 8, 1)))
+  np.testing.assert_allclose(noise.logits, wanted, atol=1e-4)
+  shuffled = evaluate.outputs(network(devices, batch_size), evaluate.pixel_shuffled(IMAGES))
+  wanted = plain()(ood.pixel_shuffled(keys[1], IMAGES / np.float32(255)))
+  np.testing.assert_allclose(shuffled.logits, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(('devices', 'batch_size'), [(1, 50), (3, 20)])
+def test_odin_of_a_set_is_odin_of_its_images(devices, batch_size):
+  settings = {'temperature': 10.0, 'epsilon': 0.01}
+  found = evaluate.odin(network(devices, batch_size), evaluate.stored(IMAGES), **settings)
+  wanted = ood.odin(plain(), jnp.asarray(IMAGES / np.float32(255)), **settings)
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
+def test_an_attack_is_the_same_for_any_batch_and_devices(devices, batch_size):
+  settings = (('restarts', 2), ('steps', 3))
+  found = evaluate.survives(
+    network(devices, batch_size), 'pgd', IMAGES, LABELS, 8 / 255, settings=settings
+  )
+  keys = norms.image_keys(jax.random.key(0), jnp.arange(len(IMAGES)))
+  pixels = jnp.asarray(IMAGES / np.float32(255))
+  moved = attacks.ATTACKS['pgd'](plain(), pixels, LABELS, 8 / 255, keys, **dict(settings))
+  wanted = np.asarray(plain()(moved)).argmax(-1) == LABELS
+  assert 0 < wanted.sum() < len(wanted)
+  np.testing.assert_array_equal(found, wanted)
+
+
+def test_rows_that_are_not_attacked_count_as_wrong_and_change_no_other():
+  every = evaluate.survives(network(), 'pgd', IMAGES, LABELS, 4 / 255)
+  rows = np.array([3, 4, 17, 30])
+  some = evaluate.survives(network(3, 3), 'pgd', IMAGES, LABELS, 4 / 255, rows=rows)
+  np.testing.assert_array_equal(some[rows], every[rows])
+  assert not np.delete(some, rows).any()
+  assert not evaluate.survives(network(), 'pgd', IMAGES, LABELS, 4 / 255, rows=rows[:0]).any()
+
+
+def test_an_attack_at_epsilon_zero_leaves_the_clean_answers():
+  found = evaluate.survives(network(), 'fgsm', IMAGES, LABELS, 0.0)
+  logits = evaluate.predict(*two_layers(), IMAGES, batch_size=50, on=parallel.devices(1))
+  np.testing.assert_array_equal(found, logits.argmax(-1) == LABELS)
+
+
+@pytest.mark.parametrize(
+  ('epsilon', 'name'), [(8 / 255, '8/255'), (1 / 255, '1/255'), (0.1, '0.1'), (0.5, '0.5')]
+)
+def test_epsilons_are_named_as_people_write_them(epsilon, name):
+  assert evaluate.epsilon_name(epsilon) == name

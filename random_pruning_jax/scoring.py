@@ -1,8 +1,9 @@
 """Scores of one of our networks, on its devices: which images they see, and how they are averaged.
 
 SNIP sees the first training batch, whole and not augmented. GraSP sees 25 images of each class, the
-first of the first epoch, in equal parts no larger than a training batch; BatchNorm's statistics are
-those of a part. What a score gives does not depend on the devices, to rounding.
+first of the first epoch, in equal parts no larger than half a training batch, since products with
+the Hessian hold activations twice; BatchNorm's statistics are those of a part. What a score gives
+does not depend on the devices, to rounding.
 """
 
 import functools
@@ -44,15 +45,15 @@ def batches(
 def on_devices(
   model: models.Network, batches: dict[str, dict], on: tuple[jax.Device, ...], most: int
 ) -> dict[str, Callable]:
-  """`scores.SCORES` for this network and these batches, at most `most` images at a time."""
-  average = functools.partial(_average, on=on, most=most)
+  """`scores.SCORES` for this network and these batches, in the memory of a step of `most` images."""
 
   def score(name: str, apply_fn, params, batch, key, **options) -> Any:
     del apply_fn, batch
     if name not in batches:
       return scores.SCORES[name](None, params, None, key, **options)
     if name in scores.OF_DATA:
-      options['average'] = average
+      at_once = max(most // 2, 1) if name.startswith('grasp') else most
+      options['average'] = functools.partial(_average, on=on, most=at_once)
     apply_fn = _logits(_as_scored(model, name))
     return scores.SCORES[name](apply_fn, jax.device_get(params), batches[name], key, **options)
 
@@ -77,9 +78,8 @@ def _as_scored(model: models.Network, name: str) -> models.Network:
   """The model with the same parameters and statistics over all devices, whatever training does."""
   if name.startswith('snip'):
     return model.clone(axis_name=parallel.AXIS)
-  # GraSP's differences of gradients and SynFlow's long products want all of float32. A product with
-  # the Hessian holds activations twice, so that blocks are computed again instead of kept.
-  return model.clone(axis_name=parallel.AXIS, dtype='float32', remat=name.startswith('grasp'))
+  # GraSP's differences of gradients and SynFlow's long products want all of float32.
+  return model.clone(axis_name=parallel.AXIS, dtype='float32')
 
 
 @functools.lru_cache(maxsize=64)

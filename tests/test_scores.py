@@ -242,7 +242,7 @@ def test_one_device_equals_four(name):
   whole = scores.SCORES[name](
     functools.partial(apply_tiny, model), tiny_params(), as_floats(batches[name]), jax.random.key(0)
   )
-  if name.startswith('snip'):  # GraSP's 250 images are taken in parts of 25
+  if name.startswith('snip'):  # GraSP's 250 images are taken in parts of 10
     close(one, whole, 1e-4)
 
 

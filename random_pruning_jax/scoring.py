@@ -45,7 +45,7 @@ def batches(
 def on_devices(
   model: models.Network, batches: dict[str, dict], on: tuple[jax.Device, ...], most: int
 ) -> dict[str, Callable]:
-  """`scores.SCORES` for this network and these batches, in the memory of a step of `most` images."""
+  """`scores.SCORES` for this network and batches, in the memory of a step of `most` images."""
 
   def score(name: str, apply_fn, params, batch, key, **options) -> Any:
     del apply_fn, batch

@@ -45,7 +45,10 @@ def _numbers(text: str) -> list[float]:
 
 
 def draw(found: Sequence, path: str) -> None:
-  """The figure of plans, density by depth, as .png or .svg. Raises ValueError for another ending, and without matplotlib."""
+  """The figure of plans, density by depth, as .png or .svg.
+
+  Raises ValueError for another ending, and without matplotlib.
+  """
   if os.path.splitext(path)[1] not in ('.png', '.svg'):
     raise ValueError(f'--plot must name a .png or .svg file, got {path}.')
   try:

@@ -104,7 +104,8 @@ def train_step(
 def _compiled_step(model, tx, label_smoothing, augment, on):
   """The step over resident images, for every device. Equal settings share one compilation."""
 
-  def step(state, images, labels, indices, key):
+  def step(state, images, labels, key, indices, epoch):
+    key = jax.random.fold_in(key, epoch)
     batch = resident.gather(images, labels, indices, key, **dict(augment))
     return train_step(
       state,
@@ -115,7 +116,7 @@ def _compiled_step(model, tx, label_smoothing, augment, on):
       axis_name=parallel.AXIS,
     )
 
-  return parallel.parallel(step, on, (None, None, None, 0, None), (None, None), donate=(0,))
+  return parallel.parallel(step, on, (None, None, None, None, 0, None), (None, None), donate=(0,))
 
 
 class Run(NamedTuple):
@@ -208,7 +209,7 @@ def _loop(
   run: Run, state: TrainState, record: dict[str, Any], log: runlog.RunLog, progress: Progress
 ) -> TrainState:
   config, done = run.parts.config, int(state.step)
-  images = parallel.replicate(tuple(run.images), run.parts.on)
+  whole = parallel.replicate((*run.images, keys(config.seed).augment), run.parts.on)
   lr = optimizers.schedule(config, run.per_epoch)
   meter = runlog.Meter(done, record['meter'])
   started = time.perf_counter() - record['seconds']
@@ -217,7 +218,7 @@ def _loop(
     flows.measure(0, state)
   progress.figures('compiling the step')
   for step in range(done + 1, run.last_step + 1):
-    state, figures = run.step_fn(state, *images, *_inputs(run, step - 1))
+    state, figures = run.step_fn(state, *whole, *_inputs(run, step - 1))
     meter.add(figures)
     flows.measure(step, state)
     progress.advance()
@@ -246,12 +247,11 @@ def _loop(
   return state
 
 
-def _inputs(run: Run, step: int) -> tuple[np.ndarray, jax.Array]:
-  """Indices [D, B / D] and augmentation key of a step: functions of the seed and the step alone."""
-  config, parts = run.parts.config, run.parts
+def _inputs(run: Run, step: int) -> tuple[np.ndarray, np.int32]:
+  """Indices [D, B / D] of a step's images and its epoch: functions of the seed and the step."""
+  config = run.parts.config
   indices = resident.batch_indices(config.seed, step, len(run.images.labels), config.batch_size)
-  key = jax.random.fold_in(keys(config.seed).augment, step // run.per_epoch)
-  return parallel.split(indices, parts.on), key
+  return parallel.split(indices, run.parts.on), np.int32(step // run.per_epoch)
 
 
 def _due(config: ConfigDict, step: int, run: Run) -> tuple[bool, bool]:

@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Trains on a slice of a TPU pod, from its creation to its deletion, with a bucket for data and runs.
+#
+#   launch/tpu_pod.sh COMMAND --name=NAME --zone=ZONE [options] [-- --config=FILE --workdir=DIR ...]
+#
+#   train     all of: create, install, mount, run; again from create when the slice is preempted
+#   create    asks for a queued resource and waits until it is there
+#   install   copies this checkout (HEAD) to every worker and installs it with jax[tpu]
+#   mount     mounts --bucket on every worker at /mnt/bucket, by gcsfuse
+#   run       starts `random-pruning train` on all workers; shows the output of all
+#   logs      follows worker 0's log      delete    gives the slice back
+#
+#   --type=v4-32 --version=tpu-ubuntu2204-base --bucket=NAME --spot --attempts=20 --dry-run
+#
+# What follows -- goes to `random-pruning train`. Its work directory must be one that all workers
+# see, as --workdir=/mnt/bucket/runs/NAME. --dry-run prints every command and runs none.
+set -euo pipefail
+
+readonly PREEMPTED=75 MOUNT=/mnt/bucket LOG=random-pruning.log
+
+usage() {
+  sed -n '2,17s/^# \{0,1\}//p' "$0"
+  exit "$1"
+}
+
+refuse() {
+  echo "tpu_pod.sh: $1" >&2
+  exit 2
+}
+
+run() {
+  if [[ $dry ]]; then
+    printf '%q ' "$@" && echo
+  else
+    "$@"
+  fi
+}
+
+on_workers() { # WORKERS COMMAND
+  run gcloud compute tpus tpu-vm ssh "$name" "--zone=$zone" "--worker=$1" "--command=$2"
+}
+
+state() {
+  gcloud compute tpus queued-resources describe "$name" "--zone=$zone" \
+    '--format=value(state.state)' 2>/dev/null || echo NONE
+}
+
+create() {
+  local now=NONE
+  [[ $dry ]] || now=$(state) # one that is there, or asked for, is taken
+  if [[ $now == NONE ]]; then
+    run gcloud compute tpus queued-resources create "$name" "--node-id=$name" "--zone=$zone" \
+      "--accelerator-type=$type" "--runtime-version=$version" ${spot:+--spot} || return
+  fi
+  [[ ! $dry ]] || return 0
+  while now=$(state) && [[ $now != ACTIVE ]]; do
+    [[ $now != FAILED && $now != SUSPENDED && $now != NONE ]] || return 1
+    echo "tpu_pod.sh: $name is $now" >&2
+    sleep "${POLL_SECONDS:-30}"
+  done
+}
+
+install() {
+  local archive=random-pruning.tar.gz
+  run git -C "$(dirname "$0")/.." archive --format=tar.gz "--output=/tmp/$archive" HEAD || return
+  run gcloud compute tpus tpu-vm scp "/tmp/$archive" "$name:$archive" "--zone=$zone" --worker=all ||
+    return
+  on_workers all "mkdir -p random-pruning && tar -xzf $archive -C random-pruning && \
+python3 -m venv venv && venv/bin/pip install --quiet --upgrade pip && \
+venv/bin/pip install --quiet -e './random-pruning[tpu]' \
+-f https://storage.googleapis.com/jax-releases/libtpu_releases.html"
+}
+
+mount() {
+  [[ $bucket ]] || return 0
+  # --implicit-dirs: folders that other tools wrote. --rename-dir-limit: a checkpoint appears by
+  # the renaming of its folder, which is atomic in buckets with a hierarchical namespace.
+  on_workers all "command -v gcsfuse >/dev/null || { \
+echo deb https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -c -s) main | \
+sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null && \
+curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo apt-key add - && \
+sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse; }; \
+mountpoint -q $MOUNT || { sudo mkdir -p $MOUNT && sudo chown \$USER $MOUNT && \
+gcsfuse --implicit-dirs --rename-dir-limit=200000 $bucket $MOUNT; }"
+}
+
+train() {
+  (($#)) || refuse '--config=FILE must be given after --'
+  local arguments
+  arguments=$(printf '%q ' "$@")
+  on_workers all "set -o pipefail; cd random-pruning && TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} \
+../venv/bin/random-pruning train $arguments 2>&1 | tee -a ~/$LOG"
+}
+
+delete() {
+  run gcloud compute tpus queued-resources delete "$name" "--zone=$zone" --force --quiet
+}
+
+attempt() { # `set -e` does not hold in what is asked for its status, hence each `|| return`
+  create && install && mount && train "$@"
+}
+
+train_until_done() {
+  local status number now
+  for ((number = 1; number <= attempts; number++)); do
+    status=0
+    attempt "$@" || status=$?
+    [[ ! $dry ]] || return 0
+    ((status != 0)) || break
+    now=$(state)
+    # A run whose slice stays is one that failed by itself: its message has been shown.
+    if ((status != PREEMPTED)) && [[ $now == ACTIVE ]]; then
+      echo "tpu_pod.sh: the run ended with status $status; $name is kept: look, then delete" >&2
+      return "$status"
+    fi
+    echo "tpu_pod.sh: $name was preempted ($now), attempt $number of $attempts" >&2
+    delete
+  done
+  delete
+  return "$status"
+}
+
+(($#)) || usage 2 >&2
+what=$1 && shift
+name='' zone='' type=v4-32 version=tpu-ubuntu2204-base bucket='' spot='' attempts=20 dry=''
+while (($#)); do
+  case $1 in
+    --name=*) name=${1#*=} ;;
+    --zone=*) zone=${1#*=} ;;
+    --type=*) type=${1#*=} ;;
+    --version=*) version=${1#*=} ;;
+    --bucket=*) bucket=${1#*=} ;;
+    --attempts=*) attempts=${1#*=} ;;
+    --spot) spot=yes ;;
+    --dry-run) dry=yes ;;
+    --) shift && break ;;
+    *) refuse "unknown argument $1; what is for training comes after --" ;;
+  esac
+  shift
+done
+[[ $what != --help ]] || usage 0
+[[ $name && $zone ]] || refuse '--name and --zone must be given'
+
+case $what in
+  train) (($#)) || refuse '--config=FILE must be given after --' && train_until_done "$@" ;;
+  create | install | mount | delete) "$what" ;;
+  run) train "$@" ;;
+  logs) on_workers 0 "tail -n 100 -f $LOG" ;;
+  *) refuse "unknown command $what; known: train, create, install, mount, run, logs, delete" ;;
+esac

@@ -1,0 +1,237 @@
+"""The launch scripts, run with stand-ins for gcloud, sbatch, srun and others first on the PATH."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import yaml
+
+LAUNCH = pathlib.Path(__file__).parents[1] / 'launch'
+SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')])
+PREEMPTED = 75
+TRAIN = ['--config=configs/imagenet.py:wrn50_2,erk,0.2', '--workdir=/mnt/bucket/runs/a b']
+POD = ['--name=pod', '--zone=us-central2-b', '--bucket=data', '--spot']
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+  """Puts a command first on the PATH that notes how it was called and then runs `script`."""
+  folder = tmp_path / 'bin'
+  folder.mkdir()
+  monkeypatch.setenv('PATH', f'{folder}:{os.environ["PATH"]}')
+  monkeypatch.setenv('CALLS', str(tmp_path / 'calls'))
+  monkeypatch.setenv('HERE', str(tmp_path))
+  monkeypatch.setenv('POLL_SECONDS', '0')
+
+  def make(name, script=''):
+    path = folder / name
+    # One line a call: the name and the arguments, with the separator that no argument holds.
+    note = f'{{ printf "%s" {name}; printf "\\037%s" "$@" | tr "\\n" " "; echo; }} >> "$CALLS"'
+    path.write_text(f'#!/usr/bin/env bash\n{note}\n{script}\n')
+    path.chmod(0o755)
+
+  return make
+
+
+@pytest.fixture
+def calls(tmp_path):
+  def read():
+    path = tmp_path / 'calls'
+    return [line.split('\037') for line in path.read_text().splitlines()] if path.exists() else []
+
+  return read
+
+
+def launch(script, *arguments, **environment):
+  return subprocess.run(
+    ['bash', str(LAUNCH / script), *arguments],
+    capture_output=True,
+    text=True,
+    env=os.environ | environment,
+    timeout=60,
+  )
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_clean(script):
+  if not shutil.which('shellcheck'):
+    assert subprocess.run(['bash', '-n', str(script)]).returncode == 0
+    pytest.skip('shellcheck is not installed; the syntax is right')
+  done = subprocess.run(['shellcheck', str(script)], capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout
+
+
+def test_a_dry_run_of_a_pod_prints_every_command_and_runs_none(stand_in, calls):
+  for name in ('gcloud', 'git'):
+    stand_in(name)
+  done = launch('tpu_pod.sh', 'train', *POD, '--dry-run', '--', *TRAIN)
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  wanted = ['queued-resources create pod', 'git', 'scp', 'pip', 'gcsfuse', '/random-pruning']
+  assert [word for line, word in zip(lines, wanted, strict=True) if word in line] == wanted
+  assert '--spot' in lines[0] and '--accelerator-type=v4-32' in lines[0]
+  assert calls() == []
+
+
+# `describe` answers with the lines of the file `states`, one after the other, the last for good.
+GCLOUD = """
+case "$*" in
+  *describe*)
+    head -n 1 "$HERE/states"
+    [ "$(wc -l < "$HERE/states")" = 1 ] || sed -i 1d "$HERE/states" ;;
+  *"random-pruning train"*)
+    read -r status < "$HERE/statuses"; sed -i 1d "$HERE/statuses"; exit "$status" ;;
+esac
+"""
+
+
+def pod(tmp_path, stand_in, states, statuses):
+  stand_in('git')
+  stand_in('gcloud', GCLOUD)
+  (tmp_path / 'states').write_text('\n'.join(states) + '\n')
+  (tmp_path / 'statuses').write_text('\n'.join(map(str, statuses)) + '\n')
+  return launch('tpu_pod.sh', 'train', *POD, '--', *TRAIN)
+
+
+def kinds(calls):
+  """What each call to gcloud was, but for those that only ask."""
+  names = ('create', 'scp', 'pip install', 'gcsfuse', 'random-pruning train', 'delete')
+  texts = [' '.join(call) for call in calls if call[0] == 'gcloud' and 'describe' not in call]
+  return [next(name for name in names if name in text) for text in texts]
+
+
+WHOLE = ['create', 'scp', 'pip install', 'gcsfuse', 'random-pruning train', 'delete']
+
+
+def test_a_pod_is_created_used_and_deleted(tmp_path, stand_in, calls):
+  done = pod(tmp_path, stand_in, ['NONE', 'WAITING_FOR_RESOURCES', 'ACTIVE'], [0])
+  assert done.returncode == 0, done.stderr
+  assert kinds(calls()) == WHOLE
+  ssh = [call for call in calls() if 'ssh' in call]
+  assert all({'pod', '--zone=us-central2-b', '--worker=all'} <= set(call) for call in ssh)
+  assert r'/mnt/bucket/runs/a\ b' in ssh[-1][-1]
+
+
+@pytest.mark.parametrize(('status', 'state'), [(PREEMPTED, 'ACTIVE'), (255, 'SUSPENDED')])
+def test_a_preempted_pod_is_made_again_and_the_run_goes_on(
+  tmp_path, stand_in, calls, status, state
+):
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE', state, 'NONE', 'ACTIVE'], [status, 0])
+  assert done.returncode == 0, done.stderr
+  assert kinds(calls()) == WHOLE * 2
+  assert 'was preempted' in done.stderr
+
+
+def test_a_pod_whose_run_fails_is_kept_to_be_looked_at(tmp_path, stand_in, calls):
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE'], [2])
+  assert done.returncode == 2
+  assert kinds(calls()) == WHOLE[:-1]
+  assert 'is kept' in done.stderr
+
+
+def test_a_pod_that_cannot_be_created_ends_the_script(tmp_path, stand_in, calls):
+  done = pod(tmp_path, stand_in, ['NONE', 'FAILED'], [0])
+  assert done.returncode != 0
+  assert 'pip install' not in kinds(calls())
+
+
+def test_slurm_starts_one_process_a_gpu_and_requeues_only_when_preempted(stand_in, calls):
+  for status in (0, PREEMPTED, 3):
+    stand_in('srun', f'exit {status}')
+    stand_in('scontrol')
+    assert launch('slurm.sbatch', *TRAIN, SLURM_JOB_ID='7').returncode == status
+  assert [call[0] for call in calls()] == ['srun', 'srun', 'scontrol', 'srun']
+  assert calls()[0][-4:] == ['random-pruning', 'train', *TRAIN]
+  assert calls()[2] == ['scontrol', 'requeue', '7']
+
+
+def test_slurm_passes_a_signal_on_and_waits_for_the_run_to_save(tmp_path, stand_in, calls):
+  stand_in('srun', 'trap "sleep 0.3; exit 75" TERM; touch "$HERE/up"; sleep 30 & wait $!')
+  stand_in('scontrol')
+  script = subprocess.Popen(
+    ['bash', str(LAUNCH / 'slurm.sbatch'), *TRAIN], env=os.environ | {'SLURM_JOB_ID': '7'}
+  )
+  while not (tmp_path / 'up').exists():
+    time.sleep(0.01)
+  script.send_signal(signal.SIGTERM)
+  assert script.wait(timeout=20) == PREEMPTED
+  assert calls()[-1] == ['scontrol', 'requeue', '7']
+
+
+def test_gpu_chooses_devices_and_hands_arguments_on(stand_in, calls):
+  stand_in(
+    'random-pruning', 'echo "$CUDA_VISIBLE_DEVICES $XLA_PYTHON_CLIENT_MEM_FRACTION"; exit 75'
+  )
+  done = launch('gpu.sh', '--gpus=0,1', '--mem-fraction=0.9', '--', *TRAIN)
+  assert (done.stdout, done.returncode) == ('0,1 0.9\n', PREEMPTED)
+  assert calls() == [['random-pruning', 'train', *TRAIN]]
+  dry = launch('gpu.sh', '--gpus=1', '--dry-run', '--', *TRAIN)
+  assert dry.stdout.startswith('env CUDA_VISIBLE_DEVICES=1 random-pruning train --config=')
+  assert len(calls()) == 1
+
+
+SWEEP = ['--config=configs/sweeps/depth.py', '--workdir=runs/depth']
+
+
+def test_a_sweep_is_an_array_whose_jobs_each_take_their_shard(tmp_path, stand_in, calls):
+  stand_in('sbatch')
+  done = launch('sweep.sh', *SWEEP, '--config.epochs=5', '--jobs=4', '--', '--partition=gpu')
+  assert done.returncode == 0, done.stderr
+  (call,) = calls()
+  assert {'--array=1-4', '--partition=gpu', '--requeue'} <= set(call)
+  # The wrapped line, run as SLURM would run the third job of the array.
+  stand_in('srun', 'exit 75')
+  stand_in('scontrol')
+  wrapped = call[-1].removeprefix('--wrap=')
+  environment = os.environ | {'SLURM_ARRAY_TASK_ID': '3', 'SLURM_JOB_ID': '12'}
+  assert subprocess.run(['sh', '-c', wrapped], env=environment).returncode == PREEMPTED
+  assert calls()[1:] == [
+    ['srun', 'random-pruning', 'sweep', *SWEEP, '--config.epochs=5', '--shard=3/4'],
+    ['scontrol', 'requeue', '12'],
+  ]
+
+
+def test_a_dry_run_of_a_sweep_submits_nothing_and_lists_the_runs(stand_in, calls):
+  stand_in('sbatch')
+  stand_in('random-pruning', 'echo the table')
+  done = launch('sweep.sh', *SWEEP, '--jobs=2', '--dry-run')
+  assert done.stdout.startswith('sbatch --array=1-2') and done.stdout.endswith('the table\n')
+  assert calls() == [['random-pruning', 'sweep', *SWEEP, '--dry-run']]
+
+
+@pytest.mark.parametrize(
+  ('script', 'arguments', 'message'),
+  [
+    ('tpu_pod.sh', ['train', '--zone=a'], '--name and --zone must be given'),
+    ('tpu_pod.sh', ['fly', '--name=a', '--zone=b'], 'unknown command fly; known: train'),
+    ('tpu_pod.sh', ['train', '--name=a', '--zone=b'], '--config=FILE must be given'),
+    ('gpu.sh', ['--config=a'], 'unknown argument --config=a'),
+    ('sweep.sh', [*SWEEP, '--jobs=0'], '--jobs must be a number from 1'),
+    ('slurm.sbatch', [], '--config=FILE must be given'),
+  ],
+)
+def test_a_wrong_call_is_refused(script, arguments, message):
+  done = launch(script, *arguments)
+  assert done.returncode == 2
+  assert message in done.stderr
+
+
+def test_the_jobset_agrees_with_itself():
+  """Hosts and chips of the slice; status 75 and evictions restart it without being counted."""
+  spec = yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())['spec']
+  job = spec['replicatedJobs'][0]['template']['spec']
+  pod = job['template']['spec']
+  x, y, z = map(int, pod['nodeSelector']['cloud.google.com/gke-tpu-topology'].split('x'))
+  chips = pod['containers'][0]['resources']['limits']['google.com/tpu']
+  assert job['parallelism'] == job['completions'] == x * y * z // chips
+  codes, evicted = job['podFailurePolicy']['rules']
+  assert codes['onExitCodes']['values'] == [PREEMPTED]
+  assert evicted['onPodConditions'] == [{'type': 'DisruptionTarget'}]
+  assert spec['failurePolicy']['rules'][0] == {
+    'action': 'RestartJobSetAndIgnoreMaxRestarts',
+    'onJobFailureReasons': ['PodFailurePolicy'],
+  }

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import cost, data, models, parallel, pruning, scoring
 from random_pruning_jax.config import resolve
 from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax.ratios import RATIOS
 
 
 class Keys(NamedTuple):
@@ -39,6 +40,20 @@ def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> 
   spec = data.describe(config.dataset, config.data_dir)
   model = network(config, spec)
   return Experiment(config, spec, model, cost.structure(model, spec.shape), on)
+
+
+def check_budget(parts: Experiment) -> None:
+  """Raises ValueError where the ratio or the sampling cannot meet the density in this network."""
+  settings = parts.config.pruning
+  shapes = pruning.pruned(parts.structure.shapes, settings.dense)
+  if settings.ratio in RATIOS:  # what a score leaves to each layer is known when it is computed
+    pruning.densities(
+      shapes,
+      ratio=settings.ratio,
+      density=settings.density,
+      sampling=settings.sampling,
+      block=settings.block,
+    )
 
 
 def network(config: ConfigDict, spec: data.Spec) -> models.Network:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import results, runlog, suites
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import check_budget, experiment
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.train import train
@@ -29,6 +29,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, *, show: bool = True) ->
     todo.append((dense(config), pathlib.Path(workdir) / TWIN))
   for each, place in todo:  # all that can be wrong is said before the first training step
     parts = experiment(each)
+    check_budget(parts)
     suites.check(parts.config.evaluation)
     if jax.process_index() == 0:
       runlog.claim(place, parts.config)

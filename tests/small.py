@@ -53,7 +53,7 @@ def bench(devices=4, batch_size=120, features=True, **changes):
 def make_set(root, name, images, labels, num_classes=10):
   """Prepares a TFDS set with these test images uint8 [N, H, W, C] under `root`; returns `name`."""
 
-  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
@@ -71,6 +71,6 @@ def make_set(root, name, images, labels, num_classes=10):
         yield number, {'image': png(image.squeeze()), 'label': int(label)}
 
   words = {'__module__': __name__}
-  kind = type(name.title().replace('_', ''), (Builder,), words, skip_registration=True)
+  kind = type(name.title().replace('_', ''), (Made,), words, skip_registration=True)
   kind(data_dir=root).download_and_prepare(file_format='array_record')
   return name

@@ -1,0 +1,347 @@
+"""Suites against scikit-learn and hand-worked cases, on foreign sets that nobody has seen."""
+
+import importlib.util
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+from small import bench, make_set
+
+from random_pruning_jax import attacks, data, flow, suites
+from random_pruning_jax.config import resolve
+from random_pruning_jax.data import corrupted
+from random_pruning_jax.progress import Stages
+from random_pruning_jax.suites import corruptions, ood, shifts
+
+from tiny import tiny_config  # isort: skip
+
+ATTACKS = {
+  'pgd': {'epsilons': (1 / 255, 8 / 255), 'steps': 3, 'step_size': 0.25, 'restarts': 1},
+  'pgd_l2': {'epsilons': (0.5,), 'steps': 3},
+  'square': {'epsilons': (8 / 255,), 'queries': 5},
+}
+QUICK = {'epsilons': (0.0, 4 / 255, 8 / 255)}
+
+
+def run(names, **changes):
+  return suites.measure(bench(**changes), names)
+
+
+@pytest.fixture(scope='module')
+def sets(tmp_path_factory):
+  """A data directory with a colour set of foreign images, and darker digits 0 to 3."""
+  root = tmp_path_factory.mktemp('sets')
+  rng = np.random.RandomState(0)
+  make_set(root, 'stripes', rng.randint(0, 255, (30, 6, 4, 3)).astype(np.uint8), np.arange(30) % 7)
+  images, labels = data.load('digits', 'test')
+  chosen = labels < 4
+  make_set(root, 'few_digits', images[chosen] // 2, labels[chosen])
+  return str(root)
+
+
+@pytest.fixture(scope='module')
+def whole(sets):
+  """What the suites find on four devices."""
+  return run(('calibration', 'ood', 'adversarial', 'corruptions', 'shifts'), **settings(sets))
+
+
+def settings(sets):
+  return {
+    'data_dir': sets,
+    'foreign': ('natural_patches', 'stripes', 'svhn_cropped'),
+    'shifts': ('few_digits', 'imagenet_a'),
+    'attacks': ATTACKS,
+    'attacked_images': 40,
+    **QUICK,
+  }
+
+
+def test_every_number_is_the_same_for_any_batch_and_devices(whole, sets):
+  """Of attacks it is tested where they are run, in test_evaluate."""
+  other = run(('calibration', 'ood', 'shifts'), devices=3, batch_size=77, **settings(sets))
+  assert len(other.numbers) > 200
+  for name, value in other.numbers.items():
+    assert whole.numbers[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def test_calibration_agrees_with_numpy_and_scikit_learn(whole):
+  logits, labels = bench().outputs().logits.astype(np.float64), bench().labels()
+  p = np.exp(logits - logits.max(1, keepdims=True))
+  p /= p.sum(1, keepdims=True)
+  assert whole.numbers['accuracy'] == pytest.approx((logits.argmax(1) == labels).mean())
+  assert whole.numbers['nll'] == pytest.approx(sklearn.metrics.log_loss(labels, p), rel=1e-4)
+  brier = ((p - np.eye(10)[labels]) ** 2).sum(1).mean()
+  assert whole.numbers['brier'] == pytest.approx(brier, rel=1e-4)
+  top, right = p.max(1), logits.argmax(1) == labels
+  bins = np.ceil(top * 15)
+  ece = sum(
+    np.mean(bins == b) * abs(right[bins == b].mean() - top[bins == b].mean())
+    for b in np.unique(bins)
+  )
+  assert whole.numbers['ece'] == pytest.approx(ece, abs=1e-5)
+  diagram = whole.extras['reliability']
+  assert sum(diagram['count']) == len(labels) and len(diagram['accuracy']) == 15
+
+
+def test_the_temperature_is_fitted_on_validation_images_and_lowers_their_nll(whole):
+  on = bench()
+  logits, labels = on.outputs(split='validation').logits, on.labels(split='validation')
+  t = whole.numbers['temperature']
+  nll = {
+    factor: sklearn.metrics.log_loss(labels, softmax(logits / (t * factor)))
+    for factor in (0.9, 1, 1.1)
+  }
+  assert nll[1] < nll[0.9] and nll[1] < nll[1.1]
+  scaled = sklearn.metrics.log_loss(on.labels(), softmax(on.outputs().logits / t))
+  assert whole.numbers['nll_scaled'] == pytest.approx(scaled, rel=1e-4)
+
+
+def softmax(z):
+  p = np.exp(z - z.max(1, keepdims=True), dtype=np.float64)
+  return p / p.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize('foreign', ['natural_patches', 'stripes'])
+def test_foreign_sets_agree_with_scikit_learn(whole, sets, foreign):
+  on = bench(data_dir=sets)
+  own, theirs = (softmax(on.outputs(name).logits).max(1) for name in ('', foreign))
+  scores = np.concatenate([own, theirs])
+  positive = np.arange(len(scores)) < len(own)
+  auroc = sklearn.metrics.roc_auc_score(positive, scores)
+  precision, recall, _ = sklearn.metrics.precision_recall_curve(positive, scores)
+  assert whole.numbers[f'ood/{foreign}/msp/auroc'] == pytest.approx(auroc, abs=1e-4)
+  area = sklearn.metrics.auc(recall, precision)
+  assert whole.numbers[f'ood/{foreign}/msp/aupr_in'] == pytest.approx(area, abs=1e-4)
+
+
+def test_foreign_images_of_another_size_and_colour_are_adapted_and_it_is_noted(whole):
+  assert whole.notes['stripes'] == 'resized 6x4 -> 8x8, colour -> grey'
+
+
+def test_a_missing_set_is_skipped_and_said_why(whole):
+  assert 'svhn_cropped was looked for in' in whole.skipped['ood/svhn_cropped']
+  assert 'imagenet_a was looked for in' in whole.skipped['shifts/imagenet_a']
+  assert 'at least 32x32, got 8x8' in whole.skipped['corruptions']
+  assert not any('svhn' in name or 'imagenet' in name for name in whole.numbers)
+
+
+def test_the_whole_ood_suite_has_every_score_and_sets_that_need_no_data(whole):
+  kinds = {tuple(name.split('/')[1:3]) for name in whole.numbers if name.startswith('ood/')}
+  assert {name for name, _ in kinds} == {
+    'natural_patches', 'stripes', 'gaussian_noise', 'pixel_shuffled',
+  }  # fmt: skip
+  assert {score for _, score in kinds} == {
+    'msp', 'max_logit', 'energy', 'entropy', 'gen', 'odin', 'mahalanobis', 'knn', 'vim', 'react',
+  }  # fmt: skip
+
+
+def test_the_quick_suite_runs_no_gradient_of_scores_and_no_features():
+  found = run(('quick',), features=False, foreign=('gaussian_noise',), **QUICK)
+  scores = {name.split('/')[2] for name in found.numbers if name.startswith('ood/')}
+  assert scores == {'msp', 'max_logit', 'energy', 'entropy', 'gen'}
+  assert {'accuracy', 'temperature', 'adversarial/fgsm/8/255'} <= found.numbers.keys()
+
+
+def test_no_set_is_predicted_twice(sets, monkeypatch):
+  stages = []
+  begin = Stages.begin
+  monkeypatch.setattr(
+    Stages, 'begin', lambda self, what, n: stages.append(what) or begin(self, what, n)
+  )
+  run(('calibration', 'ood', 'adversarial'), **settings(sets))
+  for what in ('digits test', 'digits validation', 'natural_patches test', 'training features'):
+    assert stages.count(what) == 1, what
+  assert len([what for what in stages if not what.startswith(('fgsm', 'odin'))]) == len(
+    {what for what in stages if not what.startswith(('fgsm', 'odin'))}
+  )
+
+
+def test_near_and_far_means_are_those_of_their_sets_and_need_all_of_them(sets):
+  near = {'near': ('stripes',), **QUICK}
+  found = run(
+    ('quick',), data_dir=sets, foreign=('stripes', 'natural_patches', 'gaussian_noise'), **near
+  )
+  n = found.numbers
+  assert n['ood/near/msp/auroc'] == n['ood/stripes/msp/auroc']
+  far = (n['ood/natural_patches/msp/auroc'] + n['ood/gaussian_noise/msp/auroc']) / 2
+  assert n['ood/far/msp/auroc'] == pytest.approx(far)
+  found = run(('quick',), data_dir=sets, foreign=('stripes', 'mnist'), **near)
+  assert 'ood/far/msp/auroc' not in found.numbers
+  assert found.skipped['ood/far'] == 'no mean without mnist'
+
+
+def test_settings_of_scores_are_chosen_on_validation_images_alone(sets, monkeypatch):
+  looked_at = set()
+  sources = suites.Bench.source
+
+  def source(self, name='', split='test'):
+    looked_at.add((name, split))
+    return sources(self, name, split)
+
+  monkeypatch.setattr(suites.Bench, 'source', source)
+  on = bench(data_dir=sets, foreign=('natural_patches',), validation_foreign='stripes')
+  makers, _ = ood._feature_scores(on)
+  makers |= ood._logit_scores(on)
+  tried = {'react': ({'percentile': 50.0}, {'percentile': 99.0}), 'gen': ({'gamma': 0.1},)}
+  chosen, found = ood._choose(on, makers, tried)
+  assert looked_at == {('stripes', 'test'), ('', 'validation')}
+  aurocs = [
+    ood.ood.auroc(scorer('', 'validation'), scorer('stripes', 'test'))
+    for scorer in map(makers['react'], tried['react'])
+  ]
+  assert chosen['react'] == tried['react'][int(np.argmax(aurocs))]
+  assert found.notes['ood/gen'] == 'gamma=0.1, chosen on stripes'
+
+
+def test_a_test_set_may_not_choose_settings():
+  config = tiny_config(evaluation__validation_foreign='natural_patches')
+  with pytest.raises(ValueError, match='must be no test set'):
+    resolve(config)
+
+
+def test_attacks_lose_images_and_the_worst_case_loses_most(whole):
+  n = whole.numbers
+  assert n['adversarial/fgsm/0/255'] == pytest.approx(n['accuracy'])
+  assert n['adversarial/pgd/8/255'] <= n['adversarial/pgd/1/255']
+  of_8 = [n[f'adversarial/{name}/8/255'] for name in ('pgd', 'square')]
+  assert n['adversarial/worst_case/8/255'] <= min(of_8)
+  curve = [n[f'adversarial/worst_case/{e}/255'] for e in (0, 1, 4, 8)]
+  assert curve == sorted(curve, reverse=True)
+  assert n['adversarial/worst_case_l2/0.5'] == n['adversarial/pgd_l2/0.5']
+  assert whole.notes['adversarial/pgd/8/255'] == 'the first 40 test images'
+
+
+def test_fgsm_is_the_attack_on_every_image_where_the_clean_one_is_right(whole):
+  on = bench()
+  images, labels = on.images()
+
+  def logits_fn(x):
+    return on.network.model.apply(on.network.variables, x)
+
+  pixels = jnp.asarray(images / np.float32(255))
+  moved = attacks.fgsm(lambda x: attacks.cross_entropy(logits_fn(x), labels), pixels, 4 / 255)
+  right = (logits_fn(moved).argmax(-1) == labels) & (logits_fn(pixels).argmax(-1) == labels)
+  assert whole.numbers['adversarial/fgsm/4/255'] == pytest.approx(float(right.mean()), abs=3e-3)
+
+
+def test_the_top_eigenvalue_is_that_of_the_explicit_hessian():
+  on = bench(devices=1, hessian_steps=60)
+  found = suites.measure(on, ('gradients',)).numbers
+  batch = flow.first_batch(on.parts, on.images(split='train'))
+  flat, unravel = jax.flatten_util.ravel_pytree(on.network.variables['params'])
+  head = unravel(flat)['head']
+
+  def loss(params):
+    logits = on.network.model.apply({'params': params}, batch['image'])
+    return attacks.cross_entropy(logits, batch['label']).mean()
+
+  hessian = jax.jit(jax.hessian(lambda x: loss(unravel(x))))(flat)
+  assert head['kernel'].shape == (16, 10)
+  values = np.linalg.eigvalsh(np.asarray(hessian, np.float64))
+  largest = values[np.argmax(np.abs(values))]
+  assert found['gradients/top_eigenvalue'] == pytest.approx(largest, rel=0.02)
+  norm = np.linalg.norm(np.asarray(jax.jit(jax.grad(lambda x: loss(unravel(x))))(flat)))
+  assert found['gradients/gradient_norm'] == pytest.approx(norm, rel=1e-3)
+
+
+def test_a_shifted_set_is_measured_on_its_own_labels(whole, sets):
+  on = bench(data_dir=sets)
+  images, labels = on.images('few_digits')
+  accuracy = (on.predict(images, '').argmax(-1) == labels).mean()
+  assert whole.numbers['shifts/few_digits/accuracy'] == pytest.approx(accuracy)
+
+
+def test_logits_of_classes_that_do_not_occur_are_masked():
+  logits = np.array([[9.0, 1, 2, 3], [9.0, 5, 4, 0]])
+  found, labels = shifts.within(logits, np.array([3, 1]))
+  np.testing.assert_array_equal(found, [[1, 3], [5, 0]])
+  np.testing.assert_array_equal(labels, [1, 0])
+
+
+def test_an_imagenet_subset_counts_its_own_classes_alone(sets, monkeypatch):
+  monkeypatch.setattr(shifts, 'SUBSETS', ('few_digits',))
+  masked = run(('shifts',), data_dir=sets, shifts=('few_digits',))
+  monkeypatch.undo()
+  plain = run(('shifts',), data_dir=sets, shifts=('few_digits',))
+  name = 'shifts/few_digits/accuracy'
+  assert masked.numbers[name] > plain.numbers[name]
+  assert masked.notes['shifts/few_digits'] == 'among the 4 classes that occur'
+
+
+@pytest.fixture
+def corrupted_digits(tmp_path, monkeypatch):
+  """All fifteen corruptions of the digits at five severities, each of them half the brightness."""
+  images, labels = data.load('digits', 'test')
+  make_set(tmp_path, 'dark', images[:50] // 2, labels[:50])
+  for name in corruptions.ALEXNET:
+    for severity in range(1, 6):
+      called = {'fog': 'mist'}.get(name, name)
+      shutil.copytree(tmp_path / 'dark', tmp_path / f'digits_corrupted/{called}_{severity}')
+  family = corruptions.Family('digits_corrupted', {'fog': 'mist'}, alexnet=True)
+  monkeypatch.setitem(corruptions.FAMILIES, 'digits', family)
+  return tmp_path
+
+
+def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
+  found = run(('corruptions',), data_dir=str(corrupted_digits)).numbers
+  on = bench(data_dir=str(corrupted_digits))
+  images, labels = on.images('dark')
+  accuracy = (on.predict(images, '').argmax(-1) == labels).mean()
+  for name in ('corruptions/accuracy', 'corruptions/fog/accuracy', 'corruptions/snow/accuracy'):
+    assert found[name] == pytest.approx(accuracy)
+  assert found['corruptions/fog/ce'] == pytest.approx((1 - accuracy) / 0.819)
+  assert found['corruptions/mce'] == pytest.approx(
+    np.mean([(1 - accuracy) / error for error in corruptions.ALEXNET.values()])
+  )
+
+
+def test_without_all_fifteen_there_is_no_mean(corrupted_digits):
+  shutil.rmtree(corrupted_digits / 'digits_corrupted/snow_3')
+  found = run(('corruptions',), data_dir=str(corrupted_digits))
+  assert 'corruptions/snow' in found.skipped and 'no mean' in found.notes['corruptions']
+  assert 'corruptions/fog/accuracy' in found.numbers
+  assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+
+
+def test_alexnet_itself_has_an_mce_of_one():
+  found = corruptions.against_alexnet(corruptions.ALEXNET, corruptions.ALEXNET_CLEAN)
+  assert found['mce'] == pytest.approx(1) and found['relative_mce'] == pytest.approx(1)
+  assert found['fog/ce'] == 1
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('imagecorruptions') is None, reason='needs the extra `corruptions`'
+)
+def test_images_are_corrupted_here_once_and_kept(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  rng = np.random.RandomState(0)
+  images = data.Images(rng.randint(0, 255, (3, 32, 32, 1)).astype(np.uint8), np.arange(3))
+  state = np.random.get_state()[1].copy()
+  first = corrupted.corrupted(images, 'shot_noise', 3, 'grey')
+  assert first.images.shape == (3, 32, 32, 1) and (first.images != images.images).any()
+  np.testing.assert_array_equal(first.labels, images.labels)
+  np.testing.assert_array_equal(np.random.get_state()[1], state)  # nobody's chance is touched
+  again = corrupted.corrupted(images, 'shot_noise', 3, 'grey')
+  assert isinstance(again.images, np.memmap)
+  np.testing.assert_array_equal(first.images, again.images)
+  shutil.rmtree(pathlib.Path(tmp_path))
+  np.testing.assert_array_equal(
+    corrupted.corrupted(images, 'shot_noise', 3, 'grey').images, first.images
+  )
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'suites': ('oood',)}, 'suite must be one of adversarial, .*; got .oood'),
+    ({'attacks': {'pdg': {'epsilons': ()}}}, 'evaluation.attacks must be one of .*pgd'),
+    ({'corruptions': ('mist',)}, 'evaluation.corruptions must be one of'),
+  ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(change, message):
+  with pytest.raises(ValueError, match=message):
+    suites.check(bench(**change).config)

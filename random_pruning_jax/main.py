@@ -8,6 +8,9 @@ from collections.abc import Sequence
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
   'evaluate': 'measure a checkpoint of a run',
+  'sweep': 'train every config of a sweep, some of them on other GPUs',
+  'report': 'tables, figures and a page of finished runs',
+  'compare': 'what two runs differ in: configs, numbers, masks, learning curves',
   'plan': 'what pruning does to a network, layer by layer, before it trains',
   'verify': 'check that a trained checkpoint is sparse as planned',
   'prepare': 'download a data set and prepare it',

@@ -1,13 +1,18 @@
 """Size matters, in four minutes: random pruning of three networks on the bundled digits.
 
-random-pruning sweep --config=configs/sweeps/digits.py --workdir=runs/sweep-digits
-random-pruning report runs/sweep-digits
+    random-pruning sweep --config=configs/sweeps/digits.py --workdir=runs/sweep-digits
+    random-pruning report runs/sweep-digits
+
+ResNet-8 with 2, 4 and 8 channels in its stem, dense and pruned at three sparsities by two ratios,
+three seeds: 63 runs of 12 epochs, about four minutes on 2 quiet CPU cores. No download. Expect the
+narrowest network to fall far below its dense band at sparsity 0.9 and the widest to stay near its
+own, and ERK above uniform; one of the 360 test images is 0.28 points.
 """
 
 from random_pruning_jax.config_files import beside, changed
 
-NETWORKS = (('cifar_resnet8', 4), ('cifar_resnet8', 8), ('cifar_resnet8', 16))
-SPARSITIES = (0.5, 0.8, 0.9, 0.95)
+WIDTHS = (2, 4, 8)
+SPARSITIES = (0.6, 0.8, 0.9)
 RATIOS = ('uniform', 'erk')
 SEEDS = (0, 1, 2)
 
@@ -17,8 +22,9 @@ def get_sweep():
     beside(__file__, '../digits.py')(),
     {
       'dense_twin': False,
-      'epochs': 15,
-      'checkpoint.every_epochs': 5,
+      'model.name': 'cifar_resnet8',
+      'epochs': 12,
+      'checkpoint.every_epochs': 4,
       'checkpoint.keep': 1,
       'evaluation.epsilons': (8 / 255,),
     },
@@ -28,14 +34,13 @@ def get_sweep():
     changed(
       base,
       {
-        'model.name': name,
         'model.width': width,
         'pruning.ratio': ratio,
         'pruning.density': density,
         'seed': seed,
       },
     )
-    for name, width in NETWORKS
+    for width in WIDTHS
     for ratio, density in [('erk', 1.0), *pruned]
     for seed in SEEDS
   ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from random_pruning_jax import config as config_lib
 from random_pruning_jax import config_files
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.progress import say
@@ -86,7 +87,12 @@ def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:
   path, _, argument = file.partition(':')
   get_sweep = config_files.function_of(path, 'get_sweep')
   configs = list(get_sweep(argument) if argument else get_sweep())
-  return [config_files.override(config, overrides) for config in configs]
+  if not configs or not overrides:
+    return configs
+  first = config_files.override(ConfigDict(configs[0].to_dict()), overrides)  # parsed once
+  names = [override.partition('=')[0].removeprefix('--config.') for override in overrides]
+  fields = {name: config_lib.flat(first)[name] for name in names}
+  return [config_files.changed(config, fields) for config in configs]
 
 
 def _share_cores(args: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
 """What a person sees of a sweep: a block that redraws itself on a terminal, else plain lines."""
 
 import pathlib
+import statistics
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -31,7 +31,10 @@ class View:
     self._steps = {j.tag: c.steps if c else None for j, c in zip(jobs, costs, strict=True)}
     self._work = {j.tag: (c and c.dense_flops) or 0.0 for j, c in zip(jobs, costs, strict=True)}
     self._states = {job.tag: plan.state(directory / job.tag) for job in jobs}
-    self._began, self._done_before = time.monotonic(), self._work_done()
+    self._seconds: dict[str, float] = {}  # that finished runs took
+    for job in jobs:
+      if self._states[job.tag] == 'done':
+        self._finished(job)
     self._lines_drawn = 0
     self._over = threading.Event()
     self._lock = threading.Lock()
@@ -63,6 +66,8 @@ class View:
         if old == 'done':
           continue
         new = self._states[job.tag] = plan.state(self._directory / job.tag)
+        if new == 'done':
+          self._finished(job)
         if new != old and new in ('done', 'failed'):
           self._say(self._ended(job, new))
       if self._terminal:
@@ -77,17 +82,33 @@ class View:
     return ', '.join([*parts, *([f'{duration(left)} left'] if left else [])])
 
   def seconds_left(self) -> float | None:
-    """From the multiply-adds done since this sweep began; None before there are any."""
-    elapsed, done = time.monotonic() - self._began, self._work_done()
-    todo = sum(self._work[tag] for tag, state in self._states.items() if state != 'failed') - done
-    fresh = done - self._done_before
-    return todo * elapsed / fresh if fresh > 0 and elapsed > 1 else None
+    """From the runs that are done here, of like networks if there are any; None before the first.
 
-  def _work_done(self) -> float:
-    shares = {'done': 1.0, 'failed': 0.0, 'waiting': 0.0}
-    return sum(
-      self._work[tag] * (shares[state] if state in shares else self._share(tag))
-      for tag, state in self._states.items()
+    A network that was not trained yet takes its multiply-adds to the power of 3/4 longer than
+    another: small ones wait for other things than arithmetic.
+    """
+    known: dict[str, list[float]] = {}
+    for job in self._jobs:
+      if job.tag in self._seconds:
+        known.setdefault(job.group, []).append(self._seconds[job.tag])
+    if not known:
+      return None
+    typical = {group: statistics.median(seconds) for group, seconds in known.items()}
+    work = {job.group: self._work[job.tag] for job in self._jobs}
+    left = 0.0
+    for job in self._jobs:
+      if self._states[job.tag] in ('done', 'failed'):
+        continue
+      like = min(typical, key=lambda group: abs(work[group] - self._work[job.tag]))
+      scale = (self._work[job.tag] / work[like]) ** 0.75 if work[like] else 1.0
+      seconds = typical.get(job.group, typical[like] * scale)
+      left += (1 - self._share(job.tag)) * seconds
+    return left / max(1, self.count('running'))
+
+  def _finished(self, job: Job) -> None:
+    row = results.read([self._directory / job.tag / results.FILE])[0]
+    self._seconds[job.tag] = sum(
+      row.get(name) or 0.0 for name in ('train_seconds', 'evaluation_seconds')
     )
 
   def _share(self, tag: str) -> float:

@@ -41,7 +41,7 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
   """Starts `command --worker=I` that many times and waits until nothing is left for them to do.
 
   A worker that dies (out of memory, killed) costs the run that it had: that run is recorded as
-  failed and the worker is started again. An interrupt reaches every worker once.
+  failed and the worker is started again. An interrupt ends every worker.
   """
   environments = [environment(i, workers) for i in range(workers)]
   alive = [_start(command, i, environments[i], directory) for i in range(workers)]
@@ -90,7 +90,7 @@ def _blame(worker: Worker, jobs: Sequence[Job], directory: pathlib.Path) -> bool
 
 def _stop(alive: Sequence[Worker]) -> None:
   for worker in alive:
-    worker.process.send_signal(signal.SIGINT)
+    worker.process.terminate()  # a run that trains saves first
   deadline = time.monotonic() + _PATIENCE
   for worker in alive:
     try:

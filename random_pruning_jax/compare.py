@@ -1,0 +1,143 @@
+"""What two runs differ in: configs, numbers, masks and learning curves, as text."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from random_pruning_jax import config as config_lib
+from random_pruning_jax import masks as masks_lib
+from random_pruning_jax import measure, results, runlog, tables
+from random_pruning_jax.experiment import experiment
+from random_pruning_jax.pruning import is_kernel
+
+_BARS = '▁▂▃▄▅▆▇█'
+_WIDTH = 48  # of a sparkline
+
+
+def compare(a: pathlib.Path, b: pathlib.Path) -> str:
+  """All of it, one part after the other; a part that a run cannot give says why."""
+  parts = {
+    'Configs': configs(a, b),
+    'Numbers': numbers(a, b),
+    'Masks': _masks_of_runs(a, b),
+    'Learning': learning(a, b),
+  }
+  head = f'A  {a}\nB  {b}'
+  return '\n\n'.join(
+    [head, *(f'{name}\n{"=" * len(name)}\n{text}' for name, text in parts.items())]
+  )
+
+
+def configs(a: pathlib.Path, b: pathlib.Path) -> str:
+  """Fields that differ and that results depend on."""
+  flat = [config_lib.flat(runlog.read_config(place)) for place in (a, b)]
+  changed = config_lib.differences(*flat)
+  if not changed:
+    return 'The same.'
+  return tables.text([['', 'A', 'B'], *([name, *map(str, pair)] for name, pair in changed.items())])
+
+
+def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
+  """Every number that both rows have, and B - A; '+' where B is better, '-' where it is worse."""
+  rows = [_row(place) for place in (a, b)]
+  for name, row in zip('AB', rows, strict=True):
+    if row is None:
+      return f'{name} has no results yet.'
+  ours, theirs = ({'validation/accuracy': _validation(row)} | row['metrics'] for row in rows)
+  lines = [['', 'A', 'B', 'B - A', '']]
+  for name in ours:
+    x, y = ours[name], theirs.get(name)
+    if x is None or y is None:
+      continue
+    shown = tables.column(name)
+    difference = shown.show.format(y - x)
+    sign = {'higher': y - x, 'lower': x - y}.get(shown.better, 0)
+    mark = '+' if sign > 0 else '-' if sign < 0 else ''
+    lines.append([shown.label, shown.show.format(x), shown.show.format(y), difference, mark])
+  return tables.text(lines)
+
+
+def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
+  """Weights that both masks keep, layer by layer, beside what chance would make of it.
+
+  Of two random masks of densities d and e, d e n weights are expected in both.
+  """
+  first, second = (masks_lib.named_leaves(jax.device_get(tree)) for tree in (a, b))
+  lines = [['layer', 'A keeps', 'B keeps', 'both', 'by chance', 'share of union']]
+  total = np.zeros(4)
+  left_out = []
+  for name in filter(is_kernel, first):
+    x, y = np.asarray(first[name]), second.get(name)
+    if y is None or np.shape(y) != x.shape:
+      left_out.append(name)
+      continue
+    counts = np.array([x.sum(), y.sum(), (x & y).sum(), x.mean() * y.sum()], float)
+    total += counts
+    lines.append([name, *_counts(counts)])
+  left_out += [name for name in second if is_kernel(name) and name not in first]
+  lines += [[], ['all', *_counts(total)]]
+  note = f'\nNot in both networks, or of another shape: {", ".join(left_out)}.' if left_out else ''
+  return tables.text(lines) + note if len(lines) > 3 else f'No layer is in both networks.{note}'
+
+
+def learning(a: pathlib.Path, b: pathlib.Path) -> str:
+  """Curves of both logs on one scale, as wide as a terminal."""
+  logs = [runlog.read_log(place) for place in (a, b)]
+  out = []
+  for kind, name, label in (
+    ('train', 'loss', 'training loss'),
+    ('validation', 'accuracy', 'validation accuracy'),
+  ):
+    curves = [[line[name] for line in log if line['kind'] == kind] for log in logs]
+    every = [value for curve in curves for value in curve]
+    if not every:
+      out.append(f'{label}: no log')
+      continue
+    low, high = min(every), max(every)
+    out.append(f'{label}, {low:.3f} {_BARS[0]} to {high:.3f} {_BARS[-1]}')
+    for run, curve in zip('AB', curves, strict=True):
+      end = f'{curve[-1]:.3f}' if curve else 'no log'
+      out.append(f'  {run}  {sparkline(curve, low, high)}  {end}')
+  return '\n'.join(out)
+
+
+def sparkline(values: Sequence[float], low: float, high: float) -> str:
+  """A curve in one line of text, between `low` and `high`; long curves are averaged in pieces."""
+  if not values:
+    return ''
+  pieces = np.array_split(np.asarray(values, float), min(_WIDTH, len(values)))
+  scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+  return ''.join(_BARS[round((float(piece.mean()) - low) * scale)] for piece in pieces)
+
+
+def _masks_of_runs(a: pathlib.Path, b: pathlib.Path) -> str:
+  found = []
+  for name, place in (('A', a), ('B', b)):
+    try:
+      config = runlog.read_config(place)
+      parts = experiment(config, tuple(jax.devices()[:1]))
+      state, _ = measure.load_state(parts, place, config.evaluation.checkpoint)
+    except (ValueError, OSError) as error:
+      return f'{name}: {error}'
+    found.append(state.masks)
+  return overlap(*found)
+
+
+def _row(place: pathlib.Path) -> dict[str, Any] | None:
+  path = place / results.FILE
+  rows = results.read([path]) if path.exists() else []
+  return rows[0] if rows else None
+
+
+def _validation(row: dict[str, Any]) -> float | None:
+  return (row.get('validation') or {}).get('accuracy')
+
+
+def _counts(counts: np.ndarray) -> list[str]:
+  kept_a, kept_b, both, chance = counts
+  union = kept_a + kept_b - both
+  share = both / union if union else 1.0
+  return [*(f'{value:,.0f}' for value in (kept_a, kept_b, both, chance)), f'{share:.1%}']

@@ -1,0 +1,176 @@
+"""Figures with sparsity along the bottom: accuracy and what lies beyond it."""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MultipleLocator
+
+from random_pruning_jax.report import paper, style
+from random_pruning_jax.report.runs import DENSE, Run
+from random_pruning_jax.report.tables import Cell, cell_of, scale
+
+BEYOND = {
+  'ece': 'ECE (lower is better)',
+  'nll': 'NLL (lower is better)',
+  'auroc': 'OoD AUROC (higher is better)',
+  'fgsm': 'FGSM accuracy, % (higher is better)',
+}
+ACCURACY = 'test accuracy, %'
+
+
+def names(runs: Sequence[Run], of: Callable[[Run], str]) -> list[str]:
+  """Distinct values in the order of the runs, which is by size."""
+  return list(dict.fromkeys(map(of, runs)))
+
+
+def schemes(runs: Sequence[Run]) -> list[str]:
+  """Those that prune, in the order of the table of looks."""
+  found = {run.scheme for run in runs if not run.dense}
+  return sorted(found, key=lambda s: (list(style.LOOKS).index(s) if s in style.LOOKS else 99, s))
+
+
+def cells(runs: Sequence[Run], metric: str) -> dict[float, Cell]:
+  """{sparsity: cell} of runs that differ in sparsity and seed alone, where there are numbers."""
+  found: dict[float, list[Run]] = {}
+  for run in runs:
+    found.setdefault(run.sparsity, []).append(run)
+  both = {sparsity: cell_of(members, metric) for sparsity, members in sorted(found.items())}
+  return {sparsity: cell for sparsity, cell in both.items() if cell.values}
+
+
+def by_network(runs: Sequence[Run], metric: str = 'accuracy') -> plt.Figure | None:
+  """A panel for each network, a line for each scheme, a band for the dense network."""
+  networks = names(runs, lambda run: run.network)
+  figure, axes = style.panels(len(networks))
+  drawn = False
+  for ax, network in zip(axes, networks, strict=True):
+    members = [run for run in runs if run.network == network]
+    drawn |= _panel(ax, members, metric)
+    if metric == 'accuracy' and _paper(ax, members):
+      look = {'color': style.INK, 'mfc': 'none', 'marker': 'o', 'ls': ':', 'lw': 1.0}
+      ax.add_line(Line2D([], [], label=style.PAPER, **look))
+    ax.set_title(style.network_title(network))
+    _sparsity_axis(ax)
+  axes[0].set_ylabel(ACCURACY if metric == 'accuracy' else BEYOND[metric])
+  style.legend_below(figure, axes)
+  return figure if drawn else None
+
+
+def by_scheme(runs: Sequence[Run]) -> plt.Figure | None:
+  """A panel for each scheme, a line for each network from light (small) to dark, dense dashed."""
+  networks, found = names(runs, lambda run: run.network), schemes(runs)
+  if not found:
+    return None
+  figure, axes = style.panels(len(found), columns=4)
+  for ax, scheme in zip(axes, found, strict=True):
+    for network, colour, marker in zip(
+      networks, style.shades(len(networks)), style.markers(), strict=False
+    ):
+      members = [run for run in runs if run.network == network]
+      line = cells([run for run in members if run.scheme == scheme], 'accuracy')
+      _line(ax, line, 'accuracy', colour, marker, style.network_title(network))
+      dense = cell_of([run for run in members if run.dense], 'accuracy')
+      if line and dense.values:
+        ax.axhline(100 * dense.mean, color=colour, ls='--', lw=0.9)
+    ax.set_title(style.look(scheme).label)
+    _sparsity_axis(ax)
+  axes[0].set_ylabel(ACCURACY)
+  axes[-1].add_line(Line2D([], [], color=style.FAINT, ls='--', lw=0.9, label='dense'))
+  style.legend_below(figure, axes)
+  return figure
+
+
+def beyond_accuracy(runs: Sequence[Run]) -> plt.Figure | None:
+  """Calibration, foreign images and attacks: a row for each metric, a panel for each network."""
+  metrics = [m for m in BEYOND if any(run.metric(m) is not None for run in runs)]
+  networks = names(runs, lambda run: run.network)
+  if not metrics:
+    return None
+  width, height = style.PANEL
+  figure, grid = plt.subplots(
+    len(metrics),
+    len(networks),
+    figsize=(max(4.2, 0.85 * width * len(networks)), 0.8 * height * len(metrics) + 0.4),
+    sharex=True,
+    sharey='row',
+    squeeze=False,
+    layout='constrained',
+  )
+  for metric, axes in zip(metrics, grid, strict=True):
+    for ax, network in zip(axes, networks, strict=True):
+      _panel(ax, [run for run in runs if run.network == network], metric)
+      if metric == metrics[0]:
+        ax.set_title(style.network_title(network))
+    label, _, better = BEYOND[metric].partition(' (')
+    axes[0].set_ylabel(f'{label}\n({better}')
+  for ax in grid[-1]:
+    _sparsity_axis(ax)
+  style.legend_below(figure, list(grid.ravel()))
+  return figure
+
+
+def _panel(ax: plt.Axes, runs: Sequence[Run], metric: str) -> bool:
+  """Lines of one network; whether there was anything to draw."""
+  dense = cell_of([run for run in runs if run.dense], metric)
+  percent, _ = scale(metric)
+  if dense.values:
+    grey = style.look(DENSE).colour
+    mean, sd = percent * dense.mean, percent * (dense.sd or 0.0)
+    ax.axhline(mean, color=grey, lw=1.2, label='dense (mean ± sd)', zorder=1)
+    ax.axhspan(mean - sd, mean + sd, color=grey, alpha=0.22, lw=0, zorder=0)
+  drawn = False
+  for scheme in schemes(runs):
+    line = cells([run for run in runs if run.scheme == scheme], metric)
+    look = style.look(scheme)
+    _line(ax, line, metric, look.colour, look.marker, look.label)
+    drawn |= bool(line)
+  return drawn
+
+
+def _line(
+  ax: plt.Axes, line: dict[float, Cell], metric: str, colour: str, marker: str, label: str
+) -> None:
+  if not line:
+    return
+  percent, _ = scale(metric)
+  means = [percent * cell.mean for cell in line.values()]
+  sds = [percent * (cell.sd or 0.0) for cell in line.values()]
+  ax.errorbar(
+    list(line), means, sds, color=colour, marker=marker, label=label, elinewidth=0.9, zorder=3
+  )
+
+
+def _paper(ax: plt.Axes, runs: Sequence[Run]) -> bool:
+  """Draws the paper's readings of the cells that these runs have, hollow and dotted."""
+  drawn = False
+  for scheme in schemes(runs):
+    ours = cells([run for run in runs if run.scheme == scheme], 'accuracy')
+    read = {
+      sparsity: paper.reading(runs[0].dataset, runs[0].network, scheme, sparsity)
+      for sparsity in ours
+    }
+    read = {sparsity: reading for sparsity, reading in read.items() if reading}
+    if read:
+      look = style.look(scheme)
+      ax.errorbar(
+        list(read),
+        [100 * reading.accuracy for reading in read.values()],
+        [100 * reading.uncertainty for reading in read.values()],
+        color=look.colour,
+        marker=look.marker,
+        mfc='none',
+        ls=':',
+        lw=1.0,
+        elinewidth=0.7,
+        zorder=2,
+      )
+      drawn = True
+  return drawn
+
+
+def _sparsity_axis(ax: plt.Axes) -> None:
+  ax.set_xlabel('sparsity')
+  ax.set_xlim(None, 1.0)
+  low = ax.get_xlim()[0]
+  ax.xaxis.set_major_locator(MultipleLocator(0.2 if low < 0.4 else 0.1))

@@ -1,0 +1,152 @@
+"""Figures of what happens inside: layers, confidence, gradients, learning."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from random_pruning_jax import runlog
+from random_pruning_jax.report import style
+from random_pruning_jax.report.curves import names, schemes
+from random_pruning_jax.report.runs import DENSE, Run
+
+Series = tuple[np.ndarray, np.ndarray]  # x, y
+
+
+def layers(runs: Sequence[Run]) -> plt.Figure | None:
+  """Density of each layer as trained: a row a network, a panel a sparsity, a line a scheme."""
+  pruned = [run for run in runs if not run.dense and run.row.get('layers')]
+  networks = names(pruned, lambda run: run.network)
+  if not pruned:
+    return None
+  sparsities = sorted({run.sparsity for run in pruned})
+  chosen = sorted({sparsities[0], sparsities[len(sparsities) // 2], sparsities[-1]})
+  shown = networks if len(networks) <= 3 else [networks[0], networks[-1]]
+  figure, axes = style.panels(len(chosen) * len(shown), columns=len(chosen))
+  places = [(network, sparsity) for network in shown for sparsity in chosen]
+  for ax, (network, sparsity) in zip(axes, places, strict=True):
+    members = [run for run in pruned if (run.network, run.sparsity) == (network, sparsity)]
+    for scheme in schemes(members):
+      alike = [run for run in members if run.scheme == scheme]
+      densities = np.mean(
+        [[layer['density'] for layer in run.row['layers'].values()] for run in alike], axis=0
+      )
+      look = style.look(scheme)
+      x = np.arange(1, len(densities) + 1)
+      ax.plot(x, densities, color=look.colour, lw=1.1, label=look.label)
+      if len(x) <= 40:
+        ax.plot(x, densities, look.marker, color=look.colour, ms=3)
+    ax.set_title(f'{style.network_title(network)}, sparsity {sparsity:g}')
+    ax.set_ylim(-0.03, 1.05)
+    ax.set_xlabel('layer, from the image on')
+  for ax in axes[:: len(chosen)]:
+    ax.set_ylabel('density')
+  style.legend_below(figure, axes)
+  return figure
+
+
+def reliability(runs: Sequence[Run]) -> plt.Figure | None:
+  """Accuracy of images of like confidence, all seeds together."""
+
+  def series(members: Sequence[Run]) -> Series | None:
+    bins = [run.row['reliability'] for run in members if run.row.get('reliability')]
+    if not bins:
+      return None
+    count = np.array([each['count'] for each in bins], float)
+    total = count.sum(0)
+    held = total > 0
+    weight = count[:, held] / total[held]
+    means = [
+      (np.array([each[name] for each in bins], float)[:, held] * weight).sum(0)
+      for name in ('confidence', 'accuracy')
+    ]
+    return means[0], means[1]
+
+  def axis(ax: plt.Axes) -> None:
+    ax.plot([0, 1], [0, 1], color=style.FAINT, lw=0.9, ls='--')
+    ax.set_xlabel('confidence')
+    ax.set_aspect('equal')
+
+  return _by_scheme_at_highest_sparsity(runs, series, axis, 'accuracy', marked=True)
+
+
+def gradient_norm(runs: Sequence[Run]) -> plt.Figure | None:
+  """Norm of the masked gradient along training, where the runs logged it; mean over seeds."""
+
+  def of(run: Run) -> Series | None:
+    flow = run.row.get('gradient')
+    if not flow or 'gradient_norm' not in flow:
+      return None
+    return np.array(flow['step'], float), np.array(flow['gradient_norm'], float)
+
+  def axis(ax: plt.Axes) -> None:
+    ax.set_yscale('log')
+    ax.set_xlabel('step')
+
+  return _by_scheme_at_highest_sparsity(runs, _mean_of(of), axis, 'gradient norm')
+
+
+def learning(runs: Sequence[Run]) -> plt.Figure | None:
+  """Validation accuracy along training; mean over seeds."""
+
+  def of(run: Run) -> Series | None:
+    found = [x for x in runlog.read_log(pathlib.Path(run.place)) if x['kind'] == 'validation']
+    if not found:
+      return None
+    x = np.array([line['step'] for line in found], float)
+    return x, 100 * np.array([line['accuracy'] for line in found], float)
+
+  def axis(ax: plt.Axes) -> None:
+    ax.set_xlabel('step')
+
+  return _by_scheme_at_highest_sparsity(runs, _mean_of(of), axis, 'validation accuracy, %')
+
+
+def _mean_of(of: Callable[[Run], Series | None]) -> Callable[[Sequence[Run]], Series | None]:
+  """Mean over runs, at the steps that all of them have."""
+
+  def mean(members: Sequence[Run]) -> Series | None:
+    found = [series for series in map(of, members) if series]
+    if not found:
+      return None
+    steps = sorted(set.intersection(*(set(x) for x, _ in found)))
+    values = [[dict(zip(x, y, strict=True))[step] for step in steps] for x, y in found]
+    return np.array(steps), np.mean(values, axis=0)
+
+  return mean
+
+
+def _by_scheme_at_highest_sparsity(
+  runs: Sequence[Run],
+  series: Callable[[Sequence[Run]], Series | None],
+  axis: Callable[[plt.Axes], None],
+  label: str,
+  marked: bool = False,
+) -> plt.Figure | None:
+  """A panel for each network: its dense runs, and each scheme at its highest sparsity."""
+  done = [run for run in runs if run.state == 'done']
+  lines: dict[str, list[tuple[str, str, Series]]] = {}
+  for network in names(done, lambda run: run.network):
+    members = [run for run in done if run.network == network]
+    for scheme in [DENSE, *schemes(members)]:
+      alike = [run for run in members if run.scheme == scheme]
+      highest = max((run.sparsity for run in alike), default=0.0)
+      found = series([run for run in alike if run.sparsity == highest])
+      if found is not None and len(found[0]):
+        name = style.look(scheme).label
+        text = name if scheme == DENSE else f'{name}, sparsity {highest:g}'
+        lines.setdefault(network, []).append((scheme, text, found))
+  if not lines:
+    return None
+  figure, axes = style.panels(len(lines))
+  for ax, (network, members) in zip(axes, lines.items(), strict=True):
+    for scheme, text, (x, y) in members:
+      look = style.look(scheme)
+      marker = look.marker if marked or len(x) <= 20 else None
+      ax.plot(x, y, color=look.colour, marker=marker, ms=3, lw=1.2, label=text)
+    axis(ax)
+    ax.set_title(style.network_title(network))
+  axes[0].set_ylabel(label)
+  style.legend_below(figure, axes)
+  return figure

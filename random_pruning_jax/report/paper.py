@@ -1,0 +1,50 @@
+"""The depth figure of Liu et al. (2022), test accuracy on CIFAR-10, read off its picture.
+
+Source: `depth_cf10-1.png` in the authors' repository (github.com/VITA-Group/Random_Pruning), the
+picture of arXiv 2202.02643. Markers were digitised: about 0.02 points where a marker is visible and
+0.1 where another one covers it (`occluded`). Dense networks are single readings of the dense band.
+No other number of the paper is known here, so that none is drawn or printed anywhere else.
+"""
+
+import csv
+import functools
+import pathlib
+from typing import NamedTuple
+
+FILE = pathlib.Path(__file__).with_name('paper_depth_cifar10.csv')
+DATASET = 'cifar10'
+UNCERTAINTY = {False: 0.0002, True: 0.001}  # of an accuracy in [0, 1], by `occluded`
+
+
+class Reading(NamedTuple):
+  """A marker of the figure: test accuracy in [0, 1]."""
+
+  accuracy: float
+  occluded: bool
+
+  @property
+  def uncertainty(self) -> float:
+    return UNCERTAINTY[self.occluded]
+
+  def __str__(self) -> str:
+    return f'{"~" if self.occluded else ""}{100 * self.accuracy:.2f}'
+
+
+@functools.cache
+def readings() -> dict[tuple[str, str, float], Reading]:
+  """{(network, scheme, sparsity): reading}; the dense networks are ('resnet20', 'dense', 0.0)."""
+  with FILE.open(newline='') as file:
+    return {
+      (line['network'], line['scheme'], float(line['sparsity'])): Reading(
+        float(line['accuracy']) / 100, line['occluded'] == 'yes'
+      )
+      for line in csv.DictReader(file)
+    }
+
+
+def reading(dataset: str, network: str, scheme: str, sparsity: float) -> Reading | None:
+  """The paper's number for a cell; None where the figure has none, as for every other data set."""
+  network = network.removesuffix('-w16')  # the family's own width
+  if dataset != DATASET:
+    return None
+  return readings().get((network, scheme, round(sparsity, 6)))

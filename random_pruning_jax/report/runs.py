@@ -1,0 +1,196 @@
+"""Runs as a report sees them: rows of any version, runs that failed, runs that are missing."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from random_pruning_jax import results
+
+FAILED, MANIFEST = 'failed.json', 'sweep.json'  # as the sweep writes them
+DENSE = 'dense'
+# Fields that say where a run lies or how it is measured, not what it is.
+_NOT_SETTINGS = (
+  'data_dir',
+  'dataset',
+  'dense_twin',
+  'gradient_flow_every',
+  'log_every',
+  'model.name',
+  'model.width',
+  'seed',
+)
+_NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run: its config, and its row where it is done.
+
+  `state` is 'done', 'failed' (with `error`) or 'missing' (planned by a sweep, and neither).
+  """
+
+  state: str
+  place: str  # its directory
+  config: dict[str, Any]
+  row: dict[str, Any]
+  error: str = ''
+  setting: str = ''  # what else differs among the runs of this report; see `read`
+
+  @property
+  def seed(self) -> int:
+    return int(self.config.get('seed', self.row.get('seed', 0)))
+
+  @property
+  def dataset(self) -> str:
+    return str(self.config.get('dataset', 'unknown'))
+
+  @property
+  def dense(self) -> bool:
+    return self.density == 1
+
+  @property
+  def density(self) -> float:
+    """As the config asks for it, which is the same for every ratio and seed."""
+    return float(self.config.get('pruning.density', self.row.get('density', 1.0)))
+
+  @property
+  def sparsity(self) -> float:
+    return round(1 - self.density, 6)
+
+  @property
+  def network(self) -> str:
+    width = self.config.get('model.width', 0)
+    return str(self.config.get('model.name', 'unknown')) + (f'-w{width}' if width else '')
+
+  @property
+  def depth(self) -> int | None:
+    found = re.search(r'\d+', str(self.config.get('model.name', '')))
+    return int(found[0]) if found else None
+
+  @property
+  def scheme(self) -> str:
+    """'erk', 'erk/magnitude', 'erk, fan_in', or 'dense'; the same in either recipe."""
+    if self.dense:
+      return DENSE
+    select = self.config.get('pruning.select', 'random')
+    ratio = str(self.config.get('pruning.ratio', 'unknown')).removesuffix('_authors')
+    sampling = self.config.get('pruning.sampling', 'exact')
+    usual = 'bernoulli' if self.config.get('recipe') == 'authors' else 'exact'
+    note = '' if sampling in (usual, 'exact') else f', {sampling}'
+    return (ratio if select == 'random' else f'{ratio}/{select}') + note
+
+  @property
+  def random(self) -> bool:
+    """Whether chance chose which weights stay."""
+    return not self.dense and self.config.get('pruning.select', 'random') == 'random'
+
+  def metric(self, name: str) -> float | None:
+    """A number of the row, or `auroc`: the mean of the maximum softmax's over foreign sets."""
+    numbers = self.row.get('metrics', {})
+    if name == 'auroc':
+      found = [v for k, v in numbers.items() if re.fullmatch(r'ood/.+/msp/auroc', k)]
+      found = [value for value in found if value is not None]
+      return sum(found) / len(found) if found else None
+    if name == 'fgsm':
+      return self.metric(strongest_fgsm(numbers))
+    if name == 'validation_accuracy':
+      return (self.row.get('validation') or {}).get('accuracy')
+    value = numbers.get(name, self.row.get(name))
+    return float(value) if isinstance(value, int | float) else None
+
+  def field(self, name: str) -> Any:
+    """A field for rows and columns: 'network', 'scheme', 'sparsity', or any of the config's."""
+    if name in FIELDS:
+      return getattr(self, name)
+    for known in (name, f'pruning.{name}', f'model.{name}', f'optimizer.{name}'):
+      if known in self.config:
+        return self.config[known]
+    return None
+
+
+FIELDS = ('network', 'scheme', 'sparsity', 'density', 'depth', 'dataset', 'seed', 'setting')
+
+
+def strongest_fgsm(numbers: Iterable[str]) -> str:
+  """The name of FGSM's largest epsilon up to 8/255; '' where there is none."""
+  found = {}
+  for name in numbers:
+    match = re.fullmatch(r'adversarial/fgsm/([\d.]+)(?:/(\d+))?', name)
+    if match:
+      epsilon = float(match[1]) / float(match[2] or 1)
+      if 0 < epsilon <= 8.01 / 255:
+        found[epsilon] = name
+  return found[max(found)] if found else ''
+
+
+def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
+  """Every run at or below the paths, in a fixed order. Raises ValueError where there is none."""
+  rows = results.read(paths)
+  done = [Run('done', row['run'], row.get('config', {}), row) for row in rows]
+  places = {str(pathlib.Path(run.place).resolve()) for run in done}
+  runs = done + [
+    run for run in _others(paths) if str(pathlib.Path(run.place).resolve()) not in places
+  ]
+  if not runs:
+    raise ValueError(f'there is no run at or below {", ".join(map(str, paths))}.')
+  return sorted(_with_settings(runs), key=order)
+
+
+def order(run: Run) -> tuple:
+  return (
+    run.dataset,
+    run.setting,
+    run.depth or 0,
+    run.config.get('model.width', 0),
+    run.network,
+    run.scheme != DENSE,
+    run.scheme,
+    run.sparsity,
+    run.seed,
+    run.place,
+  )
+
+
+def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
+  """Runs that failed, and runs that a sweep planned and that are not there yet."""
+  found: dict[pathlib.Path, Run] = {}
+  for path in map(pathlib.Path, paths):
+    manifests = sorted(path.rglob(MANIFEST)) if path.is_dir() else []
+    for file in manifests:
+      for tag, config in json.loads(file.read_text())['runs'].items():
+        place = file.parent / tag
+        found[place.resolve()] = Run('missing', str(place), config, {})
+    for file in sorted(path.rglob(FAILED)) if path.is_dir() else []:
+      failure = json.loads(file.read_text())
+      found[file.parent.resolve()] = Run(
+        'failed', str(file.parent), failure['config'], {}, failure['error']
+      )
+  return list(found.values())
+
+
+def _with_settings(runs: list[Run]) -> list[Run]:
+  """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged."""
+  names = sorted({name for run in runs for name in run.config if _is_setting(name)})
+  differing = []
+  for name in names:
+    by_network: dict[tuple, set[str]] = {}
+    for run in runs:
+      key = (run.dataset, run.network, run.dense)
+      if name in run.config:  # rows of older versions may lack it
+        by_network.setdefault(key, set()).add(json.dumps(run.config[name]))
+    if any(len(values) > 1 for values in by_network.values()):
+      differing.append(name)
+  return [
+    dataclasses.replace(
+      run,
+      setting=', '.join(f'{n}={run.config[n]}' for n in differing if n in run.config),
+    )
+    for run in runs
+  ]
+
+
+def _is_setting(name: str) -> bool:
+  return name not in _NOT_SETTINGS and not name.startswith(_NOT_SETTINGS_BELOW)

@@ -1,0 +1,128 @@
+"""Figures with the size of the network along the bottom."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from random_pruning_jax.report import style
+from random_pruning_jax.report.curves import ACCURACY, names, schemes
+from random_pruning_jax.report.runs import DENSE, Run
+from random_pruning_jax.report.tables import Cell, cell_of
+
+AXES = {
+  'kept': 'weights kept',
+  'macs': 'multiply-adds an image, kept weights only',
+}
+
+
+def against(runs: Sequence[Run], size: str) -> plt.Figure | None:
+  """Accuracy against weights or multiply-adds: a panel a scheme, a line a network."""
+  found, networks = schemes(runs), names(runs, lambda run: run.network)
+  if not found or all(run.row.get(size) is None for run in runs):
+    return None
+  figure, axes = style.panels(len(found), columns=4)
+  for ax, scheme in zip(axes, found, strict=True):
+    for network, colour, marker in zip(
+      networks, style.shades(len(networks)), style.markers(), strict=False
+    ):
+      members = [r for r in runs if r.network == network and r.scheme in (scheme, DENSE)]
+      points = _points(members, size)
+      if len(points) < 1 or all(run.dense for run in members):
+        continue
+      x, y, sd = zip(*points, strict=True)
+      label = style.network_title(network)
+      ax.errorbar(x, y, sd, color=colour, marker=marker, label=label, elinewidth=0.9)
+      if any(run.dense for run in members):  # the largest: ringed
+        ax.plot(x[-1], y[-1], 'o', ms=9, mfc='none', mec=colour, mew=0.9)
+    _log_axis(ax)
+    ax.set_title(style.look(scheme).label)
+    ax.set_xlabel(AXES[size])
+  axes[0].set_ylabel(ACCURACY)
+  style.legend_below(figure, axes)
+  return figure
+
+
+def gap(runs: Sequence[Run]) -> plt.Figure | None:
+  """Dense minus sparse accuracy, seed by seed, against the size of the dense network."""
+  found, networks = schemes(runs), names(runs, lambda run: run.network)
+  sparsities = sorted({run.sparsity for run in runs if not run.dense})
+  gaps = {
+    (scheme, sparsity): _gaps(runs, networks, scheme, sparsity)
+    for scheme in found
+    for sparsity in sparsities
+  }
+  if len(networks) < 2 or not any(len(points) > 1 for points in gaps.values()):
+    return None
+  figure, axes = style.panels(len(found), columns=4)
+  for ax, scheme in zip(axes, found, strict=True):
+    for sparsity, colour, marker in zip(
+      sparsities, style.shades(len(sparsities)), style.markers(), strict=False
+    ):
+      points = gaps[scheme, sparsity]
+      if points:
+        x, y, sd = zip(*points, strict=True)
+        label = f'sparsity {sparsity:g}'
+        ax.errorbar(x, y, sd, color=colour, marker=marker, label=label, elinewidth=0.9)
+    ax.axhline(0, color=style.look(DENSE).colour, lw=1.2)
+    _log_axis(ax)
+    ax.set_title(style.look(scheme).label)
+    ax.set_xlabel('parameters of the dense network')
+  axes[0].set_ylabel('accuracy lost, points')
+  style.legend_below(figure, axes)
+  return figure
+
+
+def _log_axis(ax: plt.Axes) -> None:
+  """Sizes as 50k, 2M: powers alone would leave most panels with a single number."""
+  ax.set_xscale('log')
+  low, high = ax.get_xlim()
+  near = high / low < 30
+  ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
+  ax.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
+  ax.xaxis.set_major_formatter(EngFormatter(sep=''))
+  ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int, float]:
+  """{seed: sparse - dense} of the seeds that both have."""
+  of_dense = {run.seed: run.metric(metric) for run in dense}
+  differences = {}
+  for run in sparse:
+    ours, theirs = run.metric(metric), of_dense.get(run.seed)
+    if ours is not None and theirs is not None:
+      differences[run.seed] = ours - theirs
+  return differences
+
+
+def _points(runs: Sequence[Run], size: str) -> list[tuple[float, float, float]]:
+  """(size, mean accuracy in percent, sd) for each sparsity, the smallest first."""
+  found: dict[float, list[Run]] = {}
+  for run in runs:
+    found.setdefault(run.sparsity, []).append(run)
+  points = []
+  for members in found.values():
+    cell, at = cell_of(members, 'accuracy'), _mean_size(members, size)
+    if cell.values and at:
+      points.append((at, 100 * cell.mean, 100 * (cell.sd or 0.0)))
+  return sorted(points)
+
+
+def _mean_size(runs: Sequence[Run], size: str) -> float | None:
+  found = [run.row[size] for run in runs if run.row.get(size)]
+  return sum(found) / len(found) if found else None
+
+
+def _gaps(
+  runs: Sequence[Run], networks: Sequence[str], scheme: str, sparsity: float
+) -> list[tuple[float, float, float]]:
+  points = []
+  for network in networks:
+    members = [run for run in runs if run.network == network]
+    sparse = [run for run in members if run.scheme == scheme and run.sparsity == sparsity]
+    differences = paired(sparse, [run for run in members if run.dense], 'accuracy')
+    size = _mean_size(sparse, 'parameters')
+    if differences and size:
+      cell = Cell(tuple(-100 * d for d in differences.values()))
+      points.append((size, cell.mean, cell.sd or 0.0))
+  return points

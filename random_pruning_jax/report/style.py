@@ -1,0 +1,142 @@
+"""How figures look: one colour and marker for each ratio wherever it is drawn."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use('Agg')  # files only, whatever the machine has
+import matplotlib.pyplot as plt
+from cycler import cycler
+
+from random_pruning_jax.report.runs import DENSE
+
+INK, FAINT = '#262626', '#8c8c8c'
+PANEL = (3.1, 2.6)  # inches
+PAPER = 'Liu et al. (2022), read off'
+
+
+class Look(NamedTuple):
+  label: str
+  colour: str
+  marker: str
+
+
+# Colours that people with any colour vision tell apart, and that show on white and on black.
+LOOKS = {
+  DENSE: Look('dense', '#7f7f7f', 'D'),
+  'uniform': Look('Uniform', '#0072b2', 'o'),
+  'uniform_plus': Look('Uniform+', '#56a4d8', 's'),
+  'er': Look('ER', '#b8860b', 'v'),
+  'erk': Look('ERK', '#d55e00', '^'),
+  'erk_plus': Look('ERK+', '#e69f00', 'P'),
+  'snip': Look('SNIP ratio', '#009e73', 'X'),
+  'grasp': Look('GraSP ratio', '#aa4499', 'd'),
+  'synflow': Look('SynFlow ratio', '#882255', '<'),
+  'igq': Look('IGQ', '#6a5acd', '>'),
+  'balanced': Look('Balanced', '#8b5a2b', 'p'),
+  'pyramidal': Look('Pyramidal', '#5f8f2f', 'h'),
+  'snip/snip': Look('SNIP', '#005f45', 'X'),
+  'grasp/grasp': Look('GraSP', '#6d2360', 'd'),
+  'synflow/synflow': Look('SynFlow', '#4a0f2c', '<'),
+  'erk/magnitude': Look('ERK, magnitude', '#7a3600', '^'),
+}
+_OTHERS = tuple(zip(('#332288', '#44aa99', '#cc6677', '#999933', '#117733'), 'o^sDv', strict=True))
+
+
+def look(scheme: str) -> Look:
+  """Label, colour and marker of a scheme; those without a place in the table get one by name."""
+  if scheme in LOOKS:
+    return LOOKS[scheme]
+  colour, marker = _OTHERS[sum(map(ord, scheme)) % len(_OTHERS)]
+  return Look(scheme, colour, marker)
+
+
+def network_title(name: str) -> str:
+  """'cifar_resnet14-w8' -> 'ResNet-14, width 8'."""
+  name, _, width = name.partition('-w')
+  for known, title in (('wrn', 'Wide ResNet-'), ('resnet', 'ResNet-'), ('vgg', 'VGG-')):
+    if name.removeprefix('cifar_').startswith(known):
+      name = title + name.removeprefix('cifar_').removeprefix(known).replace('_', '-')
+      break
+  return f'{name}, width {width}' if width else name
+
+
+def shades(count: int) -> list[Any]:
+  """Colours from light to dark for things that have an order, as sizes or sparsities."""
+  return [plt.get_cmap('viridis')(0.80 - 0.58 * i / max(1, count - 1)) for i in range(count)]
+
+
+def markers() -> Iterator[str]:
+  return itertools.cycle('os^DvPX')
+
+
+@contextlib.contextmanager
+def paper_style(name: str) -> Iterator[None]:
+  """Settings of every figure; `name` makes the identifiers in its SVG its own, and repeatable."""
+  settings = {
+    'font.family': 'DejaVu Sans',
+    'font.size': 9,
+    'axes.titlesize': 9.5,
+    'axes.labelsize': 9,
+    'legend.fontsize': 8.5,
+    'xtick.labelsize': 8.5,
+    'ytick.labelsize': 8.5,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.edgecolor': INK,
+    'axes.labelcolor': INK,
+    'text.color': INK,
+    'xtick.color': INK,
+    'ytick.color': INK,
+    'axes.linewidth': 0.8,
+    'axes.grid': True,
+    'grid.color': FAINT,
+    'grid.alpha': 0.25,
+    'grid.linewidth': 0.6,
+    'lines.linewidth': 1.5,
+    'lines.markersize': 4.5,
+    'legend.frameon': False,
+    'axes.prop_cycle': cycler(color=[look.colour for look in LOOKS.values()]),
+    'figure.facecolor': 'none',
+    'axes.facecolor': 'none',
+    'savefig.dpi': 200,
+    'svg.hashsalt': name,
+    'svg.fonttype': 'path',
+  }
+  with plt.rc_context(settings):
+    yield
+
+
+def panels(count: int, columns: int = 5, share_y: bool = True) -> tuple[plt.Figure, list[plt.Axes]]:
+  """A grid of equal panels with no more columns than fit on a page."""
+  across = min(count, columns)
+  down = -(-count // across)
+  size = (PANEL[0] * across if across > 1 else 4.2, PANEL[1] * down if count > 1 else 3.2)
+  figure, axes = plt.subplots(
+    down, across, figsize=size, sharey=share_y, squeeze=False, layout='constrained'
+  )
+  flat = list(axes.ravel())
+  for spare in flat[count:]:
+    spare.remove()
+  return figure, flat[:count]
+
+
+def legend_below(figure: plt.Figure, axes: Sequence[plt.Axes]) -> None:
+  """One legend for all the panels, each label once."""
+  found: dict[str, Any] = {}
+  for ax in axes:
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+      found.setdefault(label, handle)
+  if found:
+    # Lines come before error bars in a panel: what all is compared with first, the paper last.
+    found = dict(sorted(found.items(), key=lambda x: (not x[0].startswith('dense'), x[0] == PAPER)))
+    width = figure.get_size_inches()[0]
+    figure.legend(
+      found.values(),
+      found.keys(),
+      loc='outside lower center',
+      ncols=max(1, min(len(found), int(width / 1.25))),
+    )

@@ -1,0 +1,231 @@
+"""Tables of mean ± sd (n) over seeds, by any two fields."""
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from random_pruning_jax import tables as text_tables
+from random_pruning_jax.report.runs import DENSE, Run
+
+# Names for what a report takes from several numbers or from elsewhere in a row (`Run.metric`).
+_OWN = {
+  'auroc': text_tables.Column('AUROC, mean over foreign sets', 'higher', '{:.4f}'),
+  'fgsm': text_tables.Column('accuracy under FGSM', 'higher', '{:.2%}'),
+  'validation_accuracy': text_tables.Column('validation accuracy', 'higher', '{:.2%}'),
+  'train_seconds': text_tables.Column('training time, s', 'lower', '{:.4f}'),
+  'kept': text_tables.Column('weights kept', '', '{:.4f}'),
+  'macs': text_tables.Column('multiply-adds', 'lower', '{:.4f}'),
+}
+
+
+class Cell(NamedTuple):
+  """Numbers of one cell, one a seed; runs that have none are counted."""
+
+  values: tuple[float, ...]
+  failed: int = 0
+  missing: int = 0
+
+  @property
+  def mean(self) -> float:
+    return statistics.fmean(self.values)
+
+  @property
+  def sd(self) -> float | None:
+    """Sample standard deviation; None for a single number."""
+    return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+class Table(NamedTuple):
+  """Cells by row and column; equal in everything else but the seed."""
+
+  title: str
+  rows: list[Any]
+  columns: list[Any]
+  cells: dict[tuple[Any, Any], Cell]
+  corner: str  # 'scheme / sparsity'
+  metric: str
+
+
+def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Table]:
+  """One table for each combination of what is neither row, column nor seed.
+
+  Dense runs have no ratio: where rows are schemes, they are the row 'dense'. Raises ValueError for
+  a field or a metric that no run has.
+  """
+  for name in (rows, columns):
+    if all(run.field(name) is None for run in runs):
+      known = sorted({field for run in runs for field in run.config})
+      raise ValueError(
+        f'{name} must be network, scheme, sparsity, density, depth, dataset, seed, setting or one '
+        f'of {", ".join(known)}.'
+      )
+  if all(run.metric(metric) is None for run in runs if run.state == 'done'):
+    known = sorted({name for run in runs for name in run.row.get('metrics', {})})
+    raise ValueError(f'--metric must be one of {", ".join(known)}; got {metric}.')
+  groups: dict[tuple, list[Run]] = {}
+  for run in sorted(runs, key=lambda run: run.dense):  # dense ones last: they join the others
+    key = _rest(run, rows, columns)
+    alike = [other for other in groups if _joins(key, other)] if run.dense else []
+    for each in alike or [key]:
+      groups.setdefault(each, []).append(run)
+  return [_table(key, members, rows, columns, metric) for key, members in groups.items()]
+
+
+def cell_of(runs: Sequence[Run], metric: str) -> Cell:
+  """The numbers of runs that differ in their seed alone."""
+  values = [run.metric(metric) for run in runs if run.state == 'done']
+  return Cell(
+    tuple(value for value in values if value is not None),
+    sum(run.state == 'failed' for run in runs),
+    sum(run.state == 'missing' for run in runs) + sum(value is None for value in values),
+  )
+
+
+def show(cell: Cell | None, metric: str, dagger: str = ' ± ') -> str:
+  """'93.12 ± 0.21 (n=3)', 'failed (2)', or '-'; in percent where the metric is."""
+  if cell is None:
+    return '-'
+  percent, digits = scale(metric)
+  notes = [f'{cell.failed} failed'] if cell.failed else []
+  notes += [f'{cell.missing} missing'] if cell.missing else []
+  if not cell.values:
+    return ', '.join(notes) or '-'
+  sd = f'{dagger}{cell.sd * percent:.{digits}f}' if cell.sd is not None else ''
+  inside = ', '.join([f'n={len(cell.values)}', *notes])
+  return f'{cell.mean * percent:.{digits}f}{sd} ({inside})'
+
+
+def column(metric: str) -> text_tables.Column:
+  """Label and format of a metric, those of this report's own names too."""
+  return _OWN[metric] if metric in _OWN else text_tables.column(metric)
+
+
+def scale(metric: str) -> tuple[float, int]:
+  """What a number is multiplied with and its digits: accuracies are in percent."""
+  return (100.0, 2) if '%' in column(metric).show else (1.0, 4)
+
+
+def as_text(table: Table) -> str:
+  return f'{table.title}\n\n{text_tables.text(_grid(table, str_field))}'
+
+
+def as_markdown(table: Table) -> str:
+  head, *body = _grid(table, str_field)
+  lines = [head, ['---', *['---:'] * (len(head) - 1)], *body]
+  escaped = [[cell.replace('|', r'\|') for cell in line] for line in lines]
+  return f'**{table.title}**\n\n' + '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
+
+
+def as_latex(table: Table) -> str:
+  """A tabular with the rules of the package booktabs."""
+  head, *body = _grid(table, str_field)
+  lines = [' & '.join(map(_tex, line)) + r' \\' for line in body]
+  return '\n'.join(
+    [
+      f'% {table.title}',
+      rf'\begin{{tabular}}{{l{"r" * (len(head) - 1)}}}',
+      r'\toprule',
+      ' & '.join(map(_tex, head)) + r' \\',
+      r'\midrule',
+      *lines,
+      r'\bottomrule',
+      r'\end{tabular}',
+    ]
+  )
+
+
+def as_csv(tables: Sequence[Table]) -> str:
+  """One line a cell, numbers unrounded: what a spreadsheet or a script wants."""
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator='\n')
+  writer.writerow(
+    ['table', 'row', 'column', 'metric', 'mean', 'sd', 'n', 'failed', 'missing', 'values']
+  )
+  for table in tables:
+    for (row, column), cell in table.cells.items():
+      mean = cell.mean if cell.values else ''
+      sd = '' if cell.sd is None else cell.sd
+      values = ' '.join(map(repr, cell.values))
+      rest = [len(cell.values), cell.failed, cell.missing, values]
+      writer.writerow([table.title, row, column, table.metric, mean, sd, *rest])
+  return out.getvalue()
+
+
+FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+  'text': lambda tables: '\n\n'.join(map(as_text, tables)),
+  'markdown': lambda tables: '\n\n'.join(map(as_markdown, tables)),
+  'latex': lambda tables: '\n\n'.join(map(as_latex, tables)),
+  'csv': as_csv,
+}
+
+
+def str_field(value: Any) -> str:
+  return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+# Fields that say the same in other words, so that neither must be equal within a table.
+_SAME = {
+  'network': ('depth', 'name', 'model.name'),
+  'sparsity': ('density', 'pruning.density'),
+  'scheme': ('ratio', 'pruning.ratio', 'select', 'pruning.select'),
+}
+
+
+def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
+  """What must be equal within a table."""
+  axes = {rows, columns}
+  out = []
+  for name in ('dataset', 'setting', 'network', 'scheme', 'sparsity'):
+    if name in axes or axes & set(_SAME.get(name, ())):
+      continue
+    if name == 'network' and axes & {'width', 'model.width'}:
+      out.append((name, run.config.get('model.name')))
+    else:
+      out.append((name, run.field(name)))
+  return tuple(out)
+
+
+def _joins(dense: tuple, other: tuple) -> bool:
+  """Whether a dense run belongs into a table: a dense network has no ratio to differ in."""
+  free = ('scheme', 'sparsity')
+  return all(a == b or a[0] in free for a, b in zip(dense, other, strict=True))
+
+
+def _table(key: tuple, members: Sequence[Run], rows: str, columns: str, metric: str) -> Table:
+  found: dict[tuple, list[Run]] = {}
+  for run in members:
+    found.setdefault((run.field(rows), run.field(columns)), []).append(run)
+  title = ', '.join(str_field(value) for _, value in key if value not in ('', None))
+  label = column(metric).label
+  return Table(
+    ': '.join(filter(None, [title, label])),
+    _sorted(row for row, _ in found),
+    _sorted(column for _, column in found),
+    {place: cell_of(runs, metric) for place, runs in found.items()},
+    f'{rows} / {columns}',
+    metric,
+  )
+
+
+def _sorted(values: Iterable[Any]) -> list[Any]:
+  """Each once: dense first, numbers by size, words in the order of the runs."""
+  return sorted(
+    dict.fromkeys(values),
+    key=lambda v: (v != DENSE, isinstance(v, str), v if isinstance(v, int | float) else 0),
+  )
+
+
+def _grid(table: Table, name: Callable[[Any], str]) -> list[list[str]]:
+  body = [
+    [name(row), *(show(table.cells.get((row, column)), table.metric) for column in table.columns)]
+    for row in table.rows
+  ]
+  return [[table.corner, *map(name, table.columns)], *body]
+
+
+def _tex(text: str) -> str:
+  for old, new in (('\\', r'\textbackslash{}'), ('_', r'\_'), ('%', r'\%'), ('&', r'\&')):
+    text = text.replace(old, new)
+  return text.replace('±', r'$\pm$')

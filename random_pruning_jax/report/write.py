@@ -1,0 +1,51 @@
+"""Puts tables, figures and the page into a directory."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+from random_pruning_jax.report import claims, figures, page, tables
+from random_pruning_jax.report.runs import Run
+
+SUFFIX = {'csv': 'csv', 'markdown': 'md', 'latex': 'tex', 'text': 'txt'}
+
+
+def write(
+  runs: Sequence[Run],
+  pivots: Sequence[tables.Table],
+  out: pathlib.Path,
+  page_at: pathlib.Path,
+  title: str,
+) -> list[pathlib.Path]:
+  """Writes everything and returns the files: the page first."""
+  out.mkdir(parents=True, exist_ok=True)
+  drawn = list(figures.draw(runs, out / 'figures'))
+  page_at.parent.mkdir(parents=True, exist_ok=True)
+  page_at.write_text(page.page(title, runs, drawn, claims.answers(runs), pivots))
+  files = [page_at]
+  for name, suffix in SUFFIX.items():
+    path = out / f'table.{suffix}'
+    path.write_text(tables.FORMATS[name](pivots) + '\n')
+    files.append(path)
+  (out / 'runs.csv').write_text(runs_csv(runs))
+  files.append(out / 'runs.csv')
+  return files + [out / 'figures' / f'{f.name}.{kind}' for f in drawn for kind in ('png', 'svg')]
+
+
+def runs_csv(runs: Sequence[Run]) -> str:
+  """One line a run, every number of its row and every field of its config."""
+  fields = sorted({name for run in runs for name in run.config})
+  numbers = sorted({name for run in runs for name in run.row.get('metrics', {})})
+  sizes = ('kept', 'prunable', 'parameters', 'macs', 'dense_macs', 'train_seconds', 'step')
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator='\n')
+  writer.writerow(
+    ['run', 'state', 'network', 'scheme', 'sparsity', 'seed', *sizes, *numbers, *fields]
+  )
+  for run in runs:
+    what = [run.place, run.state, run.network, run.scheme, run.sparsity, run.seed]
+    metrics = run.row.get('metrics', {})
+    values = [run.row.get(name, '') for name in sizes] + [metrics.get(n, '') for n in numbers]
+    writer.writerow([*what, *values, *(run.config.get(name, '') for name in fields)])
+  return out.getvalue()

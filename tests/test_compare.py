@@ -1,0 +1,63 @@
+"""Two runs side by side: what differs is said, what is the same is not."""
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import compare, run
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  root = tmp_path_factory.mktemp('runs')
+  for name, seed, density in (('a', 0, 0.3), ('b', 1, 0.5)):
+    config = tiny_config(
+      seed=seed,
+      pruning__density=density,
+      epochs=1,
+      evaluation__foreign=(),
+      evaluation__epsilons=(),
+    )
+    run.run(config, root / name, show=False)
+  return root / 'a', root / 'b'
+
+
+def test_every_part_is_there_and_names_what_differs(two):
+  text = compare.compare(*two)
+  for word in ('Configs', 'Numbers', 'Masks', 'Learning', 'pruning.density', 'seed'):
+    assert word in text
+  assert 'batch_size' not in text
+  assert 'test accuracy' in text and 'stem/kernel' in text and 'training loss' in text
+
+
+def test_a_run_compared_with_itself_is_the_same(two):
+  text = compare.compare(two[0], two[0])
+  assert 'The same.' in text
+  assert all(line.endswith('100.0%') for line in text.splitlines() if 'kernel' in line)
+
+
+def test_a_run_without_results_or_checkpoints_says_so(two, tmp_path):
+  (tmp_path / 'config.json').write_text((two[0] / 'config.json').read_text())
+  text = compare.compare(two[0], tmp_path)
+  assert 'B has no results yet.' in text and 'B: ' in text and 'no log' in text
+
+
+def test_overlap_counts_what_both_keep_and_what_chance_would():
+  a = {'stem': {'kernel': np.array([1, 1, 0, 0], bool), 'bias': np.ones(2, bool)}}
+  b = {'stem': {'kernel': np.array([1, 0, 1, 0], bool), 'bias': np.ones(2, bool)}}
+  *_, layer, _, total = compare.overlap(a, b).splitlines()
+  assert layer.split() == ['stem/kernel', '2', '2', '1', '1', '33.3%']
+  assert total.split()[1:] == layer.split()[1:]
+
+
+def test_layers_of_other_shapes_are_left_out_by_name():
+  a = {'stem': {'kernel': np.ones(4, bool)}, 'head': {'kernel': np.ones(2, bool)}}
+  b = {'stem': {'kernel': np.ones(4, bool)}, 'head': {'kernel': np.ones(3, bool)}}
+  assert 'of another shape: head/kernel' in compare.overlap(a, b)
+
+
+def test_a_sparkline_goes_from_the_lowest_bar_to_the_highest():
+  assert compare.sparkline([0.0, 0.5, 1.0], 0.0, 1.0) in ('▁▄█', '▁▅█')
+  assert compare.sparkline([2.0, 2.0], 2.0, 2.0) == '▁▁'
+  assert len(compare.sparkline(list(range(1000)), 0, 999)) == 48
+  assert compare.sparkline([], 0, 1) == ''

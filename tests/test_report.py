@@ -1,0 +1,223 @@
+"""Numbers of a report are those of the rows, and what is missing is said to be missing."""
+
+import json
+import re
+
+import pytest
+import synthetic
+
+from random_pruning_jax.commands import report as command
+from random_pruning_jax.config_files import changed, function_of
+from random_pruning_jax.config_files import override as with_overrides
+from random_pruning_jax.main import main
+from random_pruning_jax.report import claims, paper, repeat, runs, tables
+
+pytest.importorskip('matplotlib')
+from random_pruning_jax.report import figures
+
+
+@pytest.fixture(scope='module')
+def swept(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('sweep')
+  synthetic.write_runs(directory)
+  return directory
+
+
+def only(found, **fields):
+  return [run for run in found if all(run.field(name) == v for name, v in fields.items())]
+
+
+def a_row(**fields):
+  return synthetic.row_of(synthetic.config_of(**fields))
+
+
+def test_cells_are_mean_and_sample_deviation_over_seeds(tmp_path):
+  for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
+    row = a_row(seed=seed) | {'metrics': {'accuracy': accuracy}}
+    synthetic.write(tmp_path / str(seed), row)
+  (table,) = tables.pivot(runs.read([tmp_path]), 'scheme', 'sparsity', 'accuracy')
+  cell = table.cells['erk', 0.9]
+  assert cell.mean == pytest.approx(0.92) and cell.sd == pytest.approx(0.02)
+  assert tables.show(cell, 'accuracy') == '92.00 ± 2.00 (n=3)'
+  assert tables.show(tables.Cell((0.5,)), 'nll') == '0.5000 (n=1)'
+  assert tables.show(None, 'nll') == '-'
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path):
+  for i, epochs in enumerate((5, 160)):
+    for seed in (0, 1):
+      synthetic.write(tmp_path / f'{i}{seed}', a_row(epochs=epochs, seed=seed))
+  found = tables.pivot(runs.read([tmp_path]), 'scheme', 'sparsity', 'accuracy')
+  assert sorted(re.search(r'epochs=\d+', table.title)[0] for table in found) == [
+    'epochs=160',
+    'epochs=5',
+  ]
+  assert all(len(cell.values) == 2 for table in found for cell in table.cells.values())
+
+
+def test_dense_runs_join_the_tables_of_every_ratio(swept):
+  found = tables.pivot(runs.read([swept]), 'network', 'sparsity', 'accuracy')
+  assert len(found) == 2  # uniform and ERK
+  assert all(len(table.cells['resnet20', 0.0].values) == 3 for table in found)
+
+
+@pytest.mark.parametrize(
+  ('rows', 'columns'),
+  [('scheme', 'sparsity'), ('network', 'density'), ('depth', 'ratio'), ('seed', 'sparsity')],
+)
+def test_any_two_fields_make_a_table_that_holds_every_run(swept, rows, columns):
+  found = runs.read([swept])
+  pivots = tables.pivot(found, rows, columns, 'nll')
+  seen = {value for table in pivots for cell in table.cells.values() for value in cell.values}
+  assert seen == {run.metric('nll') for run in found}
+
+
+def test_unknown_fields_and_metrics_are_refused_with_the_known_ones(swept):
+  found = runs.read([swept])
+  with pytest.raises(ValueError, match=r'nonsense must be network, .*pruning\.ratio'):
+    tables.pivot(found, 'nonsense', 'sparsity', 'accuracy')
+  with pytest.raises(ValueError, match=r'--metric must be one of accuracy, .*nll'):
+    tables.pivot(found, 'scheme', 'sparsity', 'nonsense')
+
+
+def test_formats_hold_the_same_numbers(swept):
+  pivots = tables.pivot(runs.read([swept]), 'scheme', 'sparsity', 'accuracy')
+  (erk,) = [t.cells['erk', 0.9] for t in pivots if 'resnet56' in t.title]
+  shown = f'{100 * erk.mean:.2f}'
+  for name in ('text', 'markdown', 'latex'):
+    assert shown in tables.FORMATS[name](pivots)
+  assert repr(erk.mean) in tables.FORMATS['csv'](pivots)
+  assert r'\pm' in tables.FORMATS['latex'](pivots) and '±' not in tables.FORMATS['latex'](pivots)
+
+
+def test_failed_missing_and_unequal_runs_appear_as_such(tmp_path):
+  configs = {f'run{seed}': synthetic.config_of(seed=seed) for seed in range(4)}
+  (tmp_path / 'sweep.json').write_text(json.dumps({'format': 1, 'runs': configs}))
+  for name in ('run0', 'run1'):
+    synthetic.write(tmp_path / name, synthetic.row_of(configs[name]))
+  (tmp_path / 'run2').mkdir()
+  failure = {'config': configs['run2'], 'error': 'NotFiniteError: the loss is nan', 'tag': 'run2'}
+  (tmp_path / 'run2' / 'failed.json').write_text(json.dumps(failure))
+  found = runs.read([tmp_path])
+  assert [run.state for run in found] == ['done', 'done', 'failed', 'missing']
+  (table,) = tables.pivot(found, 'scheme', 'sparsity', 'accuracy')
+  assert tables.show(table.cells['erk', 0.9], 'accuracy').endswith('(n=2, 1 failed, 1 missing)')
+
+
+def test_rows_of_older_versions_are_read(tmp_path):
+  row = a_row()
+  for name in ('format', 'layers', 'macs', 'validation', 'versions', 'commit'):
+    del row[name]
+  del row['config']['schedule.warmup_epochs']
+  synthetic.write(tmp_path / 'old', row)
+  synthetic.write(tmp_path / 'older', {'density': 0.5, 'metrics': {'accuracy': 0.5}})
+  synthetic.write(tmp_path / 'new', a_row(seed=1))
+  found = runs.read([tmp_path])
+  assert len(found) == 3
+  assert len({run.setting for run in only(found, network='resnet20')}) == 1
+  assert main(['report', str(tmp_path)]) == 0
+  assert 'old version' in (tmp_path / 'report' / 'report.html').read_text()
+
+
+def test_a_directory_without_runs_is_refused(tmp_path, capsys):
+  assert main(['report', str(tmp_path)]) == 2
+  assert 'there is no run at or below' in capsys.readouterr().err
+
+
+def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
+  assert len(paper.readings()) == 5 + 5 * 4 * 9
+  assert str(paper.reading('cifar10', 'resnet20', 'erk', 0.9)) == '87.78'
+  assert str(paper.reading('cifar10', 'resnet20-w16', 'erk', 0.8)) == '~89.90'
+  assert paper.reading('cifar10', 'resnet110', 'dense', 0.0).accuracy == 0.9334
+  for other in (
+    ('cifar100', 'resnet20', 'erk', 0.9),
+    ('digits', 'resnet20', 'erk', 0.9),
+    ('cifar10', 'resnet20-w8', 'erk', 0.9),
+    ('cifar10', 'resnet20', 'erk', 0.95),
+    ('cifar10', 'resnet20', 'erk/magnitude', 0.9),
+  ):
+    assert paper.reading(*other) is None
+
+
+def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
+  captions = {}
+  for dataset in ('cifar10', 'cifar100'):
+    small = {'networks': ('resnet20',), 'ratios': ('erk',), 'sparsities': (0.9,), 'seeds': (0,)}
+    synthetic.write_runs(tmp_path / dataset, dataset=dataset, **small)
+    drawn = {f.name: f for f in figures.draw(runs.read([tmp_path / dataset]))}
+    captions[dataset] = drawn[f'accuracy_by_depth-{dataset}'].caption
+  assert 'Liu et al.' in captions['cifar10'] and '± 0.02' in captions['cifar10']
+  assert 'Liu et al.' not in captions['cifar100']
+
+
+def test_claims_are_supported_contradicted_or_undecided_by_the_numbers(tmp_path):
+  def verdicts(name, **settings):
+    synthetic.write_runs(tmp_path / name, sparsities=(0.5, 0.9), **settings)
+    found = claims.answers(runs.read([tmp_path / name]))
+    return {answer.claim.split(':')[0][:24]: answer.verdict for answer in found}
+
+  clear = verdicts('clear', noise=1e-4)
+  assert clear['A randomly pruned networ'] == 'supported'
+  assert clear['The deeper the network, '] == 'supported'
+  assert clear['Layer-wise ratios matter'] == 'supported'
+  assert clear['The wider the network, t'] == 'cannot decide'
+  assert clear['On ImageNet a randomly p'] == 'cannot decide'
+  opposite = verdicts('opposite', noise=1e-4, gap=-1.0)
+  assert opposite['The deeper the network, '] == 'contradicted'
+  assert opposite['Layer-wise ratios matter'] == 'contradicted'
+  hopeless = verdicts('hopeless', noise=1e-4, gap=100.0)
+  assert hopeless['A randomly pruned networ'] == 'contradicted'
+  single = verdicts('single', seeds=(0,))
+  assert set(single.values()) == {'cannot decide'}
+
+
+def test_a_paired_test_is_the_textbooks():
+  found = claims.evidence('', {0: 1.0, 1: 2.0, 2: 3.0})
+  assert found.mean == 2 and found.sd == 1 and found.n == 3
+  assert found.p_for == pytest.approx(0.0370901, abs=1e-6)  # t = 3.4641 with 2 degrees of freedom
+  assert found.p_for + found.p_against == pytest.approx(1)
+  assert claims.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_seeds_are_paired_and_those_without_a_partner_left_out():
+  sparse = [runs.Run('done', '', {'seed': s}, {'metrics': {'accuracy': 0.5}}) for s in (0, 1, 2)]
+  dense = [runs.Run('done', '', {'seed': s}, {'metrics': {'accuracy': 0.6}}) for s in (1, 2, 3)]
+  from random_pruning_jax.report.sizes import paired
+
+  assert paired(sparse, dense, 'accuracy') == pytest.approx({1: -0.1, 2: -0.1})
+
+
+def test_the_command_to_repeat_a_run_makes_its_config_again(swept, monkeypatch):
+  import pathlib
+  import shlex
+
+  from random_pruning_jax.config import differences, flat, resolve
+
+  root = pathlib.Path(__file__).parents[1]
+  row = a_row(**{'evaluation.foreign': ('mnist',), 'pruning.ratio': 'uniform', 'seed': 3})
+  run = runs.Run('done', '', row['config'], row)
+  first, *rest = repeat.command(run).split('\n')
+  assert first == 'git checkout 0123456789abcdef'
+  words = shlex.split(' '.join(rest).replace('\\', ''))
+  assert words[:3] == ['random-pruning', 'train', '--config=configs/cifar.py']
+  config = function_of(root / 'configs' / 'cifar.py', 'get_config')()
+  again = resolve(with_overrides(config, [w for w in words[3:] if w.startswith('--config.')]))
+  assert differences(row['config'], flat(again)) == {}
+  assert changed(config, {'seed': 5}).seed == 5
+
+
+def test_printing_a_format_writes_nothing(swept, capsys):
+  assert main(['report', str(swept), '--markdown', '--metric=ece']) == 0
+  assert '| erk |' in capsys.readouterr().out
+  assert not (swept / 'report').exists()
+  assert command.__doc__
+
+
+def test_everything_is_written(swept, tmp_path, capsys):
+  assert main(['report', str(swept), f'--out={tmp_path}']) == 0
+  names = {path.name for path in tmp_path.rglob('*')}
+  assert {'report.html', 'runs.csv', 'table.csv', 'table.md', 'table.tex'} <= names
+  for name in ('accuracy_by_depth', 'accuracy_by_ratio', 'gap_by_size', 'beyond_accuracy'):
+    assert {f'{name}-cifar10.png', f'{name}-cifar10.svg'} <= names
+  lines = (tmp_path / 'runs.csv').read_text().splitlines()
+  assert len(lines) == 1 + len(runs.read([swept]))

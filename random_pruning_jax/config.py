@@ -235,7 +235,8 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
       if not 0 <= epsilon <= 1:
         raise ValueError(f'{field} must lie in [0, 1] (pixels), got {epsilon}.')
   for severity in evaluation.severities:
-    choice('evaluation.severities', severity, (1, 2, 3, 4, 5))
+    if severity not in range(1, 6):
+      raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')
   if evaluation.validation_foreign and evaluation.validation_foreign in evaluation.foreign:
     raise ValueError(
       'evaluation.validation_foreign must be no test set, that is none of evaluation.foreign; '

@@ -70,27 +70,24 @@ def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:
   from absl import flags
   from ml_collections import config_flags
 
+  from random_pruning_jax.config import flat
+
   names = []
   for argument in rest:
-    if not argument.startswith('--config.evaluation.') or '=' not in argument:
+    name, _, value = argument.removeprefix('--config.').partition('=')
+    if not argument.startswith('--config.evaluation.') or not value:
       raise ValueError(
         f'unknown argument {argument}; a checkpoint takes --config.evaluation.FIELD=VALUE.'
       )
-    names.append(argument.partition('=')[0].removeprefix('--config.'))
+    known = [field for field in flat(config) if field.startswith('evaluation.')]
+    if name not in known:
+      raise ValueError(f'unknown field config.{name}; known: {", ".join(known)}.')
+    names.append(name)
   values = flags.FlagValues()
   argv = ['random-pruning', *rest]
-  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
   try:
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
     values(argv)
   except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
     raise ValueError(' '.join(str(error).split())) from error
-  flat = dict(_flatten(values.config))
-  return [(name, flat[name]) for name in names]
-
-
-def _flatten(config, prefix: str = ''):
-  for name, value in config.items():
-    if hasattr(value, 'items'):
-      yield from _flatten(value, f'{prefix}{name}.')
-    else:
-      yield f'{prefix}{name}', value
+  return [(name, flat(values.config)[name]) for name in names]

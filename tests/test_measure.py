@@ -1,0 +1,116 @@
+"""A run is measured again and again: rows gather what was found, one table shows several runs."""
+
+import json
+import shutil
+
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import main, measure, parallel, results, run
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A trained run with its dense twin, and the rows that training left."""
+  workdir = tmp_path_factory.mktemp('runs') / 'tiny'
+  config = tiny_config(
+    dense_twin=True, gradient_flow_every=10, checkpoint__every_steps=10, checkpoint__keep=3
+  )
+  return workdir, run.run(config, workdir, show=False)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+  shutil.copytree(trained[0], tmp_path / 'run')
+  return tmp_path / 'run'
+
+
+def rows_of(workdir):
+  return [json.loads(line) for line in (workdir / results.FILE).read_text().splitlines()]
+
+
+def test_training_ends_with_the_quick_suite_and_its_data(trained):
+  row = trained[1][0]
+  assert {'accuracy', 'temperature', 'ood/natural_patches/gen/auroc'} <= row['metrics'].keys()
+  assert 'adversarial/fgsm/8/255' in row['metrics']
+  assert len(row['reliability']['count']) == 15 and sum(row['reliability']['count']) == 360
+  assert row['gradient']['step'] == [0, 10, 20] and len(row['gradient']['egf_2']) == 3
+
+
+def test_a_later_suite_adds_its_numbers_and_keeps_what_was_there(copied):
+  before = rows_of(copied)[-1]
+  changes = [('evaluation.shifts', ('digits', 'imagenet_a')), ('evaluation.batch_size', 60)]
+  measure.evaluate_run(copied, suite=('shifts',), changes=changes, show=False)
+  after = rows_of(copied)[-1]
+  assert len(rows_of(copied)) == 2
+  assert after['metrics']['shifts/digits/accuracy'] == before['metrics']['accuracy']
+  for name, value in before['metrics'].items():
+    assert after['metrics'][name] == value
+  assert 'shifts/imagenet_a' in after['skipped']
+  for name in ('train_seconds', 'validation', 'step', 'layers', 'reliability', 'gradient'):
+    assert after[name] == before[name]
+
+
+def test_a_set_that_has_come_is_skipped_no_more(copied):
+  changes = [('evaluation.foreign', ('mnist', 'natural_patches'))]
+  row = measure.evaluate_run(copied, changes=changes, show=False)
+  assert 'ood/mnist' in row['skipped']
+  line = json.loads((copied / results.FILE).read_text().splitlines()[-1])
+  line['skipped']['ood/natural_patches'] = 'it was not there'
+  results.append(copied, line)
+  row = measure.evaluate_run(copied, changes=changes, show=False)
+  assert row['skipped'].keys() == {'ood/mnist'}
+
+
+def test_another_checkpoint_begins_a_row_of_its_own(copied):
+  best = rows_of(copied)[-1]
+  other = '10' if best['step'] == 20 else '20'
+  row = measure.evaluate_run(copied, suite=('calibration',), checkpoint=other, show=False)
+  assert row['step'] == int(other)
+  assert not any(name.startswith('ood/') for name in row['metrics'])
+
+
+def test_the_numbers_are_those_of_training_on_other_devices_and_batches(copied):
+  before = rows_of(copied)[-1]['metrics']
+  row = measure.evaluate_run(
+    copied, changes=[('evaluation.batch_size', 77)], on=parallel.devices(3), show=False
+  )
+  for name, value in before.items():
+    assert row['metrics'][name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
+
+
+def test_several_runs_and_their_twins_make_one_table(copied, capsys):
+  other = copied.parent / 'other'
+  shutil.copytree(copied, other)
+  shutil.rmtree(other / run.TWIN)
+  status = main.main(
+    ['evaluate', str(copied), f'--workdir={other}', '--suite=calibration',
+     '--config.evaluation.batch_size=90']
+  )  # fmt: skip
+  assert status == 0
+  head, *lines = capsys.readouterr().out.splitlines()
+  assert [head.count(word) for word in ('erk/random', 'dense ', 'other')] == [2, 1, 1]
+  accuracy = next(line for line in lines if line.startswith('test accuracy'))
+  assert accuracy.count('%') == 3 and '*' in accuracy
+  assert rows_of(other)[-1]['config']['evaluation.batch_size'] == 90
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--suite=oood'], 'suite must be one of adversarial, calibration'),
+    (['--config.seed=3'], 'a checkpoint takes --config.evaluation.FIELD=VALUE'),
+    (['--config.evaluation.sed=3'], 'unknown field config.evaluation.sed; known: evaluation.'),
+    (['--config.evaluation.batch_size=many'], 'many'),
+    (['--config.evaluation.severities=(6,)'], 'severities must be from 1 to 5, got 6'),
+  ],
+)
+def test_what_is_wrong_is_one_line_and_status_two(copied, arguments, message, capsys):
+  assert main.main(['evaluate', str(copied), *arguments]) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count('\n') == 1
+
+
+def test_evaluate_needs_a_workdir(capsys):
+  assert main.main(['evaluate']) == 2
+  assert 'must be given the workdir' in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""What masks cost: a training step of ResNet-20 with `keep_sparse` in its chain and one without.
+
+The masked step runs at two densities, which are inputs of one compiled program. All make the same
+network's forward pass, backward pass and update, on the same batch again and again.
+"""
+
+import argparse
+import os
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import race, table
+from random_pruning_jax import masks, models, parallel, pruning, train
+from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax.experiment import initial_variables
+
+PLAIN = 'no masks'
+
+
+def main(arguments: list[str]) -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks masked', description=__doc__)
+  parser.add_argument('--width', type=int, default=16)
+  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser.add_argument('--rounds', type=int, default=15)
+  options = parser.parse_args(arguments)
+  jax.config.update('jax_num_cpu_devices', options.devices)
+  on = parallel.devices()
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': parallel.split(rng.random((options.batch, 32, 32, 3), np.float32), on),
+    'label': parallel.split(rng.integers(0, 10, options.batch), on),
+  }
+  conv = conv_general_dilated if jax.default_backend() == 'cpu' else None
+  model = models.create(
+    'resnet20', 10, width=options.width, axis_name=parallel.AXIS, conv_general_dilated=conv
+  )
+  # On the host, because each of the steps donates its copy.
+  variables = jax.device_get(initial_variables(model, jax.random.key(0), (32, 32, 3)))
+  sgd = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
+  sparse = optax.chain(sgd, masks.keep_sparse())
+  state = train.TrainState(
+    np.int32(0), variables['params'], variables['batch_stats'], sgd.init(variables['params'])
+  )
+  runs = {PLAIN: stepping(model, sgd, state, batch, on)}
+  for density in (1.0, 0.1):
+    kept = pruning.make_masks(
+      jax.random.key(1), None, variables['params'], None, ratio='erk', density=density
+    )
+    state = train.create_state(variables, kept, sparse)
+    runs[f'masked, density {density}'] = stepping(model, sparse, state, batch, on)
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} devices\n')
+  print(table(race(runs, options.rounds), PLAIN, options.batch))
+
+
+def stepping(model, tx, state, batch, on):
+  """A function that makes one step, through the project's own train_step and pmap."""
+
+  def step(state, batch):
+    return train.train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
+
+  compiled = parallel.parallel(step, on, (None, 0), (None, None), donate=(0,))
+  state = parallel.replicate(state, on)
+
+  def run():
+    nonlocal state
+    state, figures = compiled(state, batch)
+    jax.block_until_ready((state, figures))
+
+  return run

@@ -1,0 +1,66 @@
+"""A checkpoint of a run becomes a file that needs no workdir."""
+
+import os
+import pathlib
+
+import jax
+
+from random_pruning_jax import config as config_lib
+from random_pruning_jax import files, measure, runlog
+from random_pruning_jax.experiment import experiment, keys
+
+SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo'}
+# Fields of the config that say nothing of the network, and may say something of a machine.
+_LEFT_OUT = ('data_dir', 'evaluation.', 'checkpoint.', 'log_every')
+
+
+def export(
+  workdir: str | os.PathLike,
+  out: str | os.PathLike,
+  format: str = '',
+  *,
+  dtype: str = 'float32',
+  checkpoint: str = '',
+  with_masks: bool = False,
+) -> pathlib.Path:
+  """Writes a checkpoint of a run ('best', 'latest' or a step; '' as its config says) to a file.
+
+  Without a `format` it is that of the file's suffix (.safetensors, .stablehlo), or else seeded for
+  random masks and bitmap for others. Raises ValueError for what cannot be exported so.
+  """
+  format = format or SUFFIXES.get(pathlib.Path(out).suffix, '')
+  files.check_format(format or 'seeded', dtype, with_masks)
+  stored = read(workdir, checkpoint)
+  format = format or ('seeded' if stored.draw else 'bitmap')
+  return files.save(stored, out, format, dtype=dtype, with_masks=with_masks)
+
+
+def read(workdir: str | os.PathLike, checkpoint: str = '') -> files.Stored:
+  """The network of a checkpoint of a run."""
+  config = runlog.read_config(workdir)
+  parts = experiment(config)
+  config = parts.config
+  state, record = measure.load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
+  spec, settings = parts.spec, config.pruning
+  about = files.About(
+    model=config.model.name,
+    num_classes=spec.num_classes,
+    width=parts.model.width,
+    dtype=config.model.dtype,
+    shape=tuple(spec.shape),
+    mean=tuple(spec.mean),
+    std=tuple(spec.std),
+    dataset=config.dataset,
+    step=record['step'],
+    config={
+      name: value
+      for name, value in config_lib.flat(config).items()
+      if not name.startswith(_LEFT_OUT)
+    },
+  )
+  draw = None
+  if settings.select == 'random' or settings.density == 1.0:
+    high, low = (int(word) for word in jax.random.key_data(keys(config.seed).masks))
+    draw = files.Draw((high, low), settings.sampling, settings.block)
+  variables, masks = jax.device_get((state.variables, state.masks))
+  return files.Stored(about, variables, masks, draw)

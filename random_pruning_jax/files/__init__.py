@@ -1,0 +1,107 @@
+"""Trained networks as files: four formats, read by what is in them, whatever they are called.
+
+    seeded       a random mask is its key; the kept values follow
+    bitmap       the same for any other mask, which is coded
+    safetensors  dense, under PyTorch's names
+    stablehlo    a program for any JAX
+
+No file holds code of Python's (no pickle), and nothing in one is executed by reading it. The first
+two are specified byte by byte in docs/file-format.md.
+"""
+
+import os
+import pathlib
+
+from random_pruning_jax.files import container, packed, program, tensors
+from random_pruning_jax.files.program import Program
+from random_pruning_jax.files.stored import About, Draw, Stored
+
+# name -> stored, dtype, with_masks -> bytes
+FORMATS = {
+  'seeded': lambda stored, dtype, with_masks: packed.write(stored, 'seeded', dtype),
+  'bitmap': lambda stored, dtype, with_masks: packed.write(stored, 'bitmap', dtype),
+  'safetensors': tensors.write,
+  'stablehlo': lambda stored, dtype, with_masks: program.write(stored),
+}
+
+__all__ = ['FORMATS', 'About', 'Draw', 'Program', 'Stored', 'format_of', 'load', 'save']
+
+
+def save(
+  stored: Stored,
+  file: str | os.PathLike,
+  format: str = 'seeded',
+  *,
+  dtype: str = 'float32',
+  with_masks: bool = False,
+) -> pathlib.Path:
+  """Writes a file at once, so that there is never half of one; the kernels' weights in `dtype`."""
+  check_format(format, dtype, with_masks)
+  path = pathlib.Path(file)
+  try:
+    data = FORMATS[format](stored, dtype, with_masks)
+  except ImportError as error:
+    raise _missing(format, error) from error
+  path.parent.mkdir(parents=True, exist_ok=True)
+  whole = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  whole.write_bytes(data)
+  whole.replace(path)
+  return path
+
+
+def load(file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
+  """The network in a file of any of the formats; `logits` runs it.
+
+  `trained_on` names the data set of a PyTorch checkpoint (safetensors) that was not written here.
+  Raises ValueError, in one line that names the file, for a file that was cut short, altered, or
+  written in a version or with a generator that this one does not know.
+  """
+  data = _bytes(file)
+  try:
+    format = format_of(data)
+    if format == 'safetensors':
+      return tensors.read(data, trained_on)
+    return program.read(data) if format == 'stablehlo' else packed.read(data)
+  except ImportError as error:
+    raise _missing('this', error) from error
+  except ValueError as error:
+    raise ValueError(f'{file}: {error}') from error
+
+
+def format_of(data: bytes) -> str:
+  """The name of the format that a file's bytes are in."""
+  if data.startswith(container.MAGIC):
+    return packed.read_header(data)['masks']['kind']
+  if data.endswith(program.MAGIC):
+    return 'stablehlo'
+  if data[8:9] == b'{' and int.from_bytes(data[:8], 'little') < 1 << 30:
+    return 'safetensors'
+  hint = ''
+  if data.startswith((b'PK\x03\x04', b'\x80')):
+    hint = ' It looks like a pickle of PyTorch: save state_dict() with safetensors.torch.save_file.'
+  raise ValueError(f'the file is of none of the formats {", ".join(FORMATS)}, or cut short.{hint}')
+
+
+def check_format(format: str, dtype: str, with_masks: bool) -> None:
+  """Raises ValueError for an unknown format, and for settings that a format does not take."""
+  if format not in FORMATS:
+    raise ValueError(f'format must be one of {", ".join(FORMATS)}, got {format!r}.')
+  if dtype not in packed.DTYPES:
+    raise ValueError(f'dtype must be one of {", ".join(packed.DTYPES)}, got {dtype!r}.')
+  if format == 'stablehlo' and dtype != 'float32':
+    raise ValueError(f'format stablehlo holds float32 weights, got dtype {dtype}.')
+  if with_masks and format != 'safetensors':
+    raise ValueError(f'masks go beside the weights in format safetensors only, got {format}.')
+
+
+def _bytes(file: str | os.PathLike) -> bytes:
+  path = pathlib.Path(file)
+  if not path.is_file():
+    raise ValueError(f'{path} must be a file; there is none.')
+  return path.read_bytes()
+
+
+def _missing(format: str, error: ImportError) -> ValueError:
+  return ValueError(
+    f'{format} format needs a library ({error}): pip install "random-pruning-jax[export]".'
+  )

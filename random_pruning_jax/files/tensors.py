@@ -1,0 +1,163 @@
+"""The format `safetensors`: dense arrays under PyTorch's names, ours and other people's."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from random_pruning_jax import data as data_lib
+from random_pruning_jax import masks as masks_lib
+from random_pruning_jax import models, pruning
+from random_pruning_jax.files import torch_names
+from random_pruning_jax.files.packed import narrow
+from random_pruning_jax.files.stored import About, Stored, check, check_shapes
+
+_ENTRY = 'random_pruning_jax'  # of the metadata
+_DTYPES = {'F32': '<f4', 'F16': '<f2', 'BF16': ml_dtypes.bfloat16, 'F64': '<f8', 'BOOL': '?'}
+_DTYPES |= {'U8': 'u1', 'I64': '<i8'}
+
+
+def write(stored: Stored, dtype: str = 'float32', with_masks: bool = False) -> bytes:
+  """Every array of the network, kernels in `dtype`; `with_masks` adds a bool NAME_mask to each
+  pruned one (the name that torch.nn.utils.prune gives it)."""
+  from safetensors import numpy as safetensors_numpy
+
+  check(stored)
+  tensors = {}
+  masks = masks_lib.named_leaves(stored.masks)
+  for name, leaf in masks_lib.named_leaves(stored.variables).items():
+    values = narrow(name, leaf, dtype)
+    torch_name = torch_names.name_of(stored.model, name)
+    tensors[torch_name] = torch_names.to_torch(values)
+    if pruning.is_kernel(name):
+      mask = np.asarray(masks[name.removeprefix('params/')])
+      # Also where a kept weight is 0, in this dtype: a reader would take it for pruned.
+      if (with_masks and not mask.all()) or np.any((values != 0) != mask):
+        tensors[f'{torch_name}_mask'] = torch_names.to_torch(mask)
+    elif name.endswith('/mean'):
+      counter = torch_name.replace('running_mean', 'num_batches_tracked')
+      tensors[counter] = np.array(stored.about.step, np.int64)
+  entry = {'about': stored.about.to_json(), 'masks': masks_lib.checksum(stored.masks)}
+  entry = json.loads(json.dumps(entry))  # as it will be read, with lists for tuples
+  entry['sha256'] = _digest(entry, tensors)
+  return safetensors_numpy.save(tensors, {_ENTRY: json.dumps(entry)})
+
+
+def read(data: bytes, trained_on: str = '') -> Stored:
+  """The network of a file, from here or from PyTorch.
+
+  A file from elsewhere says neither its images' size nor their normalisation: these are those of
+  the data set `trained_on`, or of ImageNet where there are 1,000 classes. Where no mask is beside a
+  kernel, its weights that are exactly 0 are pruned. Raises ValueError for what is no network of
+  this package, and for a file written here that was altered.
+  """
+  entry, tensors = _parse(data)
+  if entry and entry.pop('sha256', '') != _digest(entry, tensors):
+    raise ValueError('the file does not have its SHA-256: it was altered.')
+  found = torch_names.renamed(tensors)
+  about = About.from_json(entry['about']) if entry else _about(found, trained_on)
+  variables = _variables(about, _without_conv_biases(found))
+  masks = _masks(about, variables, found)
+  stored = Stored(about, variables, masks)
+  check(stored)
+  return stored
+
+
+def _parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  import safetensors
+
+  try:
+    listed = safetensors.deserialize(data)
+    length = int.from_bytes(data[:8], 'little')
+    metadata = json.loads(data[8 : 8 + length]).get('__metadata__', {})
+    entry = json.loads(metadata.get(_ENTRY, '{}'))
+  except (safetensors.SafetensorError, ValueError) as error:
+    raise ValueError(f'the file is no whole safetensors file: {error}.') from error
+  unknown = sorted({tensor['dtype'] for _, tensor in listed} - set(_DTYPES))
+  if unknown:
+    raise ValueError(f'arrays must have one of the types {sorted(_DTYPES)}, got {unknown}.')
+  tensors = {
+    name: np.frombuffer(tensor['data'], _DTYPES[tensor['dtype']]).reshape(tensor['shape'])
+    for name, tensor in listed
+  }
+  return entry, tensors
+
+
+def _digest(entry: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+  total = hashlib.sha256(json.dumps(entry, sort_keys=True).encode())
+  for name, array in sorted(tensors.items()):
+    total.update(f'{name}{array.shape}{array.dtype}'.encode())
+    total.update(np.ascontiguousarray(array).tobytes())
+  return total.hexdigest()
+
+
+def _about(tensors: Mapping[str, np.ndarray], trained_on: str) -> About:
+  shape = torch_names.architecture(tensors)
+  channels = shape.pop('channels')
+  if not trained_on:
+    if shape['num_classes'] != 1000 or channels != 3:
+      raise ValueError(
+        'the file does not say for which images the network is; name the data set that it was '
+        'trained on (--trained_on=cifar10).'
+      )
+    trained_on = 'imagenet2012'
+  spec = data_lib.describe(trained_on)
+  if spec.shape[2] != channels:
+    raise ValueError(f'{trained_on} has {spec.shape[2]} channels; the network takes {channels}.')
+  return About(
+    **shape, dtype='float32', shape=spec.shape, mean=spec.mean, std=spec.std, dataset=trained_on
+  )
+
+
+def _without_conv_biases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """A bias before BatchNorm moves into its running mean: BN(x + b; m) = BN(x; m - b)."""
+  out = dict(tensors)
+  for name in tensors:
+    conv = re.fullmatch(r'features\.(\d+)\.bias', name)
+    if conv and tensors[f'features.{conv[1]}.weight'].ndim == 4:
+      mean = f'features.{int(conv[1]) + 1}.running_mean'
+      if mean not in tensors:
+        raise ValueError(f'{name} must be followed by BatchNorm; there is no {mean}.')
+      out[mean] = (tensors[mean] - out.pop(name)).astype(np.float32)
+  return out
+
+
+def _variables(about: About, tensors: Mapping[str, np.ndarray]) -> dict:
+  tree = about.blank
+  model = about.network()
+  leaves = {torch_names.name_of(model, n): x for n, x in masks_lib.named_leaves(tree).items()}
+  arrays = {
+    name: torch_names.from_torch(array)
+    for name, array in tensors.items()
+    if not name.endswith('_mask')
+  }
+  check_shapes(
+    {name: leaf.shape for name, leaf in leaves.items()},
+    {name: array.shape for name, array in arrays.items()},
+  )
+  values = {}
+  for name in leaves:
+    values[name] = arrays[name].astype(np.float32)
+    mask = tensors.get(f'{name}_mask')
+    if mask is not None:  # torch.nn.utils.prune keeps weights outside the mask in weight_orig
+      values[name] = np.where(torch_names.from_torch(mask) != 0, values[name], np.float32(0))
+  return jax.tree.unflatten(jax.tree.structure(tree), list(values.values()))
+
+
+def _masks(about: About, variables: dict, tensors: Mapping[str, np.ndarray]) -> masks_lib.Masks:
+  model: models.Network = about.network()
+
+  def one(name: str, leaf: np.ndarray) -> np.ndarray:
+    mask = tensors.get(torch_names.name_of(model, f'params/{name}') + '_mask')
+    if mask is not None:
+      return torch_names.from_torch(mask != 0)
+    return leaf != 0 if pruning.is_kernel(name) else np.ones(leaf.shape, bool)
+
+  params = variables['params']
+  leaves = [one(name, leaf) for name, leaf in masks_lib.named_leaves(params).items()]
+  return jax.tree.unflatten(jax.tree.structure(params), leaves)

@@ -1,0 +1,122 @@
+"""Classes and probabilities of image files or of a data set's images, from an exported network."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from random_pruning_jax import data, files
+from random_pruning_jax.data.decode import MODES, fit
+from random_pruning_jax.progress import Stages
+
+
+class Prediction(NamedTuple):
+  """What a network says of one image; classes by falling probability."""
+
+  image: str  # a file, or 'test[3]' of a data set
+  classes: np.ndarray  # int [K]
+  probabilities: np.ndarray  # float32 [K]
+  label: int | None = None  # where it is known
+
+  def to_json(self, top: int) -> dict[str, Any]:
+    """As one line of `predict --json`."""
+    line = {'image': self.image, 'class': int(self.classes[0])}
+    line |= {'probability': float(self.probabilities[0])}
+    line['top'] = [
+      {'class': int(name), 'probability': float(p)}
+      for name, p in zip(self.classes[:top], self.probabilities[:top], strict=True)
+    ]
+    return line if self.label is None else line | {'label': self.label}
+
+
+def of_files(
+  network: files.Stored | files.Program,
+  images: Sequence[str],
+  *,
+  batch_size: int = 32,
+  show: bool = True,
+) -> Iterator[Prediction]:
+  """Of image files of any size: their central part is brought to the size that the network takes.
+
+  Raises ValueError naming a file that is no image.
+  """
+
+  def read(start: int) -> np.ndarray:
+    names = images[start : start + batch_size]
+    return np.stack([_open(name, network.about.shape) for name in names])
+
+  yield from _predict(network, list(images), read, None, batch_size, show)
+
+
+def of_dataset(
+  network: files.Stored | files.Program,
+  name: str,
+  split: str = 'test',
+  *,
+  data_dir: str = '',
+  batch_size: int = 32,
+  show: bool = True,
+) -> Iterator[Prediction]:
+  """Of a split's images in their order, adapted to the size that the network takes.
+
+  Labels are given where the data set has as many classes as the network was trained on, being it.
+  """
+  (images, labels), _ = data.load_adapted(name, split, network.about.shape, data_dir)
+  known = name.partition(':')[0] == network.about.dataset.partition(':')[0]
+  names = [f'{split}[{index}]' for index in range(len(images))]
+  read = lambda start: np.asarray(images[start : start + batch_size])  # noqa: E731
+  yield from _predict(network, names, read, labels if known else None, batch_size, show)
+
+
+def text(prediction: Prediction, top: int) -> str:
+  """As one line for a person."""
+  said = [
+    f'{int(name):>4} {p:7.2%}'
+    for name, p in zip(prediction.classes[:top], prediction.probabilities[:top], strict=True)
+  ]
+  label = '' if prediction.label is None else f'   label {prediction.label}'
+  return f'{prediction.image}  {"  ".join(said)}{label}'
+
+
+def line(prediction: Prediction, top: int, as_json: bool) -> str:
+  return json.dumps(prediction.to_json(top)) if as_json else text(prediction, top)
+
+
+def _predict(network, names, read, labels, batch_size, show) -> Iterator[Prediction]:
+  if batch_size < 1:
+    raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+  stages = Stages(show)
+  advance = stages.begin('predicting', len(names))
+  size = min(batch_size, len(names))
+  try:
+    for start in range(0, len(names), batch_size):
+      images = read(start)
+      # One shape for all batches: a smaller last one would be compiled again.
+      padded = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
+      rows = _softmax(network.logits(padded)[: len(images)])
+      for row, probabilities in enumerate(rows, start):
+        order = np.argsort(-probabilities, kind='stable')
+        label = None if labels is None else int(labels[row])
+        yield Prediction(names[row], order, probabilities[order], label)
+      advance(len(images))
+  finally:
+    stages.close()
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+  powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+  return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _open(name: str, shape: tuple[int, int, int]) -> np.ndarray:
+  """An image file as uint8 of `shape`."""
+  height, width, channels = shape
+  if channels not in MODES:
+    raise ValueError(f'image files have 1 or 3 channels; the network takes {channels}.')
+  try:
+    with Image.open(name) as image:
+      return np.asarray(fit(image.convert(MODES[channels]), height, width)).reshape(shape)
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f'{name} must be an image file: {error}.') from error

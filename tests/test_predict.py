@@ -1,0 +1,99 @@
+"""Predictions are the network's own, in order, for files and data sets, whatever the batch size."""
+
+import json
+
+import numpy as np
+import pytest
+from exported import network
+from PIL import Image
+
+from random_pruning_jax import data, files, main, predict
+
+
+@pytest.fixture(scope='module')
+def file(tmp_path_factory):
+  return files.save(network(), tmp_path_factory.mktemp('file') / 'net')
+
+
+@pytest.fixture(scope='module')
+def loaded(file):
+  return files.load(file)
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+  """Five digits as PNG files, in grey, and their pixels."""
+  pixels, _ = data.load('digits', 'test')
+  root = tmp_path_factory.mktemp('images')
+  for number in range(5):
+    Image.fromarray(np.asarray(pixels[number, ..., 0])).save(root / f'{number}.png')
+  return [str(root / f'{number}.png') for number in range(5)], np.asarray(pixels[:5])
+
+
+def test_files_and_their_pixels_are_one(loaded, images):
+  names, pixels = images
+  logits = loaded.logits(pixels)
+  found = list(predict.of_files(loaded, names, batch_size=5, show=False))
+  assert [each.image for each in found] == names
+  assert [each.classes[0] for each in found] == logits.argmax(axis=1).tolist()
+  for each, row in zip(found, logits, strict=True):
+    assert each.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert np.log(each.probabilities[0]) == pytest.approx(
+      row.max() - np.log(np.exp(row).sum()), abs=1e-4
+    )
+    assert (np.diff(each.probabilities) <= 0).all()
+
+
+def test_a_last_batch_that_is_not_full_gives_the_same(loaded, images):
+  names, _ = images
+  whole = list(predict.of_files(loaded, names, batch_size=5, show=False))
+  parts = list(predict.of_files(loaded, names, batch_size=2, show=False))
+  for one, other in zip(whole, parts, strict=True):
+    assert np.array_equal(one.classes, other.classes)
+    assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_images_of_any_size_and_colour_are_fitted(loaded, tmp_path):
+  Image.new('RGBA', (50, 31), (200, 10, 10, 255)).save(tmp_path / 'red.png')
+  (found,) = predict.of_files(loaded, [str(tmp_path / 'red.png')], batch_size=5, show=False)
+  assert len(found.classes) == 10
+
+
+def test_the_command_writes_a_json_line_for_each_image(file, images, capsys):
+  flags = ['--json', '--top=2', '--cpu_devices=4', '--batch_size=5']
+  assert main.main(['predict', str(file), *images[0], *flags]) == 0
+  lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [line['image'] for line in lines] == images[0]
+  assert all(line['top'][0]['class'] == line['class'] for line in lines)
+  assert all(len(line['top']) == 2 for line in lines)
+
+
+def test_the_command_reads_a_data_set_and_says_how_many_are_right(file, loaded, capsys):
+  pixels, labels = data.load('digits', 'test')
+  flags = ['--dataset=digits', '--split=test', '--cpu_devices=4', '--batch_size=5']
+  assert main.main(['predict', str(file), *flags]) == 0
+  captured = capsys.readouterr()
+  right = np.mean(loaded.logits(pixels).argmax(axis=1) == labels)
+  assert len(captured.out.splitlines()) == len(labels)
+  assert f'{len(labels)} images, {right:.2%} of them right' in captured.err
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ([], 'image files, or --dataset'),
+    (['a.png', '--dataset=digits'], 'and not both'),
+    (['none.png'], 'none.png must be an image file'),
+    (['none.png', '--top=0'], 'at least 1'),
+    (['none.png', '--batch_size=0'], 'at least 1'),
+  ],
+)
+def test_what_cannot_be_predicted_is_said_in_one_line(arguments, message, file, capsys):
+  assert main.main(['predict', str(file), *arguments, '--cpu_devices=4']) == 2
+  err = capsys.readouterr().err
+  assert message in err and err.count('\n') == 1
+
+
+def test_images_of_another_shape_are_refused(loaded):
+  with pytest.raises(ValueError, match='must have the shape'):
+    loaded.logits(np.zeros((1, 9, 8, 1), np.uint8))

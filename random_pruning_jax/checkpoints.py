@@ -1,7 +1,8 @@
 """Checkpoints of a run: the latest ones and the best on validation, written by Orbax.
 
 A checkpoint is a training state and a small JSON record: the step, what the log had not yet
-written, validation figures, and a checksum of the masks that is checked when they are read back.
+written, validation figures, and checksums of the masks and of the whole state, which are checked
+when they are read back.
 """
 
 import hashlib
@@ -15,6 +16,17 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from random_pruning_jax import masks, parallel
+from random_pruning_jax.progress import say
+
+UNREADABLE = 'unreadable'  # where checkpoints are put that a run could not go on from
+
+
+class NotWrittenError(OSError):
+  """A checkpoint could not be written; the message says why and what is still there."""
+
+
+class NotReadableError(ValueError):
+  """A checkpoint is truncated or altered; the message names it and what was found."""
 
 
 class Restored(NamedTuple):
@@ -42,17 +54,53 @@ def manager(workdir: str | pathlib.Path, keep: int = 2) -> ocp.CheckpointManager
 
 
 def save(to: ocp.CheckpointManager, state: Any, record: dict[str, Any]) -> None:
-  """Writes in the background; `record['validation']` may hold the accuracy that ranks it."""
+  """Writes in the background; `record['validation']` may hold the accuracy that ranks it.
+
+  Raises NotWrittenError where this or the last one could not be written (a full disk).
+  """
   if jax.process_count() > 1:  # pmap gives each process arrays of its own; Orbax wants common ones
     state = parallel.replicate(state, parallel.devices())
   step = int(state.step)
-  record = record | {'step': step, 'masks': masks.checksum(jax.device_get(state.masks))}
-  to.save(
-    step,
-    args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
-    metrics=record['validation'],
-    force=True,
+  host = jax.device_get(state)
+  record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
+  try:
+    to.save(
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+      metrics=record['validation'],
+      force=True,
+    )
+  except Exception as error:
+    raise _not_written(to, step, error) from error
+
+
+def finish(to: ocp.CheckpointManager) -> None:
+  """Returns when all is written. Raises NotWrittenError where that fails."""
+  try:
+    to.wait_until_finished()
+    to.check_for_errors()
+  except Exception as error:
+    raise _not_written(to, to.latest_step(), error) from error
+
+
+def _not_written(to: ocp.CheckpointManager, step: int | None, error: Exception) -> NotWrittenError:
+  whole = sorted(
+    int(path.name) for path in pathlib.Path(to.directory).iterdir() if path.name.isdigit()
   )
+  there = f'that of step {whole[-1]} is there' if whole else 'there is none before it'
+  return NotWrittenError(
+    f'the checkpoint at step {step} could not be written to {to.directory} '
+    f'({_reason(error)}); {there}, and the same command goes on from it.'
+  )
+
+
+def _reason(error: Exception) -> str:
+  """What the system says, where a library wraps it in many lines."""
+  text = ' '.join(str(error).split())
+  for known in ('No space left on device', 'File too large', 'Disk quota exceeded'):
+    if known in text:
+      return known
+  return f'{type(error).__name__}: {text[:300]}'
 
 
 def restore(
@@ -60,8 +108,8 @@ def restore(
 ) -> Restored:
   """The state at `step` (default: the latest), a copy on each device of `on`.
 
-  `like` is a state of the same shape. Raises ValueError where there is no such checkpoint and where
-  the masks are not those that were saved.
+  `like` is a state of the same shape. Raises ValueError where there is no such checkpoint and
+  NotReadableError for one that is truncated or altered.
   """
   steps = sorted(of.all_steps())
   step = of.latest_step() if step is None else step
@@ -71,19 +119,71 @@ def restore(
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), like
   )
-  read = of.restore(
-    step,
-    args=ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-    ),
-  )
-  checksum = masks.checksum(jax.device_get(read.state.masks))
-  if checksum != read.record['masks']:
-    raise ValueError(
-      f'the masks of step {step} in {of.directory} have checksum {checksum}, '
-      f'saved as {read.record["masks"]}: the checkpoint was altered.'
+  try:
+    read = of.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
+      ),
     )
+  except Exception as error:  # Orbax raises of many kinds, as the damage is
+    raise NotReadableError(
+      f'checkpoint {of.directory}/{step} cannot be read: {_reason(error)}'
+    ) from error
+  host = jax.device_get(read.state)
+  checked = {'masks': masks.checksum(host.masks), 'state': digest(host)}
+  saved = {'masks': read.record['masks'], 'state': read.record.get('digest', checked['state'])}
+  for what, checksum in checked.items():
+    if checksum != saved[what]:
+      raise NotReadableError(
+        f'checkpoint {of.directory}/{step}: the {what} has checksum {checksum}, saved as '
+        f'{saved[what]}: the checkpoint was altered.'
+      )
   return Restored(read.state, read.record)
+
+
+def restore_newest(
+  of: ocp.CheckpointManager, like: Any, on: tuple[jax.Device, ...]
+) -> Restored | None:
+  """The newest checkpoint that can be read, or None where there is none at all.
+
+  Newer ones that cannot be read are named, and moved beside the others. Raises NotReadableError
+  where none can be.
+  """
+  refused: dict[int, NotReadableError] = {}
+  for step in sorted(of.all_steps(), reverse=True):
+    try:
+      read = restore(of, like, on, step)
+    except NotReadableError as error:
+      refused[step] = error
+      say(f'WARNING: {error} Trying the one before it.')
+      continue
+    parallel.check_same('the checkpoint to go on from', str(step))
+    if refused:
+      _set_aside(of, refused)
+      say(f'WARNING: going on from step {step}.')
+    return read
+  if refused:
+    raise NotReadableError(
+      f'none of the checkpoints can be read. {refused[min(refused)]} To begin anew, choose another '
+      'workdir.'
+    )
+  return None
+
+
+def _set_aside(of: ocp.CheckpointManager, steps: dict[int, Exception]) -> None:
+  """Moves checkpoints away, since the run will come to their steps again."""
+  home = pathlib.Path(of.directory)
+  if jax.process_index() == 0:
+    for step in steps:
+      to = home.parent / UNREADABLE / f'{step}'
+      while to.exists():
+        to = to.with_name(f'{to.name}.again')
+      to.parent.mkdir(exist_ok=True)
+      (home / str(step)).rename(to)
+      say(f'WARNING: checkpoint {step} was moved to {to}.')
+  parallel.wait_for_all('checkpoints were set aside')
+  of.reload()
 
 
 def digest(tree: chex.ArrayTree) -> str:
@@ -110,6 +210,11 @@ def find(of: ocp.CheckpointManager, which: str) -> int:
 
 
 def _validation_accuracy(of: ocp.CheckpointManager, step: int) -> float:
-  read = of.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+  try:
+    read = of.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+  except Exception as error:
+    raise NotReadableError(
+      f'checkpoint {of.directory}/{step} cannot be read: {_reason(error)}'
+    ) from error
   validation = read.record['validation']
   return validation['accuracy'] if validation else -1.0

@@ -5,6 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from random_pruning_jax import preemption
+
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
   'evaluate': 'measure a checkpoint of a run',
@@ -13,9 +15,6 @@ COMMANDS = {
   'compare': 'what two runs differ in: configs, numbers, masks, learning curves',
   'plan': 'what pruning does to a network, layer by layer, before it trains',
   'verify': 'check that a trained checkpoint is sparse as planned',
-  'export': 'write a trained network to a file: small, for PyTorch, or as a program',
-  'inspect': 'what an exported file holds, and what it would cost to run',
-  'predict': 'classes and probabilities of images, from an exported file',
   'prepare': 'download a data set and prepare it',
 }
 
@@ -33,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except ArithmeticError as error:
     print(f'random-pruning: {error}', file=sys.stderr)
     return 1
+  except preemption.Preempted as stop:
+    print(f'random-pruning: {stop}; the same command goes on.', file=sys.stderr)
+    return preemption.EXIT_STATUS
   except KeyboardInterrupt:
     print('random-pruning: interrupted; the same command goes on from the last checkpoint.')
     return 130

@@ -24,6 +24,7 @@ from random_pruning_jax import (
   metrics,
   optimizers,
   parallel,
+  preemption,
   runlog,
 )
 from random_pruning_jax.data import resident
@@ -145,7 +146,8 @@ def train(
   """Trains the config's network in `workdir`, going on from its latest checkpoint if there is one.
 
   Returns the last state. Raises ValueError for a config or data that cannot be and for a workdir
-  that holds another config, and runlog.NotFiniteError where the loss stops being a number.
+  that holds another config, runlog.NotFiniteError where the loss stops being a number,
+  checkpoints.NotWrittenError for a full disk, and preemption.Preempted after SIGTERM, once saved.
   """
   parts = experiment(config, on)
   first = jax.process_index() == 0
@@ -161,8 +163,9 @@ def train(
     with (
       runlog.RunLog(workdir, done, write=first) as log,
       Progress(run.last_step, done=done, show=show and first) as progress,
+      preemption.Watch() as watch,
     ):
-      return _loop(run, state, record, log, progress)
+      return _loop(run, state, record, log, progress, watch)
 
 
 def _prepare(parts: Experiment, workdir: str | os.PathLike) -> Run:
@@ -185,8 +188,9 @@ def _prepare(parts: Experiment, workdir: str | os.PathLike) -> Run:
 def _begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices."""
   parts = run.parts
-  if run.saved.latest_step() is not None:
-    return checkpoints.restore(run.saved, blank_state(parts, run.tx), parts.on)
+  read = checkpoints.restore_newest(run.saved, blank_state(parts, run.tx), parts.on)
+  if read is not None:
+    return read
   variables = initial_variables(parts.model, keys(parts.config.seed).init, parts.spec.shape)
   kept = initial_masks(parts, variables, first_batch(parts, run.images))
   state = create_state(variables, kept, run.tx)
@@ -206,7 +210,12 @@ def blank_state(parts: Experiment, tx: optax.GradientTransformation) -> TrainSta
 
 
 def _loop(
-  run: Run, state: TrainState, record: dict[str, Any], log: runlog.RunLog, progress: Progress
+  run: Run,
+  state: TrainState,
+  record: dict[str, Any],
+  log: runlog.RunLog,
+  progress: Progress,
+  watch: preemption.Watch,
 ) -> TrainState:
   config, done = run.parts.config, int(state.step)
   whole = parallel.replicate((*run.images, keys(config.seed).augment), run.parts.on)
@@ -233,6 +242,8 @@ def _loop(
       epoch = meter.epoch_mean()
       log.write('epoch', step, epoch)
     validate, save = _due(config, step, run)
+    stop = watch.asked(step)
+    save = save or stop
     if save or step % config.log_every == 0:
       for when, numbers in flows.take():
         log.write('gradient', when, numbers)
@@ -244,6 +255,10 @@ def _loop(
         run.saved, state, {'meter': kept, 'seconds': seconds, 'validation': validation}
       )
       meter.pause()
+    if stop:
+      checkpoints.finish(run.saved)
+      raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {step}')
+  checkpoints.finish(run.saved)
   return state
 
 

@@ -7,7 +7,10 @@ from random_pruning_jax.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.epilog = 'The same command goes on where an interrupted run stopped.'
+  parser.epilog = (
+    'The same command goes on where an interrupted run stopped. Exit status 75: it was asked to '
+    'stop (SIGTERM) and has saved.'
+  )
   arguments.add_config(parser)
   parser.add_argument(
     '--workdir', default='', help='where the run lives (default: runs/ and the name of the config)'
@@ -20,9 +23,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   arguments.start_jax(args)
   import jax
 
+  from random_pruning_jax import preemption, tables
   from random_pruning_jax import run as run_lib
-  from random_pruning_jax import tables
 
+  preemption.raise_when_asked()
   rows = run_lib.run(config, args.workdir or arguments.default_workdir(args.config))
   if jax.process_index() == 0:
     print(tables.side_by_side(rows))

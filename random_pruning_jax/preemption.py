@@ -1,0 +1,65 @@
+"""Being asked to stop: SIGTERM, as a scheduler sends it before it takes the machine away.
+
+A run that is asked saves after its present step and ends by `Preempted`, whose exit status tells a
+launcher that the same command goes on.
+"""
+
+import signal
+import threading
+from typing import Any
+
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class Preempted(KeyboardInterrupt):
+  """The process was asked to stop; what it was doing is saved. Like Ctrl-C, no Exception."""
+
+
+class Watch:
+  """Notes SIGTERM between entering and leaving, instead of dying of it.
+
+  On several hosts JAX's own service takes the signal, and `asked` is True on all of them after the
+  same step, whichever of them was signalled.
+  """
+
+  def __init__(self) -> None:
+    self._asked = False
+    self._before: Any = None
+    self._alone = _alone()
+    self._own = self._alone and threading.current_thread() is threading.main_thread()
+
+  def __enter__(self) -> 'Watch':
+    if self._own:
+      self._before = signal.signal(signal.SIGTERM, self._note)
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    if self._own:
+      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+
+  def asked(self, step: int) -> bool:
+    """Whether to stop after `step`; to be called after every step, on every host."""
+    if self._alone:
+      return self._asked
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step)
+
+  def _note(self, *_: Any) -> None:
+    self._asked = True
+
+
+def raise_when_asked() -> None:
+  """SIGTERM raises `Preempted` from here on, where no `Watch` waits for the end of a step."""
+
+  def stop(*_: Any) -> None:
+    raise Preempted('asked to stop (SIGTERM)')
+
+  if _alone():
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _alone() -> bool:
+  import jax  # here, so that the command line knows the status without it
+
+  return jax.process_count() == 1

@@ -63,6 +63,9 @@ def read(data: bytes, trained_on: str = '') -> Stored:
   about = About.from_json(entry['about']) if entry else _about(found, trained_on)
   variables = _variables(about, _without_conv_biases(found))
   masks = _masks(about, variables, found)
+  # torch.nn.utils.prune keeps what it prunes in weight_orig; a product with a mask leaves -0.
+  params = jax.tree.map(lambda w, m: np.where(m, w, np.float32(0)), variables['params'], masks)
+  variables = variables | {'params': params}
   stored = Stored(about, variables, masks)
   check(stored)
   return stored
@@ -140,13 +143,8 @@ def _variables(about: About, tensors: Mapping[str, np.ndarray]) -> dict:
     {name: leaf.shape for name, leaf in leaves.items()},
     {name: array.shape for name, array in arrays.items()},
   )
-  values = {}
-  for name in leaves:
-    values[name] = arrays[name].astype(np.float32)
-    mask = tensors.get(f'{name}_mask')
-    if mask is not None:  # torch.nn.utils.prune keeps weights outside the mask in weight_orig
-      values[name] = np.where(torch_names.from_torch(mask) != 0, values[name], np.float32(0))
-  return jax.tree.unflatten(jax.tree.structure(tree), list(values.values()))
+  values = [arrays[name].astype(np.float32) for name in leaves]
+  return jax.tree.unflatten(jax.tree.structure(tree), values)
 
 
 def _masks(about: About, variables: dict, tensors: Mapping[str, np.ndarray]) -> masks_lib.Masks:

@@ -45,10 +45,12 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   arguments.start_jax(args)
   import jax
 
-  from random_pruning_jax import measure, runlog, tables
+  from random_pruning_jax import measure, results, runlog, tables
   from random_pruning_jax import run as run_lib
 
-  places = [place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN)]
+  places = [
+    place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN, results.FILE)
+  ]
   changes = [_changes(runlog.read_config(place), rest) for place in places]
   rows = [
     measure.evaluate_run(
@@ -61,8 +63,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   return 0
 
 
-def _with_twin(workdir: pathlib.Path, twin: str) -> list[pathlib.Path]:
-  return [workdir, *([workdir / twin] if (workdir / twin).exists() else [])]
+def _with_twin(workdir: pathlib.Path, twin: str, file: str) -> list[pathlib.Path]:
+  """The run, and its dense twin if that was trained to its end."""
+  return [workdir, *([workdir / twin] if (workdir / twin / file).exists() else [])]
 
 
 def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:

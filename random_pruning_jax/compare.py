@@ -15,6 +15,7 @@ from random_pruning_jax.pruning import is_kernel
 
 _BARS = '▁▂▃▄▅▆▇█'
 _WIDTH = 48  # of a sparkline
+_VALIDATION = 'validation accuracy'
 
 
 def compare(a: pathlib.Path, b: pathlib.Path) -> str:
@@ -46,17 +47,18 @@ def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
   for name, row in zip('AB', rows, strict=True):
     if row is None:
       return f'{name} has no results yet.'
-  ours, theirs = ({'validation/accuracy': _validation(row)} | row['metrics'] for row in rows)
+  ours, theirs = ({_VALIDATION: _validation(row)} | row['metrics'] for row in rows)
   lines = [['', 'A', 'B', 'B - A', '']]
   for name in ours:
     x, y = ours[name], theirs.get(name)
     if x is None or y is None:
       continue
-    shown = tables.column(name)
+    shown = tables.column('accuracy' if name == _VALIDATION else name)
+    label = name if name == _VALIDATION else shown.label
     difference = shown.show.format(y - x)
     sign = {'higher': y - x, 'lower': x - y}.get(shown.better, 0)
     mark = '+' if sign > 0 else '-' if sign < 0 else ''
-    lines.append([shown.label, shown.show.format(x), shown.show.format(y), difference, mark])
+    lines.append([label, shown.show.format(x), shown.show.format(y), difference, mark])
   return tables.text(lines)
 
 

@@ -268,7 +268,7 @@ def test_every_sweep_file_can_be_planned(path):
     pytest.importorskip('random_pruning_jax.data.specs').SPECS.get('imagenet2012') or pytest.skip(
       'imagenet2012 is described by its own files, which are not here'
     )
-  jobs = plan.plan(known[:: max(1, len(known) // 12)], need_data=False).jobs
+  jobs = plan.plan(known[:: max(1, len(known) // 4)], need_data=False).jobs
   assert jobs
 
 
@@ -289,37 +289,49 @@ def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
   assert plan.state(place) == 'done'
 
 
-def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
-  """SIGKILL in the first run, then to the end with two workers."""
+SWEEP_FILE = """
+import sys; sys.path.insert(0, {tests!r})
+from tiny import tiny_config
+def get_sweep():
+  fields = {{'epochs': 1, 'evaluation__epsilons': (), 'evaluation__foreign': (), **{more!r}}}
+  return [tiny_config(seed=seed, **fields) for seed in (10, 11, 12)]
+"""
+
+
+def start(tmp_path, more, *arguments):
   file = tmp_path / 'file.py'
-  file.write_text(
-    f'import sys; sys.path.insert(0, {str(ROOT / "tests")!r})\n'
-    'from tiny import tiny_config\n'
-    'def get_sweep():\n'
-    '  return [tiny_config(seed=s, evaluation__epsilons=(), evaluation__foreign=())\n'
-    '          for s in range(3)]\n'
+  file.write_text(SWEEP_FILE.format(tests=str(ROOT / 'tests'), more=more))
+  words = ['sweep', f'--config={file}', f'--workdir={tmp_path / "runs"}', *arguments]
+  return subprocess.Popen(
+    [sys.executable, '-m', 'random_pruning_jax', *words],
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    cwd=ROOT,
   )
+
+
+def test_a_sweep_that_was_killed_goes_on_where_it_stopped(tmp_path):
   directory = tmp_path / 'runs'
-
-  def start(*more):
-    arguments = ['sweep', f'--config={file}', f'--workdir={directory}', *more]
-    return subprocess.Popen(
-      [sys.executable, '-m', 'random_pruning_jax', *arguments],
-      stderr=subprocess.PIPE,
-      text=True,
-      env=os.environ | {'PYTHONPATH': str(ROOT)},
-      cwd=ROOT,
-    )
-
-  process = start()
+  process = start(tmp_path, {})
   while process.poll() is None and not any(map(runlog.read_log, directory.glob('digits-*'))):
     time.sleep(0.005)
   process.kill()
   process.communicate()
   assert not list(directory.glob(f'*/{plan.FAILED}'))
-  process = start('--workers=2')
-  _, said = process.communicate()
-  assert process.returncode == 0, said
-  assert '3 done, 0 running, 0 failed, 0 to do' in said
-  assert sorted(row['seed'] for row in results.read([directory])) == [0, 1, 2]
+  jobs = planned(*command.load_sweep(str(tmp_path / 'file.py'), []))
+  assert plan.read_manifest(directory).keys() == {job.tag for job in jobs}
+  work.work(jobs, directory)
+  assert sorted(row['seed'] for row in results.read([directory])) == [10, 11, 12]
   assert not list(directory.glob(f'*/{claim.FILE}'))
+
+
+def test_workers_share_the_runs_and_the_status_says_that_some_failed(tmp_path):
+  """Runs that cannot be, so that nothing is trained: what is tested is who takes which."""
+  process = start(tmp_path, {'pruning__ratio': 'nonsense'}, '--workers=2', '--skip-invalid')
+  _, said = process.communicate()
+  assert process.returncode == 1, said
+  assert '0 done, 0 running, 3 failed, 0 to do' in said
+  failures = sorted((tmp_path / 'runs').glob(f'*/{plan.FAILED}'))
+  assert len(failures) == 3 and all('nonsense' in path.read_text() for path in failures)
+  assert not workers.log_file(tmp_path / 'runs', 0).read_text()

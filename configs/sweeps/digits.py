@@ -4,9 +4,9 @@
     random-pruning report runs/sweep-digits
 
 ResNet-8 with 2, 4 and 8 channels in its stem, dense and pruned at three sparsities by two ratios,
-three seeds: 63 runs of 12 epochs, about four minutes on 2 quiet CPU cores. No download. Expect, with
-ERK at sparsity 0.9, about 42, 89 and 95 % for the three widths, dense 93, 96 and 97 %, and uniform
-below ERK; one of the 360 test images is 0.28 points.
+three seeds: 63 runs of 12 epochs, about four minutes on 2 quiet CPU cores. No download. Expect,
+with ERK at sparsity 0.9, about 42, 89 and 95 % for the three widths, dense 93, 96 and 97 %, and
+uniform below ERK; one of the 360 test images is 0.28 points.
 """
 
 from random_pruning_jax.config_files import beside, changed

@@ -5,12 +5,12 @@ import logging
 import os
 import pathlib
 import platform
-import runpy
 import zlib
 from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+
+from random_pruning_jax import config_files
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -48,35 +48,8 @@ def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
   Raises ValueError in one line for what is wrong with any of them.
   """
   path, _, argument = file.partition(':')
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f'--config must name a Python file; there is no {path}.')
-  get_config = runpy.run_path(path).get('get_config')
-  if get_config is None:
-    raise ValueError(f'{path} must define get_config().')
-  config = get_config(argument) if argument else get_config()
-  for override in overrides:
-    _check_field(config, override)
-  values = flags.FlagValues()
-  argv = ['random-pruning', *overrides]
-  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
-  try:
-    values(argv)
-  except (flags.Error, TypeError, ValueError) as error:
-    raise ValueError(' '.join(str(error).split())) from error
-  return values.config
-
-
-def _check_field(config: ConfigDict, override: str) -> None:
-  """Raises ValueError for an override of a field that is not there, with those that are."""
-  name, equals, _ = override.partition('=')
-  if not name.startswith('--config.') or not equals:
-    raise ValueError(f'unknown argument {override}; overrides look like --config.seed=1.')
-  node, where = config, 'config'
-  for part in name.removeprefix('--config.').split('.'):
-    if not isinstance(node, ConfigDict) or part not in node:
-      known = ', '.join(sorted(node)) if isinstance(node, ConfigDict) else 'no fields'
-      raise ValueError(f'unknown field {name.removeprefix("--")}; {where} has: {known}.')
-    node, where = node[part], f'{where}.{part}'
+  get_config = config_files.function_of(path, 'get_config')
+  return config_files.override(get_config(argument) if argument else get_config(), overrides)
 
 
 def default_workdir(file: str) -> str:

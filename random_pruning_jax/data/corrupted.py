@@ -14,7 +14,7 @@ from random_pruning_jax.data.load import Images
 from random_pruning_jax.data.specs import DataError
 
 PACKAGE = 'imagecorruptions-imaug'
-INSTALL = 'pip install "random-pruning-jax[corruptions]"'
+INSTALL = 'pip install -e ".[corruptions]"'
 SMALLEST = 32  # pixels, of either side
 CHUNK = 50  # images
 

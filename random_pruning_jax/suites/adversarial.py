@@ -74,8 +74,10 @@ def _survivors(
   images, labels = bench.images()
   rows = np.flatnonzero(_clean(bench)[:count])
   own = {name: value for name, value in settings.items() if name != 'epsilons'}
+  # Few images are no batch filled up with copies; and one shape serves every run.
+  network = bench.network._replace(batch_size=min(bench.network.batch_size, count))
   return evaluate.survives(
-    bench.network,
+    network,
     attack,
     images,
     labels[:count],

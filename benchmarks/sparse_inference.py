@@ -38,6 +38,17 @@ COLUMNS = (
   'best dense / best sparse',
 )
 
+WHOLE = (
+  'network',
+  'batch',
+  'density',
+  'XLA dense ms',
+  'chosen ms',
+  'PyTorch dense ms',
+  'XLA dense / chosen',
+  'sparse layers',
+)
+
 
 def main(arguments: list[str]) -> None:
   parser = argparse.ArgumentParser(
@@ -80,28 +91,44 @@ def _layers(batches: list[int], densities: list[float], rounds: int) -> None:
 def _whole(name: str, width: int, batches, densities, rounds: int) -> None:
   (dataset,) = {found for known, wide, found in NETWORKS if (known, wide) == (name, width)}
   shape = data.SPECS[dataset].shape
-  print('\n| network | batch | density | dense ms | chosen ms | dense / chosen | sparse layers |')
-  print('|---|---|---|---|---|---|---|')
+  print(f'\n| {" | ".join(WHOLE)} |\n|{"---|" * len(WHOLE)}')
   for batch in batches:
     for density in densities:
       stored = network(name, width, data.SPECS[dataset], dataset, density)
       found = sparse.predictor(stored.model, stored.variables, (batch, *shape))
       plain = sparse.predictor(stored.model, stored.variables, (batch, *shape), ways={})
       images = jnp.zeros((batch, *shape))
-      times = race(
-        {
-          'dense': lambda: jax.block_until_ready(plain.logits(images)),  # noqa: B023
-          'chosen': lambda: jax.block_until_ready(found.logits(images)),  # noqa: B023
-        },
-        rounds,
-      )
-      dense, chosen = min(times['dense']), min(times['chosen'])
+      runs = {'dense': _ready(plain.logits, images), 'chosen': _ready(found.logits, images)}
+      if name == 'resnet20':
+        runs['PyTorch'] = _torch_resnet(width, batch)
+      least = {run: min(values) for run, values in race(runs, rounds).items()}
       layers = sum(way != 'dense' for way in found.ways.values())
+      peer = f'{least["PyTorch"]:.2f}' if 'PyTorch' in least else ''
       print(
-        f'| {name} x {width} | {batch} | {density:g} | {dense:.2f} | {chosen:.2f} '
-        f'| {dense / chosen:.2f} | {layers} of {len(found.ways)} |',
+        f'| {name} x {width} | {batch} | {density:g} | {least["dense"]:.2f} '
+        f'| {least["chosen"]:.2f} | {peer} | {least["dense"] / least["chosen"]:.2f} '
+        f'| {layers} of {len(found.ways)} |',
         flush=True,
       )
+
+
+def _ready(function, images):
+  return lambda: jax.block_until_ready(function(images))
+
+
+def _torch_resnet(width: int, batch: int):
+  import torch
+
+  from benchmarks.torch_peer import resnet20
+
+  model = resnet20(width).eval().to(memory_format=torch.channels_last)
+  images = torch.zeros(batch, 3, 32, 32)
+
+  def run():
+    with torch.inference_mode():
+      model(images)
+
+  return run
 
 
 def _torch(kernel: np.ndarray, site: sparse.Site):

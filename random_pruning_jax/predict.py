@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from random_pruning_jax import data, files
-from random_pruning_jax.data.decode import MODES, fit
 from random_pruning_jax.progress import Stages
+
+_MODES = {1: 'L', 3: 'RGB'}  # Pillow's words for images of so many channels
 
 
 class Prediction(NamedTuple):
@@ -61,7 +62,7 @@ def of_dataset(
 ) -> Iterator[Prediction]:
   """Of a split's images in their order, adapted to the size that the network takes.
 
-  Labels are given where the data set has as many classes as the network was trained on, being it.
+  Labels are given where it is the data set that the network was trained on.
   """
   (images, labels), _ = data.load_adapted(name, split, network.about.shape, data_dir)
   known = name.partition(':')[0] == network.about.dataset.partition(':')[0]
@@ -113,10 +114,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def _open(name: str, shape: tuple[int, int, int]) -> np.ndarray:
   """An image file as uint8 of `shape`."""
   height, width, channels = shape
-  if channels not in MODES:
+  if channels not in _MODES:
     raise ValueError(f'image files have 1 or 3 channels; the network takes {channels}.')
   try:
     with Image.open(name) as image:
-      return np.asarray(fit(image.convert(MODES[channels]), height, width)).reshape(shape)
+      pixels = np.asarray(image.convert(_MODES[channels]))
   except (OSError, SyntaxError) as error:
     raise ValueError(f'{name} must be an image file: {error}.') from error
+  return data.adapt(pixels.reshape(1, *pixels.shape[:2], channels), height, width, channels)[0][0]

@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from random_pruning_jax.data.specs import SPECS
+from random_pruning_jax.smoke import smoked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ RECIPES = {
 CURVE = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # epsilons of attacks
 
 # Where a run may differ from the one that its workdir holds: these change nothing that is trained.
-NOT_COMPARED = ('data_dir', 'evaluation.')
+NOT_COMPARED = ('data_dir', 'data_workers', 'evaluation.')
 
 
 def default() -> ConfigDict:
@@ -47,13 +48,20 @@ def default() -> ConfigDict:
   config = ConfigDict()
   config.recipe = 'clean'  # or 'authors': see RECIPES
   config.seed = 0  # of initial weights, masks, order of images and augmentation
+  config.smoke = False  # everything shrunk to seconds, on the bundled digits (smoke.py)
   config.dense_twin = False  # also train the dense network, and print both side by side
 
   config.dataset = 'cifar10'  # digits, cifar10, cifar100, svhn_cropped, mnist, any TFDS image set
   config.data_dir = ''  # of TFDS data sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
+  config.data_loading = 'auto'  # 'resident' in device memory, or 'streamed' from files
+  config.data_workers = -1  # processes that decode streamed images; -1 is one a core, 0 threads
+  config.image_size = 0  # pixels that the network sees; 0 is the data set's own
+  config.resize = 0  # shorter side before evaluation's central crop; 0 is 256 for 224
   config.augment = ConfigDict()
-  config.augment.mode = 'dataset'  # pad-crop by 'reflect' or 'zeros', or 'none'
+  config.augment.mode = 'dataset'  # pad-crop by 'reflect' or 'zeros', a part 'resized', or 'none'
   config.augment.pad = -1  # pixels; -1 is the data set's own
+  config.augment.area = (0.08, 1.0)  # share of the image that 'resized' takes
+  config.augment.aspect = (3 / 4, 4 / 3)  # width / height of that part
   config.augment.flip = 'dataset'  # mirror at random: 'yes' or 'no'
 
   config.model = ConfigDict()
@@ -61,6 +69,7 @@ def default() -> ConfigDict:
   config.model.width = 0  # channels of the stem; 0 is the family's own (CIFAR ResNets: 16)
   config.model.dtype = 'float32'  # of the computation, or 'bfloat16'; parameters stay float32
   config.model.kaiming = 'fan_in'  # or 'fan_out'
+  config.model.remat = False  # compute blocks again in the backward pass, to need less memory
   config.model.sync_batch_norm = True  # statistics over the whole batch, not each device's part
 
   config.pruning = ConfigDict()
@@ -80,6 +89,8 @@ def default() -> ConfigDict:
   config.optimizer.weight_decay = 5e-4
   config.optimizer.decay = 'recipe'  # 'kernels' or 'all'
   config.optimizer.label_smoothing = 0.0
+  config.optimizer.accumulate = 1  # parts that a batch is taken in, one after the other
+  config.optimizer.average_decay = 0.0  # of a moving average that is evaluated; 0 is none
   config.schedule = ConfigDict()
   config.schedule.name = 'milestones'  # or 'cosine', 'constant'
   config.schedule.milestones = (0.5, 0.75)  # as fractions of training
@@ -127,7 +138,7 @@ def _attacks() -> ConfigDict:
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """A copy in which 'recipe' and 'dataset' are replaced by what they stand for, checked."""
-  config = ConfigDict(config.to_dict())
+  config = smoked(config) if config.smoke else ConfigDict(config.to_dict())
   recipe = RECIPES[choice('recipe', config.recipe, RECIPES)]
   if config.pruning.sampling == 'recipe':
     config.pruning.sampling = recipe.sampling if config.pruning.select == 'random' else 'exact'
@@ -186,7 +197,8 @@ def _check(config: ConfigDict) -> None:
   """Ranges that nothing else checks before the first step."""
   if not 0 < config.pruning.density <= 1:
     raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
-  choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'none'))
+  choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'resized', 'none'))
+  choice('data_loading', config.data_loading, ('auto', 'resident', 'streamed'))
   choice('augment.flip', config.augment.flip, ('yes', 'no'))
   choice('optimizer.decay', config.optimizer.decay, ('kernels', 'all'))
   choice('schedule.name', config.schedule.name, ('milestones', 'cosine', 'constant'))
@@ -194,8 +206,12 @@ def _check(config: ConfigDict) -> None:
   for field, low in (
     ('seed', 0),
     ('augment.pad', 0),
+    ('data_workers', -1),
+    ('image_size', 0),
+    ('resize', 0),
     ('epochs', 1),
     ('batch_size', 1),
+    ('optimizer.accumulate', 1),
     ('optimizer.lr', 0),
     ('optimizer.weight_decay', 0),
     ('schedule.warmup_epochs', 0),
@@ -213,9 +229,14 @@ def _check(config: ConfigDict) -> None:
     value = flat(config)[field]
     if value < low:
       raise ValueError(f'{field} must be at least {low}, got {value}.')
+  for field, low, high in (('area', 0.0, 1.0), ('aspect', 0.0, float('inf'))):
+    first, last = config.augment[field]
+    if not low < first <= last <= high:
+      raise ValueError(f'augment.{field} must rise within ({low}, {high}], got {first}, {last}.')
   for field, value in (
     ('optimizer.momentum', config.optimizer.momentum),
     ('optimizer.label_smoothing', config.optimizer.label_smoothing),
+    ('optimizer.average_decay', config.optimizer.average_decay),
   ):
     if not 0 <= value < 1:
       raise ValueError(f'{field} must lie in [0, 1), got {value}.')

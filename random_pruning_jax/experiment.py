@@ -1,5 +1,6 @@
 """From a config to its parts: the network, its initial variables, its masks, its data."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -36,8 +37,13 @@ def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> 
   config = resolve(config)
   on = parallel.devices() if on is None else on
   parallel.check_batch(config.batch_size, on)
+  if config.batch_size // len(on) % config.optimizer.accumulate:
+    raise ValueError(
+      f'optimizer.accumulate must divide the batch of a device, {config.batch_size // len(on)}; '
+      f'got {config.optimizer.accumulate}.'
+    )
   pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
-  spec = data.describe(config.dataset, config.data_dir)
+  spec = shown(config, data.describe(config.dataset, config.data_dir))
   model = network(config, spec)
   return Experiment(config, spec, model, cost.structure(model, spec.shape), on)
 
@@ -56,6 +62,15 @@ def check_budget(parts: Experiment) -> None:
     )
 
 
+def shown(config: ConfigDict, spec: data.Spec) -> data.Spec:
+  """The facts of the data set, with the size that the config wants its images in."""
+  size = config.image_size
+  shape = (size, size, spec.shape[2]) if size else spec.shape
+  # The usual share of an image, 224 of 256, for other sizes too.
+  resize = config.resize or (round(size * 256 / 224) if size and spec.resize else spec.resize)
+  return dataclasses.replace(spec, shape=shape, resize=resize)
+
+
 def network(config: ConfigDict, spec: data.Spec) -> models.Network:
   """The config's network, normalising by the data set's statistics."""
   return models.create(
@@ -67,6 +82,7 @@ def network(config: ConfigDict, spec: data.Spec) -> models.Network:
     dtype=config.model.dtype,
     kaiming=config.model.kaiming,
     axis_name=parallel.AXIS if config.model.sync_batch_norm else None,
+    remat=config.model.remat,
     # Where XLA's own derivatives of a convolution are slow; the same numbers, to rounding.
     conv_general_dilated=conv_general_dilated if jax.default_backend() == 'cpu' else None,
   )

@@ -15,6 +15,7 @@ COMMANDS = {
   'compare': 'what two runs differ in: configs, numbers, masks, learning curves',
   'plan': 'what pruning does to a network, layer by layer, before it trains',
   'verify': 'check that a trained checkpoint is sparse as planned',
+  'benchmark-input': 'measure how fast training images arrive',
   'prepare': 'download a data set and prepare it',
 }
 
@@ -49,7 +50,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
   for name, what in COMMANDS.items():
     command = commands.add_parser(name, help=what, description=what)
     if name in argv[:1]:  # others are not imported: an answer should not wait for JAX
-      module = importlib.import_module(f'random_pruning_jax.commands.{name}')
+      module = importlib.import_module(f'random_pruning_jax.commands.{name.replace("-", "_")}')
       module.add_arguments(command)
       command.set_defaults(run=module.run)
   return parser

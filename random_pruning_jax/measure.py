@@ -119,6 +119,7 @@ def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[s
     'seed': parts.config.seed,
     'step': record['step'],
     'train_seconds': record['seconds'],
+    'peak_device_bytes': record.get('peak_bytes'),  # of training; None on CPUs
     'validation': record['validation'],
     'density': remaining / prunable,
     'kept': remaining,

@@ -28,6 +28,12 @@ def devices(count: int = 0) -> tuple[jax.Device, ...]:
   return tuple(known[: count or len(known)])
 
 
+def peak_bytes() -> int | None:
+  """Most memory in use at once on a device of this process; None where none tells, as on CPUs."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  return max((found.get('peak_bytes_in_use', 0) for found in stats), default=0) or None
+
+
 def connect(address: str = '', processes: int = 0, process: int = -1) -> None:
   """Joins the processes of one run, before anything else asks JAX for its devices.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import cost, data, masks, pruning, tables
+from random_pruning_jax import cost, data, feed, masks, pruning, tables
 from random_pruning_jax.config import resolve
 from random_pruning_jax.experiment import (
   experiment,
@@ -21,6 +21,7 @@ from random_pruning_jax.experiment import (
   initial_variables,
   keys,
   network,
+  shown,
 )
 from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS, Densities
@@ -91,7 +92,7 @@ def plans(
 
   Raises ValueError where none is possible.
   """
-  spec = data.describe(config.dataset, config.data_dir)
+  spec = shown(config, data.describe(config.dataset, config.data_dir))
   structure = cost.structure(network(config, spec), spec.shape)
   found, impossible = [], {}
   for ratio in ratios:
@@ -122,7 +123,7 @@ def densities(config: ConfigDict, structure: cost.Structure) -> Densities:
   config = ConfigDict(config.to_dict())
   config.pruning.select = 'random'  # which weights stay does not change how many
   parts = experiment(config)
-  images = data.load(config.dataset, 'train', config.data_dir) if of_data else None
+  images = feed.feed(parts).images if of_data else None
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
   kept = masks.count(initial_masks(parts, variables, first_batch(parts, images)))
   return {layer.name: kept[layer.name] / layer.size for layer in structure.layers}

@@ -17,10 +17,16 @@ from random_pruning_jax.train import train
 TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike, *, show: bool = True) -> list[dict]:
+def run(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  *,
+  show: bool = True,
+  profile: tuple[int, int] | None = None,
+) -> list[dict]:
   """Trains and evaluates; returns the rows of the config's network and of its dense twin, if any.
 
-  What is already done in `workdir` is not done again.
+  What is already done in `workdir` is not done again. `profile` names the steps to trace.
   """
   todo = [(config, pathlib.Path(workdir))]
   if config.dense_twin:
@@ -33,7 +39,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, *, show: bool = True) ->
     suites.check(parts.config.evaluation)
     if jax.process_index() == 0:
       runlog.claim(place, parts.config)
-  return [_finish(each, place, show) for each, place in todo]
+  return [_finish(each, place, show, profile) for each, place in todo]
 
 
 def dense(config: ConfigDict) -> ConfigDict:
@@ -44,12 +50,17 @@ def dense(config: ConfigDict) -> ConfigDict:
   return twin
 
 
-def _finish(config: ConfigDict, workdir: pathlib.Path, show: bool) -> dict[str, Any]:
+def _finish(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  show: bool,
+  profile: tuple[int, int] | None,
+) -> dict[str, Any]:
   if show:
     pruned = f'{config.pruning.ratio}/{config.pruning.select} at density {config.pruning.density:g}'
     what = 'dense' if config.pruning.density == 1.0 else pruned
     say(f'{config.model.name} on {config.dataset}, {what} -> {workdir}')
-  train(config, workdir, show=show)
+  train(config, workdir, show=show, profile=profile)
   rows = results.read([workdir / results.FILE]) if (workdir / results.FILE).exists() else []
   # A row measured in another way than this config asks for is measured again.
   asked = config_lib.flat(config_lib.resolve(config))

@@ -1,10 +1,12 @@
 """What a run writes while it trains: its config, `train.jsonl`, and TensorBoard event files."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -139,13 +141,23 @@ class Meter:
     return {'pending': list(self._figures), 'epoch': list(self._epoch)}
 
   def mean(self) -> dict[str, float]:
-    """Mean loss and accuracy since the last call, and steps per second; begins anew."""
+    """Mean loss and accuracy since the last call, steps per second, and the share of the time in
+    which the loop waited for images; begins anew."""
     self._fetch()
     loss, accuracy = np.mean(self._figures, axis=0).tolist()
-    speed = self._new / (time.perf_counter() - self._since)
+    seconds = time.perf_counter() - self._since
+    speed, waiting = self._new / seconds, min(self._waited / seconds, 1.0)
     self._figures, self._fetched = [], 0
     self._restart_clock()
-    return {'loss': loss, 'accuracy': accuracy, 'steps_per_second': speed}
+    figures = {'loss': loss, 'accuracy': accuracy}
+    return figures | {'steps_per_second': speed, 'waiting': waiting}
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Around what waits for the images of a step."""
+    began = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - began
 
   def epoch_mean(self) -> dict[str, float]:
     """Mean loss and accuracy of the epoch; begins a new one."""
@@ -175,3 +187,4 @@ class Meter:
   def _restart_clock(self) -> None:
     self._since = self._last = time.perf_counter()
     self._new = 0
+    self._waited = 0.0

@@ -1,4 +1,4 @@
-"""Training a pruned network: the state, the step, and the loop around it."""
+"""Training a pruned network: the loop around the step (`step.py`), and what it begins from."""
 
 import functools
 import os
@@ -6,11 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
-import flax.struct
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
@@ -19,12 +15,14 @@ from random_pruning_jax import (
   checkpoints,
   data,
   evaluate,
+  feed,
   flow,
   masks,
   metrics,
   optimizers,
   parallel,
   preemption,
+  profiling,
   runlog,
 )
 from random_pruning_jax.data import resident
@@ -38,86 +36,18 @@ from random_pruning_jax.experiment import (
   keys,
 )
 from random_pruning_jax.progress import Progress
-
-
-class TrainState(flax.struct.PyTreeNode):
-  """All that training changes. The masks live in the optimizer state (`masks.keep_sparse`)."""
-
-  step: chex.Array  # int32 [], steps done
-  params: chex.ArrayTree
-  batch_stats: chex.ArrayTree
-  opt_state: optax.OptState
-
-  @property
-  def masks(self) -> masks.Masks:
-    return masks.of(self.opt_state)
-
-  @property
-  def variables(self) -> dict[str, chex.ArrayTree]:
-    return {'params': self.params, 'batch_stats': self.batch_stats}
-
-
-def create_state(
-  variables: dict, kept: masks.Masks, tx: optax.GradientTransformation
-) -> TrainState:
-  """The state before the first step: parameters exactly zero outside the masks."""
-  params = masks.apply(variables['params'], kept)
-  opt_state = masks.with_masks(tx.init(params), kept)
-  return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
-
-
-def train_step(
-  state: TrainState,
-  batch: dict[str, chex.Array],
-  *,
-  model,
-  tx: optax.GradientTransformation,
-  label_smoothing: float = 0.0,
-  axis_name: str | None = None,
-) -> tuple[TrainState, dict[str, chex.Array]]:
-  """One step of SGD on a batch; pure. Whether the network is sparse is known to `tx` alone.
-
-  Inside a mapped axis, `axis_name` averages gradients, statistics and metrics over the devices.
-  """
-
-  def loss_fn(params):
-    logits, updated = model.apply(
-      {'params': params, 'batch_stats': state.batch_stats},
-      batch['image'],
-      train=True,
-      mutable=['batch_stats'],
-    )
-    labels = jax.nn.one_hot(batch['label'], logits.shape[-1])
-    labels = optax.smooth_labels(labels, label_smoothing)
-    loss = optax.softmax_cross_entropy(logits, labels).mean()
-    return loss, (logits, updated['batch_stats'])
-
-  (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-  figures = {'loss': loss, 'accuracy': jnp.mean(logits.argmax(-1) == batch['label'])}
-  if axis_name:
-    grads, batch_stats, figures = jax.lax.pmean((grads, batch_stats, figures), axis_name)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  return TrainState(state.step + 1, params, batch_stats, opt_state), figures
+from random_pruning_jax.step import TrainState, create_state, train_step
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_step(model, tx, label_smoothing, augment, on):
-  """The step over resident images, for every device. Equal settings share one compilation."""
+def _compiled_step(model, tx, options, gather, axes, on):
+  """The step from what a feed gives, for every device. Equal settings share one compilation."""
 
-  def step(state, images, labels, key, indices, epoch):
-    key = jax.random.fold_in(key, epoch)
-    batch = resident.gather(images, labels, indices, key, **dict(augment))
-    return train_step(
-      state,
-      batch,
-      model=model,
-      tx=tx,
-      label_smoothing=label_smoothing,
-      axis_name=parallel.AXIS,
-    )
+  def step(state, *inputs):
+    batch = gather(*inputs)
+    return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS, **dict(options))
 
-  return parallel.parallel(step, on, (None, None, None, None, 0, None), (None, None), donate=(0,))
+  return parallel.parallel(step, on, (None, *axes), (None, None), donate=(0,))
 
 
 class Run(NamedTuple):
@@ -126,7 +56,7 @@ class Run(NamedTuple):
   parts: Experiment
   tx: optax.GradientTransformation
   step_fn: Callable
-  images: data.Images
+  feed: feed.Feed
   validation: data.Images
   saved: ocp.CheckpointManager
   per_epoch: int  # steps
@@ -142,11 +72,13 @@ def train(
   *,
   on: tuple[jax.Device, ...] | None = None,
   show: bool = True,
+  profile: tuple[int, int] | None = None,
 ) -> TrainState:
   """Trains the config's network in `workdir`, going on from its latest checkpoint if there is one.
 
-  Returns the last state. Raises ValueError for a config or data that cannot be and for a workdir
-  that holds another config, runlog.NotFiniteError where the loss stops being a number,
+  `profile` names the first and last step of a trace. Returns the last state. Raises ValueError for
+  a config or data that cannot be and for a workdir that holds another config,
+  runlog.NotFiniteError where the loss stops being a number,
   checkpoints.NotWrittenError for a full disk, and preemption.Preempted after SIGTERM, once saved.
   """
   parts = experiment(config, on)
@@ -164,25 +96,21 @@ def train(
       runlog.RunLog(workdir, done, write=first) as log,
       Progress(run.last_step, done=done, show=show and first) as progress,
       preemption.Watch() as watch,
+      profiling.Trace(workdir, profile) as trace,
     ):
-      return _loop(run, state, record, log, progress, watch)
+      return _loop(run, state, record, log, progress, watch, trace)
 
 
 def _prepare(parts: Experiment, workdir: str | os.PathLike) -> Run:
   config = parts.config
-  images = data.load(config.dataset, 'train', config.data_dir)
-  validation = data.load(config.dataset, 'validation', config.data_dir)
-  per_epoch = resident.steps_per_epoch(len(images.labels), config.batch_size)
+  fed = feed.feed(parts)
+  per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
   tx = optimizers.make(config, per_epoch)
-  augment = (
-    ('pad', config.augment.pad),
-    ('mode', config.augment.mode),
-    ('flip', config.augment.flip == 'yes'),
-  )
-  smoothing = config.optimizer.label_smoothing
-  step_fn = _compiled_step(parts.model, tx, smoothing, augment, parts.on)
+  names = ('label_smoothing', 'accumulate', 'average_decay')
+  options = tuple((name, config.optimizer[name]) for name in names)
+  step_fn = _compiled_step(parts.model, tx, options, fed.gather, fed.axes, parts.on)
   saved = checkpoints.manager(workdir, config.checkpoint.keep)
-  return Run(parts, tx, step_fn, images, validation, saved, per_epoch)
+  return Run(parts, tx, step_fn, fed, feed.held_out(parts), saved, per_epoch)
 
 
 def _begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
@@ -192,8 +120,8 @@ def _begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   if read is not None:
     return read
   variables = initial_variables(parts.model, keys(parts.config.seed).init, parts.spec.shape)
-  kept = initial_masks(parts, variables, first_batch(parts, run.images))
-  state = create_state(variables, kept, run.tx)
+  kept = initial_masks(parts, variables, first_batch(parts, run.feed.images))
+  state = create_state(variables, kept, run.tx, parts.config.optimizer.average_decay > 0)
   parallel.check_same('the masks', masks.checksum(state.masks))
   parallel.check_same('the initial weights', checkpoints.digest(state.params))
   state = parallel.replicate(state, parts.on)
@@ -204,7 +132,8 @@ def blank_state(parts: Experiment, tx: optax.GradientTransformation) -> TrainSta
   """Shapes and dtypes of the config's state, for reading a checkpoint; nothing is computed."""
 
   def make(variables):
-    return create_state(variables, masks.ones(variables['params']), tx)
+    average = parts.config.optimizer.average_decay > 0
+    return create_state(variables, masks.ones(variables['params']), tx, average)
 
   return jax.eval_shape(make, initial_shapes(parts.model, parts.spec.shape))
 
@@ -216,18 +145,23 @@ def _loop(
   log: runlog.RunLog,
   progress: Progress,
   watch: preemption.Watch,
+  trace: profiling.Trace,
 ) -> TrainState:
   config, done = run.parts.config, int(state.step)
-  whole = parallel.replicate((*run.images, keys(config.seed).augment), run.parts.on)
+  inputs = run.feed.stream(done, run.last_step)
   lr = optimizers.schedule(config, run.per_epoch)
   meter = runlog.Meter(done, record['meter'])
   started = time.perf_counter() - record['seconds']
-  flows = flow.FlowLog(run.parts, run.images)
+  flows = flow.FlowLog(run.parts, run.feed.images)
   if done == 0:
     flows.measure(0, state)
   progress.figures('compiling the step')
   for step in range(done + 1, run.last_step + 1):
-    state, figures = run.step_fn(state, *whole, *_inputs(run, step - 1))
+    with meter.waiting():
+      batch = next(inputs)
+    trace.before(step)
+    state, figures = run.step_fn(state, *batch)
+    trace.after(step, figures)
     meter.add(figures)
     flows.measure(step, state)
     progress.advance()
@@ -251,22 +185,14 @@ def _loop(
       kept = meter.record()  # first, because it refuses a loss that is no number
       validation = _validate(run, state, step, epoch, log, progress) if validate else None
       seconds = time.perf_counter() - started
-      checkpoints.save(
-        run.saved, state, {'meter': kept, 'seconds': seconds, 'validation': validation}
-      )
+      record = {'meter': kept, 'seconds': seconds, 'validation': validation}
+      checkpoints.save(run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
       meter.pause()
     if stop:
       checkpoints.finish(run.saved)
       raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {step}')
   checkpoints.finish(run.saved)
   return state
-
-
-def _inputs(run: Run, step: int) -> tuple[np.ndarray, np.int32]:
-  """Indices [D, B / D] of a step's images and its epoch: functions of the seed and the step."""
-  config = run.parts.config
-  indices = resident.batch_indices(config.seed, step, len(run.images.labels), config.batch_size)
-  return parallel.split(indices, run.parts.on), np.int32(step // run.per_epoch)
 
 
 def _due(config: ConfigDict, step: int, run: Run) -> tuple[bool, bool]:

@@ -272,7 +272,8 @@ def test_the_table_is_consistent(name):
   spec = data.SPECS[name]
   assert len(spec.mean) == len(spec.std) == spec.shape[2]
   assert all(0 < number < 1 for number in spec.mean + spec.std)
-  assert spec.mode in ('reflect', 'zeros', 'none') and (spec.pad > 0) == (spec.mode != 'none')
+  assert spec.mode in ('reflect', 'zeros', 'resized', 'none')
+  assert (spec.pad > 0) == (spec.mode in ('reflect', 'zeros'))
   assert set(spec.splits) <= {'train', 'validation', 'test'}
 
 

@@ -27,6 +27,7 @@ FLOORS = {
   'experiment': 1,
   'pruning': 1,
   'evaluate': 1,
+  'feed': 1,
   'flow': 1,
   'suites': 1,
   'files': 1,

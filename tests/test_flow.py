@@ -11,7 +11,9 @@ from random_pruning_jax.experiment import initial_variables, keys
 
 def lines(workdir, kind):
   kept = [line for line in runlog.read_log(workdir) if line['kind'] == kind]
-  return [{k: v for k, v in line.items() if k != 'images_per_second'} for line in kept]
+  return [
+    {k: v for k, v in line.items() if k not in ('images_per_second', 'waiting')} for line in kept
+  ]
 
 
 @pytest.fixture(scope='module')

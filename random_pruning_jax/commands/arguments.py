@@ -6,7 +6,7 @@ import os
 import pathlib
 import platform
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -29,6 +29,17 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=0,
     help='CPU devices, where there is no accelerator (default: the largest power of two <= cores)',
+  )
+  parser.add_argument(
+    '--mem_fraction',
+    type=float,
+    default=-1.0,
+    help="of a GPU's memory to take at once; 0 takes it as it is needed (default: JAX's own, 0.75)",
+  )
+  parser.add_argument(
+    '--deterministic',
+    action='store_true',
+    help='only GPU operations that give the same bits again, though some are slower',
   )
   add_hosts(parser)
 
@@ -61,6 +72,7 @@ def default_workdir(file: str) -> str:
 
 def start_jax(args: argparse.Namespace) -> None:
   """Settings that must be made before JAX finds its devices."""
+  os.environ.update(runtime_environment(args, os.environ))
   import jax
 
   from random_pruning_jax import parallel
@@ -75,6 +87,21 @@ def start_jax(args: argparse.Namespace) -> None:
     cache = places.cache_dir() / 'compiled' / _processor()
     jax.config.update('jax_compilation_cache_dir', str(cache))
   parallel.connect(args.coordinator_address, args.num_processes, args.process_id)
+
+
+def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> dict[str, str]:
+  """Variables of memory and determinism, which JAX reads when it starts its devices."""
+  variables = {}
+  if args.mem_fraction == 0:
+    variables['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  elif args.mem_fraction != -1:
+    if not 0 < args.mem_fraction <= 1:
+      raise ValueError(f'--mem_fraction must lie in [0, 1], got {args.mem_fraction}.')
+    variables['XLA_PYTHON_CLIENT_MEM_FRACTION'] = str(args.mem_fraction)
+  if args.deterministic:
+    flags_before = before.get('XLA_FLAGS', '')
+    variables['XLA_FLAGS'] = f'{flags_before} --xla_gpu_deterministic_ops=true'.strip()
+  return variables
 
 
 def _power_of_two_cores() -> int:

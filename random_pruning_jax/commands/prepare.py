@@ -5,16 +5,34 @@ from collections.abc import Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('name', help='of a TFDS image set, as cifar10 or imagenet_resized/32x32')
+  parser.add_argument(
+    'dataset',
+    nargs='?',
+    default='',
+    metavar='NAME',
+    help='of a TFDS image set, as cifar10 or imagenet_resized/32x32',
+  )
   parser.add_argument(
     '--data_dir', default='', help='where to put it (default: $TFDS_DATA_DIR or that of TFDS)'
   )
   parser.add_argument('--manual_dir', default='', help='where files downloaded by hand lie')
+  parser.add_argument(
+    '--image-folder', default='', metavar='DIR', help='or images of your own, DIR/SPLIT/CLASS/*.jpg'
+  )
+  parser.add_argument('--name', default='', help='what to call them')
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   del rest
   from random_pruning_jax import data
+  from random_pruning_jax.data import folder
 
-  print(data.prepare(args.name, args.data_dir, args.manual_dir))
+  if bool(args.dataset) == bool(args.image_folder) or bool(args.image_folder) != bool(args.name):
+    raise ValueError(
+      'prepare must be given the NAME of a TFDS set, or --image-folder=DIR and --name=NAME.'
+    )
+  if args.image_folder:
+    print(folder.prepare_folder(args.image_folder, args.name, args.data_dir))
+  else:
+    print(data.prepare(args.dataset, args.data_dir, args.manual_dir))
   return 0

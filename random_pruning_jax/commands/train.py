@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--workdir', default='', help='where the run lives (default: runs/ and the name of the config)'
   )
+  parser.add_argument(
+    '--profile', default='', metavar='START:STOP', help='trace these steps into WORKDIR/profile'
+  )
   arguments.add_runtime(parser)
 
 
@@ -23,11 +26,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   arguments.start_jax(args)
   import jax
 
-  from random_pruning_jax import preemption, tables
+  from random_pruning_jax import preemption, profiling, tables
   from random_pruning_jax import run as run_lib
 
   preemption.raise_when_asked()
-  rows = run_lib.run(config, args.workdir or arguments.default_workdir(args.config))
+  profile = profiling.span(args.profile) if args.profile else None
+  workdir = args.workdir or arguments.default_workdir(args.config)
+  rows = run_lib.run(config, workdir, profile=profile)
   if jax.process_index() == 0:
     print(tables.side_by_side(rows))
   return 0

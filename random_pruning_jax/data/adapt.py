@@ -32,17 +32,18 @@ def adapt(images: np.ndarray, height: int, width: int, channels: int) -> tuple[n
 
 
 def load_adapted(
-  name: str, split: str, shape: tuple[int, int, int], data_dir: str = ''
+  name: str, split: str, shape: tuple[int, int, int], data_dir: str = '', resize: int = 0
 ) -> tuple[Images, str]:
   """A split as `load` gives it, adapted to `shape` (height, width, channels), and the note.
 
-  The way to read foreign data: also for sets whose images differ in size.
+  The way to read foreign data: also for sets whose images differ in size, of which `resize` says
+  how much is shown (`load`).
   """
   height, width, channels = shape
   if None in kind_of(name, find(name, data_dir)).shape:
-    images, labels = load(name, split, data_dir, size=(height, width))
+    images, labels = load(name, split, data_dir, size=(height, width), resize=resize)
     images, note = adapt(images, height, width, channels)
-    resized = f'resized to {height}x{width}'
+    resized = f'resized to {height}x{width}' + (f' (centre of {resize})' if resize else '')
     return Images(images, labels), f'{resized}, {note}' if note else resized
   images, labels = load(name, split, data_dir)
   images, note = adapt(images, height, width, channels)

@@ -1,5 +1,6 @@
 """A split's encoded images, decoded in parallel, chunk after chunk."""
 
+import functools
 import io
 import pathlib
 import sys
@@ -9,13 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from random_pruning_jax.data import missing, places
+from random_pruning_jax.data import crops, missing, places
 from random_pruning_jax.data.specs import DataError
 
 CHUNK = 500  # images; 0.05 s of work at 32x32
 MOST_WORKERS = 16
 IDLE = 5  # seconds that workers wait for the next split before they end
-MODES = {1: 'L', 3: 'RGB'}
 
 
 class Decoded(NamedTuple):
@@ -54,11 +54,16 @@ def kind_of(name: str, path: pathlib.Path) -> Kind:
 
 
 def decode(
-  name: str, path: pathlib.Path, split: str, size: tuple[int, int] | None = None
+  name: str,
+  path: pathlib.Path,
+  split: str,
+  size: tuple[int, int] | None = None,
+  resize: int = 0,
 ) -> Decoded:
   """All images of a TFDS split expression of the set prepared in `path`.
 
-  Images that differ in size are cropped and resized to `size` (height, width), which they need.
+  Images that differ in size are cropped and resized to `size` (height, width), which they need:
+  with `resize`, their shorter side to that many pixels, and their centre is taken.
   """
   kind = kind_of(name, path)
   height, width = kind.shape[:2]
@@ -67,11 +72,11 @@ def decode(
       raise DataError(f'images of {name} differ in size; a size must be given to hold them at once')
     height, width = size
   shape = (height, width, kind.shape[2])
-  source = _raw_source(name, path, split)
-  return Decoded((len(source), *shape), _chunks(name, source, kind, shape))
+  source = raw_source(name, path, split)
+  return Decoded((len(source), *shape), _chunks(name, source, kind, shape, resize))
 
 
-def _raw_source(name, path, split):
+def raw_source(name, path, split):
   import tensorflow_datasets as tfds
 
   builder = tfds.builder_from_directory(path)
@@ -84,7 +89,7 @@ def _raw_source(name, path, split):
     raise DataError(f'{name} has no split {split!r}; it has {known}') from error
 
 
-def _chunks(name, source, kind, shape):
+def _chunks(name, source, kind, shape, resize):
   import joblib  # not needed when decoded images are in the cache
 
   # A 32x32 image costs more in Python than in the decoder, so that threads do not help. joblib's
@@ -94,7 +99,7 @@ def _chunks(name, source, kind, shape):
   labels = []
   parallel = joblib.Parallel(n_jobs=workers, return_as='generator', idle_worker_timeout=IDLE)
   decoded = parallel(
-    joblib.delayed(_decode_chunk)(encoded, shape, None in kind.shape)
+    joblib.delayed(_decode_chunk)(encoded, shape, resize if None in kind.shape else None)
     for encoded in _read(source, kind, labels)
   )
   with _progress(name, count) as bar:
@@ -124,18 +129,23 @@ def _read(source, kind: Kind, labels: list[np.ndarray]) -> Iterator[list[bytes]]
 
 
 def _decode_chunk(
-  encoded: Sequence[bytes], shape: tuple[int, int, int], resize: bool
+  encoded: Sequence[bytes], shape: tuple[int, int, int], resize: int | None
 ) -> np.ndarray:
+  """Images of one shape as they are, with `resize` None; else their central parts."""
   height, width, channels = shape
   images = np.empty((len(encoded), *shape), np.uint8)
   for index, data in enumerate(encoded):
+    if resize is not None:
+      choose = functools.partial(crops.central_region, size=(height, width), resize=resize)
+      images[index] = crops.pillow(data, choose, (height, width), channels)
+      continue
     try:
       image = Image.open(io.BytesIO(data))
-      image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+      image = image if image.mode == crops.MODES[channels] else image.convert(crops.MODES[channels])
       image.load()
     except OSError as error:
       raise DataError(f'an image cannot be decoded: {error}') from error
-    images[index] = np.asarray(fit(image, height, width) if resize else image).reshape(shape)
+    images[index] = np.asarray(image).reshape(shape)
   return images
 
 

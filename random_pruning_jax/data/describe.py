@@ -7,21 +7,31 @@ from random_pruning_jax.data.decode import kind_of
 from random_pruning_jax.data.load import find, load
 from random_pruning_jax.data.specs import Spec, spec_of, split_rules
 
+# Of images that differ in size, as is usual on ImageNet; and how many tell their mean.
+SIZE, RESIZE, MEASURED = (224, 224), 256, 1000
+
 
 def describe(name: str, data_dir: str = '') -> Spec:
   """Classes, shape, normalisation, splits and augmentation of a data set.
 
   Sets that are not in SPECS are described by their own files: mean and standard deviation are
-  those of their training images, and these are not augmented.
+  those of their training images, and these are not augmented. Where images differ in size, they
+  are measured on the first thousand as evaluation would show them, 224 pixels of 256.
   """
   spec = spec_of(name)
   if spec is not None:
     return spec
   path = find(name, data_dir)
-  images, _ = load(name, 'train', data_dir)
+  kind = kind_of(name, path)
+  varied = None in kind.shape
+  if varied:
+    count = min(MEASURED, 9 * places.split_sizes(path)['train'] // 10)  # no held-out tenth
+    images, _ = load(name, f'train[:{count}]', data_dir, size=SIZE, resize=RESIZE)
+  else:
+    images, _ = load(name, 'train', data_dir)
   mean, std = moments(images)
   splits = split_rules(places.split_sizes(path))
-  return Spec(kind_of(name, path).num_classes, images.shape[1:], mean, std, splits)
+  return Spec(kind.num_classes, images.shape[1:], mean, std, splits, resize=RESIZE if varied else 0)
 
 
 def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -34,23 +34,26 @@ def load(
   data_dir: str = '',
   *,
   size: tuple[int, int] | None = None,
+  resize: int = 0,
   cache: bool = True,
 ) -> Images:
   """All images of a split: 'train', 'validation' or 'test' as the set's rules define them.
 
   Any other TFDS split expression is taken as it stands ('train[:1000]', 'train[:100%]'). Images
-  that differ in size are fitted to `size` (height, width). With `cache`, decoded images are kept in
-  the user's cache directory and mapped from there the next time.
+  that differ in size are fitted to `size` (height, width): their largest central part, or with
+  `resize` the centre of the image whose shorter side has that many pixels. With `cache`, decoded
+  images are kept in the user's cache directory and mapped from there the next time.
   """
   path = find(name, data_dir)
   expression = split_expression(name, split, path)
 
   def make() -> decode.Decoded:
-    return decode.decode(name, path, expression, size)
+    return decode.decode(name, path, expression, size, resize)
 
   if not cache:
     return Images(*store.collect(make()))
   identity = {'source': str(path.resolve()), 'split': expression, 'size': size}
+  identity |= {'resize': resize} if resize else {}  # entries made without it keep their name
   return Images(*store.fetch(name, identity, places.fingerprint(path), make))
 
 

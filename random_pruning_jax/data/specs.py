@@ -14,7 +14,9 @@ class Spec:
 
   `mean` and `std` are of pixels in [0, 1], one number a channel. `splits` maps train, validation
   and test to TFDS split expressions. Training images are padded by `pad` pixels ('reflect' or
-  'zeros', or not at all: 'none'), cropped back to their size and, if `flip`, mirrored at random.
+  'zeros', or not at all: 'none'), cropped back to their size and, if `flip`, mirrored at random;
+  with 'resized', a random part is brought to the size. Where images differ in size, `resize` is the
+  shorter side before evaluation's central crop; 0 shows the largest central part.
   """
 
   num_classes: int
@@ -25,6 +27,7 @@ class Spec:
   pad: int = 0
   mode: str = 'none'
   flip: bool = False
+  resize: int = 0
   module: str = ''  # of a builder of this package, which prepares itself from bundled images
 
 
@@ -93,7 +96,9 @@ SPECS: dict[str, Spec] = {
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     splits={'train': 'train[:99%]', 'validation': 'train[99%:]', 'test': 'validation'},
+    mode='resized',
     flip=True,
+    resize=256,
   ),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import data, evaluate
+from random_pruning_jax import data, evaluate, feed
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.progress import Stages
 
@@ -58,10 +58,16 @@ class Bench:
 
   def images(self, name: str = OWN, split: str = 'test') -> data.Images:
     """A split in the network's shape. Raises data.DataError where it is missing."""
+    if (name, split) == (OWN, 'train'):  # perhaps too many to hold at once
+      self._images[name, split] = feed.feed(self.parts).images
     if (name, split) not in self._images:
       dataset = name or self.parts.config.dataset
       found, note = data.load_adapted(
-        dataset, split, self.parts.spec.shape, self.parts.config.data_dir
+        dataset,
+        split,
+        self.parts.spec.shape,
+        self.parts.config.data_dir,
+        self.parts.spec.resize,
       )
       self._images[name, split] = found
       if note:

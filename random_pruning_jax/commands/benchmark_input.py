@@ -1,0 +1,78 @@
+"""`random-pruning benchmark-input --config=FILE[:ARGUMENT]`: how fast training images arrive."""
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Sequence
+
+from random_pruning_jax.commands import arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.epilog = 'Nothing is trained: images are read, cropped and decoded as training would.'
+  arguments.add_config(parser)
+  parser.add_argument('--images', type=int, default=2000, help='of each measurement (2000)')
+  arguments.add_runtime(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  if args.images < 1:
+    raise ValueError(f'--images must be at least 1, got {args.images}.')
+  config = arguments.load_config(args.config, rest)
+  arguments.start_jax(args)
+  from random_pruning_jax import feed, tables
+  from random_pruning_jax.data import streamed
+  from random_pruning_jax.experiment import experiment
+
+  parts = experiment(config)
+  source = streamed.Source(config.dataset, 'train', config.data_dir)
+  example = feed.stream_example(parts, source)
+  rows = [['what', 'images/s', 'images/s of CPU time'], *_decoders(example, args.images)]
+  rows.append(_stream(example, args.images, parts.config.data_workers))
+  print(tables.text(rows))
+  return 0
+
+
+def _decoders(example, images: int) -> list[list[str]]:
+  """Each decoder alone, in this thread, over images that are in memory."""
+  import dataclasses
+  import importlib.util
+
+  import numpy as np
+
+  from random_pruning_jax.data import crops
+
+  count = min(len(example.source), images, 512)
+  encoded = [data for data, _ in example.source.read(range(count))]
+  rows = []
+  for decoder in crops.DECODERS:
+    if decoder == 'opencv' and not importlib.util.find_spec('cv2'):
+      rows.append(['opencv, which is not installed', '-', '-'])
+      continue
+    augment = dataclasses.replace(example.augment, decoder=decoder)
+    rng = np.random.default_rng(0)
+    wall, cpu, done = time.perf_counter(), time.process_time(), 0
+    for data in itertools.islice(itertools.cycle(encoded), images):
+      augment(data, rng)
+      done += 1
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    rows.append([f'{decoder}, one thread', f'{done / wall:,.0f}', f'{done / cpu:,.0f}'])
+  return rows
+
+
+def _stream(example, images: int, workers: int) -> list[str]:
+  """The whole way, through worker processes, after the first batch is there."""
+  from random_pruning_jax.data import streamed
+
+  share = len(example.mine)
+  steps = max(-(-images // share), 1) + 1
+  stream = streamed.batches(example, 0, steps, workers=workers)
+  next(stream)
+  began = time.perf_counter()
+  for _ in stream:
+    pass
+  speed = (steps - 1) * share / (time.perf_counter() - began)
+  of = len(os.sched_getaffinity(0)) if workers < 0 else workers
+  what = f'{of} processes' if workers else 'threads'
+  return [f'batches of {share}, {what}', f'{speed:,.0f}', '-']

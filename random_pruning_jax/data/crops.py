@@ -1,0 +1,127 @@
+"""A part of an encoded image, decoded and resized: how images of many sizes become a batch.
+
+Free of JAX, because worker processes import it.
+"""
+
+import functools
+import importlib.util
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from random_pruning_jax.data.specs import DataError
+
+MODES = {1: 'L', 3: 'RGB'}
+TRIES = 10  # at a random region that fits, before the centre is taken
+
+
+class Region(NamedTuple):
+  """A rectangle of an image, in its pixels."""
+
+  top: float
+  left: float
+  height: float
+  width: float
+
+
+Choose = Callable[[int, int], Region]  # height, width of the whole image -> a part of it
+
+
+def random_region(
+  height: int,
+  width: int,
+  *,
+  rng: np.random.Generator,
+  area: tuple[float, float] = (0.08, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Region:
+  """A share of the image uniform in `area`, width / height log-uniform in `aspect`.
+
+  The "random resized crop" of Szegedy et al. (2015) as torchvision draws it; where none of ten
+  draws fits into the image, the largest central part whose aspect is allowed.
+  """
+  for _ in range(TRIES):
+    share = height * width * rng.uniform(*area)
+    ratio = np.exp(rng.uniform(*np.log(aspect)))
+    w, h = round((share * ratio) ** 0.5), round((share / ratio) ** 0.5)
+    if 0 < w <= width and 0 < h <= height:
+      return Region(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+  ratio = min(max(width / height, aspect[0]), aspect[1])
+  w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+  return Region((height - h) // 2, (width - w) // 2, h, w)
+
+
+def central_region(height: int, width: int, *, size: tuple[int, int], resize: int) -> Region:
+  """What a central crop of `size` shows, once the shorter side is resized to `resize` pixels.
+
+  With `resize` 0: the largest central part with the aspect of `size`.
+  """
+  scale = min(height, width) / resize if resize else min(height / size[0], width / size[1])
+  h, w = min(size[0] * scale, height), min(size[1] * scale, width)
+  return Region((height - h) / 2, (width - w) / 2, h, w)
+
+
+def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
+  """Uint8 [height, width, channels] by Pillow: JPEGs decoded at a half, quarter or eighth if large
+  enough for `size`, and resized bilinearly with antialiasing."""
+  try:
+    image = Image.open(io.BytesIO(data))
+    whole = image.size
+    region = choose(whole[1], whole[0])
+    shrink = min(region.height / size[0], region.width / size[1])
+    if shrink >= 2:
+      image.draft(MODES[channels], (int(whole[0] / shrink), int(whole[1] / shrink)))
+    image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+    x, y = image.size[0] / whole[0], image.size[1] / whole[1]
+    left, top = region.left * x, region.top * y
+    right = min(left + region.width * x, image.size[0])
+    bottom = min(top + region.height * y, image.size[1])
+    box = (left, top, right, bottom)
+    pixels = image.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
+  except OSError as error:
+    raise DataError(f'an image cannot be decoded: {error}') from error
+  return np.asarray(pixels).reshape(*size, channels)
+
+
+def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
+  """The same by OpenCV: by the mean of the pixels where it shrinks, bilinear where it grows."""
+  cv2 = _cv2()
+  try:
+    width, height = Image.open(io.BytesIO(data)).size  # of the header alone
+  except OSError as error:
+    raise DataError(f'an image cannot be decoded: {error}') from error
+  region = choose(height, width)
+  shrink = min(region.height / size[0], region.width / size[1])
+  power = next((n for n in (8, 4, 2) if shrink >= n), 1)
+  kind = 'GRAYSCALE' if channels == 1 else 'COLOR'
+  name = f'IMREAD_REDUCED_{kind}_{power}' if power > 1 else f'IMREAD_{kind}'
+  flags = getattr(cv2, name) | cv2.IMREAD_IGNORE_ORIENTATION
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  if image is None:
+    raise DataError('an image cannot be decoded by OpenCV')
+  y, x = image.shape[0] / height, image.shape[1] / width
+  top, left = round(region.top * y), round(region.left * x)
+  part = image[top : top + round(region.height * y), left : left + round(region.width * x)]
+  how = cv2.INTER_AREA if part.shape[0] >= size[0] else cv2.INTER_LINEAR
+  part = cv2.resize(part, size[::-1], interpolation=how)
+  return part[..., None] if channels == 1 else cv2.cvtColor(part, cv2.COLOR_BGR2RGB)
+
+
+@functools.cache
+def _cv2():
+  import cv2
+
+  cv2.setNumThreads(1)  # the processes around it are the parallelism
+  return cv2
+
+
+DECODERS = {'opencv': opencv, 'pillow': pillow}
+
+
+@functools.cache
+def fastest() -> str:
+  """OpenCV, where it is installed (extra `stream`): `random-pruning benchmark-input` compares."""
+  return 'opencv' if importlib.util.find_spec('cv2') else 'pillow'

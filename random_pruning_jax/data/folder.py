@@ -1,0 +1,88 @@
+"""A folder of images, root/SPLIT/CLASS/IMAGE, as a prepared data set."""
+
+import os
+import pathlib
+import re
+import tempfile
+
+from random_pruning_jax.data import places
+from random_pruning_jax.data.specs import DataError
+
+ENDINGS = ('.jpg', '.jpeg', '.png')
+
+
+def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> pathlib.Path:
+  """Writes the images of root/SPLIT/CLASS/*.jpg as the TFDS set `name`, and returns its directory.
+
+  Files are taken as they are, not encoded anew, in an order that is shuffled and always the same.
+  Splits are train, validation, test or as the folders are called; classes are numbered by name, the
+  same in every split. Raises DataError where there is nothing of the kind or `name` is taken.
+  """
+  root = places.data_root(data_dir)
+  if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
+    raise DataError(f'the name of a set must be like my_images, got {name!r}')
+  if places.locate(name, root) is not None:
+    raise DataError(f'{name} is in {root} already; choose another name')
+  found = _images(pathlib.Path(folder))
+  root.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.') as aside:
+    builder = _builder(name, found, aside)
+    builder.download_and_prepare(file_format='array_record', download_dir=aside)
+    made = pathlib.Path(builder.data_path)
+    path = root / made.relative_to(aside)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.rename(path)
+  return path
+
+
+def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
+  """Files by split and class."""
+  if not folder.is_dir():
+    raise DataError(f'--image-folder must be a directory of splits; there is no {folder}')
+  found: dict[str, dict[str, list[pathlib.Path]]] = {}
+  for split in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for kind in sorted(path for path in split.iterdir() if path.is_dir()):
+      files = sorted(path for path in kind.iterdir() if path.suffix.lower() in ENDINGS)
+      if files:
+        found.setdefault(split.name, {})[kind.name] = files
+  if not found:
+    raise DataError(
+      f'{folder} must hold SPLIT/CLASS/IMAGE, as train/cat/1.jpg; no image ({", ".join(ENDINGS)}) '
+      'is in such a place'
+    )
+  return found
+
+
+def _builder(name: str, found: dict[str, dict[str, list[pathlib.Path]]], data_dir: str):
+  import tensorflow_datasets as tfds
+
+  called = name
+  classes = sorted({kind for kinds in found.values() for kind in kinds})
+
+  class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images of a folder."""
+
+    name = called
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self) -> tfds.core.DatasetInfo:
+      return self.dataset_info_from_configs(
+        features=tfds.features.FeaturesDict(
+          {
+            'image': tfds.features.Image(shape=(None, None, 3)),
+            'label': tfds.features.ClassLabel(names=classes),
+          }
+        ),
+        supervised_keys=('image', 'label'),
+      )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+      del dl_manager
+      return {split: self._generate_examples(kinds) for split, kinds in found.items()}
+
+    def _generate_examples(self, kinds: dict[str, list[pathlib.Path]]):
+      for kind, files in kinds.items():
+        for file in files:
+          yield f'{kind}/{file.name}', {'image': file.read_bytes(), 'label': kind}
+
+  return Folder(data_dir=data_dir)

@@ -1,0 +1,165 @@
+"""Images that do not fit into memory: read, cropped and decoded by worker processes, as uint8.
+
+Grain runs the workers. Which images a step sees is a function of (seed, step), and how an image is
+cropped one of (seed, epoch, image): neither workers, hosts nor devices change it, and a run goes on
+from its step with no other state saved. Each host reads its own share of each batch.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from random_pruning_jax.data import crops, decode
+from random_pruning_jax.data.load import find, split_expression
+from random_pruning_jax.data.order import batch_indices, steps_per_epoch
+
+MOST_WORKERS = 64
+BUFFERED = 2  # batches that each worker has ready
+
+
+class Source:
+  """The encoded images of a split, by index: (bytes, label). Can be sent to other processes."""
+
+  def __init__(self, name: str, split: str, data_dir: str = ''):
+    self.name, self.path = name, find(name, data_dir)
+    self.kind = decode.kind_of(name, self.path)
+    self._records = decode.raw_source(name, self.path, split_expression(name, split, self.path))
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> tuple[bytes, int]:
+    return self.read([index])[0]
+
+  def read(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    records = self._records.__getitems__([int(index) for index in indices])
+    examples = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+    return [
+      (e[self.kind.image].bytes_list.value[0], e[self.kind.label].int64_list.value[0])
+      for e in examples
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+  """How training images are cropped; `random` False is the central part, as in evaluation."""
+
+  size: tuple[int, int]
+  channels: int
+  random: bool = True
+  flip: bool = True
+  area: tuple[float, float] = (0.08, 1.0)
+  aspect: tuple[float, float] = (3 / 4, 4 / 3)
+  resize: int = 0
+  decoder: str = ''
+
+  def __call__(self, data: bytes, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Uint8 [*size, channels]; what is random comes from `rng`."""
+    choose: Any = functools.partial(crops.central_region, size=self.size, resize=self.resize)
+    if self.random and rng is not None:
+      choose = functools.partial(crops.random_region, rng=rng, area=self.area, aspect=self.aspect)
+    pixels = crops.DECODERS[self.decoder or crops.fastest()](data, choose, self.size, self.channels)
+    return pixels[:, ::-1] if self.flip and rng is not None and rng.random() < 0.5 else pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """The image of a place in this host's stream: place p is image p % share of step p // share."""
+
+  source: Source
+  augment: Augment
+  seed: int
+  batch_size: int  # of all hosts
+  mine: tuple[int, ...]  # the places in a batch that are this host's
+
+  def __call__(self, place: int) -> dict[str, np.ndarray]:
+    step, number = divmod(int(place), len(self.mine))
+    n = len(self.source)
+    index = int(batch_indices(self.seed, step, n, self.batch_size)[self.mine[number]])
+    epoch = step // steps_per_epoch(n, self.batch_size)
+    data, label = self.source[index]
+    # NumPy promises that the stream of a bit generator stays.
+    rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
+    return {'image': self.augment(data, rng), 'label': np.int32(label)}
+
+
+def batches(
+  example: Example, start: int, stop: int, *, workers: int = -1
+) -> Iterator[dict[str, np.ndarray]]:
+  """This host's part of steps `start` to `stop - 1`: uint8 'image' [b, H, W, C], int32 'label' [b].
+
+  `workers` processes decode; -1 is one for each core, and 0 decodes in threads of this process.
+  """
+  import grain
+
+  share = len(example.mine)
+  places = grain.MapDataset.range(start * share, stop * share).map(example).batch(share)
+  threads = grain.ReadOptions(num_threads=1 if workers else _cores(), prefetch_buffer_size=BUFFERED)
+  stream = places.to_iter_dataset(threads)
+  if workers:
+    if not flags.FLAGS.is_parsed():  # Grain has flags, and this program none
+      flags.FLAGS.mark_as_parsed()
+    processes = min(workers if workers > 0 else _cores(), MOST_WORKERS, stop - start)
+    options = grain.MultiprocessingOptions(processes, per_worker_buffer_size=BUFFERED)
+    stream = stream.mp_prefetch(options)
+  iterator = iter(stream)
+  try:
+    yield from iterator
+  finally:
+    iterator.close()
+
+
+def _cores() -> int:
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+class Pixels:
+  """Looks like an array [N, H, W, C] of a split; images are decoded when they are asked for.
+
+  For the few images that scores and measurements of gradients look at, in evaluation's crop.
+  """
+
+  def __init__(self, source: Source, augment: Augment):
+    self._source = source
+    self._augment = dataclasses.replace(augment, random=False, flip=False)
+    self.shape = (len(source), *augment.size, augment.channels)
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    chosen = np.arange(len(self))[index]
+    pixels = [self._augment(data) for data, _ in self._source.read(np.ravel(chosen))]
+    return np.reshape(pixels, (*np.shape(chosen), *self.shape[1:]))
+
+
+class Labels:
+  """Looks like an array [N] of a split's labels; as an array, all of the set is read for it."""
+
+  def __init__(self, source: Source):
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: Any) -> np.ndarray:
+    chosen = np.arange(len(self))[index]
+    labels = [label for _, label in self._source.read(np.ravel(chosen))]
+    return np.reshape(np.array(labels, np.int32), np.shape(chosen))
+
+  def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+    del copy
+    return self[:].astype(dtype or np.int32)
+
+
+def differ_in_size(name: str, path: pathlib.Path) -> bool:
+  """Whether the images of a prepared set have no common size."""
+  return None in decode.kind_of(name, path).shape

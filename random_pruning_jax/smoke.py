@@ -1,0 +1,59 @@
+"""Any config in seconds: the same code, on the bundled digits, with a small network of its kind.
+
+It shows that a config runs from its first line to its result row. Its numbers mean nothing, and its
+rows say so: their `config.smoke` is true and their data set is `digits`.
+"""
+
+from ml_collections import ConfigDict
+
+from random_pruning_jax.data.specs import spec_of
+
+# The smallest of a family by the beginning of a name, and a width that is quick.
+SMALLEST = (
+  ('vgg', 'vgg11', 4),
+  ('cifar_resnet', 'cifar_resnet8', 2),
+  *((f'resnet{depth}', 'cifar_resnet8', 2) for depth in (20, 32, 44, 56, 110)),
+  ('resnet', 'resnet18', 2),
+  ('wrn', 'resnet18', 2),
+)
+MOST = {  # of fields that cost time
+  'batch_size': 64,
+  'epochs': 1,
+  'log_every': 5,
+  'gradient_flow_every': 10,
+  'data_workers': 1,
+  'evaluation.attacked_images': 16,
+  'evaluation.corrupted_images': 16,
+  'evaluation.hessian_steps': 2,
+}
+SIZE = 32  # pixels of streamed images
+
+
+def smoked(config: ConfigDict) -> ConfigDict:
+  """A copy of a config that is not resolved yet, shrunk; doing it twice changes no more."""
+  config = ConfigDict(config.to_dict())
+  spec = spec_of(config.dataset)
+  if config.data_loading == 'streamed' or (spec is not None and spec.mode == 'resized'):
+    config.data_loading = 'streamed'
+    config.augment.mode = 'resized'
+    config.image_size, config.resize = SIZE, SIZE * 8 // 7
+  if config.dataset != 'digits':
+    config.evaluation.foreign = ('natural_patches',) if config.evaluation.foreign else ()
+    config.dataset = 'digits'
+  for beginning, name, width in SMALLEST:
+    if config.model.name.startswith(beginning):
+      config.model.name, config.model.width = name, width
+      break
+  most = {name: min(value, _field(config, name)) for name, value in MOST.items()}
+  config.update_from_flattened_dict(most)
+  config.optimizer.accumulate = min(config.optimizer.accumulate, 2)
+  config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 0.2)
+  config.evaluation.epsilons = config.evaluation.epsilons[:1]
+  return config
+
+
+def _field(config: ConfigDict, name: str) -> int:
+  value = config
+  for part in name.split('.'):
+    value = value[part]
+  return value or MOST[name] if name.startswith('evaluation.') else value

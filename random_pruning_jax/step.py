@@ -1,0 +1,96 @@
+"""The state of training and the step: pure functions, free of data, devices and files."""
+
+import functools
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from random_pruning_jax import masks
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """All that training changes. The masks live in the optimizer state (`masks.keep_sparse`)."""
+
+  step: chex.Array  # int32 [], steps done
+  params: chex.ArrayTree
+  batch_stats: chex.ArrayTree
+  opt_state: optax.OptState
+  average: chex.ArrayTree = ()  # of the parameters over the steps, where the config wants one
+
+  @property
+  def masks(self) -> masks.Masks:
+    return masks.of(self.opt_state)
+
+  @property
+  def variables(self) -> dict[str, chex.ArrayTree]:
+    """What is evaluated: the averaged parameters, where there are any."""
+    return {'params': self.average or self.params, 'batch_stats': self.batch_stats}
+
+
+def create_state(
+  variables: dict, kept: masks.Masks, tx: optax.GradientTransformation, average: bool = False
+) -> TrainState:
+  """The state before the first step: parameters exactly zero outside the masks."""
+  params = masks.apply(variables['params'], kept)
+  opt_state = masks.with_masks(tx.init(params), kept)
+  averaged = jax.tree.map(jnp.copy, params) if average else ()
+  return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state, averaged)
+
+
+def train_step(
+  state: TrainState,
+  batch: dict[str, chex.Array],
+  *,
+  model,
+  tx: optax.GradientTransformation,
+  label_smoothing: float = 0.0,
+  accumulate: int = 1,
+  average_decay: float = 0.0,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, chex.Array]]:
+  """One step of SGD on a batch; pure. Whether the network is sparse is known to `tx` alone.
+
+  The gradient is the mean over `accumulate` equal parts of the batch, taken one after the other,
+  each normalised by itself. Inside a mapped axis, `axis_name` averages gradients, statistics and
+  metrics over the devices.
+  """
+  gradients = functools.partial(
+    _gradients, state.params, model=model, label_smoothing=label_smoothing
+  )
+  if accumulate == 1:
+    batch_stats, (grads, figures) = gradients(state.batch_stats, batch)
+  else:
+    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    batch_stats, found = jax.lax.scan(gradients, state.batch_stats, parts)
+    grads, figures = jax.tree.map(lambda x: x.mean(0), found)
+  if axis_name:
+    grads, batch_stats, figures = jax.lax.pmean((grads, batch_stats, figures), axis_name)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  average = state.average
+  if average_decay:
+    average = optax.incremental_update(params, average, 1 - average_decay)
+  return TrainState(state.step + 1, params, batch_stats, opt_state, average), figures
+
+
+def _gradients(params, batch_stats, batch, *, model, label_smoothing):
+  """New BatchNorm statistics; and the gradient with loss and accuracy. In the order of a scan."""
+
+  def loss_fn(params):
+    logits, updated = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      batch['image'],
+      train=True,
+      mutable=['batch_stats'],
+    )
+    labels = jax.nn.one_hot(batch['label'], logits.shape[-1])
+    labels = optax.smooth_labels(labels, label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, labels).mean()
+    return loss, (logits, updated['batch_stats'])
+
+  (loss, (logits, updated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+  figures = {'loss': loss, 'accuracy': jnp.mean(logits.argmax(-1) == batch['label'])}
+  return updated, (grads, figures)

@@ -1,0 +1,94 @@
+"""What large runs need of a step: accumulation, averaged weights, recomputation, bfloat16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import masks, models, train
+from random_pruning_jax.experiment import experiment, initial_variables
+
+
+@functools.cache
+def parts_of(**settings):
+  model = models.create('cifar_resnet8', 10, width=2, **settings)
+  return model, initial_variables(model, jax.random.key(0), (8, 8, 1))
+
+
+def stepped(batch, *, tx=None, average=False, model=None, **options):
+  network, variables = parts_of(**(model or {}))
+  tx = tx or optax.chain(optax.sgd(0.5), masks.keep_sparse())
+  state = train.create_state(variables, masks.ones(variables['params']), tx, average)
+  step = functools.partial(train.train_step, model=network, tx=tx, **options)
+  return state, *jax.jit(step)(state, batch)
+
+
+def a_batch(size=8):
+  rng = np.random.RandomState(0)
+  return {
+    'image': jnp.asarray(rng.rand(size, 8, 8, 1), jnp.float32),
+    'label': jnp.asarray(rng.randint(0, 10, size)),
+  }
+
+
+def close(a, b, tolerance=1e-5):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=tolerance), a, b)
+
+
+def test_two_equal_halves_accumulate_to_the_gradient_of_one():
+  """Each part is normalised by itself, so that the same images twice give what they give once."""
+  half = a_batch(4)
+  whole = jax.tree.map(lambda x: jnp.concatenate([x, x]), half)
+  _, once, figures = stepped(half)
+  _, twice, same = stepped(whole, accumulate=2)
+  close(once.params, twice.params)
+  close(figures, same)
+
+
+def test_the_average_follows_the_weights_and_is_what_is_evaluated():
+  start, state, _ = stepped(a_batch(), average=True, average_decay=0.75)
+  expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start.params, state.params)
+  close(state.average, expected)
+  assert state.variables['params'] is state.average
+  _, plain, _ = stepped(a_batch())
+  close(plain.params, state.params)
+  assert plain.variables['params'] is plain.params
+
+
+def test_computing_blocks_again_changes_no_number():
+  _, plain, _ = stepped(a_batch())
+  _, again, _ = stepped(a_batch(), model={'remat': True})
+  close(plain.params, again.params)
+
+
+def test_bfloat16_computes_in_it_and_keeps_everything_in_float32():
+  _, half, figures = stepped(a_batch(), model={'dtype': 'bfloat16'})
+  _, _, expected = stepped(a_batch())
+  assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype('float32')}
+  assert {leaf.dtype for leaf in jax.tree.leaves(half.batch_stats)} == {jnp.dtype('float32')}
+  assert figures['loss'].dtype == jnp.float32
+  assert float(figures['loss']) == pytest.approx(float(expected['loss']), rel=0.03)
+
+
+def test_a_run_with_all_of_it_goes_on_and_evaluates_the_average(tmp_path):
+  config = tiny_config(
+    epochs=1,
+    optimizer__accumulate=2,
+    optimizer__average_decay=0.9,
+    model__remat=True,
+    model__dtype='bfloat16',
+  )
+  state = train.train(config, tmp_path, show=False)
+  again = train.train(config, tmp_path, show=False)
+  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((state, again)))
+  kept, average = jax.device_get((state.masks, state.average))
+  jax.tree.map(lambda m, a: np.testing.assert_array_equal(a[~m], 0), kept, average)
+
+
+def test_parts_that_do_not_divide_a_devices_batch_are_refused():
+  with pytest.raises(ValueError, match='must divide the batch of a device, 30; got 4'):
+    experiment(tiny_config(optimizer__accumulate=4))

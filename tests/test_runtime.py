@@ -1,0 +1,45 @@
+"""Settings of the machine: memory, determinism, traces."""
+
+import argparse
+
+import jax
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import parallel, profiling, train
+from random_pruning_jax.commands import arguments
+
+
+def environment(*given, before=()):
+  parser = argparse.ArgumentParser()
+  arguments.add_runtime(parser)
+  return arguments.runtime_environment(parser.parse_args(given), dict(before))
+
+
+def test_memory_and_determinism_are_asked_of_jax_by_its_own_variables():
+  assert environment() == {}
+  assert environment('--mem_fraction=0.9') == {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.9'}
+  assert environment('--mem_fraction=0') == {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+  assert environment('--deterministic', before={'XLA_FLAGS': '--a=1'}.items()) == {
+    'XLA_FLAGS': '--a=1 --xla_gpu_deterministic_ops=true'
+  }
+  with pytest.raises(ValueError, match=r'--mem_fraction must lie in \[0, 1\], got 1.5'):
+    environment('--mem_fraction=1.5')
+
+
+def test_a_profile_traces_the_steps_that_were_asked_for(tmp_path):
+  train.train(tiny_config(epochs=1), tmp_path, show=False, profile=profiling.span('3:4'))
+  found = [path.name for path in (tmp_path / profiling.FOLDER).rglob('*') if path.is_file()]
+  assert any(name.endswith('.xplane.pb') for name in found)
+  assert 'perfetto_trace.json.gz' in found
+
+
+@pytest.mark.parametrize('text', ['3', '4:3', 'a:b', '0:2', '3:'])
+def test_a_profile_of_no_steps_is_refused(text):
+  with pytest.raises(ValueError, match='--profile must be START:STOP'):
+    profiling.span(text)
+
+
+def test_peak_memory_is_a_number_of_bytes_or_unknown():
+  assert parallel.peak_bytes() is None or parallel.peak_bytes() > 0
+  assert (jax.default_backend() == 'cpu') <= (parallel.peak_bytes() is None)

@@ -1,0 +1,55 @@
+"""Every config runs from its first line to its row, shrunk to seconds by --config.smoke=true."""
+
+import pathlib
+
+import pytest
+
+from random_pruning_jax import config as config_lib
+from random_pruning_jax import config_files, cost, optimizers, results, run
+from random_pruning_jax.experiment import experiment
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+FILES = sorted(CONFIGS.glob('*.py'))
+NETWORKS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'wrn50_2')
+
+
+def load(path, *arguments, smoke=True):
+  config = config_files.function_of(path, 'get_config')(*arguments)
+  return config_files.override(config, ['--config.smoke=true'] if smoke else [])
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_every_config_trains_and_is_measured_in_smoke_mode(path, tmp_path):
+  rows = run.run(load(path), tmp_path, show=False)
+  for row in rows:
+    assert row['config']['smoke'] and row['config']['dataset'] == 'digits'
+    assert 0 <= row['metrics']['accuracy'] <= 1
+  assert len(results.read([tmp_path])) == len(rows)
+
+
+@pytest.mark.parametrize('density', ['1.0', '0.2'])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_row_of_the_paper_on_imagenet_is_a_config(name, density):
+  config = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}')
+  parts = experiment(config)
+  assert (parts.config.data_loading, parts.config.augment.mode) == ('streamed', 'resized')
+  assert cost.macs(parts.structure.layers) < 1e7
+  whole = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}', smoke=False)
+  assert whole.epochs == (90 if density == '1.0' else 100)
+  schedule = optimizers.schedule(whole, 10)
+  drops = (30, 60, 80) if density == '1.0' else (30, 60, 90)
+  for power, epoch in enumerate(drops):
+    assert float(schedule(10 * epoch - 1)) == pytest.approx(0.4 * 0.1**power)
+    assert float(schedule(10 * epoch)) == pytest.approx(0.4 * 0.1 ** (power + 1))
+
+
+def test_smoking_a_config_twice_changes_no_more():
+  once = config_lib.resolve(load(CONFIGS / 'imagenet.py'))
+  assert config_lib.flat(config_lib.resolve(once)) == config_lib.flat(once)
+
+
+@pytest.mark.parametrize('path', sorted((CONFIGS / 'sweeps').glob('*.py')), ids=lambda p: p.stem)
+def test_every_sweep_can_be_smoked(path):
+  configs = config_files.function_of(path, 'get_sweep')()
+  for config in {c.model.name: c for c in configs}.values():
+    experiment(config_files.override(config, ['--config.smoke=true']))

@@ -1,0 +1,211 @@
+"""Streamed images: a folder becomes a set, each step sees its own images, and training runs."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_config
+
+from random_pruning_jax import data, feed, measure, parallel, train
+from random_pruning_jax.data import crops, folder, order, places, streamed
+from random_pruning_jax.experiment import experiment
+
+COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
+TRAIN, TEST = 12, 5  # images of each class
+
+
+def jpeg(path, colour, rng):
+  """An image of one colour, of any size, lighter towards its right, so that crops differ."""
+  height, width = rng.integers(20, 60, 2)
+  pixels = np.ones((height, width, 3)) * np.array(colour) * 0.7
+  pixels += np.linspace(0, 60, width)[None, :, None]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def data_dir(tmp_path_factory):
+  """A set `colours` made of a folder of images that differ in size."""
+  root, rng = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
+  for split, number in (('train', TRAIN), ('validation', TEST), ('test', TEST)):
+    for name, colour in COLOURS.items():
+      for i in range(number):
+        jpeg(root / 'images' / split / name / f'{i}.jpg', colour, rng)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(root / 'cache'))
+    folder.prepare_folder(root / 'images', 'colours', str(root / 'tfds'))
+    yield str(root / 'tfds')
+
+
+def streamed_config(data_dir, **changes):
+  fields = {'dataset': 'colours', 'data_dir': data_dir, 'batch_size': 8, 'image_size': 16}
+  fields |= {'augment__mode': 'resized', 'augment__flip': 'yes', 'data_workers': 0, 'log_every': 2}
+  fields |= {'evaluation__foreign': (), 'evaluation__batch_size': 8, 'epochs': 2}
+  return tiny_config(**(fields | changes))
+
+
+def source(data_dir, split='train'):
+  return streamed.Source('colours', split, data_dir)
+
+
+def example(data_dir, mine=None, **augment):
+  places_of_batch = tuple(range(8)) if mine is None else mine
+  return streamed.Example(
+    source(data_dir), streamed.Augment((16, 16), 3, **augment), 5, 8, places_of_batch
+  )
+
+
+def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
+  spec = data.describe('colours', data_dir)
+  assert (spec.num_classes, spec.shape, spec.resize) == (3, (224, 224, 3), 256)
+  assert places.split_sizes(data.find('colours', data_dir)) == {
+    'test': 15,
+    'train': 36,
+    'validation': 15,
+  }
+  images = [source(data_dir)[i] for i in range(36)]
+  labels = [label for _, label in images]
+  assert np.bincount(labels).tolist() == [12] * 3 and labels != sorted(labels)  # shuffled
+  for encoded, label in images:
+    pixel = streamed.Augment((2, 2), 3, random=False)(encoded)[0, 0]
+    assert pixel.argmax() == (2, 1, 0)[label]  # blue, green and red, by name
+  with pytest.raises(data.DataError, match=r'is in .* already'):
+    folder.prepare_folder(tmp_path, 'colours', data_dir)
+  with pytest.raises(data.DataError, match='must hold SPLIT/CLASS/IMAGE'):
+    folder.prepare_folder(tmp_path, 'empty', data_dir)
+
+
+def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir):
+  labels = np.concatenate(
+    [b['label'] for b in streamed.batches(example(data_dir), 0, 4, workers=0)]
+  )
+  indices = order.epoch_order(5, 0, 36)[:32]  # the incomplete batch at the end is dropped
+  assert len(set(indices.tolist())) == 32
+  assert labels.tolist() == streamed.Labels(source(data_dir))[indices].tolist()
+
+
+def assert_same(one, other):
+  for a, b in zip(one, other, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_worker_processes_starts_and_hosts_change_no_pixel(data_dir):
+  whole = list(streamed.batches(example(data_dir), 0, 6, workers=0))
+  assert whole[0]['image'].shape == (8, 16, 16, 3) and whole[0]['image'].dtype == np.uint8
+  assert_same(streamed.batches(example(data_dir), 3, 6, workers=0), whole[3:])
+  processes = [
+    jax.tree.map(np.copy, b) for b in streamed.batches(example(data_dir), 0, 6, workers=2)
+  ]
+  assert_same(processes, whole)
+  halves = [
+    list(streamed.batches(example(data_dir, mine), 0, 6, workers=0))
+    for mine in (range(4), range(4, 8))
+  ]
+  joined = [jax.tree.map(lambda *x: np.concatenate(x), *pair) for pair in zip(*halves, strict=True)]
+  assert_same(joined, whole)
+
+
+def test_an_image_is_cropped_otherwise_in_each_epoch(data_dir):
+  def epoch(start):
+    steps = range(start, start + 4)
+    found = streamed.batches(example(data_dir), start, start + 4, workers=0)
+    return {
+      int(index): image
+      for step, batch in zip(steps, found, strict=True)
+      for index, image in zip(order.batch_indices(5, step, 36, 8), batch['image'], strict=True)
+    }
+
+  first, second = epoch(0), epoch(4)
+  both = first.keys() & second.keys()
+  assert sum((first[i] != second[i]).any() for i in both) > 0.9 * len(both)
+
+
+def test_random_regions_fit_and_have_the_shares_that_were_asked_for():
+  rng = np.random.default_rng(0)
+  regions = [crops.random_region(300, 500, rng=rng) for _ in range(2000)]
+  shares = np.array([r.height * r.width / 150_000 for r in regions])
+  aspects = np.array([r.width / r.height for r in regions])
+  assert all(0 <= r.top <= 300 - r.height and 0 <= r.left <= 500 - r.width for r in regions)
+  assert shares.min() > 0.07 and shares.max() <= 1 and 0.3 < shares.mean() < 0.55
+  assert aspects.min() > 0.7 and aspects.max() < 1.4
+  whole = crops.random_region(10, 100, rng=rng, area=(1.0, 1.0))  # no square of that area fits
+  assert whole == crops.Region(0, 43, 10, 13)
+
+
+def test_the_centre_is_224_of_256_of_the_shorter_side():
+  assert crops.central_region(256, 512, size=(224, 224), resize=256) == (16, 144, 224, 224)
+  assert crops.central_region(512, 256, size=(112, 112), resize=128) == (144, 16, 224, 224)
+  assert crops.central_region(100, 200, size=(50, 50), resize=0) == (0, 50, 100, 100)
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('side', [40, 200, 1000])
+def test_decoders_agree_on_smooth_images(tmp_path, side, channels):
+  ramp = np.add.outer(np.linspace(0, 120, side), np.linspace(0, 120, side)).astype(np.uint8)
+  path = tmp_path / 'image.jpg'
+  Image.fromarray(np.stack([ramp, ramp, 255 - ramp], -1)).save(path, quality=95)
+  choose = functools.partial(crops.central_region, size=(32, 32), resize=36)
+  one, other = (
+    decoder(path.read_bytes(), choose, (32, 32), channels).astype(int)
+    for decoder in crops.DECODERS.values()
+  )
+  assert one.shape == other.shape == (32, 32, channels)
+  assert np.abs(one - other).max() <= 6
+
+
+def test_evaluation_decodes_every_image_once(data_dir):
+  parts = experiment(streamed_config(data_dir))
+  images, labels = feed.held_out(parts, 'test')
+  assert images.shape == (15, 16, 16, 3) and np.bincount(labels).tolist() == [5, 5, 5]
+
+
+@pytest.fixture(scope='module')
+def whole(data_dir, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('whole')
+  return workdir, train.train(streamed_config(data_dir), workdir, show=False)
+
+
+def test_a_streamed_run_trains_and_is_measured(whole):
+  workdir, state = whole
+  assert int(state.step) == 2 * (36 // 8)
+  row = measure.evaluate_run(workdir, show=False)
+  assert row['images'] == 15 and 0 <= row['metrics']['accuracy'] <= 1
+
+
+def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, data_dir, tmp_path):
+  config = streamed_config(data_dir, checkpoint__every_steps=3)
+
+  def stopped(parts):
+    fed = made(parts)
+
+    def stream(start, stop):
+      for number, inputs in enumerate(fed.stream(start, stop)):
+        if number == 5:
+          raise KeyboardInterrupt
+        yield inputs
+
+    return fed._replace(stream=stream)
+
+  made = feed.feed
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(feed, 'feed', stopped)
+    train.train(config, tmp_path, show=False)
+  state = train.train(config, tmp_path, show=False)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
+
+
+def test_scores_of_images_read_only_the_images_they_look_at(data_dir, tmp_path):
+  config = streamed_config(data_dir, pruning__ratio='snip', epochs=1)
+  state = train.train(config, tmp_path, on=parallel.devices(1), show=False)
+  assert int(state.step) == 4
+
+
+def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):
+  with pytest.raises(ValueError, match='one of resized, none where images are streamed'):
+    feed.feed(experiment(streamed_config(data_dir, augment__mode='reflect')))
+  with pytest.raises(ValueError, match='where images are resident'):
+    feed.feed(experiment(tiny_config(augment__mode='resized')))
+  with pytest.raises(ValueError, match="data_loading must be 'streamed'"):
+    feed.feed(experiment(tiny_config(image_size=16)))

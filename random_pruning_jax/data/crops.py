@@ -123,5 +123,5 @@ DECODERS = {'opencv': opencv, 'pillow': pillow}
 
 @functools.cache
 def fastest() -> str:
-  """OpenCV, where it is installed (extra `stream`): `random-pruning benchmark-input` compares."""
+  """OpenCV, where it is installed; `random-pruning benchmark-input` compares."""
   return 'opencv' if importlib.util.find_spec('cv2') else 'pillow'

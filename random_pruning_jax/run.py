@@ -56,10 +56,11 @@ def _finish(
   show: bool,
   profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
-  if show:
+  if show and jax.process_index() == 0:
+    resolved = config_lib.resolve(config)  # which names what is trained, in smoke mode too
     pruned = f'{config.pruning.ratio}/{config.pruning.select} at density {config.pruning.density:g}'
     what = 'dense' if config.pruning.density == 1.0 else pruned
-    say(f'{config.model.name} on {config.dataset}, {what} -> {workdir}')
+    say(f'{resolved.model.name} on {resolved.dataset}, {what} -> {workdir}')
   train(config, workdir, show=show, profile=profile)
   rows = results.read([workdir / results.FILE]) if (workdir / results.FILE).exists() else []
   # A row measured in another way than this config asks for is measured again.

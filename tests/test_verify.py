@@ -77,7 +77,7 @@ def test_another_count_and_another_place_are_found(trained, tmp_path):
 
 def test_numbers_that_are_none_and_masked_batch_norm_are_found(trained, tmp_path):
   def change(params, kept):
-    params['head']['kernel'] = np.where(kept['head']['kernel'], np.nan, 0)
+    params['head']['kernel'] = np.where(kept['head']['kernel'], np.float32(np.nan), np.float32(0))
     kept['stem_norm']['scale'] = np.array([True, False])
     return params, kept
 

@@ -15,6 +15,9 @@ COMMANDS = {
   'compare': 'what two runs differ in: configs, numbers, masks, learning curves',
   'plan': 'what pruning does to a network, layer by layer, before it trains',
   'verify': 'check that a trained checkpoint is sparse as planned',
+  'export': 'write a trained network to a file: small, for PyTorch, or as a program',
+  'inspect': 'what an exported file holds, and what it would cost to run',
+  'predict': 'classes and probabilities of images, from an exported file',
   'benchmark-input': 'measure how fast training images arrive',
   'prepare': 'download a data set and prepare it',
 }

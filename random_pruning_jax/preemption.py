@@ -4,8 +4,10 @@ A run that is asked saves after its present step and ends by `Preempted`, whose 
 launcher that the same command goes on.
 """
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -49,14 +51,21 @@ class Watch:
     self._asked = True
 
 
-def raise_when_asked() -> None:
-  """SIGTERM raises `Preempted` from here on, where no `Watch` waits for the end of a step."""
+@contextlib.contextmanager
+def raise_when_asked() -> Iterator[None]:
+  """SIGTERM raises `Preempted` inside, where no `Watch` waits for the end of a step."""
 
   def stop(*_: Any) -> None:
     raise Preempted('asked to stop (SIGTERM)')
 
-  if _alone():
-    signal.signal(signal.SIGTERM, stop)
+  if not _alone():
+    yield
+    return
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _alone() -> bool:

@@ -29,10 +29,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   from random_pruning_jax import preemption, profiling, tables
   from random_pruning_jax import run as run_lib
 
-  preemption.raise_when_asked()
   profile = profiling.span(args.profile) if args.profile else None
   workdir = args.workdir or arguments.default_workdir(args.config)
-  rows = run_lib.run(config, workdir, profile=profile)
+  with preemption.raise_when_asked():
+    rows = run_lib.run(config, workdir, profile=profile)
   if jax.process_index() == 0:
     print(tables.side_by_side(rows))
   return 0

@@ -58,5 +58,24 @@ def test_links_to_files_lead_somewhere(path):
 
 @pytest.mark.parametrize('name', main.COMMANDS)
 def test_every_command_is_a_file(name):
-  module = importlib.import_module(f'random_pruning_jax.commands.{name}')
+  module = importlib.import_module(f'random_pruning_jax.commands.{name.replace("-", "_")}')
   assert module.add_arguments and module.run
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/quick-start.md'])
+def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+  """As typed, but on shrunk configs; without those that download or train a whole sweep."""
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  monkeypatch.chdir(tmp_path)
+  changes = {
+    'train': ['--config.smoke=true'],
+    'evaluate': ['--suite=calibration'],
+    **dict.fromkeys(('plan', 'verify', 'compare', 'export', 'inspect'), ()),
+  }
+  ran = []
+  for words in commands(ROOT / page):
+    if words[0] in changes:
+      kept = [word for word in words if not word.startswith('--suite=')]
+      assert main.main([*kept, *changes[words[0]]]) == 0, ' '.join(words)
+      ran.append(words[0])
+  assert {'train', 'compare'} <= set(ran)

@@ -16,8 +16,8 @@ def missing(name: str, root: pathlib.Path) -> DataError:
   builder = create(name, root)
   where = pathlib.Path(builder.data_path).parent
   lines = [
-    f'data set {name} was looked for in {where} and is not there. To prepare it:',
-    f'  random-pruning prepare {name} --data_dir={root}',
+    f'data set {name} was looked for in {where} and is not there; to prepare it: '
+    f'random-pruning prepare {name} --data_dir={root}',
   ]
   if importlib.util.find_spec('tensorflow') is None:
     lines.append(f'Most sets need TensorFlow to be prepared (training does not): {INSTALL}')

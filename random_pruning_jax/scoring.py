@@ -2,8 +2,9 @@
 
 SNIP sees the first training batch, whole and not augmented. GraSP sees 25 images of each class, the
 first of the first epoch, in equal parts no larger than half a training batch, since products with
-the Hessian hold activations twice; BatchNorm's statistics are those of a part. What a score gives
-does not depend on the devices, to rounding.
+the Hessian hold activations twice; BatchNorm's statistics are those of a part. The authors' halves
+stay whole where a training batch is as large (125 images on CIFAR-10), at up to twice the memory of
+a step. What a score gives does not depend on the devices, to rounding.
 """
 
 import functools
@@ -52,7 +53,7 @@ def on_devices(
     if name not in batches:
       return scores.SCORES[name](None, params, None, key, **options)
     if name in scores.OF_DATA:
-      at_once = max(most // 2, 1) if name.startswith('grasp') else most
+      at_once = max(most // 2, 1) if name == 'grasp' else most
       options['average'] = functools.partial(_average, on=on, most=at_once)
     apply_fn = _logits(_as_scored(model, name))
     return scores.SCORES[name](apply_fn, jax.device_get(params), batches[name], key, **options)

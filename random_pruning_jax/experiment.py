@@ -45,7 +45,7 @@ def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> 
   pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
   spec = shown(config, data.describe(config.dataset, config.data_dir))
   model = network(config, spec)
-  return Experiment(config, spec, model, cost.structure(model, spec.shape), on)
+  return Experiment(config, spec, model, _structure(model, spec.shape), on)
 
 
 def check_budget(parts: Experiment) -> None:
@@ -97,6 +97,11 @@ def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, i
   return _initializer(model, shape)(key)
 
 
+# Tracing a network takes as long as some epochs of the smallest: once is enough for many runs.
+_structure = functools.lru_cache(maxsize=64)(cost.structure)
+
+
+@functools.lru_cache(maxsize=64)
 def initial_shapes(model: models.Network, shape: tuple[int, int, int]) -> dict:
   """The same tree with shapes and dtypes in place of arrays; nothing is computed."""
   image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)

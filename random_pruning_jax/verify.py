@@ -5,11 +5,17 @@ import os
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from random_pruning_jax import masks, parallel, paths, pruning, runlog
+from random_pruning_jax import data, masks, parallel, paths, plan, pruning, runlog
 from random_pruning_jax.experiment import Experiment, experiment, keys
 from random_pruning_jax.measure import load_state
+from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS
+
+# Share of a layer's weights by which a score may differ on other devices than those of training:
+# weights next to the threshold of a global ranking.
+_ROUNDING = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +24,7 @@ class CheckedLayer:
 
   name: str
   parameters: int
-  planned: int | None  # None where only the total of all layers is planned
+  planned: int | None  # None where only the total of all layers is known
   kept: int
   outside: int  # weights outside the mask that are not exactly zero
   effective: int
@@ -55,8 +61,9 @@ def verify(
 ) -> Verdict:
   """Checks a checkpoint: 'best', 'latest' or a step; '' is what the run's config says.
 
-  No data is read. Raises ValueError where there is no such checkpoint and where its masks do not
-  have the checksum that was saved with them.
+  A ratio that is a score is computed again, which reads data if it is a score of data. Raises
+  ValueError where there is no such checkpoint and where its masks do not have the checksum that was
+  saved with them.
   """
   config = runlog.read_config(workdir)
   parts = experiment(config, parallel.devices(1) if on is None else on)
@@ -64,6 +71,7 @@ def verify(
   params = masks.named_leaves(jax.device_get(state.params))
   kept = jax.device_get(state.masks)
   planned, seeded = _planned(parts, kept)
+  rounding = 0.0 if _by_shapes(config) else _ROUNDING
   on_path = paths.effective(parts.model.clone(dtype='float32'), kept, parts.spec.shape)
   named, layers, failures = masks.named_leaves(kept), [], []
   for name, mask in named.items():
@@ -86,7 +94,7 @@ def verify(
       dead_units=paths.dead_units(on_path[name]),
     )
     layers.append(layer)
-    if layer.planned is not None and layer.kept != layer.planned:
+    if layer.planned is not None and abs(layer.kept - layer.planned) > rounding * layer.parameters:
       failures.append(f'{name}: {layer.kept:,} weights kept, planned {layer.planned:,}')
     elif seeded and not np.array_equal(named[name], seeded[name]):
       failures.append(f"{name}: the mask is not the one of the config's seed")
@@ -98,17 +106,27 @@ def verify(
   return Verdict(str(workdir), int(state.step), record['masks'], tuple(layers), tuple(failures))
 
 
+def _by_shapes(config: ConfigDict) -> bool:
+  return config.pruning.ratio in RATIOS or config.pruning.density == 1
+
+
 def _planned(
   parts: Experiment, kept: masks.Masks
 ) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:
   """Weights that each layer should keep, and the masks where chance alone chose them, drawn again.
 
-  Where the ratio is a score, only the total of all layers is known, under the name ''.
+  Where the ratio is a score, it is that of the initial weights, computed again; where the images
+  that it looks at are not here, only the total of all layers is known, under the name ''.
   """
   settings, structure = parts.config.pruning, parts.structure
   shapes = pruning.pruned(structure.shapes, settings.dense)
   size = {layer.name: layer.size for layer in structure.layers}
-  if settings.ratio not in RATIOS and settings.density < 1:
+  if not _by_shapes(parts.config):
+    try:
+      wanted = plan.densities(parts.config, structure)
+      return {name: masks.kept_count(wanted[name], size[name]) for name in size}, None
+    except data.DataError as error:
+      say(f'only the total of all layers is compared, because {settings.ratio} needs data: {error}')
     if settings.sampling != 'exact':  # then the total is near the budget and not on it
       return {}, None
     held = sum(size.values()) - sum(size[name] for name in shapes)

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import checkpoints, main, masks, models, paths, runlog, train, verify
+from random_pruning_jax import (
+  checkpoints,
+  data,
+  main,
+  masks,
+  models,
+  paths,
+  runlog,
+  train,
+  verify,
+)
 
 
 @pytest.fixture(scope='module')
@@ -105,6 +115,18 @@ def test_an_altered_checksum_is_refused(trained, tmp_path, capsys):
   assert 'the checkpoint was altered' in capsys.readouterr().err
 
 
+def untrained(config, workdir, batches_of=None):
+  """Saves the initial state of a config's run; `batches_of` are the images that its scores see."""
+  parts = train.experiment(config)
+  runlog.claim(workdir, parts.config)
+  variables = train.initial_variables(parts.model, train.keys(0).init, parts.spec.shape)
+  kept = train.initial_masks(parts, variables, train.first_batch(parts, batches_of))
+  state = train.create_state(variables, kept, train.optimizers.make(parts.config, 1))
+  with checkpoints.manager(workdir) as saved:
+    checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
+  return kept
+
+
 @pytest.mark.parametrize(
   'changes',
   [
@@ -113,21 +135,37 @@ def test_an_altered_checksum_is_refused(trained, tmp_path, capsys):
     {'recipe': 'authors'},
   ],
 )
-def test_other_schemes_hold_too(trained, tmp_path, changes):
+def test_other_schemes_hold_too(tmp_path, changes):
   """From the initial state: what a scheme keeps does not change while it trains."""
   recipe = changes.pop('recipe', 'clean')
   fields = {f'pruning__{name}': value for name, value in changes.items()}
-  config = tiny_config(recipe=recipe, **fields)
-  parts = train.experiment(config)
-  runlog.claim(tmp_path, parts.config)
-  variables = train.initial_variables(parts.model, train.keys(0).init, parts.spec.shape)
-  kept = train.initial_masks(parts, variables, train.first_batch(parts, None))
-  state = train.create_state(variables, kept, train.optimizers.make(parts.config, 1))
-  with checkpoints.manager(tmp_path) as saved:
-    checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
+  untrained(tiny_config(recipe=recipe, **fields), tmp_path)
   verdict = verify.verify(tmp_path, 'latest')
   assert verdict.failures == ()
-  assert (verdict.layers[0].planned is None) == (changes.get('ratio') == 'magnitude')
+  assert all(layer.planned is not None for layer in verdict.layers)
+
+
+def test_the_layers_of_a_snip_ratio_are_compared_with_the_score_computed_again(tmp_path):
+  config = tiny_config(pruning__ratio='snip')
+  kept = untrained(config, tmp_path / 'right', data.load('digits', 'train'))
+  verdict = verify.verify(tmp_path / 'right', 'latest')
+  assert verdict.failures == ()
+  planned = {layer.name: layer.planned for layer in verdict.layers}
+  assert planned == {name: masks.count(kept)[name] for name in planned}
+
+
+def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(tmp_path, capsys):
+  config = tiny_config(
+    dataset='cifar10', data_dir=str(tmp_path / 'none'), pruning__ratio='magnitude'
+  )
+  untrained(config, tmp_path / 'run')  # its total is the budget, as SNIP's is
+  text = (tmp_path / 'run' / runlog.CONFIG_FILE).read_text()
+  (tmp_path / 'run' / runlog.CONFIG_FILE).write_text(text.replace('magnitude', 'snip'))
+  verdict = verify.verify(tmp_path / 'run', 'latest')
+  assert verdict.failures == () and verdict.layers[0].planned is None
+  assert 'only the total of all layers is compared, because snip needs data' in (
+    capsys.readouterr().err
+  )
 
 
 def test_effective_weights_are_those_on_a_path():

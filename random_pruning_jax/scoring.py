@@ -1,10 +1,11 @@
 """Scores of one of our networks, on its devices: which images they see, and how they are averaged.
 
 SNIP sees the first training batch, whole and not augmented. GraSP sees 25 images of each class, the
-first of the first epoch, in equal parts no larger than half a training batch, since products with
-the Hessian hold activations twice; BatchNorm's statistics are those of a part. The authors' halves
-stay whole where a training batch is as large (125 images on CIFAR-10), at up to twice the memory of
-a step. What a score gives does not depend on the devices, to rounding.
+first of the first epoch, in equal parts no larger than a training batch, each with BatchNorm's
+statistics of its own (two parts of 125 on CIFAR-10, as the authors' halves). Products with the
+Hessian hold activations twice, so blocks are recomputed instead of kept: a part needs less memory
+than a training step (XLA's CPU backend undoes that, and needs up to twice as much). What a score
+gives does not depend on the devices, to rounding.
 """
 
 import functools
@@ -46,15 +47,14 @@ def batches(
 def on_devices(
   model: models.Network, batches: dict[str, dict], on: tuple[jax.Device, ...], most: int
 ) -> dict[str, Callable]:
-  """`scores.SCORES` for this network and batches, in the memory of a step of `most` images."""
+  """`scores.SCORES` for this network and batches, in parts of at most `most` images."""
 
   def score(name: str, apply_fn, params, batch, key, **options) -> Any:
     del apply_fn, batch
     if name not in batches:
       return scores.SCORES[name](None, params, None, key, **options)
     if name in scores.OF_DATA:
-      at_once = max(most // 2, 1) if name == 'grasp' else most
-      options['average'] = functools.partial(_average, on=on, most=at_once)
+      options['average'] = functools.partial(_average, on=on, most=most)
     apply_fn = _logits(_as_scored(model, name))
     return scores.SCORES[name](apply_fn, jax.device_get(params), batches[name], key, **options)
 
@@ -80,7 +80,8 @@ def _as_scored(model: models.Network, name: str) -> models.Network:
   if name.startswith('snip'):
     return model.clone(axis_name=parallel.AXIS)
   # GraSP's differences of gradients and SynFlow's long products want all of float32.
-  return model.clone(axis_name=parallel.AXIS, dtype='float32')
+  remat = {'remat': True} if name.startswith('grasp') else {}
+  return model.clone(axis_name=parallel.AXIS, dtype='float32', **remat)
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import math
+import re
 
 import flax.linen as nn
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from random_pruning_jax import data, masks, parallel, scores, scoring, synflow
+from random_pruning_jax import data, masks, models, parallel, scores, scoring, synflow
 from random_pruning_jax.models.layers import Network
 
 
@@ -242,7 +244,7 @@ def test_one_device_equals_four(name):
   whole = scores.SCORES[name](
     functools.partial(apply_tiny, model), tiny_params(), as_floats(batches[name]), jax.random.key(0)
   )
-  if name.startswith('snip'):  # GraSP's 250 images are taken in parts of 10
+  if name.startswith('snip'):  # GraSP's 250 images are taken in parts of 25
     close(one, whole, 1e-4)
 
 
@@ -262,6 +264,26 @@ def test_a_batch_in_parts_is_the_whole_batch_where_images_do_not_meet():
     scores.grasp(tanh_mlp, params, batch, None),
     1e-4,
   )
+
+
+def test_a_part_of_grasp_keeps_less_than_a_training_step(capsys):
+  """Bytes kept for the backward pass: of the product with the Hessian, and of a gradient."""
+  model = models.create('resnet20', 10, width=4)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+  batch = {'image': jnp.zeros((16, 32, 32, 3)), 'label': jnp.zeros((16,), int)}
+
+  def kept(network, of):
+    loss = functools.partial(scores.Gradient(scoring._logits(network)).loss, batch=batch)
+    jax.ad_checkpoint.print_saved_residuals(functools.partial(of, loss), params)
+    sizes = re.findall(r'^f32\[([\d,]+)\]', capsys.readouterr().out, re.MULTILINE)
+    return sum(math.prod(map(int, size.split(','))) for size in sizes)
+
+  def tangent(loss, params):
+    return jax.jvp(loss, (params,), (params,))[1]
+
+  step = kept(model, lambda loss, params: loss(params))
+  assert kept(scoring._as_scored(model, 'grasp').clone(axis_name=None), tangent) < 0.5 * step
+  assert kept(model, tangent) > 1.5 * step
 
 
 def test_grasp_sees_25_images_of_each_class():

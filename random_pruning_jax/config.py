@@ -40,7 +40,7 @@ RECIPES = {
 CURVE = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # epsilons of attacks
 
 # Where a run may differ from the one that its workdir holds: these change nothing that is trained.
-NOT_COMPARED = ('data_dir', 'data_workers', 'evaluation.')
+NOT_COMPARED = ('data_dir', 'data_workers', 'steps_per_call', 'evaluation.')
 
 
 def default() -> ConfigDict:
@@ -97,6 +97,7 @@ def default() -> ConfigDict:
   config.schedule.factor = 0.1
   config.schedule.warmup_epochs = 0.0
 
+  config.steps_per_call = 0  # of the compiled program; 0 is 1 on CPUs, else some tens (calls.py)
   config.log_every = 50  # steps between lines of train.jsonl
   config.gradient_flow_every = 0  # steps between measurements of gradient flow; 0 is never
   config.checkpoint = ConfigDict()
@@ -215,6 +216,7 @@ def _check(config: ConfigDict) -> None:
     ('optimizer.lr', 0),
     ('optimizer.weight_decay', 0),
     ('schedule.warmup_epochs', 0),
+    ('steps_per_call', 0),
     ('log_every', 1),
     ('gradient_flow_every', 0),
     ('checkpoint.every_epochs', 1),

@@ -1,32 +1,38 @@
 """How training images reach the step: from device memory, or streamed from files.
 
-Either way a feed gives the inputs of any step without those before it, and `gather` makes them the
-batch {'image' in [0, 1], 'label'} inside the compiled step.
+Either way a feed gives the inputs of any call (`calls.py`) without those before it, and `gather`
+makes those of a step the batch {'image' in [0, 1], 'label'} inside the compiled program.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from random_pruning_jax import data, parallel
 from random_pruning_jax.data import places, resident, streamed
-from random_pruning_jax.experiment import Experiment, keys
+from random_pruning_jax.experiment import Experiment
 
+Calls = Iterable[tuple[int, int]]  # steps done before and after each; none spans two epochs
 MOST_RESIDENT = 4 << 30  # bytes of 8-bit pixels that 'auto' puts into device memory
 
 
 class Feed(NamedTuple):
   """Training images on their way to the devices."""
 
+  loading: str  # 'resident' or 'streamed'
   images: data.Images  # all of them, or what looks like them and decodes those that are asked for
-  gather: Callable  # the inputs of a step -> its batch; equal settings give the same function
-  axes: tuple  # of the inputs, for `parallel.parallel`
-  stream: Callable[[int, int], Iterator[tuple]]  # the inputs of steps `start` to `stop - 1`
+  # (what is shared, the run's key, inputs of a step) -> batch; equal settings, the same function
+  gather: Callable
+  shared: Callable[[], tuple]  # what every step needs, put on the devices
+  axes: tuple  # of a call's inputs, for `parallel.parallel`
+  stream: Callable[[Calls], Iterator[tuple]]  # of each call its inputs [D, S, ...] or [S, ...]
 
 
 def feed(parts: Experiment) -> Feed:
@@ -34,17 +40,20 @@ def feed(parts: Experiment) -> Feed:
 
   Raises ValueError for an augmentation that the feed does not have.
   """
-  config = parts.config
-  loading = config.data_loading
-  if loading == 'auto':
-    loading = 'streamed' if _large(config.dataset, config.data_dir) else 'resident'
-  mode = config.augment.mode
-  known = {'resident': resident.MODES, 'streamed': ('resized', 'none')}[loading]
+  where, mode = loading(parts.config), parts.config.augment.mode
+  known = {'resident': resident.MODES, 'streamed': ('resized', 'none')}[where]
   if mode not in known:
     raise ValueError(
-      f'augment.mode must be one of {", ".join(known)} where images are {loading}, got {mode!r}.'
+      f'augment.mode must be one of {", ".join(known)} where images are {where}, got {mode!r}.'
     )
-  return _streamed(parts) if loading == 'streamed' else _resident(parts)
+  return _streamed(parts) if where == 'streamed' else _resident(parts)
+
+
+def loading(config: ConfigDict) -> str:
+  """'resident' or 'streamed': as the config says, or as its images are."""
+  if config.data_loading != 'auto':
+    return config.data_loading
+  return 'streamed' if _large(config.dataset, config.data_dir) else 'resident'
 
 
 def held_out(parts: Experiment, split: str = 'validation') -> data.Images:
@@ -70,41 +79,53 @@ def _resident(parts: Experiment) -> Feed:
       "(image_size): data_loading must be 'streamed'."
     )
   augment = config.augment
+  per_epoch = resident.steps_per_epoch(len(images.labels), config.batch_size)
 
-  def stream(start: int, stop: int) -> Iterator[tuple]:
-    whole = parallel.replicate((*images, keys(config.seed).augment), parts.on)
-    per_epoch = resident.steps_per_epoch(len(images.labels), config.batch_size)
-    for step in range(start, stop):
-      indices = resident.batch_indices(config.seed, step, len(images.labels), config.batch_size)
-      yield *whole, parallel.split(indices, parts.on), np.int32(step // per_epoch)
+  def shared() -> tuple:
+    return parallel.replicate(tuple(images), parts.on)
+
+  def stream(calls: Calls) -> Iterator[tuple]:
+    known, order = -1, np.array([])
+    for start, stop in calls:
+      epoch, first = divmod(start, per_epoch)
+      if epoch != known:
+        known, order = epoch, resident.epoch_order(config.seed, epoch, len(images.labels))
+      steps = stop - start
+      indices = order[first * config.batch_size : (first + steps) * config.batch_size]
+      indices = indices.reshape(steps, len(parts.on), -1).swapaxes(0, 1)
+      yield parallel.mine(indices, parts.on), np.full(steps, epoch, np.int32)
 
   gather = _gather(augment.pad, augment.mode, augment.flip == 'yes')
-  return Feed(images, gather, (None, None, None, 0, None), stream)
+  return Feed('resident', images, gather, shared, (0, None), stream)
 
 
 @functools.lru_cache(maxsize=64)
 def _gather(pad: int, mode: str, flip: bool) -> Callable:
-  def gather(images, labels, key, indices, epoch):
+  def gather(shared, key, indices, epoch):
     key = jax.random.fold_in(key, epoch)
-    return resident.gather(images, labels, indices, key, pad=pad, mode=mode, flip=flip)
+    return resident.gather(*shared, indices, key, pad=pad, mode=mode, flip=flip)
 
   return gather
 
 
 def _streamed(parts: Experiment) -> Feed:
-  config, (height, width, channels) = parts.config, parts.spec.shape
+  config, shape = parts.config, parts.spec.shape
   source = streamed.Source(config.dataset, 'train', config.data_dir)
   example = stream_example(parts, source)
 
-  def stream(start: int, stop: int) -> Iterator[tuple]:
-    for batch in streamed.batches(example, start, stop, workers=config.data_workers):
-      # Of this process alone, so that the parts of its devices are next to each other.
-      local = sum(device.process_index == jax.process_index() for device in parts.on)
-      image = batch['image'].reshape(local, -1, height, width, channels)
-      yield image, batch['label'].reshape(local, -1)
+  def stream(calls: Calls) -> Iterator[tuple]:
+    calls = list(calls)
+    start, stop = (calls[0][0], calls[-1][1]) if calls else (0, 0)
+    decoded = streamed.batches(example, start, stop, workers=config.data_workers)
+    # Of this process alone, so that the parts of its devices are next to each other.
+    local = sum(device.process_index == jax.process_index() for device in parts.on)
+    for start, stop in calls:
+      steps = list(itertools.islice(decoded, stop - start))
+      image = np.stack([each['image'].reshape(local, -1, *shape) for each in steps], 1)
+      yield image, np.stack([each['label'].reshape(local, -1) for each in steps], 1)
 
   images: Any = data.Images(streamed.Pixels(source, example.augment), streamed.Labels(source))
-  return Feed(images, _scaled, (0, 0), stream)
+  return Feed('streamed', images, _scaled, tuple, (0, 0), stream)
 
 
 def stream_example(parts: Experiment, source: streamed.Source) -> streamed.Example:
@@ -124,5 +145,6 @@ def stream_example(parts: Experiment, source: streamed.Source) -> streamed.Examp
   return streamed.Example(source, augment, config.seed, config.batch_size, tuple(mine))
 
 
-def _scaled(images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+def _scaled(shared: tuple, key: jax.Array, images, labels) -> dict[str, jax.Array]:
+  del shared, key  # the host has cropped them
   return {'image': images.astype(jnp.float32) / 255, 'label': labels.astype(jnp.int32)}

@@ -35,7 +35,8 @@ class FlowLog:
     """(step, numbers) of all that was measured since the last time."""
     found, self._found = self._found, []
     return [
-      (step, {name: float(value) for name, value in numbers.items()}) for step, numbers in found
+      (step, {name: float(value) for name, value in numbers.items()})
+      for step, numbers in jax.device_get(found)
     ]
 
 

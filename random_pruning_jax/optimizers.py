@@ -1,17 +1,32 @@
 """The optimizer of a config: decay, momentum, learning rate schedule, and masks last."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from random_pruning_jax import masks
 
 
-def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-  """Learning rate as a function of the step, from 0; milestones are fractions of training."""
-  lr, total = config.optimizer.lr, config.epochs * steps_per_epoch
+class Rates(NamedTuple):
+  """What runs of one compiled program may differ in: numbers, or scalars that are traced."""
+
+  lr: Any  # the highest of the schedule
+  weight_decay: Any
+
+
+def schedule(config: ConfigDict, steps_per_epoch: int, lr: Any = None) -> optax.Schedule:
+  """Learning rate as a function of the step, from 0; milestones are fractions of training.
+
+  `lr` takes the place of the config's, and may be traced.
+  """
+  lr = config.optimizer.lr if lr is None else lr
+  total = config.epochs * steps_per_epoch
   warmup = round(config.schedule.warmup_epochs * steps_per_epoch)
   if warmup >= total:
     raise ValueError(
@@ -35,20 +50,54 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
   """SGD with (Nesterov) momentum and weight decay added to the gradient, as in PyTorch; then masks.
 
-  Equal settings give the same object, so that runs which differ in density or seed alone share one
-  compiled step. The masks are put into the state that it initialises (`masks.with_masks`).
+  Equal settings give the same object. The masks are put into the state that it initialises
+  (`masks.with_masks`).
   """
-  settings = {name: config[name] for name in ('optimizer', 'schedule', 'epochs')}
-  return _make(FrozenConfigDict(settings), steps_per_epoch)
+  return _make(_settings(config), steps_per_epoch)
+
+
+def maker(config: ConfigDict, steps_per_epoch: int) -> Callable[[Rates], Any]:
+  """`make` of rates that are known later, inside a compiled step; the state has one layout.
+
+  Configs that differ in rates alone, or in what is no optimizer's, give the same function: so
+  their runs share one compiled step.
+  """
+  settings = _settings(config).to_dict()
+  settings['optimizer'] |= {'lr': 0.0, 'weight_decay': 0.0}
+  return _maker(FrozenConfigDict(settings), steps_per_epoch)
+
+
+def rates(config: ConfigDict) -> Rates:
+  return Rates(np.float32(config.optimizer.lr), np.float32(config.optimizer.weight_decay))
+
+
+def learning_rates(config: ConfigDict, steps_per_epoch: int) -> np.ndarray:
+  """Of every step [steps], at once, since to ask for one would wait for the devices."""
+  steps = jnp.arange(config.epochs * steps_per_epoch)
+  lr = jax.vmap(schedule(config, steps_per_epoch))
+  return np.broadcast_to(jax.device_get(lr(steps)), steps.shape)
+
+
+def _settings(config: ConfigDict) -> FrozenConfigDict:
+  return FrozenConfigDict({name: config[name] for name in ('optimizer', 'schedule', 'epochs')})
 
 
 @functools.lru_cache(maxsize=64)
 def _make(config: FrozenConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+  return _chain(config, steps_per_epoch, Rates(config.optimizer.lr, config.optimizer.weight_decay))
+
+
+@functools.lru_cache(maxsize=64)
+def _maker(config: FrozenConfigDict, steps_per_epoch: int) -> Callable[[Rates], Any]:
+  return functools.partial(_chain, config, steps_per_epoch)
+
+
+def _chain(config: FrozenConfigDict, steps_per_epoch: int, rates: Rates):
   decayed = is_kernel if config.optimizer.decay == 'kernels' else None
   return optax.chain(
-    optax.add_decayed_weights(config.optimizer.weight_decay, decayed),
+    optax.add_decayed_weights(rates.weight_decay, decayed),
     optax.sgd(
-      schedule(config, steps_per_epoch),
+      schedule(config, steps_per_epoch, rates.lr),
       momentum=config.optimizer.momentum,
       nesterov=config.optimizer.nesterov,
     ),

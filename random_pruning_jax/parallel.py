@@ -13,6 +13,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 AXIS = 'devices'
@@ -146,8 +147,24 @@ def replicate(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTre
 
 def split(array: np.ndarray, on: Sequence[jax.Device]) -> np.ndarray:
   """[B, ...] of the whole batch -> [D, B / D, ...] for the devices of this process."""
-  mine = [i for i, device in enumerate(on) if device.process_index == jax.process_index()]
-  return array.reshape(len(on), -1, *array.shape[1:])[mine]
+  return mine(array.reshape(len(on), -1, *array.shape[1:]), on)
+
+
+def mine(array: np.ndarray, on: Sequence[jax.Device]) -> np.ndarray:
+  """The rows [D, ...] of this process's devices, of those of all devices."""
+  return array[[i for i, device in enumerate(on) if device.process_index == jax.process_index()]]
+
+
+@jax.jit
+def copy(tree: chex.ArrayTree) -> chex.ArrayTree:
+  """A replicated tree again, in memory of its own; the host does not wait for it."""
+  return jax.tree.map(jnp.copy, tree)
+
+
+@jax.jit
+def row(tree: chex.ArrayTree, i: int) -> chex.ArrayTree:
+  """Row i of every leaf [M, ...] of a replicated tree, likewise."""
+  return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
 
 
 def map_batches(

@@ -118,22 +118,26 @@ def read_log(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 class Meter:
   """Training figures of the steps since the last line of the log, and of the epoch so far.
 
-  Figures stay on the device until they are asked for, so that the loop does not wait for each step.
+  Figures stay on the device until they are asked for, so that the loop does not wait for each call.
   `record()` is all that a checkpoint needs for a resumed run to write the same lines.
   """
 
   def __init__(self, step: int, record: dict[str, Any] | None = None):
     record = record or {'pending': [], 'epoch': [0.0, 0.0, 0]}
-    self._step = step  # of the newest figures
-    self._figures: list[Any] = list(record['pending'])  # [loss, accuracy], or still on the device
-    self._fetched = len(self._figures)
+    self._fetched = step  # the newest step whose figures are here
+    self._figures: list[list[float]] = list(record['pending'])  # [loss, accuracy] of each step
+    self._coming: list[dict[str, Any]] = []  # {'loss': [S], 'accuracy': [S]}, on the device
     self._epoch = list(record['epoch'])  # sums of loss and accuracy, and steps
+    self._speed = 0.0
+    self._paused = False
     self._restart_clock()
 
   def add(self, figures: dict[str, Any]) -> None:
-    self._step += 1
-    self._new += 1
-    self._figures.append(figures)
+    """Of one call: loss and accuracy [S] of its steps."""
+    if not self._paused:
+      self._new += np.size(figures['loss'])
+    self._paused = False
+    self._coming.append(figures)
 
   def record(self) -> dict[str, Any]:
     """Raises NotFiniteError naming the first step whose loss is not a number."""
@@ -146,15 +150,17 @@ class Meter:
     self._fetch()
     loss, accuracy = np.mean(self._figures, axis=0).tolist()
     seconds = time.perf_counter() - self._since
-    speed, waiting = self._new / seconds, min(self._waited / seconds, 1.0)
-    self._figures, self._fetched = [], 0
+    if self._new:
+      self._speed = self._new / seconds
+    waiting = min(self._waited / seconds, 1.0)
+    self._figures = []
     self._restart_clock()
     figures = {'loss': loss, 'accuracy': accuracy}
-    return figures | {'steps_per_second': speed, 'waiting': waiting}
+    return figures | {'steps_per_second': self._speed, 'waiting': waiting}
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Around what waits for the images of a step."""
+    """Around what waits for the images of a call."""
     began = time.perf_counter()
     yield
     self._waited += time.perf_counter() - began
@@ -167,21 +173,28 @@ class Meter:
     return {'loss': loss / steps, 'accuracy': accuracy / steps}
 
   def pause(self) -> None:
-    """Leaves the time since the last step, of validating and saving, out of the speed."""
+    """Leaves the time since the last figures, of validating and saving, out of the speed; and the
+    call that the devices took meanwhile, which is the next to be added."""
     self._since += time.perf_counter() - self._last
+    self._paused = True
 
   def _fetch(self) -> None:
-    first = self._step - len(self._figures) + 1
-    for i in range(self._fetched, len(self._figures)):
-      loss, accuracy = float(self._figures[i]['loss']), float(self._figures[i]['accuracy'])
-      if not math.isfinite(loss):
+    import jax  # here, because who only reads logs does not need it
+
+    coming = jax.device_get(self._coming)
+    loss = np.concatenate([[], *(np.ravel(each['loss']) for each in coming)]).tolist()
+    accuracy = np.concatenate([[], *(np.ravel(each['accuracy']) for each in coming)]).tolist()
+    for i, value in enumerate(loss, 1):
+      if not math.isfinite(value):
         raise NotFiniteError(
-          f'the loss is {loss} at step {first + i}; the last checkpoint is intact. Try a lower '
-          'optimizer.lr, or schedule.warmup_epochs of 5.'
+          f'the loss is {value} at step {self._fetched + i}; the last checkpoint is intact. Try a '
+          'lower optimizer.lr, or schedule.warmup_epochs of 5.'
         )
-      self._figures[i] = [loss, accuracy]
-      self._epoch = [self._epoch[0] + loss, self._epoch[1] + accuracy, self._epoch[2] + 1]
-    self._fetched = len(self._figures)
+    for pair in zip(loss, accuracy, strict=True):
+      self._figures.append(list(pair))
+      self._epoch = [self._epoch[0] + pair[0], self._epoch[1] + pair[1], self._epoch[2] + 1]
+    self._fetched += len(loss)
+    self._coming = []
     self._last = time.perf_counter()
 
   def _restart_clock(self) -> None:

@@ -1,6 +1,8 @@
 """The state of training and the step: pure functions, free of data, devices and files."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.struct
@@ -94,3 +96,14 @@ def _gradients(params, batch_stats, batch, *, model, label_smoothing):
   (loss, (logits, updated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
   figures = {'loss': loss, 'accuracy': jnp.mean(logits.argmax(-1) == batch['label'])}
   return updated, (grads, figures)
+
+
+def in_turn(step: Callable, state: Any, inputs: tuple) -> tuple[Any, dict[str, chex.Array]]:
+  """`step(state, input)` for each of `inputs` [S, ...]: the last state, and figures [S].
+
+  One step is taken without a loop, which on a CPU costs a tenth of its time.
+  """
+  if len(jax.tree.leaves(inputs)[0]) == 1:
+    state, figures = step(state, jax.tree.map(lambda x: x[0], inputs))
+    return state, jax.tree.map(lambda x: x[None], figures)
+  return jax.lax.scan(step, state, inputs)

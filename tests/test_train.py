@@ -1,6 +1,7 @@
 """Training keeps its promises: sparse stays sparse, devices agree, nothing is lost or repeated."""
 
 import functools
+import itertools
 import signal
 import subprocess
 import sys
@@ -13,7 +14,17 @@ import optax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import checkpoints, masks, models, parallel, runlog, scores, train
+from random_pruning_jax import (
+  calls,
+  checkpoints,
+  masks,
+  models,
+  parallel,
+  preemption,
+  runlog,
+  scores,
+  train,
+)
 from random_pruning_jax.experiment import initial_variables
 
 
@@ -213,3 +224,59 @@ def test_without_synchronised_statistics_each_device_has_its_own(tmp_path):
   config = tiny_config(model__sync_batch_norm=False, epochs=1)
   state = train.train(config, tmp_path, show=False)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.batch_stats)))
+
+
+def test_calls_end_where_the_loop_must_act_and_nowhere_else_by_where_a_run_began():
+  """Of a run with epochs of 10 steps and a log line every 4, in calls of 3 steps."""
+  whole = list(calls.ends(0, 20, 3, (10, 4)))
+  assert whole[:5] == [(0, 3), (3, 4), (4, 7), (7, 8), (8, 9)]
+  assert whole[-1][1] == 20 and all(a[1] == b[0] for a, b in itertools.pairwise(whole))
+  stops = {stop for _, stop in whole}
+  assert {4, 8, 10, 12, 16, 20} <= stops
+  for start, _ in whole:  # a checkpoint may be saved at the end of any call
+    assert list(calls.ends(start, 20, 3, (10, 4))) == [call for call in whole if call[0] >= start]
+  assert {6, 7} <= {stop for _, stop in calls.ends(0, 20, 4, (10,), at=(6, 7))}
+
+
+def test_the_length_of_calls_is_what_makes_the_fewest():
+  assert calls.fewest((400, 50)) == 25
+  assert calls.fewest((390, 13)) == 13
+  assert calls.fewest((64, 64)) == 32
+  assert calls.fewest((1,)) == 1
+
+
+@pytest.fixture(scope='module')
+def in_calls(tmp_path_factory):
+  """The same run as `whole`, in calls of three steps."""
+  workdir = tmp_path_factory.mktemp('in calls')
+  return workdir, train.train(tiny_config(steps_per_call=3), workdir, show=False)
+
+
+def test_steps_in_one_call_are_the_steps_one_by_one(whole, in_calls):
+  assert [(line['kind'], line['step']) for line in figures(in_calls[0])] == [
+    (line['kind'], line['step']) for line in figures(whole[0])
+  ]
+  for one, other in zip(figures(in_calls[0]), figures(whole[0]), strict=True):
+    for name in one.keys() - {'kind'}:
+      assert one[name] == pytest.approx(other[name], rel=0.02, abs=0.02)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02),
+    jax.device_get(in_calls[1].params),
+    jax.device_get(whole[1].params),
+  )
+  assert_equal(in_calls[1].masks, whole[1].masks)
+  assert int(in_calls[1].step) == 20
+  params, kept = jax.device_get((in_calls[1].params, in_calls[1].masks))
+  outside = jax.tree.map(lambda p, m: (p[~m] == 0).all(), params, kept)
+  assert all(jax.tree.leaves(outside))
+
+
+def test_a_run_in_calls_goes_on_to_the_very_same_numbers(in_calls, tmp_path):
+  """Asked to stop in the middle of an epoch, of a log line and of what would be the next call."""
+  config = tiny_config(steps_per_call=3)
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 15'):
+    patch.setattr(preemption.Watch, 'asked', lambda self, number: number == 9)
+    train.train(config, tmp_path, show=False)
+  state = train.train(config, tmp_path, show=False)
+  assert_equal(state, in_calls[1])
+  assert figures(tmp_path) == figures(in_calls[0])

@@ -1,0 +1,139 @@
+"""What a run writes and says as it trains: lines of its log, validation, checkpoints."""
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from random_pruning_jax import (
+  checkpoints,
+  evaluate,
+  flow,
+  metrics,
+  optimizers,
+  parallel,
+  runlog,
+)
+from random_pruning_jax.progress import Progress
+from random_pruning_jax.step import TrainState
+
+if TYPE_CHECKING:
+  from random_pruning_jax.train import Run
+
+
+class Book:
+  """Keeps the record of one run; is told of each call, and waits for nothing.
+
+  What is due at the end of a call is done by `settle`, which is called when the devices already
+  have the next one: they do not wait for files.
+  """
+
+  def __init__(
+    self,
+    run: 'Run',
+    state: TrainState,
+    record: dict[str, Any],
+    log: runlog.RunLog,
+    progress: Progress,
+  ):
+    self._run, self._log, self._progress = run, log, progress
+    self.step = int(state.step)
+    self._meter = runlog.Meter(self.step, record['meter'])
+    self._started = time.perf_counter() - record['seconds']
+    self._rates = optimizers.learning_rates(run.parts.config, run.per_epoch)
+    self._flows = flow.FlowLog(run.parts, run.feed.images)
+    self._kept: TrainState | None = None  # to be validated and saved
+    self._settled = True
+    if self.step == 0:
+      self._flows.measure(0, state)
+
+  def waiting(self) -> contextlib.AbstractContextManager:
+    """Around what waits for the images of a call."""
+    return self._meter.waiting()
+
+  def wants_state(self, step: int) -> bool:
+    """Whether `took` looks at the state after `step` steps."""
+    every = self._run.parts.config.gradient_flow_every
+    return any(self._due(step)) or bool(every and step % every == 0)
+
+  def took(
+    self, step: int, state: TrainState | None, figures: dict[str, Any], save: bool = False
+  ) -> None:
+    """A call ended at `step`: the state then, and loss and accuracy [S] of its steps.
+
+    The state is saved where that is due, or with `save`.
+    """
+    self._meter.add(figures)
+    self._flows.measure(step, state)
+    self._progress.advance(step - self.step)
+    self.step, self._settled = step, False
+    if save or any(self._due(step)):
+      self._kept = parallel.copy(state)  # the next call takes its memory
+
+  def settle(self) -> None:
+    """Does what is due at the step that was told of last, once.
+
+    Raises runlog.NotFiniteError and checkpoints.NotWrittenError.
+    """
+    if self._settled:
+      return
+    self._settled, config = True, self._run.parts.config
+    logs = self.step % config.log_every == 0
+    if logs:
+      self._log_mean()
+    epoch = {}
+    if self.step % self._run.per_epoch == 0:
+      epoch = self._meter.epoch_mean()
+      self._log.write('epoch', self.step, epoch)
+    if logs or self._kept is not None:
+      for when, numbers in self._flows.take():
+        self._log.write('gradient', when, numbers)
+    if self._kept is not None:
+      self._save(self._kept, epoch)
+      self._kept = None
+
+  def _due(self, step: int) -> tuple[bool, bool]:
+    """Whether to validate, and whether to save besides, after `step` steps."""
+    config, (epochs, rest) = self._run.parts.config, divmod(step, self._run.per_epoch)
+    at_end = epochs % config.checkpoint.every_epochs == 0 or epochs == config.epochs
+    every = config.checkpoint.every_steps
+    return rest == 0 and at_end, bool(every and step % every == 0)
+
+  def _log_mean(self) -> None:
+    mean = self._meter.mean()
+    speed = mean.pop('steps_per_second') * self._run.parts.config.batch_size
+    lr = float(self._rates[self.step - 1])
+    self._log.write('train', self.step, mean | {'lr': lr, 'images_per_second': speed})
+    self._progress.figures(
+      f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, {speed:,.0f} images/s'
+    )
+
+  def _save(self, state: TrainState, epoch: dict[str, float]) -> None:
+    meter = self._meter.record()  # first, because it refuses a loss that is no number
+    validate, _ = self._due(self.step)
+    validation = self._validate(state, epoch) if validate else None
+    seconds = time.perf_counter() - self._started
+    record = {'meter': meter, 'seconds': seconds, 'validation': validation}
+    checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
+    self._meter.pause()
+
+  def _validate(self, state: TrainState, trained: dict[str, float]) -> dict[str, float]:
+    """Accuracy and NLL on the validation images, written to the log and told to the person."""
+    run, config = self._run, self._run.parts.config
+    logits = evaluate.predict(
+      run.parts.model,
+      state.variables,
+      run.validation.images,
+      batch_size=config.evaluation.batch_size,
+      on=run.parts.on,
+    )
+    figures = {
+      'accuracy': float(metrics.accuracy(logits, run.validation.labels)),
+      'nll': float(metrics.nll(logits, run.validation.labels)),
+    }
+    self._log.write('validation', self.step, figures)
+    self._progress.line(
+      f'epoch {self.step // run.per_epoch:>3}/{config.epochs}  step {self.step}  '
+      f'loss {trained["loss"]:.4f}  accuracy {trained["accuracy"]:.2%}  '
+      f'validation accuracy {figures["accuracy"]:.2%}'
+    )
+    return figures

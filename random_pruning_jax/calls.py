@@ -1,0 +1,41 @@
+"""How many steps one call of the compiled program takes: where calls end, as numbers alone.
+
+Where a call ends is a function of the step alone, so that a run which goes on from a checkpoint
+computes with the programs, at the same steps, with which it would have come there in one piece.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+MOST = 32  # steps of a call that is chosen here: what a person waits for after Ctrl-C
+
+
+def ends(
+  start: int, stop: int, length: int, every: Sequence[int], at: Sequence[int] = ()
+) -> Iterator[tuple[int, int]]:
+  """(steps done before, steps done after) of each call from `start` to `stop`.
+
+  A call ends at every multiple of each of `every` and at each of `at`. Between two such steps calls
+  are of `length` steps, and then of one, so that there are two programs to compile.
+  """
+  while start < stop:
+    last = max([start // n * n for n in every] + [step for step in at if step <= start])
+    following = min(
+      [(start // n + 1) * n for n in every] + [step for step in at if step > start] + [stop]
+    )
+    whole = (start - last) % length == 0 and start + length <= following
+    yield start, start + (length if whole else 1)
+    start += length if whole else 1
+
+
+def acts(config: ConfigDict, per_epoch: int) -> tuple[int, ...]:
+  """Numbers of steps at whose multiples a run logs, validates, saves or measures."""
+  every = (config.log_every, config.checkpoint.every_steps, config.gradient_flow_every)
+  return (per_epoch, *(n for n in every if n))
+
+
+def fewest(every: Sequence[int], most: int = MOST) -> int:
+  """Steps of a call, at most `most`, that make the fewest calls of an epoch or so."""
+  window = min(max(every), 1000)
+  return min(range(1, most + 1), key=lambda n: sum(1 for _ in ends(0, window, n, every)))

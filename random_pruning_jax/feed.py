@@ -112,14 +112,15 @@ def _streamed(parts: Experiment) -> Feed:
   config, shape = parts.config, parts.spec.shape
   source = streamed.Source(config.dataset, 'train', config.data_dir)
   example = stream_example(parts, source)
+  last = config.epochs * resident.steps_per_epoch(len(source), config.batch_size)
 
   def stream(calls: Calls) -> Iterator[tuple]:
-    calls = list(calls)
-    start, stop = (calls[0][0], calls[-1][1]) if calls else (0, 0)
-    decoded = streamed.batches(example, start, stop, workers=config.data_workers)
+    calls = iter(calls)
+    first = next(calls, (last, last))
+    decoded = streamed.batches(example, first[0], last, workers=config.data_workers)
     # Of this process alone, so that the parts of its devices are next to each other.
     local = sum(device.process_index == jax.process_index() for device in parts.on)
-    for start, stop in calls:
+    for start, stop in itertools.chain([first], calls):
       steps = list(itertools.islice(decoded, stop - start))
       image = np.stack([each['image'].reshape(local, -1, *shape) for each in steps], 1)
       yield image, np.stack([each['label'].reshape(local, -1) for each in steps], 1)

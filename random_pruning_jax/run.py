@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import results, runlog, suites
 from random_pruning_jax.experiment import check_budget, experiment
+from random_pruning_jax.many import train_many
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.train import train
@@ -34,12 +36,41 @@ def run(
       raise ValueError('dense_twin must be False for a dense network (pruning.density is 1.0).')
     todo.append((dense(config), pathlib.Path(workdir) / TWIN))
   for each, place in todo:  # all that can be wrong is said before the first training step
-    parts = experiment(each)
-    check_budget(parts)
-    suites.check(parts.config.evaluation)
-    if jax.process_index() == 0:
-      runlog.claim(place, parts.config)
+    _check(each, place)
   return [_finish(each, place, show, profile) for each, place in todo]
+
+
+def run_many(
+  configs: Sequence[ConfigDict],
+  workdirs: Sequence[str | os.PathLike],
+  *,
+  way: str = '',
+  show: bool = True,
+) -> list[dict | Exception]:
+  """Trains networks together (`many.train_many`) and then evaluates each.
+
+  Returns the row of each, or the error that ended it, which stops no other. Raises what
+  `train_many` raises.
+  """
+  if any(config.dense_twin for config in configs):
+    raise ValueError('dense_twin must be False where networks train together.')
+  places = [pathlib.Path(workdir) for workdir in workdirs]
+  found: dict[int, Any] = {}
+  for i, config in enumerate(configs):
+    try:
+      _check(config, places[i])
+    except Exception as error:
+      found[i] = error
+  fine = [i for i in range(len(configs)) if i not in found]
+  trained = train_many([configs[i] for i in fine], [places[i] for i in fine], way=way, show=show)
+  found |= {i: end for i, end in zip(fine, trained, strict=True) if isinstance(end, Exception)}
+  del trained  # the devices' memory
+  for i in fine:
+    try:
+      found[i] = found.get(i) or _row(configs[i], places[i], show)
+    except Exception as error:
+      found[i] = error
+  return [found[i] for i in range(len(configs))]
 
 
 def dense(config: ConfigDict) -> ConfigDict:
@@ -62,6 +93,20 @@ def _finish(
     what = 'dense' if config.pruning.density == 1.0 else pruned
     say(f'{resolved.model.name} on {resolved.dataset}, {what} -> {workdir}')
   train(config, workdir, show=show, profile=profile)
+  return _row(config, workdir, show)
+
+
+def _check(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """All that can be known to be wrong before the first step; claims the workdir."""
+  parts = experiment(config)
+  check_budget(parts)
+  suites.check(parts.config.evaluation)
+  if jax.process_index() == 0:
+    runlog.claim(workdir, parts.config)
+
+
+def _row(config: ConfigDict, workdir: pathlib.Path, show: bool) -> dict[str, Any]:
+  """Of a trained network: the one that is there, or else measured."""
   rows = results.read([workdir / results.FILE]) if (workdir / results.FILE).exists() else []
   # A row measured in another way than this config asks for is measured again.
   asked = config_lib.flat(config_lib.resolve(config))

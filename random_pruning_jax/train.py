@@ -182,9 +182,8 @@ def _loop(
 ) -> TrainState:
   call = compiled(run.step, run.feed.axes, run.parts.on)
   shared, own = run.feed.shared(), parallel.replicate(run.own, run.parts.on)
-  ends = list(run.calls(book.step, at))
-  inputs = run.feed.stream(ends)
-  for number, (start, end) in enumerate(ends, 1):
+  inputs = run.feed.stream(run.calls(book.step, at))
+  for number, (start, end) in enumerate(run.calls(book.step, at), 1):
     with book.waiting():
       batches = next(inputs)
     trace.before(start + 1)

@@ -181,8 +181,8 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   def stopped(parts):
     fed = made(parts)
 
-    def stream(start, stop):
-      for number, inputs in enumerate(fed.stream(start, stop)):
+    def stream(calls):
+      for number, inputs in enumerate(fed.stream(calls)):
         if number == 5:
           raise KeyboardInterrupt
         yield inputs

@@ -14,7 +14,7 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import results, runlog
+from random_pruning_jax import results, run, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.sweep import claim, estimate, plan, view, work, workers
 
@@ -335,3 +335,30 @@ def test_workers_share_the_runs_and_the_status_says_that_some_failed(tmp_path):
   failures = sorted((tmp_path / 'runs').glob(f'*/{plan.FAILED}'))
   assert len(failures) == 3 and all('nonsense' in path.read_text() for path in failures)
   assert not workers.log_file(tmp_path / 'runs', 0).read_text()
+
+
+def test_runs_train_together_and_a_failing_one_stops_no_other(swept, tmp_path):
+  """The runs of `swept`, three at a time: the same states, and the same rows to rounding."""
+  directory, jobs, _, _ = swept
+  work.work(jobs, tmp_path, together=3)
+  assert states(tmp_path, jobs) == states(directory, jobs)
+  assert not list(tmp_path.glob(f'*/{claim.FILE}'))
+  for job in jobs:
+    if plan.state(tmp_path / job.tag) == 'failed':
+      found, expected = (plan.read_failure(root / job.tag) for root in (tmp_path, directory))
+      assert found['error'] == expected['error']
+      assert bool(found['traceback']) == bool(expected['traceback'])
+    else:
+      (found,), (expected,) = (results.read([root / job.tag]) for root in (tmp_path, directory))
+      assert found['config'] == expected['config'] and found['masks'] == expected['masks']
+      assert found['metrics']['nll'] == pytest.approx(expected['metrics']['nll'], rel=0.02)
+
+
+def test_runs_that_cannot_train_together_train_in_turn(tmp_path, monkeypatch):
+  def refuse(*_, **__):
+    raise MemoryError('too little memory for both')
+
+  monkeypatch.setattr(run, 'train_many', refuse)
+  jobs = planned(small(), small(seed=1))
+  work.work(jobs, tmp_path, together=2)
+  assert states(tmp_path, jobs) == ['done', 'done']

@@ -34,6 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workers', type=int, default=1, help='processes, each on a GPU of its own (default: 1)'
   )
   parser.add_argument(
+    '--together',
+    type=int,
+    default=0,
+    metavar='N',
+    help='runs that train at once in a process (default: what the memory of a GPU or TPU has room '
+    'for, and on a CPU one)',
+  )
+  parser.add_argument(
     '--shard', default='1/1', metavar='I/N', help='the I-th of N parts, from 1/N to N/N: job arrays'
   )
   parser.add_argument('--retry', action='store_true', help='also runs that failed before')
@@ -50,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   if args.workers < 1:
     raise ValueError(f'--workers must be at least 1, got {args.workers}.')
+  if args.together < 0:
+    raise ValueError(f'--together must be at least 0, got {args.together}.')
   configs = load_sweep(args.config, rest)
   directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   parent = args.workers > 1 and args.worker < 0 and not args.dry_run
@@ -68,7 +78,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
   if args.worker >= 0:
     start = args.worker * len(jobs) // args.workers  # so that each begins with another network
-    work.work([*jobs[start:], *jobs[:start]], directory, more=_parent_lives())
+    work.work([*jobs[start:], *jobs[:start]], directory, _parent_lives(), args.together)
     return 0
   plan.remember(planned.jobs, directory)
   if args.retry:
@@ -78,7 +88,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
       signal.signal(signal.SIGTERM, signal.default_int_handler)  # the workers stop with it
       workers.run(_command(args, rest), args.workers, jobs, directory)
     else:
-      work.work(jobs, directory)
+      work.work(jobs, directory, together=args.together)
   return _report(seen, jobs, directory)
 
 
@@ -107,6 +117,7 @@ def _command(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     f'--config={args.config}',
     f'--workdir={args.workdir or arguments.default_workdir(args.config)}',
     f'--workers={args.workers}',
+    f'--together={args.together}',
     f'--shard={args.shard}',
     f'--cpu_devices={args.cpu_devices}',
     *(['--skip-invalid'] if args.skip_invalid else []),

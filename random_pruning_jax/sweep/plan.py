@@ -11,15 +11,14 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import data, pruning, results, runlog
+from random_pruning_jax import data, many, pruning, results, runlog
 from random_pruning_jax.experiment import Experiment, experiment
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.sweep import claim
 
 FAILED = 'failed.json'  # in a run's directory: its error, traceback and config
 MANIFEST = 'sweep.json'  # in the sweep's: every run that was ever planned there
-# Runs that differ in these alone share one compiled step.
-_FREE = ('seed', 'pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
+_OF_MASKS = ('pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
 
 
 class Job(NamedTuple):
@@ -27,7 +26,7 @@ class Job(NamedTuple):
 
   tag: str  # the name of its directory
   config: ConfigDict
-  group: str  # equal for runs that share one compilation
+  group: str  # equal for runs that share one compilation, and can train together
   error: str = ''  # why it cannot be run
 
 
@@ -53,9 +52,9 @@ def plan(
   for i, config in enumerate(configs):
     try:
       resolved = _check(config, parts, need_data)
-      job = Job(tag(resolved), resolved, group(resolved))
+      job = Job(tag(resolved), resolved, many.key(resolved))
     except ValueError as error:
-      job = Job(tag(config), config, group(config), str(error))
+      job = Job(tag(config), config, many.key(config), str(error))
       wrong.setdefault(job.error, []).append(f'{job.tag} (config {i})')
     same = seen.setdefault(_identity(job.config), i)
     if same != i:
@@ -98,10 +97,6 @@ def tag(config: ConfigDict) -> str:
 def network(config: ConfigDict) -> str:
   """resnet20, or resnet20-w8 where the width is not the family's own."""
   return config.model.name + (f'-w{config.model.width}' if config.model.width else '')
-
-
-def group(config: ConfigDict) -> str:
-  return json.dumps({k: v for k, v in _flat(config).items() if k not in _FREE}, sort_keys=True)
 
 
 def state(directory: pathlib.Path) -> str:
@@ -172,7 +167,7 @@ def _check(config: ConfigDict, parts: dict[str, Experiment], need_data: bool) ->
     )
   resolved = config_lib.resolve(config)
   pruning.check_names(resolved.pruning.ratio, resolved.pruning.select, resolved.pruning.sampling)
-  name = group(resolved)
+  name = many.key(resolved)
   if name not in parts:
     if need_data:
       data.find(resolved.dataset, resolved.data_dir)
@@ -189,7 +184,7 @@ def _identity(config: ConfigDict) -> str:
   """Equal for configs that make the same network: a dense one has no ratio."""
   flat = _flat(config)
   if flat['pruning.density'] == 1:
-    flat = {field: flat[field] for field in flat if field not in _FREE[1:]}
+    flat = {field: flat[field] for field in flat if field not in _OF_MASKS}
   return json.dumps(flat, sort_keys=True)
 
 

@@ -1,5 +1,6 @@
-"""Trains the jobs that are not done, one after the other, in this process."""
+"""Trains the jobs that are not done, in this process: in turn, or some of a kind together."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -8,7 +9,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import results, run
+from random_pruning_jax import results, room, run
+from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import claim, plan
 from random_pruning_jax.sweep.plan import Job
 
@@ -20,21 +22,33 @@ def forget_failures(jobs: Sequence[Job], directory: pathlib.Path) -> None:
 
 
 def work(
-  jobs: Sequence[Job], directory: pathlib.Path, more: Callable[[], bool] = lambda: True
+  jobs: Sequence[Job],
+  directory: pathlib.Path,
+  more: Callable[[], bool] = lambda: True,
+  together: int = 1,
 ) -> None:
   """Trains and evaluates every job that is neither done, failed nor another process's.
 
-  `more` is asked before each run whether to go on. A run that raises is recorded and left.
+  Up to `together` jobs of a group train at once; 0 is as many as the devices have room for. `more`
+  is asked before each group whether to go on. A run that raises is recorded and left.
   """
-  for job in jobs:
-    place = directory / job.tag
-    if not more():
-      return
-    if plan.state(place) in ('done', 'failed'):
-      continue
-    with claim.hold(place) as mine:
-      if mine and plan.state(place) not in ('done', 'failed'):  # as it may be since we looked
-        _run(job, place)
+  left = [job for job in jobs if not _over(job, directory)]
+  sizes: dict[str, int] = {}
+  while left and more():
+    first = left[0]
+    if first.group not in sizes:
+      sizes[first.group] = _size(first, together)
+    like = [job for job in left if job.group == first.group and not job.error]
+    chosen = [first] if first.error else like[: sizes[first.group]]
+    tags = {job.tag for job in chosen}
+    left = [job for job in left if job.tag not in tags]
+    with contextlib.ExitStack() as held:
+      mine = [job for job in chosen if held.enter_context(claim.hold(directory / job.tag))]
+      mine = [job for job in mine if not _over(job, directory)]  # as it may be since we looked
+      if len(mine) > 1:
+        _run_together(mine, directory)
+      elif mine:
+        _run(mine[0], directory / mine[0].tag)
 
 
 def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -> None:
@@ -52,6 +66,34 @@ def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -
   whole = place / f'{plan.FAILED}.{os.getpid()}.tmp'
   whole.write_text(json.dumps(found, indent=2, sort_keys=True) + '\n')
   whole.replace(place / plan.FAILED)
+
+
+def _over(job: Job, directory: pathlib.Path) -> bool:
+  return plan.state(directory / job.tag) in ('done', 'failed')
+
+
+def _size(job: Job, together: int) -> int:
+  """How many jobs like this one train at once."""
+  try:
+    return together if together == 1 else room.group_size(job.config, together)
+  except Exception:  # what is wrong with the job is said where it runs
+    return 1
+
+
+def _run_together(jobs: Sequence[Job], directory: pathlib.Path) -> None:
+  places = [directory / job.tag for job in jobs]
+  try:
+    ends = run.run_many([job.config for job in jobs], places, show=False)
+  except Exception as error:  # no run's own, as too little memory is for all at once
+    say(f'{len(jobs)} runs could not train together, and train in turn: {error}')
+    for job, place in zip(jobs, places, strict=True):
+      _run(job, place)
+    return
+  for job, place, end in zip(jobs, places, ends, strict=True):
+    if isinstance(end, Exception):
+      record_failure(
+        job, place, f'{type(end).__name__}: {end}', ''.join(traceback.format_exception(end))
+      )
 
 
 def _run(job: Job, place: pathlib.Path) -> None:

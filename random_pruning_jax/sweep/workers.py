@@ -18,6 +18,7 @@ _PATIENCE = 60.0  # seconds in which an interrupted worker may finish what it wr
 class Worker(NamedTuple):
   process: subprocess.Popen
   number: int
+  command: Sequence[str]
 
 
 def gpus() -> list[str]:
@@ -41,7 +42,8 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
   """Starts `command --worker=I` that many times and waits until nothing is left for them to do.
 
   A worker that dies (out of memory, killed) costs the run that it had: that run is recorded as
-  failed and the worker is started again. An interrupt ends every worker.
+  failed and the worker is started again. One that had several is started again to train them in
+  turn, which shows whose fault it is. An interrupt ends every worker.
   """
   environments = [environment(i, workers) for i in range(workers)]
   alive = [_start(command, i, environments[i], directory) for i in range(workers)]
@@ -50,8 +52,14 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
       time.sleep(0.2)
       for worker in [w for w in alive if w.process.poll() is not None]:
         alive.remove(worker)
-        if worker.process.returncode < 0 and _blame(worker, jobs, directory):
-          alive.append(_start(command, worker.number, environments[worker.number], directory))
+        if worker.process.returncode >= 0:
+          continue
+        held = _held(worker, jobs, directory)
+        if len(held) == 1:
+          _blame(worker, held[0], directory)
+        if held:
+          again = [*command, '--together=1'] if len(held) > 1 else worker.command
+          alive.append(_start(again, worker.number, environments[worker.number], directory))
   finally:
     _stop(alive)
 
@@ -71,21 +79,26 @@ def _start(
       env=environment,
       start_new_session=True,  # a Ctrl-C comes through `_stop`, and so only once
     )
-  return Worker(process, number)
+  return Worker(process, number, command)
 
 
-def _blame(worker: Worker, jobs: Sequence[Job], directory: pathlib.Path) -> bool:
-  """Records the run that a dead worker had as failed; False if it had none."""
+def _held(worker: Worker, jobs: Sequence[Job], directory: pathlib.Path) -> list[Job]:
+  """The runs that a dead worker had and had not finished."""
+  return [
+    job
+    for job in jobs
+    if claim.pid(directory / job.tag / claim.FILE) == worker.process.pid
+    and plan.state(directory / job.tag) not in ('done', 'failed')
+  ]
+
+
+def _blame(worker: Worker, job: Job, directory: pathlib.Path) -> None:
+  """Records the run that a dead worker had as failed."""
   name = signal.Signals(-worker.process.returncode).name
-  for job in jobs:
-    held = directory / job.tag / claim.FILE
-    if claim.pid(held) == worker.process.pid and plan.state(directory / job.tag) != 'done':
-      log = log_file(directory, worker.number)
-      error = f'the worker process was ended by {name} (out of memory?); see {log}'
-      work.record_failure(job, directory / job.tag, error)
-      held.unlink(missing_ok=True)
-      return True
-  return False
+  log = log_file(directory, worker.number)
+  error = f'the worker process was ended by {name} (out of memory?); see {log}'
+  work.record_failure(job, directory / job.tag, error)
+  (directory / job.tag / claim.FILE).unlink(missing_ok=True)
 
 
 def _stop(alive: Sequence[Worker]) -> None:

@@ -1,0 +1,53 @@
+"""How many networks train together: as many as the memory of a device has room for."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from random_pruning_jax import feed, optimizers, stacked
+from random_pruning_jax.experiment import experiment
+from random_pruning_jax.train import Run, blank_state, prepare
+
+MOST = 64  # beyond, a network gains nothing from more beside it, and all are lost with one process
+SHARE = 0.85  # of the memory that is free; the rest is for evaluation and the allocator's gaps
+
+
+def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | None = None) -> int:
+  """Networks like the config's that train at once: as asked, or for 0 as these devices allow.
+
+  On CPUs that is one for each device, which trains it by itself; and one where images are streamed.
+  """
+  parts = experiment(config, on)
+  stats = parts.on[0].memory_stats() or {}
+  if feed.loading(parts.config) == 'streamed':
+    return 1
+  if asked or parts.on[0].platform == 'cpu' or 'bytes_limit' not in stats:
+    return asked or len(parts.on)
+  run = prepare(parts)
+  shared = sum(array.nbytes for array in run.feed.images)
+  return fitting(stats['bytes_limit'] - stats['bytes_in_use'], shared, of_one(run, shared))
+
+
+def fitting(free: int, shared: int, member: int, most: int = MOST) -> int:
+  """Members of `member` bytes each that fit beside `shared` bytes; at least 1, at most `most`."""
+  return int(min(max((SHARE * free - shared) // member, 1), most))
+
+
+def of_one(run: Run, shared: int) -> int:
+  """Bytes that one network needs of each device, as its compiled program says, without `shared`.
+
+  That is its state, what a call computes, and the state again, which is what a checkpoint reads.
+  """
+  parts = run.parts
+  state = blank_state(parts, optimizers.make(parts.config, run.per_epoch))
+  images = jax.eval_shape(lambda: tuple(map(jnp.asarray, run.feed.images)))
+  flags = jax.ShapeDtypeStruct((1,), bool)
+  state, own = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)), x.dtype), (state, run.own)
+  )
+  inputs = stacked.batches([next(run.feed.stream([next(run.calls(0))]))], run.feed.axes)
+  program = stacked.compiled(run.step, run.feed.axes, parts.on, stacked.default_way(parts.on), 1)
+  found = program.lower(state, flags, flags, images, own, *inputs).compile().memory_analysis()
+  held = found.argument_size_in_bytes - shared
+  made = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+  return held + made + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

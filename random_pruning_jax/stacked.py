@@ -1,0 +1,79 @@
+"""Programs of many networks: what is of each has a leading axis of networks."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from random_pruning_jax import parallel
+from random_pruning_jax.step import in_turn
+
+
+def default_way(on: Sequence[jax.Device]) -> str:
+  """A CPU runs convolutions of many kernels at once by a slow path."""
+  return 'unroll' if on[0].platform == 'cpu' else 'vmap'
+
+
+def batches(inputs: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
+  """Inputs of a call [D, M, S, ...] or [M, S, ...], from those of each network."""
+  return [
+    np.stack(arrays, axis=0 if axis is None else 1)
+    for arrays, axis in zip(zip(*inputs, strict=True), axes, strict=True)
+  ]
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(step: Callable, axes: tuple, on: tuple[jax.Device, ...], way: str, count: int):
+  """A call of all networks: states [M, ...] and figures of each; states that stand still stay."""
+
+  def call(states, alive, going, shared, own, *inputs):
+    def one_network(state, alive, going, own, inputs):
+      def one_step(carry, inputs):
+        state, alive = carry
+        following, figures = step(state, shared, own, inputs)
+        alive &= jnp.isfinite(figures['loss']) | ~going
+        moves = alive & going
+        state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), following, state)
+        return (state, alive), figures
+
+      return in_turn(one_step, (state, alive), inputs)
+
+    carry, figures = WAYS[way](one_network)(states, alive, going, own, inputs)
+    return *carry, [jax.tree.map(lambda x, i=i: x[i], figures) for i in range(count)]
+
+  return parallel.parallel(call, on, (*[None] * 5, *axes), None, donate=(0, 1))
+
+
+def _unrolled(fn: Callable) -> Callable:
+  def run(*arguments):
+    count = len(jax.tree.leaves(arguments)[0])
+    each = [fn(*jax.tree.map(lambda x, i=i: x[i], arguments)) for i in range(count)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+  return run
+
+
+def _mapped(fn: Callable) -> Callable:
+  return lambda *arguments: jax.lax.map(lambda each: fn(*each), arguments)
+
+
+# How a function of one network becomes one of arrays with a leading axis of networks.
+WAYS: dict[str, Callable[[Callable], Callable]] = {
+  'vmap': jax.vmap,  # each operation for all
+  'unroll': _unrolled,  # one after the other, as long a program as there are networks
+  'map': _mapped,  # one after the other, in a loop
+}
+
+
+def stack(trees: Sequence[Any]) -> Any:
+  """One tree, whose leaves have a leading axis, of trees of a kind."""
+
+  def joined(*leaves):
+    if jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+      return jnp.stack(leaves)
+    return np.stack(jax.device_get(leaves))
+
+  return jax.tree.map(joined, *trees)

@@ -1,0 +1,187 @@
+"""Networks that train together: each is what it is alone, and none disturbs another."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import checkpoints, many, masks, parallel, preemption, room, runlog, train
+from random_pruning_jax.train import prepare
+
+ONE_DEVICE = parallel.devices(1)
+CLOCK = ('images_per_second', 'waiting')
+
+
+def configs(**changes):
+  """Three runs that differ in every way they may."""
+  return [
+    tiny_config(**{'epochs': 1, **fields, **changes})
+    for fields in (
+      {},
+      {'seed': 3, 'pruning__density': 0.6, 'optimizer__lr': 0.03},
+      {'seed': 4, 'pruning__ratio': 'uniform', 'optimizer__weight_decay': 0.0},
+    )
+  ]
+
+
+def places(root, count=3):
+  return [root / str(i) for i in range(count)]
+
+
+def lines(workdir):
+  return [
+    {name: value for name, value in line.items() if name not in CLOCK}
+    for line in runlog.read_log(workdir)
+  ]
+
+
+def close(a, b, atol=2e-3):
+  """Floats to rounding, as it grows in ten steps; masks and counts to the bit."""
+
+  def compare(x, y):
+    if np.issubdtype(np.asarray(x).dtype, np.floating):
+      np.testing.assert_allclose(x, y, rtol=1e-2, atol=atol)
+    else:
+      np.testing.assert_array_equal(x, y)
+
+  jax.tree.map(compare, *jax.device_get((a, b)))
+
+
+def same_lines(found, expected):
+  assert [(line['kind'], line['step']) for line in found] == [
+    (line['kind'], line['step']) for line in expected
+  ]
+  for one, other in zip(found, expected, strict=True):
+    for name, value in one.items():
+      if isinstance(value, float):
+        assert value == pytest.approx(other[name], rel=0.02, abs=0.02), (name, one, other)
+
+
+def saved_steps(workdir):
+  with checkpoints.manager(workdir) as saved:
+    return sorted(saved.all_steps())
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """Each run by itself on one device: workdirs and last states."""
+  root = tmp_path_factory.mktemp('alone')
+  states = [
+    train.train(config, place, on=ONE_DEVICE, show=False)
+    for config, place in zip(configs(), places(root), strict=True)
+  ]
+  return places(root), states
+
+
+@pytest.mark.parametrize(
+  ('way', 'devices', 'spread', 'steps_per_call'),
+  [('vmap', 1, False, 1), ('unroll', 2, False, 1), ('map', 1, False, 4), ('map', 2, True, 1)],
+)
+def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, spread, steps_per_call):
+  found = many.train_many(
+    configs(steps_per_call=steps_per_call),
+    places(tmp_path),
+    on=parallel.devices(devices),
+    way=way,
+    spread=spread,
+    show=False,
+  )
+  for state, expected, place, other in zip(
+    found, alone[1], places(tmp_path), alone[0], strict=True
+  ):
+    close(state, expected)
+    same_lines(lines(place), lines(other))
+    assert saved_steps(place) == saved_steps(other)
+    kept = jax.device_get(state.masks)
+    zeros = jax.tree.map(lambda p, m: (p[~m] == 0).all(), jax.device_get(state.params), kept)
+    assert all(jax.tree.leaves(zeros))
+  assert len({masks.checksum(state.masks) for state in found}) == 3
+
+
+def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone, tmp_path):
+  first, _, last = configs()
+  absurd = tiny_config(epochs=1, seed=3, pruning__density=0.6, optimizer__lr=1e30)
+  found = many.train_many(
+    [first, absurd, last], places(tmp_path), on=ONE_DEVICE, way='unroll', show=False
+  )
+  assert isinstance(found[1], runlog.NotFiniteError)
+  with pytest.raises(runlog.NotFiniteError) as by_itself:
+    train.train(absurd, tmp_path / 'by itself', on=ONE_DEVICE, show=False)
+  assert str(found[1]) == str(by_itself.value)
+  assert lines(tmp_path / '1') == lines(tmp_path / 'by itself')
+  close(found[0], alone[1][0])
+  close(found[2], alone[1][2])
+
+
+def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path):
+  """Stopped after seven steps together; then each is brought somewhere else alone."""
+  changes = {'checkpoint__every_steps': 4}
+  some = places(tmp_path)
+  train_some = {'on': ONE_DEVICE, 'show': False}
+  signalled = []
+  took = many.Book.took
+
+  def stop_at_7(self, step, *arguments, **options):
+    took(self, step, *arguments, **options)
+    if step == 6 and not signalled:
+      signalled.append(step)
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 7'):
+    patch.setattr(many.Book, 'took', stop_at_7)
+    many.train_many(configs(**changes), some, way='unroll', **train_some)
+  assert [saved_steps(place) for place in some] == [[4, 7]] * 3
+  with checkpoints.manager(some[2]) as saved:
+    saved.delete(7)
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 6'):
+    patch.setattr(preemption.Watch, 'asked', lambda self, number: number == 2)
+    train.train(configs(**changes)[2], some[2], **train_some)  # alone, from step 4
+  assert int(train.train(configs(**changes)[0], some[0], **train_some).step) == 10
+  found = many.train_many(configs(**changes), some, way='unroll', **train_some)
+  for i, state in enumerate(found):
+    assert int(state.step) == 10
+    close(state, alone[1][i])
+    same_lines(lines(some[i]), lines(alone[0][i]))
+  assert many.train_many(configs(**changes), some, **train_some)[1].step == 10  # all are done
+
+
+def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_differ(tmp_path):
+  with pytest.raises(ValueError, match='configs 0 and 1 batch_size is 120 and 60'):
+    many.train_many([tiny_config(), tiny_config(batch_size=60)], places(tmp_path, 2))
+  with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
+    many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path, tmp_path])
+  with pytest.raises(ValueError, match='way must be one of map, unroll, vmap'):
+    many.train_many([tiny_config()], [tmp_path], way='all')
+  with pytest.raises(ValueError, match='at least one network'):
+    many.train_many([], [])
+  assert not list(tmp_path.iterdir())
+
+
+def test_what_is_wrong_with_one_network_stops_no_other(alone, tmp_path):
+  first, second, _ = configs()
+  train.train(tiny_config(epochs=1, seed=9), tmp_path / '1', on=ONE_DEVICE, show=False)
+  found = many.train_many([first, second], places(tmp_path, 2), on=ONE_DEVICE, show=False)
+  assert 'holds another config' in str(found[1])
+  close(found[0], alone[1][0])
+
+
+def test_a_group_is_as_large_as_the_memory_that_is_free():
+  gib = 1 << 30
+  assert room.fitting(free=10 * gib, shared=gib, member=gib // 2) == int((8.5 - 1) * 2)
+  assert room.fitting(free=gib, shared=2 * gib, member=gib) == 1
+  assert room.fitting(free=1000 * gib, shared=0, member=gib) == room.MOST
+  assert room.group_size(tiny_config(), on=parallel.devices(2)) == 2
+  assert room.group_size(tiny_config(), 5, on=ONE_DEVICE) == 5
+
+
+def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images():
+  run = prepare(train.experiment(tiny_config(), ONE_DEVICE))
+  images = sum(array.nbytes for array in run.feed.images)
+  found = room.of_one(run, images)
+  state = room.blank_state(run.parts, room.optimizers.make(run.parts.config, run.per_epoch))
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+  activations = 120 * 8 * 8 * 2 * 4  # of the first layer, at least
+  assert 2 * size + activations < found < room.of_one(run, 0)

@@ -8,6 +8,7 @@ The values are those of `jax.lax.conv_general_dilated`, to rounding.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,9 +80,11 @@ def conv_general_dilated(
 def _convolve(
   x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: _Pads, precision: Any
 ) -> jax.Array:
-  return lax.conv_general_dilated(
-    x, kernel, strides, pads, dimension_numbers=_NHWC, precision=precision
-  )
+  size = [
+    (n + low + high - k) // s + 1
+    for n, k, s, (low, high) in zip(x.shape[1:3], kernel.shape[:2], strides, pads, strict=True)
+  ]
+  return _widened(x, kernel, size, strides, [low for low, _ in pads], (1, 1), precision)
 
 
 def _convolve_jvp(strides, pads, precision, primals, tangents):
@@ -110,16 +113,66 @@ _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 def _input_gradient(g, kernel, shape, strides, pads, precision):
   """g [N, h', w', O] -> [N, H, W, C]: g spread by the strides, with the kernel turned around."""
   size = kernel.shape[:2]
-  sides = zip(shape[1:3], g.shape[1:3], size, strides, pads, strict=True)
-  edges = [(k - 1 - low, n - 1 - (m - 1) * s + low) for n, m, k, s, (low, _) in sides]
   if size == (1, 1):
     product = lax.dot_general(g, kernel[0, 0], (((3,), (1,)), ((), ())), precision=precision)
-    spread = [(low, high, s - 1) for (low, high), s in zip(edges, strides, strict=True)]
+    sides = zip(shape[1:3], g.shape[1:3], strides, strict=True)
+    spread = [(0, n - 1 - (m - 1) * s, s - 1) for n, m, s in sides]
     return lax.pad(product, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  return lax.conv_general_dilated(
-    g, turned, (1, 1), edges, lhs_dilation=strides, dimension_numbers=_NHWC, precision=precision
+  lows = [k - 1 - low for k, (low, _) in zip(size, pads, strict=True)]
+  return _widened(g, turned, shape[1:3], (1, 1), lows, strides, precision)
+
+
+def _widened(x, kernel, size, strides, lows, dilation, precision):
+  """Convolves x, spread by `dilation` and padded by `lows` in front, to a map of `size`.
+
+  Few output channels O fill a part of the processor's vectors only. So `group` neighbouring pixels
+  of a row are computed as one of `group` times the channels, by a kernel that holds the given one
+  `group` times, each shifted by a pixel: [N, h, w / group, group O] is [N, h, w, O] in memory. And
+  where groups step over whole spread pixels, the zeros between them are left out.
+  """
+  (height, width), (rows, columns) = size, strides
+  group = _group(kernel.shape, width, columns, dilation[1])
+  shifted = [
+    jnp.pad(kernel, ((0, 0), (columns * i, columns * (group - 1 - i)), (0, 0), (0, 0)))
+    for i in range(group)
+  ]
+  kernel = jnp.concatenate(shifted, 3) if group > 1 else kernel
+  columns, low = columns * group, lows[1]
+  if columns % dilation[1] == 0:
+    kernel = kernel[:, low % dilation[1] :: dilation[1]]
+    columns, low = columns // dilation[1], low // dilation[1]
+    dilation = (dilation[0], 1)
+  edges = [
+    (low, (m - 1) * s + k - ((n - 1) * d + 1) - low)
+    for n, m, k, s, low, d in zip(
+      x.shape[1:3],
+      (height, width // group),
+      kernel.shape[:2],
+      (rows, columns),
+      (lows[0], low),
+      dilation,
+      strict=True,
+    )
+  ]
+  y = lax.conv_general_dilated(
+    x,
+    kernel,
+    (rows, columns),
+    edges,
+    lhs_dilation=dilation,
+    dimension_numbers=_NHWC,
+    precision=precision,
   )
+  return y.reshape(len(x), height, width, -1)
+
+
+def _group(shape, width, stride, dilation):
+  """How many neighbouring pixels make about 32 channels, or hold a whole spread pixel."""
+  if shape[1] == 1:
+    return 1
+  wanted = max(dilation // math.gcd(stride, dilation), min(4, math.ceil(32 / shape[3])))
+  return next((n for n in (4, 2) if n <= wanted and width % n == 0), 1)
 
 
 def _kernel_gradient(x, g, shape, strides, pads, precision):

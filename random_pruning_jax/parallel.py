@@ -110,9 +110,19 @@ def parallel(
   checks that, and device 0's value would be returned. Remembered by its arguments, so that the runs
   of a sweep share one compilation.
   """
-  return jax.pmap(
+  mapped = jax.pmap(
     fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, devices=on, donate_argnums=donate
   )
+  if len(on) == 1 or on[0].platform != 'cpu':
+    return mapped
+
+  # CPU devices share their threads. Two programs at once may each wait, on all of them, for a
+  # device that has no thread left, and XLA then ends the process: so one after the other.
+  @functools.wraps(fn)
+  def in_turn(*arguments):
+    return jax.block_until_ready(mapped(*arguments))
+
+  return in_turn
 
 
 def mean(tree: chex.ArrayTree) -> chex.ArrayTree:

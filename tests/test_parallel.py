@@ -48,3 +48,13 @@ def test_too_many_devices_and_odd_batches_are_refused():
   with pytest.raises(ValueError, match='one length'):
     arrays = (np.ones(3), np.ones(4))
     list(parallel.map_batches(max, (), arrays, batch_size=2, on=parallel.devices(1)))
+
+
+def test_programs_of_several_cpu_devices_run_one_after_the_other():
+  """Two at once wait for each other's threads until XLA ends the process."""
+  fn = lambda x, y: parallel.mean(jnp.linalg.matrix_power(x, 50) + y)  # noqa: E731
+  for devices in (2, 4):
+    on = parallel.devices(devices)
+    run = parallel.parallel(fn, on, (None, 0), None)
+    outputs = run(parallel.replicate(jnp.eye(300), on), np.zeros((devices, 1)))
+    assert outputs.is_ready()

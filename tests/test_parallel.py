@@ -1,6 +1,7 @@
 """Every row goes through exactly once, whatever the batch size and the number of devices."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 

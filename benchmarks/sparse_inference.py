@@ -1,14 +1,17 @@
 """Sparse ways beside the dense one, layer by layer and over a whole network, and PyTorch's."""
 
 import argparse
+import collections
+import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import race
-from benchmarks.file_sizes import NETWORKS, network
-from random_pruning_jax import data
+from benchmarks.file_sizes import network
+from random_pruning_jax import data, sparse_ways
 from random_pruning_jax import sparse_inference as sparse
 
 # Kernel, channels in and out, image size: 3x3 layers of ResNets, then those of a wide bottleneck.
@@ -24,16 +27,20 @@ LAYERS = (
   (1, 2048, 1024, 7),
 )
 
+MASKS = {'random': 'kept at random', 'fan_in': 'as many for each output', 'n_m': 'as many of 16'}
+
 COLUMNS = (
   'batch',
   'kernel',
   'channels',
   'size',
   'density',
-  'dense ms',
-  'columns ms',
-  'taps ms',
-  'PyTorch dense ms',
+  'XLA dense',
+  'PyTorch',
+  'PyTorch, channels last',
+  'columns',
+  'taps',
+  'compiled',
   'XLA dense / best sparse',
   'best dense / best sparse',
 )
@@ -42,11 +49,13 @@ WHOLE = (
   'network',
   'batch',
   'density',
-  'XLA dense ms',
-  'chosen ms',
-  'PyTorch dense ms',
+  'XLA dense',
+  'PyTorch',
+  'PyTorch, channels last',
+  'chosen',
   'XLA dense / chosen',
-  'sparse layers',
+  'best dense / chosen',
+  'ways',
 )
 
 
@@ -56,8 +65,9 @@ def main(arguments: list[str]) -> None:
   )
   parser.add_argument('--batches', default='1,16')
   parser.add_argument('--densities', default='0.1,0.05')
-  parser.add_argument('--network', default='', help='a whole network of benchmarks/file_sizes.py')
+  parser.add_argument('--network', default='', help='a whole network instead of layers')
   parser.add_argument('--width', type=int, default=64)
+  parser.add_argument('--masks', default='random', choices=sorted(MASKS))
   parser.add_argument('--rounds', type=int, default=sparse.ROUNDS)
   options = parser.parse_args(arguments)
   batches = [int(text) for text in options.batches.split(',')]
@@ -65,33 +75,48 @@ def main(arguments: list[str]) -> None:
   if options.network:
     _whole(options.network, options.width, batches, densities, options.rounds)
   else:
-    _layers(batches, densities, options.rounds)
+    _layers(batches, densities, options.masks, options.rounds)
 
 
-def _layers(batches: list[int], densities: list[float], rounds: int) -> None:
-  print(f'\n| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
+def _layers(batches: list[int], densities: list[float], masks: str, rounds: int) -> None:
+  print(f'\nMilliseconds; weights {MASKS[masks]}.\n')
+  print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
   generator = np.random.default_rng(0)
   for batch in batches:
     for size, inputs, outputs, pixels in LAYERS:
       for density in densities:
-        kernel = generator.standard_normal((size, size, inputs, outputs), np.float32)
-        kernel *= generator.random(kernel.shape) < density
-        site = sparse.Site('', (batch, pixels, pixels, inputs), 1, size // 2)
+        shape = (size, size, inputs, outputs)
+        kernel = generator.standard_normal(shape, np.float32) * _mask(
+          generator, shape, density, masks
+        )
+        site = sparse_ways.Site('', (batch, pixels, pixels, inputs), 1, size // 2)
         times = sparse.timed(kernel, site, rounds)
-        peer = min(race({'PyTorch': _torch(kernel, site)}, rounds)['PyTorch'])
-        best = min(times['columns'], times.get('taps', np.inf))
+        peers = {name: min(all_) for name, all_ in race(_torch(kernel, site), rounds).items()}
+        best = min(value for name, value in times.items() if name != 'dense')
+        cells = [times['dense'], *peers.values()]
+        cells += [times.get(name, np.nan) for name in ('columns', 'taps', 'compiled')]
+        cells += [times['dense'] / best, min(times['dense'], *peers.values()) / best]
         print(
           f'| {batch} | {size}x{size} | {inputs} -> {outputs} | {pixels} | {density:g} '
-          f'| {times["dense"]:.2f} | {times["columns"]:.2f} | {times.get("taps", np.nan):.2f} '
-          f'| {peer:.2f} | {times["dense"] / best:.2f} | {min(times["dense"], peer) / best:.2f} |',
+          f'| {" | ".join("" if np.isnan(cell) else f"{cell:.2f}" for cell in cells)} |',
           flush=True,
         )
 
 
+def _mask(generator: np.random.Generator, shape, density: float, masks: str) -> np.ndarray:
+  if masks == 'random':
+    return generator.random(shape) < density
+  group = 16 if masks == 'n_m' else int(np.prod(shape[:-1]))
+  draws = generator.random((*shape[:2], shape[2] // 16, 16, shape[3]))
+  draws = draws.reshape(-1, group, shape[3])
+  ranks = draws.argsort(1).argsort(1)
+  return (ranks < round(density * group)).reshape(shape)
+
+
 def _whole(name: str, width: int, batches, densities, rounds: int) -> None:
-  (dataset,) = {found for known, wide, found in NETWORKS if (known, wide) == (name, width)}
+  dataset = 'imagenet2012' if name.startswith(('resnet50', 'wrn')) else 'cifar10'
   shape = data.SPECS[dataset].shape
-  print(f'\n| {" | ".join(WHOLE)} |\n|{"---|" * len(WHOLE)}')
+  print(f'\nMilliseconds.\n\n| {" | ".join(WHOLE)} |\n|{"---|" * len(WHOLE)}')
   for batch in batches:
     for density in densities:
       stored = network(name, width, data.SPECS[dataset], dataset, density)
@@ -99,15 +124,15 @@ def _whole(name: str, width: int, batches, densities, rounds: int) -> None:
       plain = sparse.predictor(stored.model, stored.variables, (batch, *shape), ways={})
       images = jnp.zeros((batch, *shape))
       runs = {'dense': _ready(plain.logits, images), 'chosen': _ready(found.logits, images)}
-      if name == 'resnet20':
-        runs['PyTorch'] = _torch_resnet(width, batch)
+      runs |= _torch_network(name, width, (batch, *shape))
       least = {run: min(values) for run, values in race(runs, rounds).items()}
-      layers = sum(way != 'dense' for way in found.ways.values())
-      peer = f'{least["PyTorch"]:.2f}' if 'PyTorch' in least else ''
+      chosen = least.pop('chosen')
+      counts = collections.Counter(found.ways.values())
+      cells = [*least.values(), chosen, least['dense'] / chosen, min(least.values()) / chosen]
       print(
-        f'| {name} x {width} | {batch} | {density:g} | {least["dense"]:.2f} '
-        f'| {least["chosen"]:.2f} | {peer} | {least["dense"] / least["chosen"]:.2f} '
-        f'| {layers} of {len(found.ways)} |',
+        f'| {name} x {width} | {batch} | {density:g} '
+        f'| {" | ".join(f"{cell:.2f}" for cell in cells)} '
+        f'| {", ".join(f"{number} {way}" for way, number in counts.items())} |',
         flush=True,
       )
 
@@ -116,30 +141,80 @@ def _ready(function, images):
   return lambda: jax.block_until_ready(function(images))
 
 
-def _torch_resnet(width: int, batch: int):
+def _torch_network(name: str, width: int, shape) -> dict:
   import torch
 
-  from benchmarks.torch_peer import resnet20
+  from benchmarks import torch_peer
 
-  model = resnet20(width).eval().to(memory_format=torch.channels_last)
-  images = torch.zeros(batch, 3, 32, 32)
+  batch, height, wide, channels = shape
+  runs = {}
+  for label, layout in _layouts().items():
+    model = torch_peer.resnet20(width) if name == 'resnet20' else _torch_bottlenecks(name)
+    model = model.eval().to(memory_format=layout)
+    images = torch.zeros(batch, channels, height, wide).contiguous(memory_format=layout)
+    runs[label] = _inference(functools.partial(model, images))
+  return runs
+
+
+def _torch_bottlenecks(name: str):
+  """ResNet-50, or Wide ResNet-50-2 with 3x3 layers twice as wide."""
+  from torch import nn
+
+  class Bottleneck(nn.Module):
+    def __init__(self, inputs: int, middle: int, outputs: int, stride: int):
+      super().__init__()
+      sizes = ((inputs, middle, 1, 1), (middle, middle, 3, stride), (middle, outputs, 1, 1))
+      layers = []
+      for before, after, size, step in sizes:
+        conv = nn.Conv2d(before, after, size, step, size // 2, bias=False)
+        layers += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+      self.body = nn.Sequential(*layers[:-1])
+      self.shortcut = nn.Identity()
+      if inputs != outputs:
+        conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+      return nn.functional.relu(self.body(x) + self.shortcut(x), inplace=True)
+
+  factor = {'resnet50': 1, 'wrn50_2': 2}[name]
+  blocks, inputs = [], 64
+  for stage, number in enumerate((3, 4, 6, 3)):
+    for block in range(number):
+      middle, outputs = factor * 64 * 2**stage, 256 * 2**stage
+      blocks.append(Bottleneck(inputs, middle, outputs, 2 if stage and not block else 1))
+      inputs = outputs
+  stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+  end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000)]
+  return nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), *blocks, *end)
+
+
+def _torch(kernel: np.ndarray, site: sparse_ways.Site) -> dict:
+  import torch
+
+  runs = {}
+  for label, layout in _layouts().items():
+    weights = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).contiguous(memory_format=layout)
+    images = torch.randn(site.shape).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    product = functools.partial(
+      torch.nn.functional.conv2d, images, weights, stride=site.stride, padding=site.pad
+    )
+    runs[label] = _inference(product)
+  return runs
+
+
+def _layouts() -> dict:
+  import torch
+
+  torch.set_num_threads(os.cpu_count() or 1)
+  return {'plain': torch.contiguous_format, 'last': torch.channels_last}
+
+
+def _inference(product):
+  import torch
 
   def run():
     with torch.inference_mode():
-      model(images)
-
-  return run
-
-
-def _torch(kernel: np.ndarray, site: sparse.Site):
-  import torch
-
-  weights = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
-  weights = weights.contiguous(memory_format=torch.channels_last)
-  images = torch.randn(site.shape).permute(0, 3, 1, 2)
-
-  def run():
-    with torch.inference_mode():
-      torch.nn.functional.conv2d(images, weights, stride=site.stride, padding=site.pad)
+      product()
 
   return run

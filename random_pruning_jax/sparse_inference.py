@@ -1,41 +1,35 @@
 """A predictor that multiplies with kept weights only, in each layer where that is faster here.
 
-A layer's way is one of WAYS. Which is the fastest depends on the machine, the batch and the layer,
-so each is timed once on the layer's own shapes, and the times are kept in the user's cache. The
-dense way is always among them, and the whole network is timed at the end: where the chosen ways
-together are not faster than dense, it is dense. What this is worth is in docs/efficiency.md.
+A layer's way is one of sparse_ways.WAYS. Which is the fastest depends on the machine, the batch and
+the layer, so each is timed once on the layer's own shapes, and the times are kept in the user's
+cache. Whole networks are timed at the end, since layers that lie in memory alike follow each other
+at no cost: of the chosen ways, `compiled` in every layer, and dense in every layer, the fastest is
+taken. What this is worth is in docs/efficiency.md.
 """
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-from jax import lax
-from jax.experimental import sparse
+from absl import logging
 
+from random_pruning_jax import sparse_ways
 from random_pruning_jax.data import places
+from random_pruning_jax.sparse_ways import WAYS, Site
 
 ROUNDS = 7  # timed calls of each way, in turns; the least counts
-_CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
-
-
-class Site(NamedTuple):
-  """A convolution or linear layer as the network calls it."""
-
-  name: str  # 'stage1_block0/conv1'
-  shape: tuple[int, ...]  # of its input
-  stride: int
-  pad: int
+HOPELESS = 3
+SECONDS = 5
 
 
 class Predictor(NamedTuple):
@@ -43,49 +37,6 @@ class Predictor(NamedTuple):
 
   logits: Callable[[jax.Array], jax.Array]
   ways: dict[str, str]  # layer -> a key of WAYS
-
-
-def dense(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
-  """XLA's convolution or matrix product."""
-  kernel = jnp.asarray(kernel)
-  if kernel.ndim == 2:
-    return lambda x: x @ kernel
-  pads = ((site.pad, site.pad),) * 2
-  strides = (site.stride, site.stride)
-  return lambda x: lax.conv_general_dilated(
-    x, kernel, strides, pads, dimension_numbers=_CHANNELS_LAST
-  )
-
-
-def columns(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
-  """One sparse product (BCSR) with all taps' shifted images, channels first."""
-  weights = _csr(kernel.reshape(-1, kernel.shape[-1]).T)
-  if kernel.ndim == 2:
-    return lambda x: (weights @ x.T).T
-
-  def run(x: jax.Array) -> jax.Array:
-    shifted = _shifted(x, kernel.shape[:2], site)
-    out = weights @ jnp.concatenate([part.reshape(len(part), -1) for part in shifted])
-    return out.reshape(-1, *shifted[0].shape[1:]).transpose(1, 2, 3, 0)
-
-  return run
-
-
-def taps(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
-  """A sparse product (BCSR) for each tap of a kernel, summed, channels first."""
-  if kernel.ndim == 2:
-    return columns(kernel, site)
-  weights = [_csr(tap.T) for tap in kernel.reshape(-1, *kernel.shape[2:])]
-
-  def run(x: jax.Array) -> jax.Array:
-    shifted = _shifted(x, kernel.shape[:2], site)
-    products = [w @ part.reshape(len(part), -1) for w, part in zip(weights, shifted, strict=True)]
-    return sum(products).reshape(-1, *shifted[0].shape[1:]).transpose(1, 2, 3, 0)
-
-  return run
-
-
-WAYS = {'dense': dense, 'columns': columns, 'taps': taps}
 
 
 def predictor(
@@ -98,20 +49,21 @@ def predictor(
   """A compiled predictor for images of `shape` [B, H, W, C].
 
   Without `ways` they are measured. Layers that `ways` does not name are dense. Raises ValueError
-  for an unknown way or layer.
+  for an unknown way or layer, RuntimeError for a way that cannot run here.
   """
   variables = jax.device_get(variables)
   sites = _sites(model, variables, shape)
   if ways is None:
-    measured = {site.name: fastest(_kernel(variables, site.name), site) for site in sites}
-    return _faster_whole(model, variables, sites, measured, shape)
+    if problem := sparse_ways.lacking():
+      logging.warning('without the way compiled, which is the fastest: it needs %s', problem)
+    return _fastest_whole(model, variables, sites, shape)
   unknown = sorted({*ways} - {site.name for site in sites})
   if unknown or not set(ways.values()) <= set(WAYS):
     raise ValueError(
       f'ways must give layers one of {", ".join(WAYS)}; got {dict(ways)}'
       + (f', and the network has no {", ".join(unknown)}.' if unknown else '.')
     )
-  return _compiled(model, variables, sites, ways)
+  return _whole(model, variables, sites, ways)
 
 
 def fastest(kernel: np.ndarray, site: Site) -> str:
@@ -120,36 +72,64 @@ def fastest(kernel: np.ndarray, site: Site) -> str:
   return min(times, key=times.get)
 
 
-def timed(kernel: np.ndarray, site: Site, rounds: int = ROUNDS) -> dict[str, float]:
-  """Least milliseconds of each way for one layer, called in turns."""
-  x = jnp.asarray(np.random.default_rng(0).standard_normal(site.shape, np.float32))
-  ways = {n: way for n, way in WAYS.items() if n != 'taps' or kernel.shape[:-2] not in ((), (1, 1))}
-  return race({name: jax.jit(way(kernel, site)) for name, way in ways.items()}, x, rounds)
+def timed(
+  kernel: np.ndarray, site: Site, rounds: int = ROUNDS, names: Collection[str] = tuple(WAYS)
+) -> dict[str, float]:
+  """Least milliseconds of those ways of `names` that can run here, called in turns for one layer.
+
+  Each begins and ends in the memory layout that it finds between layers of its own way.
+  """
+  x = np.random.default_rng(0).standard_normal(site.shape, np.float32)
+  one = kernel.shape[:-2] in ((), (1, 1))  # taps are then columns
+  ways = {
+    name: way(kernel, site)
+    for name, way in sparse_ways.available().items()
+    if name in names and not (one and name == 'taps')
+  }
+  runs = {name: jax.jit(run) for name, run in ways.items() if name != 'compiled'}
+  inputs = dict.fromkeys(runs, jnp.asarray(x))
+  if 'compiled' in ways:
+    first, last = sparse_ways.channels_first, sparse_ways.channels_last
+    runs['compiled'] = jax.jit(lambda x: first(ways['compiled'](last(x))))
+    inputs['compiled'] = first(jnp.asarray(x))
+  return race({name: functools.partial(run, inputs[name]) for name, run in runs.items()}, rounds)
 
 
-def race(runs: Mapping[str, Callable], x: jax.Array, rounds: int) -> dict[str, float]:
-  """Least milliseconds of each function of `x`, called in turns after a first call."""
-  for run in runs.values():
-    jax.block_until_ready(run(x))
+def race(runs: Mapping[str, Callable], rounds: int) -> dict[str, float]:
+  """Least milliseconds of each function, called in turns after a first call.
+
+  One that takes more than HOPELESS times the least is not called again, and after SECONDS no turn
+  begins.
+  """
   least = dict.fromkeys(runs, float('inf'))
-  for _ in range(rounds):
+  for run in runs.values():
+    jax.block_until_ready(run())
+  began = time.perf_counter()
+  for turn in range(rounds):
+    if turn and time.perf_counter() - began > SECONDS:
+      break
+    limit = HOPELESS * min(least.values())
     for name, run in runs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(run(x))
-      least[name] = min(least[name], 1e3 * (time.perf_counter() - start))
+      if least[name] <= limit:
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        least[name] = min(least[name], 1e3 * (time.perf_counter() - start))
   return least
 
 
-def _faster_whole(model, variables, sites, ways, shape) -> Predictor:
-  chosen = _compiled(model, variables, sites, ways)
-  plain = _compiled(model, variables, sites, {})
-  if all(way == 'dense' for way in chosen.ways.values()):
-    return plain
-  times = race({'chosen': chosen.logits, 'dense': plain.logits}, jnp.zeros(shape), ROUNDS)
-  return chosen if times['chosen'] < times['dense'] else plain
+def _fastest_whole(model, variables, sites: list[Site], shape) -> Predictor:
+  measured = {site.name: fastest(_kernel(variables, site.name), site) for site in sites}
+  candidates = [{}, measured]
+  if 'compiled' in sparse_ways.available():
+    candidates.append(dict.fromkeys(measured, 'compiled'))
+  full = [_whole(model, variables, sites, ways) for ways in candidates]
+  found = {tuple(one.ways.values()): one for one in full}
+  images = jnp.zeros(shape)
+  times = race({k: functools.partial(one.logits, images) for k, one in found.items()}, ROUNDS)
+  return found[min(times, key=times.get)]
 
 
-def _compiled(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Predictor:
+def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Predictor:
   runs = {
     site.name: WAYS[ways[site.name]](_kernel(variables, site.name), site)
     for site in sites
@@ -199,36 +179,17 @@ def _kernel(variables: Mapping[str, Any], name: str) -> np.ndarray:
   return np.asarray(tree['kernel'])
 
 
-def _csr(matrix: np.ndarray) -> sparse.BCSR:
-  rows = scipy.sparse.csr_array(matrix)
-  parts = tuple(map(jnp.asarray, (rows.data, rows.indices, rows.indptr)))
-  return sparse.BCSR(parts, shape=matrix.shape, indices_sorted=True, unique_indices=True)
-
-
-def _shifted(x: jax.Array, taps: tuple[int, int], site: Site) -> list[jax.Array]:
-  """For each tap the input [C, B, h, w] that it meets."""
-  images, height, width, _ = x.shape
-  del images
-  pads = ((0, 0), (0, 0), (site.pad, site.pad), (site.pad, site.pad))
-  padded = jnp.pad(x.transpose(3, 0, 1, 2), pads)
-  high = (height + 2 * site.pad - taps[0]) // site.stride * site.stride + 1
-  wide = (width + 2 * site.pad - taps[1]) // site.stride * site.stride + 1
-  return [
-    padded[:, :, i : i + high : site.stride, j : j + wide : site.stride]
-    for i in range(taps[0])
-    for j in range(taps[1])
-  ]
-
-
 def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
   """Times of a layer of this shape and number of weights, measured once on this machine."""
   layer = [*kernel.shape, int(np.count_nonzero(kernel)), *site.shape, site.stride, site.pad]
-  text = json.dumps([layer, _machine(), sorted(WAYS)])
+  # Where `compiled` can run, BCSR is slower and takes long to compile.
+  names = ('dense', 'compiled') if not sparse_ways.lacking() else ('dense', 'columns', 'taps')
+  text = json.dumps([layer, _machine(), names, _version()])
   name = f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.json'
   path = pathlib.Path(places.cache_dir()) / 'sparse_inference' / name
   if path.exists():
     return json.loads(path.read_text())
-  times = timed(kernel, site)
+  times = timed(kernel, site, names=names)
   path.parent.mkdir(parents=True, exist_ok=True)
   whole = path.with_suffix('.tmp')
   whole.write_text(json.dumps(times))
@@ -240,3 +201,14 @@ def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
 def _machine() -> list[str]:
   device = jax.devices()[0]
   return [jax.__version__, device.platform, device.device_kind, platform.machine(), platform.node()]
+
+
+def _version() -> list:
+  """Changes whenever the kernel or what compiles it does."""
+  if sparse_ways.lacking():
+    return []
+  from random_pruning_jax import sparse_kernels
+
+  files = sorted(pathlib.Path(sparse_kernels.__file__).parent.glob('*.py'))
+  source = b''.join(file.read_bytes() for file in files)
+  return [importlib.metadata.version('numba'), hashlib.sha256(source).hexdigest()]

@@ -1,14 +1,21 @@
 """Whatever way a layer takes, the logits are those of the dense network."""
 
+import concurrent.futures
+import importlib.util
+
+import jax
 import numpy as np
 import pytest
 from exported import network
 from small import two_layers
 
-from random_pruning_jax import sparse_inference
+from random_pruning_jax import sparse_inference, sparse_ways
 
 SHAPE = (2, 8, 8, 1)
 IMAGES = np.random.default_rng(0).random(SHAPE, np.float32)
+needs_numba = pytest.mark.skipif(
+  importlib.util.find_spec('numba') is None, reason='the way compiled needs Numba'
+)
 
 
 def test_sparse_ways_give_the_dense_logits():
@@ -25,7 +32,10 @@ def test_sparse_ways_give_the_dense_logits():
 
 def test_ways_and_layers_that_are_unknown_are_named():
   stored = network()
-  for ways, message in (({'stem': 'fast'}, 'dense, columns, taps'), ({'tail': 'dense'}, 'no tail')):
+  for ways, message in (
+    ({'stem': 'fast'}, 'dense, columns, taps, compiled'),
+    ({'tail': 'dense'}, 'no tail'),
+  ):
     with pytest.raises(ValueError, match=message):
       sparse_inference.predictor(stored.model, stored.variables, SHAPE, ways=ways)
 
@@ -34,11 +44,11 @@ def test_a_layer_is_timed_once_and_its_times_kept(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   kernel = np.random.default_rng(0).standard_normal((64, 16), np.float32)
   kernel *= np.random.default_rng(1).random(kernel.shape) < 0.1
-  site = sparse_inference.Site('head', (1, 64), 1, 0)
+  site = sparse_ways.Site('head', (1, 64), 1, 0)
   first = sparse_inference.fastest(kernel, site)
   (file,) = tmp_path.rglob('sparse_inference/*.json')
   file.write_text('{"dense": 2.0, "columns": 1.0}')
-  assert first in sparse_inference.WAYS
+  assert first in sparse_ways.WAYS
   assert sparse_inference.fastest(kernel, site) == 'columns'
 
 
@@ -46,6 +56,100 @@ def test_the_measured_predictor_is_right_whatever_it_chose(monkeypatch, tmp_path
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   model, variables = two_layers()
   found = sparse_inference.predictor(model, variables, SHAPE)
-  assert set(found.ways) == {'stem', 'head'} and set(found.ways.values()) <= {'dense', 'columns'}
+  assert set(found.ways) == {'stem', 'head'}
+  assert set(found.ways.values()) <= {'dense', 'columns', 'compiled'}
   expected = model.apply(variables, IMAGES)
   assert np.abs(found.logits(IMAGES) - expected).max() < 1e-4
+
+
+def layer(shape, size, outputs, density=0.3):
+  """Images and a kernel whose second output has no weight."""
+  generator = np.random.default_rng(0)
+  x = generator.standard_normal(shape, np.float32)
+  kernel = generator.standard_normal((*size, shape[-1], outputs), np.float32)
+  kernel *= generator.random(kernel.shape) < density
+  kernel[..., 1] = 0
+  return x, kernel
+
+
+@needs_numba
+@pytest.mark.parametrize(
+  'shape, size, stride, pad',
+  [
+    ((1, 8, 8, 5), 3, 1, 1),
+    ((3, 9, 7, 5), 3, 1, 1),
+    ((3, 8, 8, 5), 3, 2, 1),
+    ((1, 9, 9, 5), 3, 2, 1),
+    ((3, 2, 2, 5), 3, 1, 1),
+    ((3, 6, 6, 5), 3, 1, 0),
+    ((1, 14, 14, 5), 1, 1, 0),
+    ((3, 9, 9, 5), 1, 2, 0),
+    ((2, 20, 19, 3), 7, 2, 3),
+    ((1, 33, 33, 4), 5, 1, 2),
+    ((20, 6, 6, 5), 3, 1, 1),
+    ((40, 3, 3, 5), 3, 2, 1),
+    ((20, 3, 3, 5), 1, 1, 0),
+  ],
+)
+def test_the_compiled_convolution_is_the_dense_one(shape, size, stride, pad):
+  x, kernel = layer(shape, (size, size), 6)
+  site = sparse_ways.Site('', shape, stride, pad)
+  expected = sparse_ways.dense(kernel, site)(x)
+  found = jax.jit(sparse_ways.compiled(kernel, site))(x)
+  assert found.shape == expected.shape
+  assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+  assert not np.any(found[..., 1])
+
+
+@needs_numba
+@pytest.mark.parametrize('images', [1, 3, 16, 40])
+def test_the_compiled_product_is_the_dense_one(images):
+  x, kernel = layer((images, 20), (), 7)
+  site = sparse_ways.Site('', x.shape, 1, 0)
+  found = jax.jit(sparse_ways.compiled(kernel, site))(x)
+  assert np.abs(found - x @ kernel).max() < 1e-5
+
+
+@needs_numba
+@pytest.mark.parametrize(
+  'model, width, shape',
+  [('resnet20', 4, (16, 16, 3)), ('vgg11', 4, (32, 32, 3)), ('resnet50', 4, (33, 33, 3))],
+)
+def test_compiled_networks_give_the_dense_logits(model, width, shape):
+  stored = network(model=model, width=width, shape=shape, density=0.2, dataset='cifar10')
+  images = np.random.default_rng(1).random((2, *shape), np.float32)
+  ways = {name.removesuffix('/kernel'): 'compiled' for name in stored.about.structure.shapes}
+  found = sparse_inference.predictor(stored.model, stored.variables, images.shape, ways=ways)
+  assert set(found.ways.values()) == {'compiled'}
+  expected = stored.logits(images)
+  assert np.abs(found.logits(images) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@needs_numba
+def test_images_of_another_shape_are_refused():
+  x, kernel = layer((1, 8, 8, 5), (3, 3), 6)
+  run = jax.jit(sparse_ways.compiled(kernel, sparse_ways.Site('', x.shape, 1, 1)))
+  with pytest.raises(ValueError, match=r'laid out for inputs \(1, 8, 8, 5\), got \(2, 8, 8, 5\)'):
+    run(np.zeros((2, 8, 8, 5), np.float32))
+
+
+@needs_numba
+def test_threads_may_call_one_predictor_at_once():
+  stored = network(width=4, density=0.2)
+  ways = {name.removesuffix('/kernel'): 'compiled' for name in stored.about.structure.shapes}
+  found = sparse_inference.predictor(stored.model, stored.variables, SHAPE, ways=ways)
+  batches = np.random.default_rng(1).random((8, *SHAPE), np.float32)
+  alone = [np.asarray(found.logits(images)) for images in batches]
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    together = list(pool.map(lambda i: np.asarray(found.logits(batches[i % 8])), range(64)))
+  for number, logits in enumerate(together):
+    np.testing.assert_array_equal(logits, alone[number % 8])
+
+
+def test_without_numba_the_way_is_left_out_and_what_to_install_is_said(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  x, kernel = layer((1, 20), (), 7)
+  site = sparse_ways.Site('', x.shape, 1, 0)
+  with pytest.raises(RuntimeError, match=r'random-pruning-jax\[sparse\]'):
+    sparse_ways.compiled(kernel, site)
+  assert 'compiled' not in sparse_inference.timed(kernel, site, rounds=1)

@@ -5,12 +5,14 @@ import pkgutil
 import platform
 import sys
 
-import jax
-
 import benchmarks
+from random_pruning_jax import processor
 
 
 def main(arguments: list[str]) -> None:
+  processor.prepare()  # before JAX, as the commands do
+  import jax
+
   names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
   names = [name for name in names if name not in ('__main__', 'torch_peer')]
   if not arguments or arguments[0] not in names:

@@ -1,4 +1,4 @@
-"""A training step of ResNet-20: this code, dense and masked, stock XLA, and PyTorch.
+"""A training step of ResNet-20: this code, dense and masked, XLA's derivatives, and PyTorch.
 
 All take the same batch again and again: what is timed is forward, backward and update alone.
 """
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     f'{THIS}, density {density}': jax_step(
       images, labels, options.width, conv_general_dilated, density
     ),
-    'stock XLA': jax_step(images, labels, options.width, None, 1.0),
+    "XLA's derivatives": jax_step(images, labels, options.width, None, 1.0),
   }
   if not options.no_torch:
     # An optional extra, `bench`.

@@ -71,3 +71,17 @@ def torch_step(
     optimizer.step()
 
   return run
+
+
+def torch_inference(images: np.ndarray, width: int, *, channels_last: bool = False):
+  """A function that computes the logits of images [N, H, W, 3]."""
+  torch.set_num_threads(os.cpu_count())
+  layout = torch.channels_last if channels_last else torch.contiguous_format
+  model = resnet20(width).to(memory_format=layout).eval()
+  x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+
+  def run():
+    with torch.inference_mode():
+      model(x)
+
+  return run

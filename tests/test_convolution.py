@@ -17,6 +17,8 @@ LAYERS = {
   'cifar stem': (8, 3, 1, SAME_3, 3, 8, 3),
   'block': (8, 3, 1, SAME_3, 8, 8, 18),
   'one image': (8, 3, 1, SAME_3, 4, 4, 1),
+  'pairs of pixels': (6, 3, 1, SAME_3, 8, 16, 2),
+  'stride 3': (12, 5, 3, ((2, 2), (2, 2)), 4, 8, 2),
   'down': (8, 3, 2, SAME_3, 4, 8, 9),
   'down, odd size': (7, 3, 2, SAME_3, 4, 8, 3),
   'down, SAME': (8, 3, 2, 'SAME', 4, 8, 16),

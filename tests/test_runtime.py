@@ -1,12 +1,15 @@
 """Settings of the machine: memory, determinism, traces."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import parallel, profiling, train
+from random_pruning_jax import parallel, processor, profiling, train
 from random_pruning_jax.commands import arguments
 
 
@@ -43,3 +46,40 @@ def test_a_profile_of_no_steps_is_refused(text):
 def test_peak_memory_is_a_number_of_bytes_or_unknown():
   assert parallel.peak_bytes() is None or parallel.peak_bytes() > 0
   assert (jax.default_backend() == 'cpu') <= (parallel.peak_bytes() is None)
+
+
+FLAG = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE'
+
+
+def test_flags_of_the_cpu_are_set_once_and_only_where_they_are_known():
+  assert processor.environment({}, '0.10.2') == {'XLA_FLAGS': FLAG}
+  assert processor.environment({'XLA_FLAGS': '--a=1'}, '0.10.2') == {'XLA_FLAGS': f'--a=1 {FLAG}'}
+  assert processor.environment({'XLA_FLAGS': FLAG}, '0.10.2') == {}
+  assert processor.environment({}, '0.11.0') == {}
+
+
+def test_only_a_process_that_can_find_no_accelerator_keeps_its_memory():
+  assert processor.only_cpu({'JAX_PLATFORMS': 'cpu'})
+  assert not processor.only_cpu({'JAX_PLATFORMS': 'cuda,cpu'})
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only GNU libc is told')
+def test_a_prepared_process_computes_without_new_pages_at_each_call():
+  script = """
+import resource, sys
+from random_pruning_jax import processor
+if sys.argv[1] == 'prepared': processor.prepare()
+import jax, jax.numpy as jnp
+work = jax.jit(lambda x: jnp.tanh(jnp.sin(x) @ x.T).sum(1) @ x)
+x = jnp.ones((2048, 256))
+for _ in range(2): work(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3): work(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+  plain, prepared = (
+    int(subprocess.check_output([sys.executable, '-c', script, how], env=environment))
+    for how in ('plain', 'prepared')
+  )
+  assert prepared < plain / 2, (prepared, plain)

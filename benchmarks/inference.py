@@ -1,0 +1,76 @@
+"""The forward pass of ResNet-20, here, with XLA's convolution and in PyTorch; and PGD of k steps.
+
+PGD of k steps is compared with k inferences: each of its steps is a forward and a backward pass.
+"""
+
+import argparse
+import functools
+import os
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import race, table
+from random_pruning_jax import attacks, models, parallel
+from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax.experiment import initial_variables
+
+THIS = 'this code'
+
+
+def main(arguments: list[str]) -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks inference', description=__doc__)
+  parser.add_argument('--width', type=int, default=16)
+  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser.add_argument('--steps', type=int, default=7, help='of PGD')
+  parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--no-torch', action='store_true', help='JAX alone')
+  options = parser.parse_args(arguments)
+  jax.config.update('jax_num_cpu_devices', options.devices)
+
+  rng = np.random.default_rng(0)
+  images = rng.random((options.batch, 32, 32, 3), np.float32)
+  labels = rng.integers(0, 10, options.batch)
+  attack = functools.partial(_pgd, steps=options.steps)
+  runs = {
+    THIS: _bound(_logits, images, labels, options.width, conv_general_dilated),
+    "XLA's convolution": _bound(_logits, images, labels, options.width, None),
+    f'PGD, {options.steps} steps': _bound(
+      attack, images, labels, options.width, conv_general_dilated
+    ),
+  }
+  if not options.no_torch:
+    # An optional extra, `bench`.
+    from benchmarks.torch_peer import torch_inference
+
+    runs['PyTorch'] = torch_inference(images, options.width)
+    runs['PyTorch, channels_last'] = torch_inference(images, options.width, channels_last=True)
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices\n')
+  print(table(race(runs, options.rounds), THIS, options.batch))
+
+
+def _bound(function, images, labels, width, conv):
+  """A function that applies `function(model, variables, images, labels)` on all devices."""
+  on = parallel.devices()
+  model = models.create('resnet20', 10, width=width, conv_general_dilated=conv)
+  variables = initial_variables(model, jax.random.key(0), (32, 32, 3))
+  variables = parallel.replicate(variables, on)
+  images, labels = parallel.split(images, on), parallel.split(labels, on)
+  compiled = parallel.parallel(functools.partial(function, model), on, (None, 0, 0), 0)
+  return lambda: jax.block_until_ready(compiled(variables, images, labels))
+
+
+def _logits(model, variables, images, labels):
+  del labels
+  return model.apply(variables, images)
+
+
+def _pgd(model, variables, images, labels, *, steps):
+  def loss(images):
+    logits = model.apply(variables, images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+  keys = jax.random.split(jax.random.key(0), len(images))
+  return attacks.pgd(loss, images, 8 / 255, keys, steps=steps)

@@ -1,0 +1,128 @@
+"""What a person waits for before the first step: imports, answers, compilation, images, masks.
+
+Each line is the least of a few processes of its own; images are random PNGs of 32x32, made here.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+_IMAGES = """
+import io, sys
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+class Startup(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    image = tfds.features.Image(shape=(32, 32, 3))
+    label = tfds.features.ClassLabel(num_classes=10)
+    features = tfds.features.FeaturesDict({'image': image, 'label': label})
+    return tfds.core.DatasetInfo(builder=self, features=features)
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples(int(sys.argv[2]))}
+
+  def _generate_examples(self, count):
+    rng = np.random.default_rng(0)
+    for number in range(count):
+      file = io.BytesIO()
+      Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file, 'png')
+      yield number, {'image': file.getvalue(), 'label': number % 10}
+
+Startup(data_dir=sys.argv[1]).download_and_prepare(file_format='array_record')
+"""
+_CLOCK = 'import time; start = time.perf_counter(); '
+_SAY = '; print(time.perf_counter() - start)'
+_LOAD = (
+  'import sys; from random_pruning_jax import data; '
+  + _CLOCK
+  + "data.load('startup', 'train[:100%]', sys.argv[1]).images.sum()"
+  + _SAY
+)
+_STEP = """
+import time; start = time.perf_counter()
+import sys; from random_pruning_jax import processor; processor.prepare()
+import jax; jax.config.update('jax_num_cpu_devices', 2)
+jax.config.update('jax_compilation_cache_dir', sys.argv[1])
+import numpy as np
+from benchmarks.step import jax_step
+from random_pruning_jax.convolution import conv_general_dilated
+rng = np.random.default_rng(0)
+images, labels = rng.random((128, 32, 32, 3), np.float32), rng.integers(0, 10, 128)
+jax_step(images, labels, 16, conv_general_dilated, 0.1)()
+print(time.perf_counter() - start)
+"""
+_WIDE = (
+  'import jax; from random_pruning_jax import cost, models, pruning, ratios, experiment; '
+  "model = models.create('wrn101_2', 1000); shape = (224, 224, 3); "
+)
+_ERK = _WIDE + 'shapes = cost.shapes(model, shape); ' + _CLOCK + 'ratios.erk(shapes, 0.1)' + _SAY
+_MASKS = (
+  _WIDE
+  + 'params = experiment.initial_variables(model, jax.random.key(0), shape)["params"]; '
+  + _CLOCK
+  + 'masks = pruning.make_masks(jax.random.key(1), None, params, None, '
+  + "ratio='erk', density=0.1); jax.block_until_ready(masks)"
+  + _SAY
+)
+_PROGRAM = (sys.executable, '-m', 'random_pruning_jax')
+
+
+def main(arguments: list[str]) -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks startup', description=__doc__)
+  parser.add_argument('--images', type=int, default=60_000)
+  options = parser.parse_args(arguments)
+  with tempfile.TemporaryDirectory() as folder:
+    rows = list(_rows(pathlib.Path(folder), options.images))
+  print('| | seconds | goal |\n|---|---|---|')
+  for name, seconds, goal in rows:
+    print(f'| {name} | {seconds:.3f} | {goal} |')
+
+
+def _rows(folder, images):
+  own = os.environ | {'XDG_CACHE_HOME': str(folder / 'cache')}
+  jax = 'import jax, flax.linen, optax'
+  both = 'import random_pruning_jax.train, random_pruning_jax.measure'
+  alone = min(_printed(_CLOCK + jax + _SAY) for _ in range(3))
+  whole = min(_printed(_CLOCK + jax + '; ' + both + _SAY) for _ in range(3))
+  yield 'import, beyond that of JAX, Flax and optax', whole - alone, 1
+  yield '`random-pruning --help`', min(_waited('--help') for _ in range(3)), 1
+  wrong = ('train', '--config=configs/digits.py', '--config.epocs=1')
+  yield 'a wrong config answered', min(_waited(*wrong) for _ in range(3)), 1
+  steps = [_printed(_STEP, str(folder / 'compiled')) for _ in range(2)]
+  yield 'first step of a first start', steps[0], '-'
+  yield 'first step of a second start', steps[1], 5
+  subprocess.run(
+    [sys.executable, '-c', _IMAGES, folder / 'data', str(images)],
+    check=True,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  loads = [_printed(_LOAD, str(folder / 'data'), environment=own) for _ in range(2)]
+  yield f'{images} images decoded the first time', loads[0], 10
+  yield f'{images} images from the cache', loads[1], 1
+  yield 'ERK for Wide ResNet-101-2', _printed(_ERK), 0.01
+  yield 'masks for Wide ResNet-101-2', _printed(_MASKS), 2
+
+
+def _printed(script, *arguments, environment=None):
+  """The last line that a script prints, as a number."""
+  command = [sys.executable, '-c', script, *arguments]
+  said = subprocess.run(
+    command, check=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+  )
+  return float(said.stdout.split()[-1])
+
+
+def _waited(*arguments):
+  script = (
+    f'import subprocess; {_CLOCK}subprocess.run({[*_PROGRAM, *arguments]!r}, '
+    f'stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL){_SAY}'
+  )
+  return _printed(script)

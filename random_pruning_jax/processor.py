@@ -1,0 +1,58 @@
+"""Settings of a process that trains on a CPU, to be made before JAX starts; harmless to others.
+
+The commands make them; a program of one's own calls `prepare()` as its first line.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Mapping
+
+_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
+# What GNU's <malloc.h> calls these, and what they are set to.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = (-1, -1), (-4, 0), (-8, 1)
+
+
+def prepare() -> None:
+  """Chooses XLA's routines for CPUs, and keeps freed memory for the next step where only a CPU is.
+
+  Must come before JAX is imported: memory of threads that already run is not kept.
+  """
+  os.environ.update(environment(os.environ, importlib.metadata.version('jaxlib')))
+  if only_cpu(os.environ):
+    keep_memory()
+
+
+def environment(before: Mapping[str, str], jaxlib: str) -> dict[str, str]:
+  """XLA_FLAGS that leave convolutions and matrix products to XLA's faster library, where known.
+
+  jaxlib 0.10 gives them, and reductions, to YNNPACK: that is faster for reductions alone. An
+  unknown flag ends the process, so other releases, and flags of the caller's own, are left alone.
+  """
+  flags = before.get('XLA_FLAGS', '')
+  if jaxlib.split('.')[:2] != ['0', '10'] or _FLAG in flags:
+    return {}
+  return {'XLA_FLAGS': f'{flags} {_FLAG}=LIBRARY_FUSION_TYPE_REDUCE'.strip()}
+
+
+def only_cpu(environ: Mapping[str, str]) -> bool:
+  """Whether JAX can find nothing but a CPU: told so, or installed without support for others."""
+  asked = environ.get('JAX_PLATFORMS')
+  if asked:
+    return asked == 'cpu'
+  return not any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
+
+
+def keep_memory() -> bool:
+  """Keeps freed memory instead of giving it back to the system; False where that is unknown.
+
+  A step's temporary memory, hundreds of megabytes, would else be returned after each step and be
+  cleared by the system, page by page, in the next.
+  """
+  if sys.platform != 'linux' or platform.libc_ver()[0] != 'glibc':
+    return False
+  mallopt = ctypes.CDLL(None).mallopt
+  return all([mallopt(*option) for option in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX)])

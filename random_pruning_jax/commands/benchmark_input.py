@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Sequence
 
@@ -37,7 +36,6 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 def _decoders(example, images: int) -> list[list[str]]:
   """Each decoder alone, in this thread, over images that are in memory."""
   import dataclasses
-  import importlib.util
 
   import numpy as np
 
@@ -47,8 +45,8 @@ def _decoders(example, images: int) -> list[list[str]]:
   encoded = [data for data, _ in example.source.read(range(count))]
   rows = []
   for decoder in crops.DECODERS:
-    if decoder == 'opencv' and not importlib.util.find_spec('cv2'):
-      rows.append(['opencv, which is not installed', '-', '-'])
+    if not all(map(crops.installed, crops.NEEDED[decoder])):
+      rows.append([f'{decoder}, which is not installed', '-', '-'])
       continue
     augment = dataclasses.replace(example.augment, decoder=decoder)
     rng = np.random.default_rng(0)
@@ -62,17 +60,17 @@ def _decoders(example, images: int) -> list[list[str]]:
 
 
 def _stream(example, images: int, workers: int) -> list[str]:
-  """The whole way, through worker processes, after the first batch is there."""
+  """The whole way, from when each worker has delivered its first batch."""
   from random_pruning_jax.data import streamed
 
   share = len(example.mine)
-  steps = max(-(-images // share), 1) + 1
-  stream = streamed.batches(example, 0, steps, workers=workers)
-  next(stream)
+  of = streamed.processes(workers)
+  steps = max(-(-images // share), 3 * of, 3)
+  stream = streamed.batches(example, 0, steps + max(of, 1), workers=workers)
+  for _ in range(max(of, 1)):
+    next(stream)
   began = time.perf_counter()
   for _ in stream:
     pass
-  speed = (steps - 1) * share / (time.perf_counter() - began)
-  of = len(os.sched_getaffinity(0)) if workers < 0 else workers
-  what = f'{of} processes' if workers else 'threads'
-  return [f'batches of {share}, {what}', f'{speed:,.0f}', '-']
+  speed = steps * share / (time.perf_counter() - began)
+  return [f'batches of {share}, {f"{of} processes" if of else "threads"}', f'{speed:,.0f}', '-']

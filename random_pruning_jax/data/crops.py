@@ -6,12 +6,14 @@ Free of JAX, because worker processes import it.
 import functools
 import importlib.util
 import io
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from random_pruning_jax.data import jpeg
 from random_pruning_jax.data.specs import DataError
 
 MODES = {1: 'L', 3: 'RGB'}
@@ -87,27 +89,68 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
 
 
 def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
-  """The same by OpenCV: by the mean of the pixels where it shrinks, bilinear where it grows."""
+  """The same by OpenCV, resized bilinearly: at most to a half, since JPEGs are decoded smaller."""
   cv2 = _cv2()
   try:
     width, height = Image.open(io.BytesIO(data)).size  # of the header alone
   except OSError as error:
     raise DataError(f'an image cannot be decoded: {error}') from error
   region = choose(height, width)
-  shrink = min(region.height / size[0], region.width / size[1])
-  power = next((n for n in (8, 4, 2) if shrink >= n), 1)
-  kind = 'GRAYSCALE' if channels == 1 else 'COLOR'
-  name = f'IMREAD_REDUCED_{kind}_{power}' if power > 1 else f'IMREAD_{kind}'
+  power = _power(region, size)
+  kind = 'GRAYSCALE' if channels == 1 else 'COLOR_RGB'
+  name = f'IMREAD_REDUCED_{kind.removesuffix("_RGB")}_{power}' if power > 1 else f'IMREAD_{kind}'
   flags = getattr(cv2, name) | cv2.IMREAD_IGNORE_ORIENTATION
   image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
   if image is None:
     raise DataError('an image cannot be decoded by OpenCV')
-  y, x = image.shape[0] / height, image.shape[1] / width
+  if power > 1 and channels == 3:
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+  return _cut(image, region, (height, width), power, size)
+
+
+def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
+  """The pixels of `opencv` by simplejpeg, which decodes a JPEG as far down as the part reaches."""
+  import simplejpeg
+
+  frame = jpeg.frame_of(data)
+  if frame is None:  # no JPEG, or one that is rare enough to be slow
+    return opencv(data, choose, size, channels)
+  region = choose(frame.height, frame.width)
+  power = _power(region, size)
+  # Colours are interpolated from two rows further down, of the smaller image.
+  part = jpeg.above(data, frame, math.ceil(region.top + region.height) + 2 * power)
+  try:
+    image = simplejpeg.decode_jpeg(
+      part.data,
+      'RGB' if channels == 3 else 'GRAY',
+      min_height=-(-part.height // power),
+      min_width=-(-frame.width // power),
+      min_factor=power,
+      strict=False,  # what lies below is more than the header says, and harmless
+    )
+  except ValueError as error:
+    raise DataError(f'an image cannot be decoded: {error}') from error
+  return _cut(image, region, (frame.height, frame.width), power, size)
+
+
+def _power(region: Region, size: tuple[int, int]) -> int:
+  """By how much a JPEG can be decoded smaller and still be no smaller than `size`."""
+  shrink = min(region.height / size[0], region.width / size[1])
+  return next((n for n in (8, 4, 2) if shrink >= n), 1)
+
+
+def _cut(
+  image: np.ndarray, region: Region, whole: tuple[int, int], power: int, size: tuple[int, int]
+) -> np.ndarray:
+  y, x = (-(-side // power) / side for side in whole)  # scale as the decoder rounds it
   top, left = round(region.top * y), round(region.left * x)
   part = image[top : top + round(region.height * y), left : left + round(region.width * x)]
-  how = cv2.INTER_AREA if part.shape[0] >= size[0] else cv2.INTER_LINEAR
-  part = cv2.resize(part, size[::-1], interpolation=how)
-  return part[..., None] if channels == 1 else cv2.cvtColor(part, cv2.COLOR_BGR2RGB)
+  return _cv2().resize(part, size[::-1]).reshape(*size, -1)
+
+
+def mirrored(pixels: np.ndarray) -> np.ndarray:
+  """[H, W, C] from right to left."""
+  return (_cv2().flip(pixels, 1) if installed('cv2') else pixels[:, ::-1]).reshape(pixels.shape)
 
 
 @functools.cache
@@ -118,10 +161,21 @@ def _cv2():
   return cv2
 
 
-DECODERS = {'opencv': opencv, 'pillow': pillow}
+@functools.cache
+def installed(module: str) -> bool:
+  return importlib.util.find_spec(module) is not None
+
+
+DECODERS = {'simplejpeg': turbo, 'opencv': opencv, 'pillow': pillow}
+NEEDED = {'simplejpeg': ('simplejpeg', 'cv2'), 'opencv': ('cv2',), 'pillow': ()}
 
 
 @functools.cache
 def fastest() -> str:
-  """OpenCV, where it is installed; `random-pruning benchmark-input` compares."""
-  return 'opencv' if importlib.util.find_spec('cv2') else 'pillow'
+  """The first decoder of the table whose modules are installed; `python -m benchmarks input`."""
+  return next(name for name in DECODERS if all(map(installed, NEEDED[name])))
+
+
+def pixels() -> str:
+  """Whose pixels streamed images have here: 'opencv', which simplejpeg gives too, or 'pillow'."""
+  return 'pillow' if fastest() == 'pillow' else 'opencv'

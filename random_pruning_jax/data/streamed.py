@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ from random_pruning_jax.data.load import find, split_expression
 from random_pruning_jax.data.order import batch_indices, steps_per_epoch
 
 MOST_WORKERS = 64
-BUFFERED = 2  # batches that each worker has ready
+BUFFERED = 1  # batches that each worker has ready, besides those on their way
+TOGETHER = 64  # records that are read before they are decoded
+SLOW = 2e-3  # seconds for a record: more than a local disk takes, less than a bucket
 
 
 class Source:
@@ -40,12 +43,24 @@ class Source:
   def read(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
     from tensorflow_datasets.proto import tf_example_pb2
 
-    records = self._records.__getitems__([int(index) for index in indices])
-    examples = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+    examples = [
+      tf_example_pb2.Example.FromString(record).features.feature
+      for record in self._read([int(index) for index in indices])
+    ]
     return [
       (e[self.kind.image].bytes_list.value[0], e[self.kind.label].int64_list.value[0])
       for e in examples
     ]
+
+  def _read(self, indices: list[int]) -> list[bytes]:
+    """One by one, which costs a third; as soon as one was slow to come, the others at once."""
+    records = []
+    for number, index in enumerate(indices, 1):
+      began = time.perf_counter()
+      records.append(self._records[index])
+      if time.perf_counter() - began > SLOW and number < len(indices):
+        return records + list(self._records.__getitems__(indices[number:]))
+    return records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +82,13 @@ class Augment:
     if self.random and rng is not None:
       choose = functools.partial(crops.random_region, rng=rng, area=self.area, aspect=self.aspect)
     pixels = crops.DECODERS[self.decoder or crops.fastest()](data, choose, self.size, self.channels)
-    return pixels[:, ::-1] if self.flip and rng is not None and rng.random() < 0.5 else pixels
+    mirror = self.flip and rng is not None and rng.random() < 0.5
+    return crops.mirrored(pixels) if mirror else pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """The image of a place in this host's stream: place p is image p % share of step p // share."""
+  """What a step sees on this host: its share of the batch, read, cropped and decoded."""
 
   source: Source
   augment: Augment
@@ -80,15 +96,21 @@ class Example:
   batch_size: int  # of all hosts
   mine: tuple[int, ...]  # the places in a batch that are this host's
 
-  def __call__(self, place: int) -> dict[str, np.ndarray]:
-    step, number = divmod(int(place), len(self.mine))
+  def __call__(self, step: int) -> dict[str, np.ndarray]:
     n = len(self.source)
-    index = int(batch_indices(self.seed, step, n, self.batch_size)[self.mine[number]])
-    epoch = step // steps_per_epoch(n, self.batch_size)
-    data, label = self.source[index]
-    # NumPy promises that the stream of a bit generator stays.
-    rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
-    return {'image': self.augment(data, rng), 'label': np.int32(label)}
+    indices = batch_indices(self.seed, int(step), n, self.batch_size)[list(self.mine)]
+    epoch = int(step) // steps_per_epoch(n, self.batch_size)
+    image = np.empty((len(indices), *self.augment.size, self.augment.channels), np.uint8)
+    label = np.empty(len(indices), np.int32)
+    for start in range(0, len(indices), TOGETHER):
+      some = indices[start : start + TOGETHER].tolist()
+      for place, (index, (data, number)) in enumerate(
+        zip(some, self.source.read(some), strict=True), start
+      ):
+        # NumPy promises that the stream of a bit generator stays.
+        rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
+        image[place], label[place] = self.augment(data, rng), number
+    return {'image': image, 'label': label}
 
 
 def batches(
@@ -100,21 +122,25 @@ def batches(
   """
   import grain
 
-  share = len(example.mine)
-  places = grain.MapDataset.range(start * share, stop * share).map(example).batch(share)
-  threads = grain.ReadOptions(num_threads=1 if workers else _cores(), prefetch_buffer_size=BUFFERED)
-  stream = places.to_iter_dataset(threads)
+  threads = 1 if workers else _cores()
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+  stream = grain.MapDataset.range(start, stop).map(example).to_iter_dataset(options)
   if workers:
     if not flags.FLAGS.is_parsed():  # Grain has flags, and this program none
       flags.FLAGS.mark_as_parsed()
-    processes = min(workers if workers > 0 else _cores(), MOST_WORKERS, stop - start)
-    options = grain.MultiprocessingOptions(processes, per_worker_buffer_size=BUFFERED)
+    of = min(processes(workers), stop - start)
+    options = grain.MultiprocessingOptions(of, per_worker_buffer_size=BUFFERED)
     stream = stream.mp_prefetch(options)
   iterator = iter(stream)
   try:
     yield from iterator
   finally:
     iterator.close()
+
+
+def processes(workers: int) -> int:
+  """How many `workers` of a config are here; 0 are threads."""
+  return min(workers if workers >= 0 else _cores(), MOST_WORKERS)
 
 
 def _cores() -> int:

@@ -38,16 +38,15 @@ def train_many(
 ) -> list[TrainState | Exception]:
   """Trains the networks of several configs at once; each goes on from its own latest checkpoint.
 
-  `way` is one of `stacked.WAYS`; '' is 'vmap' on GPU and TPU, and 'unroll' on a CPU. With `spread`,
-  each device has some of the networks and not a part of each batch, which is faster where the
-  networks need no more than a device (default: on CPUs). Returns for each its last state, or the
-  error that ended it: what `train.train` raises, which stops no other. Raises ValueError naming the
-  fields in which configs differ that must not, and for streamed images; and preemption.Preempted
-  after SIGTERM, once all are saved.
+  `way` is one of `stacked.WAYS`; '' is 'vmap' on GPU and TPU, and 'turn' on a CPU. With `spread`,
+  each device has some of the networks and not a part of each batch, which is faster where they need
+  no more than a device (default: on CPUs, where that changes no number). Returns for each its last
+  state, or the error that ended it: what `train.train` raises, which stops no other. Raises
+  ValueError naming the fields in which configs differ that must not, and for streamed images; and
+  preemption.Preempted after SIGTERM, once all are saved.
   """
   on = parallel.devices() if on is None else on
-  if spread is None:
-    spread = on[0].platform == 'cpu' and jax.process_count() == 1
+  spread = all(_by_itself(config, on) for config in configs) if spread is None else spread
   every = [
     experiment(config, (on[i % len(on)],) if spread else on) for i, config in enumerate(configs)
   ]
@@ -89,6 +88,12 @@ def check_alike(configs: Sequence[ConfigDict]) -> None:
         f'networks that train together may differ in {", ".join(FREE)} alone; of configs 0 and '
         f'{number} {"; ".join(differ)}.'
       )
+
+
+def _by_itself(config: ConfigDict, on: Sequence[jax.Device]) -> bool:
+  """Whether a CPU may train it on one device, which gives what several give, to rounding."""
+  whole = config.model.sync_batch_norm and config.optimizer.accumulate == 1
+  return on[0].platform == 'cpu' and jax.process_count() == 1 and whole
 
 
 def _common(config: ConfigDict) -> dict[str, Any]:
@@ -142,7 +147,7 @@ class _Member:
 class _Group:
   """Networks of one program: their states are one tree, with a leading axis."""
 
-  def __init__(self, members: list[_Member], ends: list[tuple[int, int]], way: str):
+  def __init__(self, members: list[_Member], shared: tuple, ends: list[tuple[int, int]], way: str):
     run, on, count = members[0].run, members[0].parts.on, len(members)
     self._members, self._axes = members, run.feed.axes
     self._program = stacked.compiled(run.step, run.feed.axes, on, way, count)
@@ -150,7 +155,7 @@ class _Group:
     self._states, self._own = parallel.replicate((stacked.stack(states), stacked.stack(own)), on)
     for member in members:
       del member.state  # the devices' memory
-    self._alive, self._shared = np.ones(count, bool), run.feed.shared()
+    self._alive, self._shared = np.ones(count, bool), shared
     self._streams = [member.run.feed.stream(ends) for member in members]
 
   def call(self, start: int) -> None:
@@ -192,10 +197,12 @@ def _loop(members: list[_Member], way: str, show: bool) -> None:
   """Until the last step of all; who has come further than others waits for them, standing still."""
   run, steps = members[0].run, [member.book.step for member in members]
   ends = list(run.calls(min(steps), at=tuple(steps)))
-  devices = dict.fromkeys(member.parts.on for member in members)
-  groups = [
-    _Group([member for member in members if member.parts.on == on], ends, way) for on in devices
-  ]
+  first = {member.parts.on: member.run.feed for member in reversed(members)}
+  shared = {on: fed.shared() for on, fed in first.items()}  # the images, once
+  shares = [[member for member in members if member.parts.on == on] for on in shared]
+  if way == 'turn':
+    shares = [[member] for member in members]
+  groups = [_Group(share, shared[share[0].parts.on], ends, way) for share in shares]
   show, stop = show and jax.process_index() == 0, False
   with Progress(run.last_step, done=min(steps), show=show) as bar, preemption.Watch() as watch:
     bar.figures(f'{len(members)} networks')

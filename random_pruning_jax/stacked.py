@@ -13,8 +13,8 @@ from random_pruning_jax.step import in_turn
 
 
 def default_way(on: Sequence[jax.Device]) -> str:
-  """A CPU runs convolutions of many kernels at once by a slow path."""
-  return 'unroll' if on[0].platform == 'cpu' else 'vmap'
+  """A CPU runs convolutions of many kernels at once by a slow path, and calls cost it little."""
+  return 'turn' if on[0].platform == 'cpu' else 'vmap'
 
 
 def batches(inputs: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
@@ -65,6 +65,7 @@ WAYS: dict[str, Callable[[Callable], Callable]] = {
   'vmap': jax.vmap,  # each operation for all
   'unroll': _unrolled,  # one after the other, as long a program as there are networks
   'map': _mapped,  # one after the other, in a loop
+  'turn': _unrolled,  # each in a call of its own, which is for its caller to see to
 }
 
 

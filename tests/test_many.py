@@ -78,7 +78,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize(
   ('way', 'devices', 'spread', 'steps_per_call'),
-  [('vmap', 1, False, 1), ('unroll', 2, False, 1), ('map', 1, False, 4), ('map', 2, True, 1)],
+  [('vmap', 1, False, 1), ('unroll', 2, False, 1), ('map', 1, False, 4), ('turn', 2, True, 1)],
 )
 def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, spread, steps_per_call):
   found = many.train_many(
@@ -104,9 +104,7 @@ def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, spread,
 def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone, tmp_path):
   first, _, last = configs()
   absurd = tiny_config(epochs=1, seed=3, pruning__density=0.6, optimizer__lr=1e30)
-  found = many.train_many(
-    [first, absurd, last], places(tmp_path), on=ONE_DEVICE, way='unroll', show=False
-  )
+  found = many.train_many([first, absurd, last], places(tmp_path), on=ONE_DEVICE, show=False)
   assert isinstance(found[1], runlog.NotFiniteError)
   with pytest.raises(runlog.NotFiniteError) as by_itself:
     train.train(absurd, tmp_path / 'by itself', on=ONE_DEVICE, show=False)
@@ -132,7 +130,7 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 7'):
     patch.setattr(many.Book, 'took', stop_at_7)
-    many.train_many(configs(**changes), some, way='unroll', **train_some)
+    many.train_many(configs(**changes), some, **train_some)
   assert [saved_steps(place) for place in some] == [[4, 7]] * 3
   with checkpoints.manager(some[2]) as saved:
     saved.delete(7)
@@ -140,7 +138,7 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
     patch.setattr(preemption.Watch, 'asked', lambda self, number: number == 2)
     train.train(configs(**changes)[2], some[2], **train_some)  # alone, from step 4
   assert int(train.train(configs(**changes)[0], some[0], **train_some).step) == 10
-  found = many.train_many(configs(**changes), some, way='unroll', **train_some)
+  found = many.train_many(configs(**changes), some, **train_some)
   for i, state in enumerate(found):
     assert int(state.step) == 10
     close(state, alone[1][i])
@@ -153,7 +151,7 @@ def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_dif
     many.train_many([tiny_config(), tiny_config(batch_size=60)], places(tmp_path, 2))
   with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
     many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path, tmp_path])
-  with pytest.raises(ValueError, match='way must be one of map, unroll, vmap'):
+  with pytest.raises(ValueError, match='way must be one of map, turn, unroll, vmap'):
     many.train_many([tiny_config()], [tmp_path], way='all')
   with pytest.raises(ValueError, match='at least one network'):
     many.train_many([], [])

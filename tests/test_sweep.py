@@ -22,7 +22,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def small(**changes):
-  return tiny_config(epochs=1, evaluation__foreign=(), evaluation__epsilons=(), **changes)
+  fields = {'epochs': 1, 'evaluation__foreign': (), 'evaluation__epsilons': ()}
+  return tiny_config(**fields | changes)
 
 
 def planned(*configs):
@@ -273,7 +274,8 @@ def test_every_sweep_file_can_be_planned(path):
 
 
 def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
-  (job,) = planned(small(seed=7))
+  # Long enough to be still training then; Orbax hears of no Ctrl-C while it begins to save.
+  (job,) = planned(small(seed=7, epochs=20, checkpoint__every_epochs=20))
   place = tmp_path / job.tag
 
   def interrupt():

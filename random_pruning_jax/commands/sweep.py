@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=0,
     metavar='N',
     help='runs that train at once in a process (default: what the memory of a GPU or TPU has room '
-    'for, and on a CPU one)',
+    'for, and on a CPU one a device)',
   )
   parser.add_argument(
     '--shard', default='1/1', metavar='I/N', help='the I-th of N parts, from 1/N to N/N: job arrays'

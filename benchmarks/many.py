@@ -1,0 +1,133 @@
+"""Many ResNet-20 at once: images/s of all of them, trained in turn and together.
+
+In turn is one compiled step, called for one network after the other, each batch split over the
+devices. Together is one call for all; on a CPU, each device has networks of its own. All see the
+same batch again and again, out of device memory: what is timed is a step of each, and nothing
+around it.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import race
+from random_pruning_jax import config, models, optimizers, parallel, pruning, stacked, step, train
+from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax.experiment import initial_variables
+
+SHAPE = (32, 32, 3)
+
+
+def main(arguments: list[str]) -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks many', description=__doc__)
+  parser.add_argument('--width', type=int, default=4)
+  parser.add_argument('--batch', type=int, default=32)
+  parser.add_argument('--networks', type=int, nargs='+', default=(1, 4, 16))
+  parser.add_argument(
+    '--ways', nargs='+', choices=sorted(stacked.WAYS), help='of training together'
+  )
+  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser.add_argument('--rounds', type=int, default=3)
+  options = parser.parse_args(arguments)
+  jax.config.update('jax_num_cpu_devices', options.devices)
+  on = parallel.devices()
+  ways = options.ways or [stacked.default_way(on)]
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} devices\n')
+  print('| networks | in turn, images/s | together | images/s | time / in turn |')
+  print('|---|---|---|---|---|')
+  for count in options.networks:
+    runs = {'in turn': in_turn(options, count, on)}
+    runs |= {way: together(options, count, on, way) for way in ways}
+    times = race(runs, options.rounds)
+    speed = {
+      name: 1e3 * options.batch * count / statistics.median(found) for name, found in times.items()
+    }
+    for way in ways:
+      ratios = [a / b for a, b in zip(times[way], times['in turn'], strict=True)]
+      print(
+        f'| {count} | {speed["in turn"]:.0f} | {way} | {speed[way]:.0f} '
+        f'| {statistics.median(ratios):.3f} |',
+        flush=True,
+      )
+
+
+def gather(shared, key, indices):
+  del key
+  images, labels = shared
+  return {'image': images[indices].astype(jnp.float32) / 255, 'label': labels[indices]}
+
+
+def parts(options, on):
+  """The step of a network, its state on the host, and what it is called with."""
+  one, state, own = network(options.width)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (options.batch, *SHAPE), np.uint8)
+  shared = (images, rng.integers(0, 10, options.batch).astype(np.int32))
+  indices = parallel.split(np.arange(options.batch, dtype=np.int32)[:, None], on)
+  # One step a call: [D, S, B / D].
+  return one, state, parallel.replicate(shared, on), own, indices.swapaxes(1, 2)
+
+
+@functools.cache
+def network(width):
+  settings = config.default()
+  conv = conv_general_dilated if jax.default_backend() == 'cpu' else None
+  model = models.create(
+    'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv
+  )
+  one = train.one_step(model, optimizers.maker(settings, 100), (), gather)
+  variables = initial_variables(model, jax.random.key(0), SHAPE)
+  kept = pruning.make_masks(
+    jax.random.key(1), None, variables['params'], None, ratio='erk', density=0.1
+  )
+  state = step.create_state(variables, kept, optimizers.make(settings, 100))
+  return one, jax.device_get(state), train.Own(jax.random.key(2), optimizers.rates(settings))
+
+
+def in_turn(options, count, on):
+  one, state, shared, own, indices = parts(options, on)
+  call, own = train.compiled(one, (0,), on), parallel.replicate(own, on)
+  states = [parallel.replicate(state, on) for _ in range(count)]
+
+  def run():
+    for i in range(count):
+      states[i], _ = call(states[i], shared, own, indices)
+    jax.block_until_ready(states)
+
+  return run
+
+
+def together(options, count, on, way):
+  shares = [(device,) for device in on] if on[0].platform == 'cpu' else [on]
+  groups = []
+  for i, share in enumerate(shares[:count]):
+    members = len(range(i, count, len(shares)))
+    sizes = [1] * members if way == 'turn' else [members]
+    groups += [group(options, size, share, way) for size in sizes]
+
+  def run():
+    jax.block_until_ready([dispatch() for dispatch in groups])
+
+  return run
+
+
+def group(options, count, on, way):
+  """A function that gives the devices a step of each of `count` networks."""
+  one, state, shared, own, indices = parts(options, on)
+  call = stacked.compiled(one, (0,), on, way, count)
+  states = parallel.replicate(stacked.stack([state] * count), on)
+  owns = parallel.replicate(stacked.stack([own] * count), on)
+  alive, going = np.ones(count, bool), np.ones(count, bool)
+  inputs = stacked.batches([(indices,)] * count, (0,))
+
+  def dispatch():
+    nonlocal states, alive
+    states, alive, figures = call(states, alive, going, shared, owns, *inputs)
+    return figures
+
+  return dispatch

@@ -171,6 +171,25 @@ def test_claims_are_supported_contradicted_or_undecided_by_the_numbers(tmp_path)
   assert set(single.values()) == {'cannot decide'}
 
 
+def test_gradient_flow_explains_the_gap_where_the_two_rank_alike():
+  def a_run(seed, density, accuracy, norm):
+    config = synthetic.config_of(**{'seed': seed, 'pruning.density': density})
+    flow = {'step': [0, 100], 'gradient_norm': [norm, 7.0]}
+    row = synthetic.row_of(config) | {'metrics': {'accuracy': accuracy}, 'gradient': flow}
+    return runs.Run('done', '', config, row)
+
+  def verdict(norms):
+    found = [a_run(seed, 1.0, 0.9, 1.0) for seed in range(3)]
+    for density, accuracy, norm in zip((0.1, 0.2, 0.5), (0.7, 0.8, 0.89), norms, strict=True):
+      found += [a_run(seed, density, accuracy, norm) for seed in range(3)]
+    return claims.flow_matters('', claims.cells_of(found))
+
+  assert verdict((1.0, 2.0, 3.0)).verdict == 'supported'
+  assert verdict((3.0, 2.0, 1.0)).verdict == 'contradicted'
+  assert verdict((3.0, 2.0, 1.0)).evidence[0].mean == -1.0
+  assert verdict((2.0, 2.0, 2.0)).verdict == 'cannot decide'
+
+
 def test_a_paired_test_is_the_textbooks():
   found = claims.evidence('', {0: 1.0, 1: 2.0, 2: 3.0})
   assert found.mean == 2 and found.sd == 1 and found.n == 3

@@ -20,7 +20,10 @@ def get_sweep(dataset: str = 'cifar10'):
   get_config = beside(__file__, '../cifar.py')
   pruned = [(ratio, round(1 - sparsity, 2)) for ratio in RATIOS for sparsity in SPARSITIES]
   return [
-    changed(get_config(f'resnet{depth},{ratio},{density},{dataset}'), {'seed': seed})
+    changed(
+      get_config(f'resnet{depth},{ratio},{density},{dataset}'),
+      {'seed': seed, 'gradient_flow_every': 500},
+    )
     for depth in DEPTHS
     for ratio, density in [('erk', 1.0), *pruned]
     for seed in SEEDS

@@ -4,8 +4,9 @@
 
 ResNet-20, -56 and -110 with ERK and uniform ratios at five sparsities and dense, five seeds, since
 AUROC and calibration vary more from seed to seed than accuracy does. 165 runs of 160 epochs on
-CIFAR-10 (`robustness.py:cifar100`), each measured on foreign sets and under FGSM of five epsilons;
-undefended networks are near zero under stronger attacks, dense and sparse alike.
+CIFAR-10 (`robustness.py:cifar100`), each measured on foreign sets and under FGSM of five epsilons,
+with the gradient norm at initialisation and every 500 steps; undefended networks are near zero
+under stronger attacks, dense and sparse alike.
 """
 
 from random_pruning_jax.config_files import beside, changed
@@ -23,7 +24,7 @@ def get_sweep(dataset: str = 'cifar10'):
   return [
     changed(
       get_config(f'resnet{depth},{ratio},{density},{dataset}'),
-      {'seed': seed, 'evaluation.epsilons': EPSILONS},
+      {'seed': seed, 'evaluation.epsilons': EPSILONS, 'gradient_flow_every': 500},
     )
     for depth in DEPTHS
     for ratio, density in [('erk', 1.0), *pruned]

@@ -199,6 +199,28 @@ def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
   return tends(claim, what, differences, 'accuracy')
 
 
+def flow_matters(claim: str, cells: Sequence[Cell]) -> Answer:
+  """Whether sparse networks with a larger gradient at initialisation lose less accuracy.
+
+  For each seed, Spearman's rank correlation over the cells of that seed, three at least, between
+  the norm of the masked gradient before the first step and accuracy minus the dense network's.
+  """
+  points: dict[int, list[tuple[float, float]]] = {}
+  for cell in cells:
+    lost = cell.differences('accuracy')
+    for run in cell.sparse:
+      flow = run.row.get('gradient') or {}
+      if run.seed in lost and flow.get('gradient_norm') and flow['step'][0] == 0:
+        points.setdefault(run.seed, []).append((flow['gradient_norm'][0], lost[run.seed]))
+  found = {
+    seed: float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+    for seed, pairs in points.items()
+    if all(len(set(values)) > 2 for values in zip(*pairs, strict=True))
+  }
+  what = 'rank correlation of gradient norm at initialisation and accuracy minus dense'
+  return tends(claim, what, [found] if found else [], 'rank correlation')
+
+
 def answers(runs: Sequence[Run]) -> list[Answer]:
   """The paper's claims (abstract of arXiv 2202.02643) in the light of these runs."""
   cells = cells_of(runs)
@@ -227,4 +249,9 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
     better('Random pruning can be better calibrated than dense (ECE).', cells, 'ece', -1.0),
     better('Random pruning can have a better likelihood than dense (NLL).', cells, 'nll', -1.0),
     better('Random pruning can be more robust than dense to FGSM.', cells, 'fgsm'),
+    flow_matters(
+      'Gradient flow explains the gap to dense: the larger the gradient at initialisation, the '
+      'smaller the gap.',
+      cells,
+    ),
   ]

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from random_pruning_jax import masks, parallel
+from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
 
 UNREADABLE = 'unreadable'  # where checkpoints are put that a run could not go on from
@@ -63,6 +64,7 @@ def save(to: ocp.CheckpointManager, state: Any, record: dict[str, Any]) -> None:
   step = int(state.step)
   host = jax.device_get(state)
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
+  record |= {'pixels': crops.pixels()}
   try:
     to.save(
       step,
@@ -162,6 +164,7 @@ def restore_newest(
     if refused:
       _set_aside(of, refused)
       say(f'WARNING: going on from step {step}.')
+    _check_pixels(read.record.get('pixels', crops.pixels()), step)
     return read
   if refused:
     raise NotReadableError(
@@ -169,6 +172,15 @@ def restore_newest(
       'workdir.'
     )
   return None
+
+
+def _check_pixels(before: str, step: int) -> None:
+  """Says where streamed images will not be resized by what they were resized by before."""
+  if before != crops.pixels():
+    say(
+      f'WARNING: until step {step} {before} resized what is streamed, and now {crops.pixels()} '
+      f'does, whose pixels differ a little. For the same numbers install {before} as it was.'
+    )
 
 
 def _set_aside(of: ocp.CheckpointManager, steps: dict[int, Exception]) -> None:

@@ -10,7 +10,8 @@ from random_pruning_jax import processor
 
 
 def main(arguments: list[str]) -> None:
-  processor.prepare()  # before JAX, as the commands do
+  if '--devices=1' in arguments:
+    processor.prepare()  # before JAX
   import jax
 
   names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]

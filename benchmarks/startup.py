@@ -47,7 +47,7 @@ _LOAD = (
 )
 _STEP = """
 import time; start = time.perf_counter()
-import sys; from random_pruning_jax import processor; processor.prepare()
+import sys
 import jax; jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_compilation_cache_dir', sys.argv[1])
 import numpy as np

@@ -1,6 +1,7 @@
 """Settings of a process that trains on a CPU, to be made before JAX starts; harmless to others.
 
-The commands make them; a program of one's own calls `prepare()` as its first line.
+A program on one device calls `prepare()` as its first line. The commands do not: a step of two CPU
+devices has not been seen to end with these settings.
 """
 
 import ctypes

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import config_files, processor
+from random_pruning_jax import config_files
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,6 @@ def default_workdir(file: str) -> str:
 def start_jax(args: argparse.Namespace) -> None:
   """Settings that must be made before JAX finds its devices."""
   os.environ.update(runtime_environment(args, os.environ))
-  processor.prepare()
   import jax
 
   from random_pruning_jax import parallel

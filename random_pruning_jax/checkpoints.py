@@ -5,8 +5,10 @@ written, validation figures, and checksums of the masks and of the whole state, 
 when they are read back.
 """
 
+import contextlib
 import hashlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import chex
@@ -83,6 +85,22 @@ def finish(to: ocp.CheckpointManager) -> None:
     to.check_for_errors()
   except Exception as error:
     raise _not_written(to, to.latest_step(), error) from error
+
+
+@contextlib.contextmanager
+def closing(to: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
+  """Closes the manager on leaving. Raises NotWrittenError where what it still wrote failed.
+
+  An error that is already on its way is not hidden by what closing says of it.
+  """
+  try:
+    yield to
+  except BaseException:
+    with contextlib.suppress(Exception):
+      to.close()
+    raise
+  finish(to)
+  to.close()
 
 
 def _not_written(to: ocp.CheckpointManager, step: int | None, error: Exception) -> NotWrittenError:

@@ -11,7 +11,14 @@ from random_pruning_jax.experiment import experiment, keys
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo'}
 # Fields of the config that say nothing of the network, and may say something of a machine.
-_LEFT_OUT = ('data_dir', 'evaluation.', 'checkpoint.', 'log_every')
+_LEFT_OUT = (
+  'data_dir',
+  'data_workers',
+  'evaluation.',
+  'checkpoint.',
+  'log_every',
+  'steps_per_call',
+)
 
 
 def export(

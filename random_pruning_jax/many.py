@@ -117,7 +117,7 @@ class _Member:
       runlog.claim(self.workdir, self.parts.config)
     parallel.check_same('the config', self.parts.config.to_json())
     self.run = prepare(self.parts, self.workdir)
-    stack.enter_context(self.run.saved)
+    stack.enter_context(checkpoints.closing(self.run.saved))
     self.state, record = begin(self.run)
     done = int(self.state.step)
     if done == self.run.last_step:

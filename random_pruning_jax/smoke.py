@@ -8,13 +8,15 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax.data.specs import spec_of
 
-# The smallest of a family by the beginning of a name, and a width that is quick.
+# The smallest of a family by the beginning of a name, and a width that is quick. Networks of
+# bottlenecks stay such.
 SMALLEST = (
   ('vgg', 'vgg11', 4),
   ('cifar_resnet', 'cifar_resnet8', 2),
   *((f'resnet{depth}', 'cifar_resnet8', 2) for depth in (20, 32, 44, 56, 110)),
-  ('resnet', 'resnet18', 2),
-  ('wrn', 'resnet18', 2),
+  *((f'resnet{depth}', 'resnet18', 2) for depth in (18, 34)),
+  ('resnet', 'resnet26', 2),
+  ('wrn', 'wrn26_2', 2),
 )
 MOST = {  # of fields that cost time
   'batch_size': 64,

@@ -120,7 +120,7 @@ def train(
     runlog.claim(workdir, parts.config)
   parallel.check_same('the config', parts.config.to_json())  # and process 0 has claimed the place
   run = prepare(parts, workdir)
-  with run.saved:
+  with checkpoints.closing(run.saved):
     state, record = begin(run)
     done = int(state.step)
     if done == run.last_step:

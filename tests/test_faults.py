@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import random
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from test_hosts import free_port
 from tiny import tiny_config
 
 from random_pruning_jax import checkpoints, parallel, preemption, runlog, train
+from random_pruning_jax.data import crops
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -93,7 +93,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
       os.kill(os.getpid(), signal.SIGTERM)
     return add(self, figures)
 
-  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 7'):
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 8'):
     patch.setattr(runlog.Meter, 'add', signal_at_7)
     train.train(tiny_config(), tmp_path, show=False)
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -135,16 +135,13 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(start, t
   assert (tmp_path / 'run' / 'checkpoints' / steps.pop()).exists()
 
 
-def test_kills_at_random_moments_lose_nothing(whole, start, tmp_path):
+def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
   """SIGKILL while every step is being saved: a checkpoint of some step is always whole."""
-  random.seed(0)
   workdir = tmp_path / 'run'
-  for _ in range(2):
-    process = start(workdir)
-    wait_for_steps(workdir, process, steps=2)
-    time.sleep(random.uniform(0, 0.05))
-    process.kill()
-    process.communicate()
+  command = [sys.executable, 'tests/killed.py', str(workdir), '4', '0']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count('status 9') == 4
   state = train.train(tiny_config(checkpoint__every_steps=1), workdir, show=False)
   assert_equal(state, whole[1])
   assert trained(workdir) == trained(whole[0])
@@ -206,13 +203,17 @@ def test_a_checkpoint_is_the_same_on_any_number_of_devices(whole, devices):
   assert len(read.params['head']['kernel'].sharding.device_set) == devices
 
 
-def test_a_full_disk_ends_the_run_with_the_reason_and_loses_nothing(whole, start, copy):
-  """Files can grow to 4 kB only, which the log stays under and a checkpoint does not."""
-  shutil.rmtree(copy / 'checkpoints' / '20')
-  shutil.rmtree(copy / 'tensorboard')
-
-  config = copy / 'config.json'
+def ready_for_a_full_disk(workdir):
+  """The run at step 10, which will save after every step."""
+  shutil.rmtree(workdir / 'checkpoints' / '20')
+  shutil.rmtree(workdir / 'tensorboard')
+  config = workdir / 'config.json'
   config.write_text(config.read_text().replace('"every_steps": 0', '"every_steps": 1'))
+
+
+def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(whole, start, copy):
+  """Files can grow to 4 kB only, which the log stays under and a checkpoint does not."""
+  ready_for_a_full_disk(copy)
   process = start(copy, prefix=['bash', '-c', 'ulimit -f 4; exec "$@"', 'bash'])
   _, error = process.communicate(timeout=180)
   assert process.returncode == 2, error
@@ -221,3 +222,69 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_loses_nothing(whole, start
   state = train.train(tiny_config(checkpoint__every_steps=1), copy, show=False)
   assert_equal(state, whole[1])
   assert trained(copy) == trained(whole[0])
+
+
+# In a file system of its own, with room for the run as it is and little more; then it is taken out.
+FULL = """
+mount -t tmpfs -o size=$SIZE tmpfs "$PLACE" && cp -r "$FROM"/. "$PLACE" || exit 99
+"$@"; status=$?
+cp -r "$PLACE"/. "$OUT"; exit $status
+"""
+
+
+def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on_with_room(
+  whole, start, copy, tmp_path
+):
+  alone = ['unshare', '-rm']
+  try:
+    subprocess.run([*alone, 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt'], check=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip('no file system can be mounted here without privileges')
+  ready_for_a_full_disk(copy)
+  held = sum(-(-path.stat().st_size // 4096) * 4096 for path in copy.rglob('*')) + 100_000
+  place, out = tmp_path / 'place', tmp_path / 'out'
+  place.mkdir(), out.mkdir()
+  names = {'SIZE': str(held), 'PLACE': str(place), 'FROM': str(copy), 'OUT': str(out)}
+  process = start(place, prefix=[*alone, 'bash', '-c', FULL, 'bash'], env=os.environ | names)
+  _, error = process.communicate(timeout=180)
+  assert process.returncode == 2, error
+  assert 'No space left on device' in error and 'is there' in error
+  state = train.train(tiny_config(checkpoint__every_steps=1), out, show=False)
+  assert_equal(state, whole[1])
+  assert trained(out) == trained(whole[0])
+
+
+def test_pixels_that_will_differ_after_a_resume_are_said(whole, capsys, monkeypatch):
+  workdir, state = whole
+  with checkpoints.manager(workdir) as saved:
+    checkpoints.restore_newest(saved, state, parallel.devices())
+    assert 'resized' not in capsys.readouterr().err
+    monkeypatch.setattr(crops, 'pixels', lambda: 'another')
+    checkpoints.restore_newest(saved, state, parallel.devices())
+  said = capsys.readouterr().err
+  assert 'WARNING: until step 20' in said and 'now another does' in said
+
+
+EIGHT = """
+import sys
+sys.path.insert(0, 'tests')
+import jax
+from tiny import tiny_config
+from random_pruning_jax import checkpoints, optimizers, parallel, train
+from random_pruning_jax.experiment import experiment
+parts = experiment(tiny_config())
+assert len(parts.on) == 8, parts.on
+with checkpoints.manager(sys.argv[1]) as saved:
+  like = train.blank_state(parts, optimizers.make(parts.config, 10))
+  state = checkpoints.restore(saved, like, parts.on).state
+assert len(state.params['head']['kernel'].sharding.device_set) == 8
+print(checkpoints.digest(state))
+"""
+
+
+def test_a_checkpoint_of_four_devices_is_the_same_on_eight(whole):
+  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+  command = [sys.executable, '-c', EIGHT, str(whole[0])]
+  read = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | flags)
+  assert read.returncode == 0, read.stderr
+  assert read.stdout.split()[-1] == checkpoints.digest(whole[1])

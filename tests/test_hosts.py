@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from random_pruning_jax import parallel
 
 ROOT = pathlib.Path(__file__).parents[1]
-# A run that trains and evaluates; SNIP's densities come from gradients on all the processes.
+# A run that trains and evaluates; SNIP's densities come from gradients on all the processes, as
+# do the other scores' masks. A streamed run loses its last checkpoint, and goes on.
 SCRIPT = """
 import sys
 sys.path.insert(0, 'tests')
@@ -23,8 +25,36 @@ if len(sys.argv) > 3:
   parallel.connect(sys.argv[3], 2, int(sys.argv[4]))
 from tiny import tiny_config
 from random_pruning_jax import run
+import pathlib
+import shutil
+import numpy as np
+from random_pruning_jax import checkpoints, experiment, feed, masks, train
 seed = int(sys.argv[5]) if len(sys.argv) > 5 else 0
-run.run(tiny_config(pruning__ratio='snip', seed=seed), sys.argv[1], show=False)
+workdir = pathlib.Path(sys.argv[1])
+run.run(tiny_config(pruning__ratio='snip', seed=seed), workdir, show=False)
+if (workdir / 'scores.npz').exists():
+  sys.exit()
+kept = {}
+for score in ('grasp', 'synflow'):
+  parts = experiment.experiment(tiny_config(pruning__ratio=score, pruning__select=score))
+  images = feed.feed(parts).images
+  key = experiment.keys(0).init
+  variables = experiment.initial_variables(parts.model, key, parts.spec.shape)
+  found = experiment.initial_masks(parts, variables, experiment.first_batch(parts, images))
+  kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
+streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'image_size': 8}
+config = tiny_config(**streamed, data_workers=0)
+place = workdir / 'streamed'
+whole = train.train(config, place, show=False)
+parallel.wait_for_all('the whole run is saved')
+if jax.process_index() == 0:
+  shutil.rmtree(place / 'checkpoints' / '20')
+parallel.wait_for_all('its last checkpoint is gone')
+again = train.train(config, place, show=False)
+assert checkpoints.digest(again) == checkpoints.digest(whole)
+if jax.process_index() == 0:
+  weights = masks.named_leaves(jax.device_get(again.params))
+  np.savez(workdir / 'scores.npz', **kept, **{f'weights/{n}': x for n, x in weights.items()})
 """
 
 
@@ -71,6 +101,13 @@ def test_two_processes_of_two_devices_equal_one_of_four(alone, tmp_path):
   assert two['masks'] == one['masks']
   for name, value in one['metrics'].items():
     assert two['metrics'][name] == pytest.approx(value, abs=0.02), name
+  one, two = (np.load(workdir / 'scores.npz') for workdir in (alone, tmp_path))
+  assert set(one) == set(two) and any(name.startswith('grasp') for name in one)
+  for name in one:
+    if name.startswith('weights'):  # of the streamed run, interrupted
+      np.testing.assert_allclose(two[name], one[name], atol=2e-3, err_msg=name)
+    else:  # a score that is nearly the threshold may round to its other side
+      assert (two[name] != one[name]).sum() <= 2, name
 
 
 def test_a_run_of_one_process_goes_on_in_two(alone, tmp_path):

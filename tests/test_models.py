@@ -27,6 +27,7 @@ COUNTS = [
   ('vgg16', 0, 'cifar', 14_724_042, 14),
   ('vgg19', 0, 'cifar', 20_035_018, 17),
   ('resnet18', 0, 'imagenet', 11_689_512, 21),
+  ('resnet26', 0, 'imagenet', 15_995_176, 30),
   ('resnet34', 0, 'imagenet', 21_797_672, 37),
   ('resnet50', 0, 'imagenet', 25_557_032, 54),
   ('resnet101', 0, 'imagenet', 44_549_160, 105),

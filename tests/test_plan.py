@@ -27,9 +27,8 @@ def printed(capsys, *arguments):
 
 @pytest.mark.parametrize('network', [*models.MODELS, 'cifar_resnet14'])
 def test_every_network_has_a_plan_on_budget(network):
-  large = (
-    network in ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152') or 'wrn' in network
-  )
+  depths = (18, 26, 34, 50, 101, 152)
+  large = 'wrn' in network or network in [f'resnet{depth}' for depth in depths]
   config = config_lib.default()
   config.dataset = 'imagenet2012' if large else 'cifar10'
   config.model.name = network

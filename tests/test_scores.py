@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 from jax.flatten_util import ravel_pytree
 
 from random_pruning_jax import data, masks, models, parallel, scores, scoring, synflow
@@ -274,7 +275,7 @@ def test_a_part_of_grasp_keeps_less_than_a_training_step(capsys):
 
   def kept(network, of):
     loss = functools.partial(scores.Gradient(scoring._logits(network)).loss, batch=batch)
-    jax.ad_checkpoint.print_saved_residuals(functools.partial(of, loss), params)
+    print_saved_residuals(functools.partial(of, loss), params)
     sizes = re.findall(r'^f32\[([\d,]+)\]', capsys.readouterr().out, re.MULTILINE)
     return sum(math.prod(map(int, size.split(','))) for size in sizes)
 

@@ -34,6 +34,8 @@ def test_every_row_of_the_paper_on_imagenet_is_a_config(name, density):
   parts = experiment(config)
   assert (parts.config.data_loading, parts.config.augment.mode) == ('streamed', 'resized')
   assert cost.macs(parts.structure.layers) < 1e7
+  bottlenecks = any('conv3' in layer for layer in parts.structure.shapes)
+  assert bottlenecks == (name not in ('resnet18', 'resnet34'))
   whole = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}', smoke=False)
   assert whole.epochs == (90 if density == '1.0' else 100)
   schedule = optimizers.schedule(whole, 10)

@@ -1,6 +1,8 @@
 """Streamed images: a folder becomes a set, each step sees its own images, and training runs."""
 
 import functools
+import os
+import time
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from random_pruning_jax import data, feed, measure, parallel, train
+from random_pruning_jax import data, feed, measure, parallel, runlog, train
 from random_pruning_jax.data import crops, folder, order, places, streamed
 from random_pruning_jax.experiment import experiment
 
@@ -196,6 +198,23 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
     train.train(config, tmp_path, show=False)
   state = train.train(config, tmp_path, show=False)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
+
+
+def test_the_log_says_how_much_of_the_time_training_waited(whole, data_dir, tmp_path):
+  """Each batch takes 0.4 s to decode, and a step of this network far less."""
+  decode = crops.DECODERS[crops.fastest()]
+
+  def slow(*arguments):
+    time.sleep(0.05 * len(os.sched_getaffinity(0)))  # one thread a core decodes a batch of 8
+    return decode(*arguments)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(crops.DECODERS, crops.fastest(), slow)
+    train.train(streamed_config(data_dir, epochs=1), tmp_path, show=False)
+  shares = [line['waiting'] for line in runlog.read_log(tmp_path) if line['kind'] == 'train']
+  usual = [line['waiting'] for line in runlog.read_log(whole[0]) if line['kind'] == 'train']
+  assert 0.6 < shares[-1] <= 1  # compiling comes before the first line
+  assert usual[-1] < shares[-1]
 
 
 def test_scores_of_images_read_only_the_images_they_look_at(data_dir, tmp_path):

@@ -15,7 +15,8 @@ from random_pruning_jax.models.vgg import VGG
 MODELS: dict[str, Callable[..., Network]] = {
   **{f'resnet{n}': functools.partial(CifarResNet, depth=n) for n in (20, 32, 44, 56, 110)},
   **{f'vgg{n}': functools.partial(VGG, depth=n) for n in (11, 13, 16, 19)},
-  **{f'resnet{n}': functools.partial(ImageNetResNet, depth=n) for n in (18, 34, 50, 101, 152)},
+  **{f'resnet{n}': functools.partial(ImageNetResNet, depth=n) for n in (18, 26, 34, 50, 101, 152)},
+  'wrn26_2': functools.partial(ImageNetResNet, depth=26, widen=2),
   'wrn50_2': functools.partial(ImageNetResNet, depth=50, widen=2),
   'wrn101_2': functools.partial(ImageNetResNet, depth=101, widen=2),
 }

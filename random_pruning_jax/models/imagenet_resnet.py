@@ -8,14 +8,16 @@ import jax
 
 from random_pruning_jax.models.layers import BasicBlock, Layers, Network
 
-# Blocks in each of the four stages; from depth 50 on they are bottlenecks.
+# Blocks in each of the four stages.
 STAGES = {
   18: (2, 2, 2, 2),
+  26: (2, 2, 2, 2),
   34: (3, 4, 6, 3),
   50: (3, 4, 6, 3),
   101: (3, 4, 23, 3),
   152: (3, 8, 36, 3),
 }
+BASIC = (18, 34)  # depths with basic blocks; the others have bottlenecks
 
 
 class Bottleneck(nn.Module):
@@ -62,7 +64,8 @@ class ImageNetResNet(Network):
     x = self.layers.conv(self.width, 7, 2, name='stem')(x)
     x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    block, settings = (BasicBlock, {}) if self.depth < 50 else (Bottleneck, {'widen': self.widen})
+    basic = self.depth in BASIC
+    block, settings = (BasicBlock, {}) if basic else (Bottleneck, {'widen': self.widen})
     for stage, count in enumerate(STAGES[self.depth]):
       for number in range(count):
         x = self.residual(

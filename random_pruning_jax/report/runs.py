@@ -14,6 +14,7 @@ DENSE = 'dense'
 # Fields that say where a run lies or how it is measured, not what it is.
 _NOT_SETTINGS = (
   'data_dir',
+  'data_workers',
   'dataset',
   'dense_twin',
   'gradient_flow_every',
@@ -21,6 +22,7 @@ _NOT_SETTINGS = (
   'model.name',
   'model.width',
   'seed',
+  'steps_per_call',
 )
 _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
 

@@ -344,6 +344,20 @@ def test_workers_share_the_runs_and_the_status_says_that_some_failed(tmp_path):
   assert not workers.log_file(tmp_path / 'runs', 0).read_text()
 
 
+def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):
+  directory = tmp_path / 'runs'
+  process = start(tmp_path, {'epochs': 2}, '--workers=2', '--together=1')
+  while process.poll() is None and not any(map(runlog.read_log, directory.glob('digits-*'))):
+    time.sleep(0.005)
+  [place, *_] = [found for found in directory.glob('digits-*') if runlog.read_log(found)]
+  os.kill(claim.pid(place / claim.FILE), signal.SIGKILL)
+  _, said = process.communicate()
+  assert process.returncode == 1, said
+  assert '2 done, 0 running, 1 failed, 0 to do' in said
+  assert 'ended by SIGKILL (out of memory?)' in plan.read_failure(place)['error']
+  assert len(results.read([directory])) == 2
+
+
 def test_runs_train_together_and_a_failing_one_stops_no_other(swept, tmp_path):
   """The runs of `swept`, three at a time: the same states, and the same rows to rounding."""
   directory, jobs, _, _ = swept

@@ -32,6 +32,7 @@ COUNTS = [
   ('resnet50', 0, 'imagenet', 25_557_032, 54),
   ('resnet101', 0, 'imagenet', 44_549_160, 105),
   ('resnet152', 0, 'imagenet', 60_192_808, 156),
+  ('wrn26_2', 0, 'imagenet', 39_673_640, 30),
   ('wrn50_2', 0, 'imagenet', 68_883_240, 54),
   ('wrn101_2', 0, 'imagenet', 126_886_696, 105),
 ]

@@ -7,7 +7,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import jax
@@ -273,29 +272,6 @@ def test_every_sweep_file_can_be_planned(path):
   assert jobs
 
 
-def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
-  (job,) = planned(small(seed=7, epochs=20, checkpoint__every_epochs=20))
-  place, over = tmp_path / job.tag, threading.Event()
-
-  def interrupt():
-    """Again where it goes on: what is raised in JAX's garbage collection callback is lost."""
-    lines = 0
-    while not over.wait(0.005):
-      if len(runlog.read_log(place)) > lines:
-        lines = len(runlog.read_log(place)) + 2
-        os.kill(os.getpid(), signal.SIGINT)
-
-  threading.Thread(target=interrupt, daemon=True).start()
-  with pytest.raises(KeyboardInterrupt):
-    try:
-      work.work([job], tmp_path)
-    finally:
-      over.set()
-  assert plan.state(place) == 'interrupted'
-  work.work([job], tmp_path)
-  assert plan.state(place) == 'done'
-
-
 SWEEP_FILE = """
 import sys; sys.path.insert(0, {tests!r})
 from tiny import tiny_config
@@ -342,6 +318,19 @@ def test_workers_share_the_runs_and_the_status_says_that_some_failed(tmp_path):
   failures = sorted((tmp_path / 'runs').glob(f'*/{plan.FAILED}'))
   assert len(failures) == 3 and all('nonsense' in path.read_text() for path in failures)
   assert not workers.log_file(tmp_path / 'runs', 0).read_text()
+
+
+def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
+  directory = tmp_path / 'runs'
+  process = start(tmp_path, {'epochs': 40, 'checkpoint__every_epochs': 40}, '--together=1')
+  while process.poll() is None and not any(map(runlog.read_log, directory.glob('digits-*'))):
+    time.sleep(0.005)
+  process.send_signal(signal.SIGINT)
+  process.communicate(timeout=120)
+  assert process.returncode != 0
+  assert not list(directory.glob(f'*/{claim.FILE}'))
+  states = [plan.state(place) for place in directory.glob('digits-*')]
+  assert 'interrupted' in states and 'done' not in states and 'failed' not in states
 
 
 def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):

@@ -1,8 +1,28 @@
 """Ratios measured side by side in one process: `python -m benchmarks NAME`."""
 
+import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def network_parser(name: str, description: str, rounds: int) -> argparse.ArgumentParser:
+  """The options of a benchmark that gives a ResNet-20 one batch again and again."""
+  parser = argparse.ArgumentParser(prog=f'python -m benchmarks {name}', description=description)
+  parser.add_argument('--width', type=int, default=16)
+  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser.add_argument('--rounds', type=int, default=rounds)
+  return parser
+
+
+def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Pixels float32 [size, 32, 32, 3] in [0, 1] and labels [size] of 10 classes."""
+  rng = np.random.default_rng(0)
+  return rng.random((size, 32, 32, 3), np.float32), rng.integers(0, 10, size)
 
 
 def race(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -3,15 +3,12 @@
 PGD of k steps is compared with k inferences: each of its steps is a forward and a backward pass.
 """
 
-import argparse
 import functools
-import os
 
 import jax
-import numpy as np
 import optax
 
-from benchmarks import race, table
+from benchmarks import network_parser, race, random_batch, table
 from random_pruning_jax import attacks, models, parallel
 from random_pruning_jax.convolution import conv_general_dilated
 from random_pruning_jax.experiment import initial_variables
@@ -20,19 +17,13 @@ THIS = 'this code'
 
 
 def main(arguments: list[str]) -> None:
-  parser = argparse.ArgumentParser(prog='python -m benchmarks inference', description=__doc__)
-  parser.add_argument('--width', type=int, default=16)
-  parser.add_argument('--batch', type=int, default=128)
-  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser = network_parser('inference', __doc__, rounds=9)
   parser.add_argument('--steps', type=int, default=7, help='of PGD')
-  parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
   jax.config.update('jax_num_cpu_devices', options.devices)
 
-  rng = np.random.default_rng(0)
-  images = rng.random((options.batch, 32, 32, 3), np.float32)
-  labels = rng.integers(0, 10, options.batch)
+  images, labels = random_batch(options.batch)
   attack = functools.partial(_pgd, steps=options.steps)
   runs = {
     THIS: _bound(_logits, images, labels, options.width, conv_general_dilated),

@@ -4,14 +4,11 @@ The masked step runs at two densities, which are inputs of one compiled program.
 network's forward pass, backward pass and update, on the same batch again and again.
 """
 
-import argparse
-import os
-
 import jax
 import numpy as np
 import optax
 
-from benchmarks import race, table
+from benchmarks import network_parser, race, random_batch, table
 from random_pruning_jax import masks, models, parallel, pruning, train
 from random_pruning_jax.convolution import conv_general_dilated
 from random_pruning_jax.experiment import initial_variables
@@ -20,19 +17,12 @@ PLAIN = 'no masks'
 
 
 def main(arguments: list[str]) -> None:
-  parser = argparse.ArgumentParser(prog='python -m benchmarks masked', description=__doc__)
-  parser.add_argument('--width', type=int, default=16)
-  parser.add_argument('--batch', type=int, default=128)
-  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
-  parser.add_argument('--rounds', type=int, default=15)
+  parser = network_parser('masked', __doc__, rounds=15)
   options = parser.parse_args(arguments)
   jax.config.update('jax_num_cpu_devices', options.devices)
   on = parallel.devices()
-  rng = np.random.default_rng(0)
-  batch = {
-    'image': parallel.split(rng.random((options.batch, 32, 32, 3), np.float32), on),
-    'label': parallel.split(rng.integers(0, 10, options.batch), on),
-  }
+  images, labels = random_batch(options.batch)
+  batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
   conv = conv_general_dilated if jax.default_backend() == 'cpu' else None
   model = models.create(
     'resnet20', 10, width=options.width, axis_name=parallel.AXIS, conv_general_dilated=conv

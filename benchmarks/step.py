@@ -3,14 +3,10 @@
 All take the same batch again and again: what is timed is forward, backward and update alone.
 """
 
-import argparse
-import os
-
 import jax
-import numpy as np
 import optax
 
-from benchmarks import race, table
+from benchmarks import network_parser, race, random_batch, table
 from random_pruning_jax import masks, models, parallel, pruning, train
 from random_pruning_jax.convolution import conv_general_dilated
 
@@ -18,20 +14,14 @@ THIS = 'this code'
 
 
 def main(arguments: list[str]) -> None:
-  parser = argparse.ArgumentParser(prog='python -m benchmarks step', description=__doc__)
-  parser.add_argument('--width', type=int, default=16)
-  parser.add_argument('--batch', type=int, default=128)
-  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser = network_parser('step', __doc__, rounds=7)
   parser.add_argument('--density', type=float, default=0.1, help='of the masked network')
-  parser.add_argument('--rounds', type=int, default=7)
   parser.add_argument('--compile', action='store_true', help='also PyTorch with torch.compile')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
   jax.config.update('jax_num_cpu_devices', options.devices)
 
-  rng = np.random.default_rng(0)
-  images = rng.random((options.batch, 32, 32, 3), np.float32)
-  labels = rng.integers(0, 10, options.batch)
+  images, labels = random_batch(options.batch)
   density = options.density
   runs = {
     THIS: jax_step(images, labels, options.width, conv_general_dilated, 1.0),

@@ -4,8 +4,7 @@ SNIP sees the first training batch, whole and not augmented. GraSP sees 25 image
 first of the first epoch, in equal parts no larger than a training batch, each with BatchNorm's
 statistics of its own (two parts of 125 on CIFAR-10, as the authors' halves). Products with the
 Hessian hold activations twice, so blocks are recomputed instead of kept: a part needs less memory
-than a training step (XLA's CPU backend undoes that, and needs up to twice as much). What a score
-gives does not depend on the devices, to rounding.
+than a training step. What a score gives does not depend on the devices, to rounding.
 """
 
 import functools

@@ -26,12 +26,11 @@ class CifarResNet(Network):
     x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
     for stage in range(3):
       for number in range((self.depth - 2) // 6):
-        x = self.residual(
-          BasicBlock,
-          x,
-          train,
+        block = BasicBlock(
           features=self.width * 2**stage,
           stride=2 if stage > 0 and number == 0 else 1,
+          layers=self.layers,
           name=f'stage{stage + 1}_block{number}',
         )
+        x = self.run(block, x, train)
     return self.classify(x, features)

@@ -65,16 +65,15 @@ class ImageNetResNet(Network):
     x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     basic = self.depth in BASIC
-    block, settings = (BasicBlock, {}) if basic else (Bottleneck, {'widen': self.widen})
+    kind, settings = (BasicBlock, {}) if basic else (Bottleneck, {'widen': self.widen})
     for stage, count in enumerate(STAGES[self.depth]):
       for number in range(count):
-        x = self.residual(
-          block,
-          x,
-          train,
+        block = kind(
           features=self.width * 2**stage,
           stride=2 if stage > 0 and number == 0 else 1,
+          layers=self.layers,
           name=f'stage{stage + 1}_block{number}',
           **settings,
         )
+        x = self.run(block, x, train)
     return self.classify(x, features)

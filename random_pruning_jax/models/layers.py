@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from random_pruning_jax.models.remat import remat
+
 DTYPES = ('float32', 'bfloat16')
 FANS = ('fan_in', 'fan_out')
 
@@ -111,11 +113,11 @@ class Network(nn.Module):
     mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
     return (images - mean) / std
 
-  def residual(self, block: type[nn.Module], x: jax.Array, train: bool, **settings) -> jax.Array:
-    """Applies one block of the kind `block`."""
-    if self.remat:
-      block = nn.remat(block, static_argnums=(2,))
-    return block(layers=self.layers, **settings)(x, train)
+  def run(self, block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+    """block(x, train), computed again in the backward pass where `remat` is set."""
+    if self.remat and not self.is_initializing():
+      return remat(block, x, train)
+    return block(x, train)
 
   def classify(self, x: jax.Array, features: bool) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Average over the map [B, h, w, F], then `head`, both in float32."""

@@ -1,9 +1,11 @@
 """VGG with BatchNorm for small images (Simonyan & Zisserman, 2015), with one linear layer."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 
-from random_pruning_jax.models.layers import Network
+from random_pruning_jax.models.layers import Layers, Network
 
 # 3x3 convolutions in each of the five stages.
 STAGES = {
@@ -12,6 +14,24 @@ STAGES = {
   16: (2, 2, 3, 3, 3),
   19: (2, 2, 4, 4, 4),
 }
+
+
+class Stage(nn.Module):
+  """A 2x2 maximum, but for the first stage, and convolutions named by their place in VGG."""
+
+  features: int
+  places: range
+  layers: Layers
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    if 1 not in self.places:
+      x = nn.max_pool(x, (2, 2), strides=(2, 2))
+    for place in self.places:
+      conv, norm = ('stem', 'stem_norm') if place == 1 else (f'conv{place}', f'norm{place}')
+      x = self.layers.conv(self.features, name=conv)(x)
+      x = nn.relu(self.layers.norm(train, name=norm)(x))
+    return x
 
 
 class VGG(Network):
@@ -36,18 +56,9 @@ class VGG(Network):
     if min(images.shape[1:3]) < 16:
       raise ValueError(f'VGG halves images four times and needs 16 x 16, got {images.shape}.')
     x = self.normalized(images) if normalize else images
-    run = nn.remat(VGG.stage, static_argnums=(2, 3)) if self.remat else VGG.stage
-    for index in range(len(STAGES[self.depth])):
-      x = run(self, x, index, train)
+    ends = itertools.accumulate(STAGES[self.depth], initial=1)
+    for index, places in enumerate(itertools.starmap(range, itertools.pairwise(ends))):
+      stage = Stage(self.width * min(2**index, 8), places, self.layers)
+      nn.share_scope(self, stage)  # its layers are the network's own, by name
+      x = self.run(stage, x, train)
     return self.classify(x, features)
-
-  def stage(self, x: jax.Array, index: int, train: bool) -> jax.Array:
-    """A 2x2 maximum, but for the first stage, and the convolutions of stage `index`."""
-    if index > 0:
-      x = nn.max_pool(x, (2, 2), strides=(2, 2))
-    before = sum(STAGES[self.depth][:index])
-    for number in range(before + 1, before + STAGES[self.depth][index] + 1):
-      conv, norm = ('stem', 'stem_norm') if number == 1 else (f'conv{number}', f'norm{number}')
-      x = self.layers.conv(self.width * min(2**index, 8), name=conv)(x)
-      x = nn.relu(self.layers.norm(train, name=norm)(x))
-    return x

@@ -75,12 +75,17 @@ def _balanced(labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
 
 
 def _as_scored(model: models.Network, name: str) -> models.Network:
-  """The model with the same parameters and statistics over all devices, whatever training does."""
+  """The model with the same parameters and statistics over all devices, whatever training does.
+
+  Its convolutions are XLA's own: the ones of `convolution` are faster and take longer to compile,
+  which a score does not make up for, being computed once.
+  """
+  model = model.clone(axis_name=parallel.AXIS, conv_general_dilated=None)
   if name.startswith('snip'):
-    return model.clone(axis_name=parallel.AXIS)
+    return model
   # GraSP's differences of gradients and SynFlow's long products want all of float32.
   remat = {'remat': True} if name.startswith('grasp') else {}
-  return model.clone(axis_name=parallel.AXIS, dtype='float32', **remat)
+  return model.clone(dtype='float32', **remat)
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from random_pruning_jax import config as config_lib
 from random_pruning_jax import config_files
 
 
@@ -56,11 +57,17 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
   """The config of `FILE` or `FILE:ARGUMENT`, with overrides like '--config.seed=1'.
 
-  Raises ValueError in one line for what is wrong with any of them.
+  Raises ValueError in one line for what is wrong with any of them, as soon as it can be known: a
+  value out of its range before JAX is imported, an unknown name before JAX looks for devices.
   """
   path, _, argument = file.partition(':')
   get_config = config_files.function_of(path, 'get_config')
-  return config_files.override(get_config(argument) if argument else get_config(), overrides)
+  config = config_files.override(get_config(argument) if argument else get_config(), overrides)
+  pruned = config_lib.resolve(config).pruning
+  from random_pruning_jax import pruning
+
+  pruning.check_names(pruned.ratio, pruned.select, pruned.sampling)
+  return config
 
 
 def default_workdir(file: str) -> str:

@@ -61,10 +61,11 @@ def save(to: ocp.CheckpointManager, state: Any, record: dict[str, Any]) -> None:
 
   Raises NotWrittenError where this or the last one could not be written (a full disk).
   """
-  if jax.process_count() > 1:  # pmap gives each process arrays of its own; Orbax wants common ones
-    state = parallel.replicate(state, parallel.devices())
   step = int(state.step)
   host = jax.device_get(state)
+  # pmap gives each of several processes arrays of its own; Orbax wants common ones. A process that
+  # is alone writes what it has fetched: Orbax would compile a slice of every array, and fetch it.
+  state = parallel.replicate(host, parallel.devices()) if jax.process_count() > 1 else host
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
   record |= {'pixels': crops.pixels()}
   try:

@@ -3,18 +3,23 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from tiny import tiny_config
 
-from random_pruning_jax import parallel
+from random_pruning_jax import checkpoints, optimizers, parallel, train
+from random_pruning_jax.experiment import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A run that trains and evaluates; SNIP's densities come from gradients on all the processes, as
-# do the other scores' masks. A streamed run loses its last checkpoint, and goes on.
+# do the other scores' masks. A streamed run loses its last checkpoint, and goes on. So does a run
+# of one process, where there is one; and processes that disagree stop. All in one start of the
+# processes, since each of them compiles for itself.
 SCRIPT = """
 import sys
 sys.path.insert(0, 'tests')
@@ -23,17 +28,15 @@ jax.config.update('jax_num_cpu_devices', int(sys.argv[2]))
 from random_pruning_jax import parallel
 if len(sys.argv) > 3:
   parallel.connect(sys.argv[3], 2, int(sys.argv[4]))
+from test_hosts import SNIP, STREAMED
 from tiny import tiny_config
-from random_pruning_jax import run
 import pathlib
 import shutil
 import numpy as np
-from random_pruning_jax import checkpoints, experiment, feed, masks, train
-seed = int(sys.argv[5]) if len(sys.argv) > 5 else 0
+from random_pruning_jax import checkpoints, experiment, feed, masks, run, train
 workdir = pathlib.Path(sys.argv[1])
-run.run(tiny_config(pruning__ratio='snip', seed=seed), workdir, show=False)
-if (workdir / 'scores.npz').exists():
-  sys.exit()
+first = jax.process_index() == 0
+run.run(tiny_config(**SNIP), workdir, show=False)
 kept = {}
 for score in ('grasp', 'synflow'):
   parts = experiment.experiment(tiny_config(pruning__ratio=score, pruning__select=score))
@@ -42,20 +45,33 @@ for score in ('grasp', 'synflow'):
   variables = experiment.initial_variables(parts.model, key, parts.spec.shape)
   found = experiment.initial_masks(parts, variables, experiment.first_batch(parts, images))
   kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
-streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'image_size': 8}
-config = tiny_config(**streamed, data_workers=0)
 place = workdir / 'streamed'
-whole = train.train(config, place, show=False)
+whole = train.train(tiny_config(**STREAMED), place, show=False)
 parallel.wait_for_all('the whole run is saved')
-if jax.process_index() == 0:
+if first:
   shutil.rmtree(place / 'checkpoints' / '20')
 parallel.wait_for_all('its last checkpoint is gone')
-again = train.train(config, place, show=False)
+again = train.train(tiny_config(**STREAMED), place, show=False)
 assert checkpoints.digest(again) == checkpoints.digest(whole)
-if jax.process_index() == 0:
+if first:
   weights = masks.named_leaves(jax.device_get(again.params))
   np.savez(workdir / 'scores.npz', **kept, **{f'weights/{n}': x for n, x in weights.items()})
+  (workdir / 'digest').write_text(checkpoints.digest(again))
+if jax.process_count() > 1:
+  run.run(tiny_config(**SNIP), workdir / 'of_one', show=False)
+  try:
+    train.train(tiny_config(seed=jax.process_index()), workdir / 'other', show=False)
+  except RuntimeError as error:
+    (workdir / f'error{jax.process_index()}').write_text(str(error))
 """
+# A small learning rate, so that rounding stays rounding.
+SNIP = {'pruning__ratio': 'snip', 'optimizer__lr': 0.01}
+STREAMED = {
+  'data_loading': 'streamed',
+  'augment__mode': 'resized',
+  'image_size': 8,
+  'data_workers': 0,
+}
 
 
 def start(workdir, devices, *rest):
@@ -75,59 +91,98 @@ def free_port():
     return sock.getsockname()[1]
 
 
-def start_two(workdir, seeds=(0, 0)):
-  address = f'localhost:{free_port()}'
-  return [start(workdir, 2, address, i, seed) for i, seed in enumerate(seeds)]
-
-
 def row(workdir):
   return json.loads((workdir / 'results.jsonl').read_text())
 
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
+  """The workdir of one process of four devices."""
   workdir = tmp_path_factory.mktemp('alone')
   process = start(workdir, 4)
-  assert process.wait() == 0, process.stderr.read()
+  _, error = process.communicate()
+  assert process.returncode == 0, error
   return workdir
 
 
-def test_two_processes_of_two_devices_equal_one_of_four(alone, tmp_path):
-  for process in start_two(tmp_path):
+@pytest.fixture(scope='module')
+def two(alone, tmp_path_factory):
+  """That of two processes of two; in `of_one` is the run of one process, from its step 10 on."""
+  workdir = tmp_path_factory.mktemp('two')
+  kept = ('config.json', 'train.jsonl', 'checkpoints')
+  others = [path.name for path in alone.iterdir() if path.name not in kept]
+  shutil.copytree(alone, workdir / 'of_one', ignore=shutil.ignore_patterns(*others))
+  shutil.rmtree(workdir / 'of_one' / 'checkpoints' / '20')
+  address = f'localhost:{free_port()}'
+  for process in [start(workdir, 2, address, i) for i in range(2)]:
     _, error = process.communicate()
     assert process.returncode == 0, error
-  one, two = row(alone), row(tmp_path)
-  assert two['hosts'] == 2 and two['devices'] == 4
-  assert two['masks'] == one['masks']
+  return workdir
+
+
+def test_two_processes_of_two_devices_equal_one_of_four(alone, two):
+  one, both = row(alone), row(two)
+  assert both['hosts'] == 2 and both['devices'] == 4
+  assert both['masks'] == one['masks']
   for name, value in one['metrics'].items():
-    assert two['metrics'][name] == pytest.approx(value, abs=0.02), name
-  one, two = (np.load(workdir / 'scores.npz') for workdir in (alone, tmp_path))
-  assert set(one) == set(two) and any(name.startswith('grasp') for name in one)
+    assert both['metrics'][name] == pytest.approx(value, abs=0.02), name
+  one, both = (np.load(workdir / 'scores.npz') for workdir in (alone, two))
+  assert set(one) == set(both) and any(name.startswith('grasp') for name in one)
   for name in one:
     if name.startswith('weights'):  # of the streamed run, interrupted
-      np.testing.assert_allclose(two[name], one[name], atol=2e-3, err_msg=name)
+      np.testing.assert_allclose(both[name], one[name], atol=2e-3, err_msg=name)
     else:  # a score that is nearly the threshold may round to its other side
-      assert (two[name] != one[name]).sum() <= 2, name
+      assert (both[name] != one[name]).sum() <= 2, name
 
 
-def test_a_run_of_one_process_goes_on_in_two(alone, tmp_path):
-  """The checkpoint of step 10 is all that is left; two processes take it from there."""
-  import shutil
-
-  shutil.copytree(alone, tmp_path / 'run')
-  (tmp_path / 'run' / 'results.jsonl').unlink()
-  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')
-  for process in start_two(tmp_path / 'run'):
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-  assert row(tmp_path / 'run')['step'] in (10, 20)
+def test_a_run_of_one_process_goes_on_in_two(alone, two):
+  """The checkpoint of step 10 was all that was left; two processes took it from there."""
+  assert (two / 'of_one' / 'checkpoints' / '20').exists()
+  assert row(two / 'of_one')['step'] in (10, 20)
   for name, value in row(alone)['metrics'].items():
-    assert row(tmp_path / 'run')['metrics'][name] == pytest.approx(value, abs=0.02), name
+    assert row(two / 'of_one')['metrics'][name] == pytest.approx(value, abs=0.02), name
 
 
-def test_a_process_with_another_config_is_named(tmp_path):
-  errors = [process.communicate()[1] for process in start_two(tmp_path, seeds=(0, 1))]
-  assert any('process 1 differs from process 0' in error for error in errors)
+def read(workdir, devices):
+  """The last state of the streamed run in `workdir`, on that many devices of this process."""
+  parts = experiment(tiny_config(**STREAMED))
+  like = train.blank_state(parts, optimizers.make(parts.config, 10))
+  with checkpoints.manager(workdir / 'streamed') as saved:
+    return checkpoints.restore(saved, like, parallel.devices(devices), 20).state
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4])
+def test_a_checkpoint_of_two_processes_is_the_same_in_one(two, devices):
+  state = read(two, devices)
+  assert checkpoints.digest(state) == (two / 'digest').read_text()
+  assert len(state.params['head']['kernel'].sharding.device_set) == devices
+
+
+# What Orbax notes of where arrays were: ids of a mesh's devices, or the name of a single one.
+ELSEWHERE = {
+  'a larger mesh': lambda at: at | {'device_mesh': {'mesh': [{'id': 64 + i} for i in range(8)]}},
+  'a GPU': lambda at: {'sharding_type': 'SingleDeviceSharding', 'device_str': 'cuda:0'},
+  'a TPU': lambda at: {
+    'sharding_type': 'SingleDeviceSharding',
+    'device_str': 'TPU_0(process=0,(0,0,0,0))',
+  },
+}
+
+
+@pytest.mark.parametrize('where', ELSEWHERE)
+def test_a_checkpoint_written_on_devices_that_are_not_here_is_the_same(two, where, tmp_path):
+  shutil.copytree(two / 'streamed', tmp_path / 'streamed')
+  file = tmp_path / 'streamed' / 'checkpoints' / '20' / 'state' / '_sharding'
+  noted = {name: json.loads(at) for name, at in json.loads(file.read_text()).items()}
+  assert all(len(at['device_mesh']['mesh']) == 4 for at in noted.values())
+  elsewhere = {name: json.dumps(ELSEWHERE[where](at)) for name, at in noted.items()}
+  file.write_text(json.dumps(elsewhere))
+  assert checkpoints.digest(read(tmp_path, 4)) == (two / 'digest').read_text()
+
+
+def test_a_process_with_another_config_is_named(two):
+  for i in range(2):
+    assert 'process 1 differs from process 0' in (two / f'error{i}').read_text()
 
 
 def test_a_part_of_an_address_is_refused():

@@ -33,13 +33,16 @@ from tiny import tiny_config
 import pathlib
 import shutil
 import numpy as np
-from random_pruning_jax import checkpoints, experiment, feed, masks, run, train
+from random_pruning_jax import checkpoints, cost, experiment, feed, masks, run, train
 workdir = pathlib.Path(sys.argv[1])
 first = jax.process_index() == 0
 run.run(tiny_config(**SNIP), workdir, show=False)
 kept = {}
 for score in ('grasp', 'synflow'):
   parts = experiment.experiment(tiny_config(pruning__ratio=score, pruning__select=score))
+  shallow = parts.model.clone(depth=2, width=8)  # no block: stem, BatchNorm, head
+  structure = cost.structure(shallow, parts.spec.shape)
+  parts = parts._replace(model=shallow, structure=structure)
   images = feed.feed(parts).images
   key = experiment.keys(0).init
   variables = experiment.initial_variables(parts.model, key, parts.spec.shape)

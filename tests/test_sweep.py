@@ -285,13 +285,18 @@ def start(tmp_path, more, *arguments):
   file = tmp_path / 'file.py'
   file.write_text(SWEEP_FILE.format(tests=str(ROOT / 'tests'), more=more))
   words = ['sweep', f'--config={file}', f'--workdir={tmp_path / "runs"}', *arguments]
-  return subprocess.Popen(
-    [sys.executable, '-m', 'random_pruning_jax', *words],
-    stderr=subprocess.PIPE,
-    text=True,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
-    cwd=ROOT,
-  )
+  # Tests in the background of a shell ignore Ctrl-C, and what they start would inherit that.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    return subprocess.Popen(
+      [sys.executable, '-m', 'random_pruning_jax', *words],
+      stderr=subprocess.PIPE,
+      text=True,
+      env=os.environ | {'PYTHONPATH': str(ROOT)},
+      cwd=ROOT,
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_sweep_that_was_killed_goes_on_where_it_stopped(tmp_path):

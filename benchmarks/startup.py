@@ -49,7 +49,8 @@ _STEP = """
 import time; start = time.perf_counter()
 import sys
 import jax; jax.config.update('jax_num_cpu_devices', 2)
-jax.config.update('jax_compilation_cache_dir', sys.argv[1])
+from random_pruning_jax.commands.arguments import keep_compiled
+keep_compiled(sys.argv[1])
 import numpy as np
 from benchmarks.step import jax_step
 from random_pruning_jax.convolution import conv_general_dilated
@@ -66,6 +67,7 @@ _ERK = _WIDE + 'shapes = cost.shapes(model, shape); ' + _CLOCK + 'ratios.erk(sha
 _MASKS = (
   _WIDE
   + 'params = experiment.initial_variables(model, jax.random.key(0), shape)["params"]; '
+  + 'jax.block_until_ready(params); '
   + _CLOCK
   + 'masks = pruning.make_masks(jax.random.key(1), None, params, None, '
   + "ratio='erk', density=0.1); jax.block_until_ready(masks)"
@@ -93,8 +95,13 @@ def _rows(folder, images):
   whole = min(_printed(_CLOCK + jax + '; ' + both + _SAY) for _ in range(3))
   yield 'import, beyond that of JAX, Flax and optax', whole - alone, 1
   yield '`random-pruning --help`', min(_waited('--help') for _ in range(3)), 1
-  wrong = ('train', '--config=configs/digits.py', '--config.epocs=1')
-  yield 'a wrong config answered', min(_waited(*wrong) for _ in range(3)), 1
+  for what, wrong in (
+    ('an unknown field', 'epocs=1'),
+    ('a value out of its range', 'pruning.density=1.5'),
+    ('an unknown ratio', 'pruning.ratio=erkk'),
+  ):
+    words = ('train', '--config=configs/digits.py', f'--config.{wrong}')
+    yield f'{what} answered', min(_waited(*words) for _ in range(3)), 1
   steps = [_printed(_STEP, str(folder / 'compiled')) for _ in range(2)]
   yield 'first step of a first start', steps[0], '-'
   yield 'first step of a second start', steps[1], 5

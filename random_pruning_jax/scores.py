@@ -54,8 +54,8 @@ def random_bits(key: tuple[int, ...], name: str, size: int) -> np.ndarray:
   promises that this one does not, so a mask is its key, on any machine, for good. Each 64-bit word
   of the stream gives two numbers, the low half first.
   """
-  words = _philox(key, name).random_raw((size + 1) // 2).astype('<u8')
-  return words.view('<u4')[:size].astype(np.uint32)
+  words = _philox(key, name).random_raw((size + 1) // 2).astype('<u8', copy=False)
+  return words.view('<u4')[:size].astype(np.uint32, copy=False)
 
 
 def _philox(key: tuple[int, ...], name: str) -> np.random.Philox:

@@ -91,9 +91,16 @@ def start_jax(args: argparse.Namespace) -> None:
     jax.config.update('jax_num_cpu_devices', args.cpu_devices or _power_of_two_cores())
   if jax.config.jax_compilation_cache_dir is None:
     # What was compiled for one kind of processor may not run on another that shares the home.
-    cache = places.cache_dir() / 'compiled' / _processor()
-    jax.config.update('jax_compilation_cache_dir', str(cache))
+    keep_compiled(places.cache_dir() / 'compiled' / _processor())
   parallel.connect(args.coordinator_address, args.num_processes, args.process_id)
+
+
+def keep_compiled(directory: pathlib.Path) -> None:
+  """Keeps what JAX compiles for the next start, small programs too: a run has over a hundred."""
+  import jax
+
+  jax.config.update('jax_compilation_cache_dir', str(directory))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> dict[str, str]:

@@ -240,12 +240,16 @@ def find(of: ocp.CheckpointManager, which: str) -> int:
   return int(which)
 
 
-def _validation_accuracy(of: ocp.CheckpointManager, step: int) -> float:
+def record_of(of: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """What was saved beside the state at `step`. Raises NotReadableError where it cannot be read."""
   try:
-    read = of.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+    return of.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
   except Exception as error:
     raise NotReadableError(
       f'checkpoint {of.directory}/{step} cannot be read: {_reason(error)}'
     ) from error
-  validation = read.record['validation']
+
+
+def _validation_accuracy(of: ocp.CheckpointManager, step: int) -> float:
+  validation = record_of(of, step)['validation']
   return validation['accuracy'] if validation else -1.0

@@ -13,6 +13,7 @@ from random_pruning_jax import (
   cost,
   masks,
   optimizers,
+  parallel,
   pruning,
   results,
   runlog,
@@ -35,6 +36,7 @@ def evaluate_run(
   data_dir: str = '',
   changes: Sequence[tuple[str, Any]] = (),
   on: tuple[jax.Device, ...] | None = None,
+  trained: TrainState | None = None,
   show: bool = True,
 ) -> dict[str, Any]:
   """Runs suites on a checkpoint of a run and appends the row to its results.
@@ -42,7 +44,8 @@ def evaluate_run(
   Numbers that earlier evaluations of that checkpoint found stay in the row. `suite` names keys of
   `suites.SUITES` (default: as the config says); `checkpoint` is 'best', 'latest' or a step, '' as
   the config says; `data_dir` replaces the config's, and `changes` some of its fields
-  ('evaluation.attacked_images', 100). Raises ValueError where there is no such checkpoint.
+  ('evaluation.attacked_images', 100). `trained` is a state of the run in memory, which is not read
+  again where its step is the checkpoint's. Raises ValueError where there is no such checkpoint.
   """
   config = runlog.read_config(workdir)
   config.data_dir = data_dir or config.data_dir
@@ -51,7 +54,8 @@ def evaluate_run(
   names = tuple(suite) or config.evaluation.suites
   suites.check(parts.config.evaluation, names)
   started = time.perf_counter()
-  state, record = load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
+  checkpoint = checkpoint or config.evaluation.checkpoint
+  state, record = load_state(parts, workdir, checkpoint, trained)
   bench = suites.Bench(
     parts,
     state.variables,
@@ -76,12 +80,17 @@ def evaluate_run(
 
 
 def load_state(
-  parts: Experiment, workdir: str | os.PathLike, checkpoint: str
+  parts: Experiment,
+  workdir: str | os.PathLike,
+  checkpoint: str,
+  trained: TrainState | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
-  """A checkpoint of a run: 'best' on validation, 'latest', or a step."""
-  tx = optimizers.make(parts.config, 1)  # its state has one shape, however long an epoch is
+  """A checkpoint of a run: 'best' on validation, 'latest', or a step; `trained` if that is it."""
   with checkpoints.manager(workdir, parts.config.checkpoint.keep) as saved:
     step = checkpoints.find(saved, checkpoint)
+    if trained is not None and int(trained.step) == step:
+      return parallel.replicate(trained, parts.on), checkpoints.record_of(saved, step)
+    tx = optimizers.make(parts.config, 1)  # its state has one shape, however long an epoch is
     return checkpoints.restore(saved, blank_state(parts, tx), parts.on, step)
 
 

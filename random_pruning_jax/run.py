@@ -14,6 +14,7 @@ from random_pruning_jax.experiment import check_budget, experiment
 from random_pruning_jax.many import train_many
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
+from random_pruning_jax.step import TrainState
 from random_pruning_jax.train import train
 
 TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
@@ -64,10 +65,11 @@ def run_many(
   fine = [i for i in range(len(configs)) if i not in found]
   trained = train_many([configs[i] for i in fine], [places[i] for i in fine], way=way, show=show)
   found |= {i: end for i, end in zip(fine, trained, strict=True) if isinstance(end, Exception)}
+  states = jax.device_get({i: end for i, end in zip(fine, trained, strict=True) if i not in found})
   del trained  # the devices' memory
-  for i in fine:
+  for i, state in states.items():
     try:
-      found[i] = found.get(i) or _row(configs[i], places[i], show)
+      found[i] = _row(configs[i], places[i], show, state)
     except Exception as error:
       found[i] = error
   return [found[i] for i in range(len(configs))]
@@ -92,8 +94,8 @@ def _finish(
     pruned = f'{config.pruning.ratio}/{config.pruning.select} at density {config.pruning.density:g}'
     what = 'dense' if config.pruning.density == 1.0 else pruned
     say(f'{resolved.model.name} on {resolved.dataset}, {what} -> {workdir}')
-  train(config, workdir, show=show, profile=profile)
-  return _row(config, workdir, show)
+  state = train(config, workdir, show=show, profile=profile)
+  return _row(config, workdir, show, jax.device_get(state))
 
 
 def _check(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -105,9 +107,13 @@ def _check(config: ConfigDict, workdir: pathlib.Path) -> None:
     runlog.claim(workdir, parts.config)
 
 
-def _row(config: ConfigDict, workdir: pathlib.Path, show: bool) -> dict[str, Any]:
+def _row(
+  config: ConfigDict, workdir: pathlib.Path, show: bool, trained: TrainState
+) -> dict[str, Any]:
   """Of a trained network: the one that is there, or else measured."""
   rows = results.read([workdir / results.FILE]) if (workdir / results.FILE).exists() else []
   # A row measured in another way than this config asks for is measured again.
   asked = config_lib.flat(config_lib.resolve(config))
-  return rows[0] if rows and rows[0]['config'] == asked else evaluate_run(workdir, show=show)
+  if rows and rows[0]['config'] == asked:
+    return rows[0]
+  return evaluate_run(workdir, trained=trained, show=show)

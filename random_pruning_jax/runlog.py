@@ -59,11 +59,11 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
       if isinstance(value, dict) and name in config:
         update(config[name], value)
       else:
-        with config.unlocked(), config.ignore_type():
-          config[name] = ConfigDict(value) if isinstance(value, dict) else value
+        config[name] = ConfigDict(value) if isinstance(value, dict) else value
 
   config = config_lib.default()
-  update(config, tuples(json.loads(path.read_text())))
+  with config.unlocked(), config.ignore_type():
+    update(config, tuples(json.loads(path.read_text())))
   return config
 
 

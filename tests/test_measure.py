@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import main, measure, parallel, results, run
+from random_pruning_jax import checkpoints, main, measure, parallel, results, run, runlog
+from random_pruning_jax.experiment import experiment
 
 
 @pytest.fixture(scope='module')
@@ -60,6 +62,21 @@ def test_a_set_that_has_come_is_skipped_no_more(copied):
   results.append(copied, line)
   row = measure.evaluate_run(copied, changes=changes, show=False)
   assert row['skipped'].keys() == {'ood/mnist'}
+
+
+def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no_other(copied):
+  config = runlog.read_config(copied)
+  parts = experiment(config)
+  loaded = [measure.load_state(parts, copied, step) for step in ('10', '20')]
+  for (state, record), step in zip(loaded, ('10', '20'), strict=True):
+    for trained, _ in loaded:
+      trained = jax.device_get(trained)
+      found, beside = measure.load_state(parts, copied, step, trained)
+      assert checkpoints.digest(found) == checkpoints.digest(state) == beside['digest']
+      assert beside == record
+  asked = {'suite': ('calibration',), 'checkpoint': '20', 'show': False}
+  memory = measure.evaluate_run(copied, trained=loaded[1][0], **asked)
+  assert memory['metrics'] == measure.evaluate_run(copied, **asked)['metrics']
 
 
 def test_another_checkpoint_begins_a_row_of_its_own(copied):

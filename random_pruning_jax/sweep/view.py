@@ -4,6 +4,7 @@ import pathlib
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -35,6 +36,7 @@ class View:
     for job in jobs:
       if self._states[job.tag] == 'done':
         self._finished(job)
+    self._before, self._began = set(self._seconds), time.monotonic()
     self._lines_drawn = 0
     self._over = threading.Event()
     self._lock = threading.Lock()
@@ -82,10 +84,11 @@ class View:
     return ', '.join([*parts, *([f'{duration(left)} left'] if left else [])])
 
   def seconds_left(self) -> float | None:
-    """From the runs that are done here, of like networks if there are any; None before the first.
+    """From the runs that are done, of like networks if there are any; None before the first.
 
     A network that was not trained yet takes its multiply-adds to the power of 3/4 longer than
-    another: small ones wait for other things than arithmetic.
+    another: small ones wait for other things than arithmetic. Runs at the same time, in however
+    many processes, are counted by how much was done since this view began.
     """
     known: dict[str, list[float]] = {}
     for job in self._jobs:
@@ -95,7 +98,7 @@ class View:
       return None
     typical = {group: statistics.median(seconds) for group, seconds in known.items()}
     work = {job.group: self._work[job.tag] for job in self._jobs}
-    left = 0.0
+    left, spent = 0.0, sum(self._seconds[tag] for tag in self._seconds.keys() - self._before)
     for job in self._jobs:
       if self._states[job.tag] in ('done', 'failed'):
         continue
@@ -103,7 +106,10 @@ class View:
       scale = (self._work[job.tag] / work[like]) ** 0.75 if work[like] else 1.0
       seconds = typical.get(job.group, typical[like] * scale)
       left += (1 - self._share(job.tag)) * seconds
-    return left / max(1, self.count('running'))
+      spent += self._share(job.tag) * seconds if self._states[job.tag] == 'running' else 0.0
+    if not spent:
+      return left / max(1, self.count('running'))
+    return left * (time.monotonic() - self._began) / spent
 
   def _finished(self, job: Job) -> None:
     row = results.read([self._directory / job.tag / results.FILE])[0]

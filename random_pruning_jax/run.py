@@ -94,8 +94,9 @@ def _finish(
     pruned = f'{config.pruning.ratio}/{config.pruning.select} at density {config.pruning.density:g}'
     what = 'dense' if config.pruning.density == 1.0 else pruned
     say(f'{resolved.model.name} on {resolved.dataset}, {what} -> {workdir}')
-  state = train(config, workdir, show=show, profile=profile)
-  return _row(config, workdir, show, jax.device_get(state))
+  # On the host, so that nothing but what is measured holds the devices' memory.
+  state = jax.device_get(train(config, workdir, show=show, profile=profile))
+  return _row(config, workdir, show, state)
 
 
 def _check(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -264,10 +264,6 @@ def test_every_sweep_file_can_be_planned(path):
     for config in configs
     if {config.pruning.ratio, config.pruning.select} <= {*plan.RATIOS, *plan.pruning.SCORES}
   ]
-  if path.stem == 'imagenet':
-    pytest.importorskip('random_pruning_jax.data.specs').SPECS.get('imagenet2012') or pytest.skip(
-      'imagenet2012 is described by its own files, which are not here'
-    )
   jobs = plan.plan(known[:: max(1, len(known) // 4)], need_data=False).jobs
   assert jobs
 

@@ -36,5 +36,5 @@ def remat(block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
 
 def _after(earlier: jax.Array, x: jax.Array) -> jax.Array:
   """x, but not before `earlier` is there; NaN where that is, as any gradient of it would be."""
-  one = earlier.ravel()[0]
-  return jnp.where(one == one, x, jnp.nan)
+  first = earlier.ravel()[0]
+  return jnp.where(first == first, x, jnp.nan)

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
+from random_pruning_jax.events import Events
 
 CONFIG_FILE = 'config.json'
 LOG_FILE = 'train.jsonl'
@@ -74,8 +75,6 @@ class RunLog:
     self._lines = self._events = None
     if not write:
       return
-    from tensorboardX import SummaryWriter  # here, because it is slow to import
-
     path = pathlib.Path(workdir) / LOG_FILE
     # At step 0 nothing is kept: a line of step 0 is written again.
     kept = [line for line in read_log(workdir) if line['step'] <= step and step]
@@ -83,7 +82,7 @@ class RunLog:
     whole.write_text(''.join(json.dumps(line) + '\n' for line in kept))
     whole.replace(path)
     self._lines = path.open('a')
-    self._events = SummaryWriter(str(path.parent / 'tensorboard'), purge_step=step + 1)
+    self._events = Events(path.parent / 'tensorboard', step + 1)
 
   def __enter__(self) -> 'RunLog':
     return self
@@ -99,7 +98,7 @@ class RunLog:
       self._lines.write(json.dumps({'kind': kind, 'step': step} | figures) + '\n')
       self._lines.flush()
       for name, value in figures.items():
-        self._events.add_scalar(f'{kind}/{name}', value, step)
+        self._events.write(step, f'{kind}/{name}', value)
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -1,10 +1,13 @@
 """Rows are read as they were written, and a crash costs no other row."""
 
 import json
+import struct
 import subprocess
 import sys
+import threading
 
 import pytest
+from tensorboardX.proto import event_pb2
 
 from random_pruning_jax import results, runlog
 
@@ -54,7 +57,33 @@ def test_the_log_drops_lines_of_a_lost_attempt_and_one_cut_short(tmp_path):
     log.write('train', 30, {'loss': 0.5})
   assert [line['step'] for line in runlog.read_log(tmp_path)] == [10, 20, 30]
   assert runlog.read_log(tmp_path)[-1]['loss'] == 0.5
-  assert list((tmp_path / 'tensorboard').iterdir())
+
+
+def test_event_files_hold_the_numbers_and_where_an_attempt_begins(tmp_path):
+  before = threading.active_count()
+  with runlog.RunLog(tmp_path, 20) as log:
+    log.write('train', 30, {'loss': 0.5, 'accuracy': 0.25})
+    # Ctrl-C in the middle of handing a number to a thread would leave its queue locked for ever.
+    assert threading.active_count() == before
+  [file] = (tmp_path / 'tensorboard').iterdir()
+  version, start, *rest = read_events(file)
+  assert version.file_version == 'brain.Event:2'
+  assert start.step == 21 and start.session_log.status == start.session_log.START
+  numbers = [(event.step, event.summary.value[0]) for event in rest]
+  assert [(step, value.tag, value.simple_value) for step, value in numbers] == [
+    (30, 'train/loss', 0.5),
+    (30, 'train/accuracy', 0.25),
+  ]
+
+
+def read_events(file):
+  """TFRecords: the length in 8 bytes, its checksum in 4, the event, its checksum in 4."""
+  data, events = file.read_bytes(), []
+  while data:
+    (length,) = struct.unpack('<Q', data[:8])
+    events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+    data = data[16 + length :]
+  return events
 
 
 def test_the_meter_names_the_first_step_that_is_no_number():

@@ -4,6 +4,9 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+import chex
+import jax
+
 from random_pruning_jax import (
   checkpoints,
   evaluate,
@@ -58,16 +61,16 @@ class Book:
   def took(
     self, step: int, state: TrainState | None, figures: dict[str, Any], save: bool = False
   ) -> None:
-    """A call ended at `step`: the state then, and loss and accuracy [S] of its steps.
+    """A call ended at `step`: loss and accuracy of its steps, and the state then if it is wanted.
 
-    The state is saved where that is due, or with `save`.
+    The state is saved where that is due, or with `save`; the next call must not take its memory.
     """
     self._meter.add(figures)
     self._flows.measure(step, state)
     self._progress.advance(step - self.step)
     self.step, self._settled = step, False
     if save or any(self._due(step)):
-      self._kept = parallel.copy(state)  # the next call takes its memory
+      self._kept = state
 
   def settle(self) -> None:
     """Does what is due at the step that was told of last, once.
@@ -127,8 +130,7 @@ class Book:
       on=run.parts.on,
     )
     figures = {
-      'accuracy': float(metrics.accuracy(logits, run.validation.labels)),
-      'nll': float(metrics.nll(logits, run.validation.labels)),
+      name: float(figure) for name, figure in _figures(logits, run.validation.labels).items()
     }
     self._log.write('validation', self.step, figures)
     self._progress.line(
@@ -137,3 +139,8 @@ class Book:
       f'validation accuracy {figures["accuracy"]:.2%}'
     )
     return figures
+
+
+@jax.jit
+def _figures(logits: chex.Array, labels: chex.Array) -> dict[str, chex.Array]:
+  return {'accuracy': metrics.accuracy(logits, labels), 'nll': metrics.nll(logits, labels)}

@@ -73,13 +73,18 @@ def rates(config: ConfigDict) -> Rates:
 
 def learning_rates(config: ConfigDict, steps_per_epoch: int) -> np.ndarray:
   """Of every step [steps], at once, since to ask for one would wait for the devices."""
-  steps = jnp.arange(config.epochs * steps_per_epoch)
-  lr = jax.vmap(schedule(config, steps_per_epoch))
-  return np.broadcast_to(jax.device_get(lr(steps)), steps.shape)
+  return _learning_rates(_settings(config), steps_per_epoch)
 
 
 def _settings(config: ConfigDict) -> FrozenConfigDict:
   return FrozenConfigDict({name: config[name] for name in ('optimizer', 'schedule', 'epochs')})
+
+
+@functools.lru_cache(maxsize=64)
+def _learning_rates(config: FrozenConfigDict, steps_per_epoch: int) -> np.ndarray:
+  steps = jnp.arange(config.epochs * steps_per_epoch)
+  lr = jax.jit(jax.vmap(schedule(config, steps_per_epoch)))
+  return np.broadcast_to(jax.device_get(lr(steps)), steps.shape)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Devices and hosts. The only file that says pmap.
+"""Devices and hosts. The only file that says pmap or shard_map.
 
 User code sees no device axis: state goes in and comes out whole (replicated), batches are split
 over the devices on the way in and joined on the way out.
@@ -123,6 +123,40 @@ def parallel(
     return jax.block_until_ready(mapped(*arguments))
 
   return in_turn
+
+
+@functools.lru_cache(maxsize=64)
+def apart(
+  fn: Callable, on: tuple[jax.Device, ...], in_axes: tuple, donate: tuple[int, ...] = ()
+) -> Callable:
+  """`fn` compiled once, for devices that do not need each other: each is alone on its `AXIS`.
+
+  Arguments with axis 0, and all outputs, are cut along it over the devices (`place_apart`); one
+  with axis None is replicated.
+  """
+  cut = _apart(on)
+  specs = tuple(jax.sharding.PartitionSpec() if axis is None else cut.spec for axis in in_axes)
+  mapped = jax.shard_map(fn, mesh=cut.mesh, in_specs=specs, out_specs=cut.spec, check_vma=False)
+  return jax.jit(mapped, donate_argnums=donate)
+
+
+def place_apart(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTree:
+  """Arrays whose leading axis is a multiple of the devices, an equal part of it on each."""
+  return jax.device_put(tree, _apart(on))
+
+
+def row_apart(array: jax.Array, i: int) -> jax.Array:
+  """Row i of an array that is cut over devices, [1, ...], on its device; no host waits for it."""
+  for shard in array.addressable_shards:
+    start, stop, _ = shard.index[0].indices(len(array))
+    if start <= i < stop:
+      return shard.data if stop - start == 1 else shard.data[i - start : i - start + 1]
+  raise IndexError(f'row {i} of {array.shape} is on no device of this process.')
+
+
+def _apart(on: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
+  mesh = jax.sharding.Mesh(np.array(on)[:, None], ('parts', AXIS))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('parts'))
 
 
 def mean(tree: chex.ArrayTree) -> chex.ArrayTree:

@@ -18,7 +18,7 @@ def default_way(on: Sequence[jax.Device]) -> str:
 
 
 def batches(inputs: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
-  """Inputs of a call [D, M, S, ...] or [M, S, ...], from those of each network."""
+  """Inputs of a call [D, M, S, ...] or, for axis None, [M, S, ...], from those of each network."""
   return [
     np.stack(arrays, axis=0 if axis is None else 1)
     for arrays, axis in zip(zip(*inputs, strict=True), axes, strict=True)
@@ -29,22 +29,34 @@ def batches(inputs: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
 def compiled(step: Callable, axes: tuple, on: tuple[jax.Device, ...], way: str, count: int):
   """A call of all networks: states [M, ...] and figures of each; states that stand still stay."""
 
-  def call(states, alive, going, shared, own, *inputs):
-    def one_network(state, alive, going, own, inputs):
-      def one_step(carry, inputs):
-        state, alive = carry
-        following, figures = step(state, shared, own, inputs)
-        alive &= jnp.isfinite(figures['loss']) | ~going
-        moves = alive & going
-        state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), following, state)
-        return (state, alive), figures
-
-      return in_turn(one_step, (state, alive), inputs)
-
-    carry, figures = WAYS[way](one_network)(states, alive, going, own, inputs)
+  def call(*arguments):
+    *carry, figures = _call(step, way, *arguments)
     return *carry, [jax.tree.map(lambda x, i=i: x[i], figures) for i in range(count)]
 
   return parallel.parallel(call, on, (*[None] * 5, *axes), None, donate=(0, 1))
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_apart(step: Callable, inputs: int, on: tuple[jax.Device, ...], way: str):
+  """The same where each device has some of the networks: all arrays [M, ...] but what is shared."""
+  call = functools.partial(_call, step, way)
+  return parallel.apart(call, on, (0, 0, 0, None, 0, *[0] * inputs), donate=(0, 1))
+
+
+def _call(step, way, states, alive, going, shared, own, *inputs):
+  def one_network(state, alive, going, own, inputs):
+    def one_step(carry, inputs):
+      state, alive = carry
+      following, figures = step(state, shared, own, inputs)
+      alive &= jnp.isfinite(figures['loss']) | ~going
+      moves = alive & going
+      state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), following, state)
+      return (state, alive), figures
+
+    return in_turn(one_step, (state, alive), inputs)
+
+  carry, figures = WAYS[way](one_network)(states, alive, going, own, inputs)
+  return *carry, figures
 
 
 def _unrolled(fn: Callable) -> Callable:

@@ -153,13 +153,25 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   read = checkpoints.restore_newest(run.saved, blank_state(parts, tx), parts.on)
   if read is not None:
     return read
-  variables = initial_variables(parts.model, keys(parts.config.seed).init, parts.spec.shape)
+  config = parts.config
+  variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
   kept = initial_masks(parts, variables, first_batch(parts, run.feed.images))
-  state = create_state(variables, kept, tx, parts.config.optimizer.average_decay > 0)
+  make = optimizers.maker(config, run.per_epoch)
+  create = _creator(make, config.optimizer.average_decay > 0)
+  state = create(variables, kept, optimizers.rates(config))
   parallel.check_same('the masks', masks.checksum(state.masks))
   parallel.check_same('the initial weights', checkpoints.digest(state.params))
   state = parallel.replicate(state, parts.on)
   return state, {'meter': None, 'seconds': 0.0}
+
+
+@functools.lru_cache(maxsize=64)
+def _creator(make_optimizer, average):
+  # One program: else each operation is one, for each shape of the network's arrays.
+  def create(variables, kept, rates):
+    return create_state(variables, kept, make_optimizer(rates), average)
+
+  return jax.jit(create)
 
 
 def blank_state(parts: Experiment, tx: Any) -> TrainState:
@@ -191,7 +203,9 @@ def _loop(
     trace.after(end, figures)
     book.settle()  # what was due before this call, while the devices take it
     stop = watch.asked(number)  # calls, since hosts must count without gaps
-    book.took(end, state, figures, save=stop)
+    # The next call takes the state's memory.
+    kept = parallel.copy(state) if stop or book.wants_state(end) else None
+    book.took(end, kept, figures, save=stop)
     if stop:
       break
   book.settle()

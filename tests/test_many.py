@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import checkpoints, many, masks, parallel, preemption, room, runlog, train
+from random_pruning_jax import (
+  checkpoints,
+  groups,
+  many,
+  masks,
+  parallel,
+  preemption,
+  room,
+  runlog,
+  train,
+)
 from random_pruning_jax.train import prepare
 
 ONE_DEVICE = parallel.devices(1)
@@ -120,7 +130,7 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
   some = places(tmp_path)
   train_some = {'on': ONE_DEVICE, 'show': False}
   signalled = []
-  took = many.Book.took
+  took = groups.Book.took
 
   def stop_at_7(self, step, *arguments, **options):
     took(self, step, *arguments, **options)
@@ -129,7 +139,7 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
       os.kill(os.getpid(), signal.SIGTERM)
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 7'):
-    patch.setattr(many.Book, 'took', stop_at_7)
+    patch.setattr(groups.Book, 'took', stop_at_7)
     many.train_many(configs(**changes), some, **train_some)
   assert [saved_steps(place) for place in some] == [[4, 7]] * 3
   with checkpoints.manager(some[2]) as saved:

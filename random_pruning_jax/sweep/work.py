@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pathlib
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,8 @@ from random_pruning_jax import results, room, run
 from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import claim, plan
 from random_pruning_jax.sweep.plan import Job
+
+QUICK = 120.0  # seconds: runs that compile longer than they would gain from all devices for each
 
 
 def forget_failures(jobs: Sequence[Job], directory: pathlib.Path) -> None:
@@ -34,6 +37,7 @@ def work(
   """
   left = [job for job in jobs if not _over(job, directory)]
   sizes: dict[str, int] = {}
+  seconds: dict[str, float] = {}  # that the last few of a group took together
   while left and more():
     first = left[0]
     if first.group not in sizes:
@@ -45,8 +49,11 @@ def work(
     with contextlib.ExitStack() as held:
       mine = [job for job in chosen if held.enter_context(claim.hold(directory / job.tag))]
       mine = [job for job in mine if not _over(job, directory)]  # as it may be since we looked
-      if len(mine) > 1:
+      # One that is left over trains sooner in the program that is there than alone in a new one.
+      if len(mine) > 1 or (mine and seconds.get(first.group, QUICK) < QUICK):
+        began = time.monotonic()
         _run_together(mine, directory)
+        seconds[first.group] = time.monotonic() - began
       elif mine:
         _run(mine[0], directory / mine[0].tag)
 

@@ -1,0 +1,171 @@
+"""Networks that train together: what each has of its own, and calls of the program they share."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from random_pruning_jax import checkpoints, parallel, runlog, stacked
+from random_pruning_jax.book import Book
+from random_pruning_jax.experiment import Experiment
+from random_pruning_jax.progress import Progress
+from random_pruning_jax.step import TrainState
+from random_pruning_jax.train import Run, begin, prepare
+
+
+class Member:
+  """One of the networks, and how it ended."""
+
+  run: Run
+  state: TrainState
+  book: Book
+
+  def __init__(self, parts: Experiment, workdir: str):
+    self.parts, self.workdir = parts, workdir
+    self.outcome: TrainState | Exception | None = None
+
+  def open(self, stack: contextlib.ExitStack) -> None:
+    first = jax.process_index() == 0
+    if first:
+      runlog.claim(self.workdir, self.parts.config)
+    parallel.check_same('the config', self.parts.config.to_json())
+    self.run = prepare(self.parts, self.workdir)
+    stack.enter_context(checkpoints.closing(self.run.saved))
+    self.state, record = begin(self.run)
+    done = int(self.state.step)
+    if done == self.run.last_step:
+      self.outcome = self.state
+      return
+    log = stack.enter_context(runlog.RunLog(self.workdir, done, write=first))
+    silent = stack.enter_context(Progress(self.run.last_step, done=done, show=False))
+    self.book = Book(self.run, self.state, record, log, silent)
+
+  @contextlib.contextmanager
+  def guarded(self) -> Iterator[None]:
+    """An error inside is this network's alone, and ends it."""
+    try:
+      yield
+    except Exception as error:
+      self.outcome = error
+
+  def takes(self, step: int) -> bool:
+    return self.outcome is None and self.book.step == step
+
+  def settle(self) -> None:
+    if self.outcome is None:
+      with self.guarded():
+        self.book.settle()
+
+
+def calls_of(members: list[Member]) -> list[tuple[int, int]]:
+  """Steps before and after each call, which ends wherever a member stands."""
+  steps = [member.book.step for member in members]
+  return list(members[0].run.calls(min(steps), at=tuple(steps)))
+
+
+class Group:
+  """Networks on the same devices: their states are one tree, with a leading axis."""
+
+  def __init__(
+    self,
+    members: list[Member],
+    ends: list[tuple[int, int]],
+    shared: tuple,
+    on: tuple[jax.Device, ...],
+    way: str,
+  ):
+    self._members, self._shared, self._on, self._way = members, shared, on, way
+    rows = self._rows()
+    states, own = zip(*((member.state, member.run.own) for member in rows), strict=True)
+    # All of what the program gives back is placed as it will be, or it would be compiled twice.
+    self._states, self._own, self._alive = self._place(
+      (stacked.stack(states), stacked.stack(own), np.ones(len(rows), bool))
+    )
+    for member in members:
+      del member.state  # the devices' memory
+    self._going = np.zeros(len(rows), bool)
+    self._streams = [member.run.feed.stream(ends) for member in members]
+    self._program = self._compiled()
+
+  def call(self, start: int) -> None:
+    """Gives the devices the call that begins after `start` steps."""
+    inputs = []
+    for member, stream in zip(self._members, self._streams, strict=True):
+      with member.book.waiting():
+        inputs.append(next(stream))
+    self._going[: len(inputs)] = [member.takes(start) for member in self._members]
+    self._states, self._alive, self._figures = self._program(
+      self._states, self._alive, self._going.copy(), self._shared, self._own, *self._inputs(inputs)
+    )
+
+  def tell(self, end: int, save: bool) -> None:
+    """Tells the books of those that took the call, once what was due before it is done."""
+    for i, member in enumerate(self._members):
+      member.settle()
+      if self._going[i] and member.outcome is None:
+        with member.guarded():
+          state = self._state(i) if save or member.book.wants_state(end) else None
+          member.book.took(end, state, self._figures_of(i), save=save)
+
+  def finish(self) -> None:
+    for i, member in enumerate(self._members):
+      member.settle()
+      if member.outcome is None:
+        with member.guarded():
+          checkpoints.finish(member.run.saved)
+          member.outcome = self._state(i)
+
+  def _rows(self) -> list[Member]:
+    return self._members
+
+  def _place(self, tree: Any) -> Any:
+    return parallel.replicate(tree, self._on)
+
+  def _compiled(self) -> Any:
+    run, count = self._members[0].run, len(self._members)
+    return stacked.compiled(run.step, run.feed.axes, self._on, self._way, count)
+
+  def _inputs(self, each: list[tuple]) -> list[np.ndarray]:
+    return stacked.batches(each, self._members[0].run.feed.axes)
+
+  def _state(self, i: int) -> TrainState:
+    return parallel.row(self._states, i)
+
+  def _figures_of(self, i: int) -> dict[str, jax.Array]:
+    return self._figures[i]
+
+
+class Spread(Group):
+  """Networks of which each device has some, as many as the others.
+
+  Where they do not come out even, some are there twice, standing still: another number of networks
+  would be another program to compile.
+  """
+
+  def _rows(self) -> list[Member]:
+    missing = -len(self._members) % len(self._on)
+    return self._members + self._members[:1] * missing
+
+  def _place(self, tree: Any) -> Any:
+    return parallel.place_apart(tree, self._on)
+
+  def _compiled(self) -> Any:
+    run = self._members[0].run
+    return stacked.compiled_apart(run.step, len(run.feed.axes), self._on, self._way)
+
+  def _inputs(self, each: list[tuple]) -> list[np.ndarray]:
+    """[M, S, ...], of streams for one device."""
+    each = each + each[:1] * (len(self._going) - len(each))
+    return [
+      np.stack([array if axis is None else array[0] for array in arrays])
+      for arrays, axis in zip(zip(*each, strict=True), self._members[0].run.feed.axes, strict=True)
+    ]
+
+  def _state(self, i: int) -> TrainState:
+    """On the host, where a program for each device to cut it out would take longer to compile."""
+    return jax.tree.map(lambda x: np.array(parallel.row_apart(x, i))[0], self._states)
+
+  def _figures_of(self, i: int) -> dict[str, jax.Array]:
+    return jax.tree.map(lambda x: parallel.row_apart(x, i), self._figures)

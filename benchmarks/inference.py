@@ -10,7 +10,7 @@ import optax
 
 from benchmarks import network_parser, race, random_batch, table
 from random_pruning_jax import attacks, models, parallel
-from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
 
 THIS = 'this code'
@@ -26,11 +26,9 @@ def main(arguments: list[str]) -> None:
   images, labels = random_batch(options.batch)
   attack = functools.partial(_pgd, steps=options.steps)
   runs = {
-    THIS: _bound(_logits, images, labels, options.width, conv_general_dilated),
+    THIS: _bound(_logits, images, labels, options.width, fastest()),
     "XLA's convolution": _bound(_logits, images, labels, options.width, None),
-    f'PGD, {options.steps} steps': _bound(
-      attack, images, labels, options.width, conv_general_dilated
-    ),
+    f'PGD, {options.steps} steps': _bound(attack, images, labels, options.width, fastest()),
   }
   if not options.no_torch:
     # An optional extra, `bench`.

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import race
 from random_pruning_jax import config, models, optimizers, parallel, pruning, stacked, step, train
-from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
 
 SHAPE = (32, 32, 3)
@@ -76,7 +76,7 @@ def parts(options, on):
 @functools.cache
 def network(width):
   settings = config.default()
-  conv = conv_general_dilated if jax.default_backend() == 'cpu' else None
+  conv = fastest()
   model = models.create(
     'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv
   )

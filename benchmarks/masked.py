@@ -10,7 +10,7 @@ import optax
 
 from benchmarks import network_parser, race, random_batch, table
 from random_pruning_jax import masks, models, parallel, pruning, train
-from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
 
 PLAIN = 'no masks'
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
   on = parallel.devices()
   images, labels = random_batch(options.batch)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
-  conv = conv_general_dilated if jax.default_backend() == 'cpu' else None
+  conv = fastest()
   model = models.create(
     'resnet20', 10, width=options.width, axis_name=parallel.AXIS, conv_general_dilated=conv
   )

@@ -53,10 +53,10 @@ from random_pruning_jax.commands.arguments import keep_compiled
 keep_compiled(sys.argv[1])
 import numpy as np
 from benchmarks.step import jax_step
-from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax import convolution
 rng = np.random.default_rng(0)
 images, labels = rng.random((128, 32, 32, 3), np.float32), rng.integers(0, 10, 128)
-jax_step(images, labels, 16, conv_general_dilated, 0.1)()
+jax_step(images, labels, 16, convolution.fastest(), 0.1)()
 print(time.perf_counter() - start)
 """
 _WIDE = (

@@ -7,8 +7,7 @@ import jax
 import optax
 
 from benchmarks import network_parser, race, random_batch, table
-from random_pruning_jax import masks, models, parallel, pruning, train
-from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax import convolution, masks, models, parallel, pruning, train
 
 THIS = 'this code'
 
@@ -24,10 +23,11 @@ def main(arguments: list[str]) -> None:
   images, labels = random_batch(options.batch)
   density = options.density
   runs = {
-    THIS: jax_step(images, labels, options.width, conv_general_dilated, 1.0),
+    THIS: jax_step(images, labels, options.width, convolution.fastest(), 1.0),
     f'{THIS}, density {density}': jax_step(
-      images, labels, options.width, conv_general_dilated, density
+      images, labels, options.width, convolution.fastest(), density
     ),
+    'without Numba': jax_step(images, labels, options.width, convolution.by_pieces, 1.0),
     "XLA's derivatives": jax_step(images, labels, options.width, None, 1.0),
   }
   if not options.no_torch:

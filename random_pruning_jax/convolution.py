@@ -1,15 +1,17 @@
-"""A 2-D convolution whose derivatives are fast on a CPU, to be passed to `flax.linen.Conv`.
+"""2-D convolutions that are fast on a CPU, to be passed to `flax.linen.Conv`.
 
-XLA's own weight gradient is one convolution with a kernel as large as the image, which its CPU
-backend runs at a fifth of the speed of the forward pass; in a loop it is slower still, since there
-it does not bring the operands into the order that the fast routine wants. Here the operands are
-brought into that order by hand, and the weight gradient is summed over small pieces of the batch.
-The values are those of `jax.lax.conv_general_dilated`, to rounding.
+`compiled` has a kernel of its own (`kernels/dense.py`), where Numba is installed and the processor
+has vectors for it. `by_pieces` is made of XLA's operations and runs everywhere: XLA's own weight
+gradient is one convolution with a kernel as large as the image, which its CPU backend runs at a
+fifth of the speed of the forward pass; in a loop it is slower still, since there it does not bring
+the operands into the order that the fast routine wants. Here the operands are brought into that
+order by hand, and the weight gradient is summed over small pieces of the batch. The values of both
+are those of `jax.lax.conv_general_dilated`, to rounding.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +19,38 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from random_pruning_jax import kernels
+
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def conv_general_dilated(
+def fastest() -> Callable | None:
+  """The convolution for the devices that JAX has found; None for XLA's own."""
+  if jax.default_backend() != 'cpu':
+    return None
+  return compiled if not kernels.lacking() and kernels.long_vectors() else by_pieces
+
+
+def by_pieces(*arguments: Any, **options: Any) -> jax.Array:
+  """`jax.lax.conv_general_dilated` with a derivative rule of its own, of any order.
+
+  The rule is for images [N, H, W, C] and kernels [h, w, C, O], without dilation or groups and with
+  a padding less than the kernel; everything else goes to JAX's own function as it is.
+  """
+  return _general(_convolve, *arguments, **options)
+
+
+def compiled(*arguments: Any, **options: Any) -> jax.Array:
+  """The same for what `by_pieces` is for, where that is float32; else as `by_pieces`.
+
+  Raises RuntimeError where the kernel cannot be compiled (`kernels.lacking`).
+  """
+  return _general(_compiled, *arguments, **options)
+
+
+def _general(
+  convolve: Callable,
   lhs: jax.Array,
   rhs: jax.Array,
   window_strides: Sequence[int],
@@ -35,11 +64,6 @@ def conv_general_dilated(
   preferred_element_type: Any = None,
   **options: Any,
 ) -> jax.Array:
-  """`jax.lax.conv_general_dilated` with a derivative rule of its own, of any order.
-
-  The rule is for images [N, H, W, C] and kernels [h, w, C, O], without dilation or groups and with
-  a padding less than the kernel; everything else goes to JAX's own function as it is.
-  """
   plain = (
     lhs.ndim == 4
     and lhs.dtype == rhs.dtype
@@ -59,7 +83,7 @@ def conv_general_dilated(
     if all(0 <= p < k for pair, k in zip(pads, rhs.shape[:2], strict=True) for p in pair):
       # Where shard_map replicates the kernel, this zero makes it vary as the images do, so that its
       # gradient is summed over the devices; elsewhere it is compiled away.
-      return _convolve(lhs, rhs + lax.full_like(lhs, 0, shape=()), strides, pads, precision)
+      return convolve(lhs, rhs + lax.full_like(lhs, 0, shape=()), strides, pads, precision)
   return lax.conv_general_dilated(
     lhs,
     rhs,
@@ -74,6 +98,28 @@ def conv_general_dilated(
     preferred_element_type,
     **options,
   )
+
+
+def _compiled(x, kernel, strides, pads, precision):
+  if x.dtype != jnp.float32:
+    return _convolve(x, kernel, strides, pads, precision)
+  from random_pruning_jax.kernels import dense
+
+  sizes = dense.Sizes(x.shape[1:], kernel.shape, strides, pads)
+  return dense.convolve(x, kernel, sizes, dense.Others(_forward, _to_input, _to_kernel))
+
+
+def _forward(x, kernel, sizes):
+  return _convolve(x, kernel, sizes.strides, sizes.pads, None)
+
+
+def _to_input(g, kernel, sizes):
+  shape = (len(g), *sizes.image)
+  return _input_gradient(g, kernel, shape, sizes.strides, sizes.pads, None)
+
+
+def _to_kernel(x, g, sizes):
+  return _kernel_gradient(x, g, sizes.kernel, sizes.strides, sizes.pads, None)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import cost, data, models, parallel, pruning, scoring
+from random_pruning_jax import convolution, cost, data, models, parallel, pruning, scoring
 from random_pruning_jax.config import resolve
-from random_pruning_jax.convolution import conv_general_dilated
 from random_pruning_jax.ratios import RATIOS
 
 
@@ -83,8 +82,7 @@ def network(config: ConfigDict, spec: data.Spec) -> models.Network:
     kaiming=config.model.kaiming,
     axis_name=parallel.AXIS if config.model.sync_batch_norm else None,
     remat=config.model.remat,
-    # Where XLA's own derivatives of a convolution are slow; the same numbers, to rounding.
-    conv_general_dilated=conv_general_dilated if jax.default_backend() == 'cpu' else None,
+    conv_general_dilated=convolution.fastest(),  # the same numbers, to rounding
   )
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from random_pruning_jax import sparse_ways
+from random_pruning_jax import kernels, sparse_ways
 from random_pruning_jax.data import places
 from random_pruning_jax.sparse_ways import WAYS, Site
 
@@ -54,7 +54,7 @@ def predictor(
   variables = jax.device_get(variables)
   sites = _sites(model, variables, shape)
   if ways is None:
-    if problem := sparse_ways.lacking():
+    if problem := kernels.lacking():
       logging.warning('without the way compiled, which is the fastest: it needs %s', problem)
     return _fastest_whole(model, variables, sites, shape)
   unknown = sorted({*ways} - {site.name for site in sites})
@@ -183,7 +183,7 @@ def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
   """Times of a layer of this shape and number of weights, measured once on this machine."""
   layer = [*kernel.shape, int(np.count_nonzero(kernel)), *site.shape, site.stride, site.pad]
   # Where `compiled` can run, BCSR is slower and takes long to compile.
-  names = ('dense', 'compiled') if not sparse_ways.lacking() else ('dense', 'columns', 'taps')
+  names = ('dense', 'compiled') if not kernels.lacking() else ('dense', 'columns', 'taps')
   text = json.dumps([layer, _machine(), names, _version()])
   name = f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.json'
   path = pathlib.Path(places.cache_dir()) / 'sparse_inference' / name
@@ -205,10 +205,10 @@ def _machine() -> list[str]:
 
 def _version() -> list:
   """Changes whenever the kernel or what compiles it does."""
-  if sparse_ways.lacking():
+  if kernels.lacking():
     return []
-  from random_pruning_jax import sparse_kernels
+  from random_pruning_jax.kernels import kept
 
-  files = sorted(pathlib.Path(sparse_kernels.__file__).parent.glob('*.py'))
+  files = sorted(pathlib.Path(kept.__file__).parent.glob('*.py'))
   source = b''.join(file.read_bytes() for file in files)
   return [importlib.metadata.version('numba'), hashlib.sha256(source).hexdigest()]

@@ -1,7 +1,5 @@
 """The ways in which a layer can multiply, all with the same result."""
 
-import importlib.util
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +10,8 @@ import scipy.sparse
 from jax import lax
 from jax.experimental import sparse
 
-INSTALL = 'pip install "random-pruning-jax[sparse]"'
+from random_pruning_jax import kernels
+
 _CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
 
 
@@ -66,34 +65,24 @@ def taps(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
 
 
 def compiled(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
-  """The kernel of sparse_kernels; its input and output lie channels first in memory.
+  """The kernel of `kernels/kept.py`; its input and output lie channels first in memory.
 
   Raises RuntimeError without Numba and on any device but a CPU.
   """
-  if problem := lacking():
+  if problem := kernels.lacking():
     raise RuntimeError(f'the way compiled needs {problem}.')
-  from random_pruning_jax import sparse_kernels
+  from random_pruning_jax.kernels import kept
 
-  layer = sparse_kernels.layer(kernel, site.shape, site.stride, site.pad)
-  return lambda x: sparse_kernels.call(layer, x.astype(jnp.float32))
+  layer = kept.layer(kernel, site.shape, site.stride, site.pad)
+  return lambda x: kept.call(layer, x.astype(jnp.float32))
 
 
 WAYS = {'dense': dense, 'columns': columns, 'taps': taps, 'compiled': compiled}
 
 
-def lacking() -> str:
-  """What the way `compiled` lacks here, if anything."""
-  if importlib.util.find_spec('numba') is None:
-    return f'Numba: {INSTALL}'
-  if os.name != 'posix':
-    return f'a POSIX system, not {os.name}'
-  platform_name = jax.default_backend()
-  return '' if platform_name == 'cpu' else f'a CPU as the device, not {platform_name}'
-
-
 def available() -> dict[str, Callable]:
   """Those of WAYS that can run here."""
-  return {name: way for name, way in WAYS.items() if name != 'compiled' or not lacking()}
+  return {name: way for name, way in WAYS.items() if name != 'compiled' or not kernels.lacking()}
 
 
 def channels_first(x: jax.Array) -> jax.Array:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from random_pruning_jax.sparse_kernels import handler, jobs, llvm
+from random_pruning_jax.kernels import handler, kept_jobs, llvm
+
+TARGET = 'random_pruning_jax_kept_weights'
 
 
 class Layer(NamedTuple):
@@ -22,7 +24,7 @@ class Layer(NamedTuple):
   values: np.ndarray  # f32[kept], an output channel after the other
   offsets: np.ndarray  # i32[kept]: where its input begins, in floats
   starts: np.ndarray  # i32[outputs + 1]
-  plan: np.ndarray  # i32[jobs.PLAN]
+  plan: np.ndarray  # i32[kept_jobs.PLAN]
   scratch: int  # floats
 
 
@@ -42,9 +44,9 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   output, channel, row, column = np.nonzero(kernel.transpose(3, 2, 0, 1))
   line = (channel * columns + column) * stride * phase + row % stride * phase + row // stride
   workers = os.cpu_count() or 1
-  mode = jobs.SHARED if images < 4 * workers else jobs.ALONE
+  mode = kept_jobs.SHARED if images < 4 * workers else kept_jobs.ALONE
   if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= llvm.LANES:
-    mode = jobs.DIRECT
+    mode = kept_jobs.DIRECT
   copies = (0, images, workers)[mode]
   size = inputs * columns * stride * phase * wide
   return Layer(
@@ -66,12 +68,14 @@ def call(parts: Layer, x: jax.Array) -> jax.Array:
   """
   if x.shape != parts.shape:
     raise ValueError(f'the layer was laid out for inputs {parts.shape}, got {x.shape}.')
-  handler.register()
+  handler.register(TARGET, kept_jobs.KIND)
   order = (0, 3, 1, 2) if x.ndim == 4 else (1, 0)
-  sizes = [jobs.HIGH, jobs.WIDE, jobs.OUTPUTS] if x.ndim == 4 else [jobs.OUTPUTS]
+  sizes = (
+    [kept_jobs.HIGH, kept_jobs.WIDE, kept_jobs.OUTPUTS] if x.ndim == 4 else [kept_jobs.OUTPUTS]
+  )
   shape = (len(x), *parts.plan[sizes].tolist())
   run = jax.ffi.ffi_call(
-    handler.TARGET,
+    TARGET,
     (
       jax.ShapeDtypeStruct(shape, np.float32),
       jax.ShapeDtypeStruct((parts.scratch,), np.float32),

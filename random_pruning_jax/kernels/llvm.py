@@ -1,5 +1,9 @@
 """What Numba has no word for: addresses, C functions, shared words, and sums held in registers."""
 
+import functools
+
+import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -7,6 +11,8 @@ from numba.extending import intrinsic
 
 LANES = 16  # floats of a vector; a narrower machine takes several registers
 VECTORS = 6  # of one tile: as many sums as fit into the registers of any machine
+
+compiled = numba.njit(error_model='numpy', nogil=True, no_cpython_wrapper=True)
 
 _WORD, _FLOAT = ir.IntType(64), ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
@@ -29,6 +35,21 @@ def call(context, function, argument):
     return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
 
   return types.int64(types.int64, types.int64), build
+
+
+@functools.cache
+def function(name: str):
+  """What gives the address of a function that LLVM knows by this name."""
+
+  @intrinsic
+  def address(context):
+    def build(context, builder, signature, arguments):
+      kind = ir.FunctionType(_WORD, [_WORD])
+      return builder.ptrtoint(cgutils.get_or_insert_function(builder.module, kind, name), _WORD)
+
+    return types.int64(), build
+
+  return address
 
 
 @intrinsic
@@ -182,3 +203,18 @@ def _all_lanes(builder, number):
   first = builder.insert_element(nothing, number, ir.Constant(index, 0))
   zeros = ir.Constant(ir.VectorType(index, LANES), [0] * LANES)
   return builder.shuffle_vector(first, nothing, zeros)
+
+
+@compiled
+def words(place):
+  return numba.carray(pointer(place), (1 << 30,), np.int64)
+
+
+@compiled
+def ints(place):
+  return numba.carray(pointer(place), (1 << 30,), np.int32)
+
+
+@compiled
+def floats(place):
+  return numba.carray(pointer(place), (1 << 30,), np.float32)

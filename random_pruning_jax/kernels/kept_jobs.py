@@ -1,25 +1,28 @@
-"""One call of the kernel, which threads divide among them: first the copies, then the products.
+"""A call that reads kept weights only: threads divide first the copies, then the products."""
 
-A thread that comes late must still find the job, which is therefore freed by the last to leave.
-"""
-
-import numba
-import numpy as np
-
-from random_pruning_jax.sparse_kernels import llvm
+from random_pruning_jax.kernels import llvm
+from random_pruning_jax.kernels.handler import (
+  DONE,
+  FIRST,
+  ITEM,
+  ITEMS,
+  REFERENCES,
+  SEAT,
+  WORKERS,
+  Kind,
+)
+from random_pruning_jax.kernels.llvm import compiled, ints, words
 
 # Words of a plan, int32.
 IMAGES, INPUTS, HEIGHT, WIDTH, ROWS, COLUMNS, STRIDE, PAD = range(8)
-OUTPUTS, HIGH, WIDE, WORKERS, MODE, PLAN = range(8, 14)
+OUTPUTS, HIGH, WIDE, THREADS, MODE, PLAN = range(8, 14)
 
 # Modes: nothing to copy; all threads share an image; each thread has its own.
 DIRECT, SHARED, ALONE = range(3)
 
 # Words of a job, int64.
-COPY, COPIED, COPIES, ITEM, DONE, ITEMS, REFERENCES, SEAT, BLOCKS, TILES = range(10)
-SIZE, SPARE, X, VALUES, OFFSETS, STARTS, SETTINGS, OUT, SCRATCH, JOB = range(10, 20)
-
-compiled = numba.njit(error_model='numpy', nogil=True, no_cpython_wrapper=True)
+COPY, COPIED, COPIES, BLOCKS, TILES, SIZE, SPARE = range(FIRST, FIRST + 7)
+X, VALUES, OFFSETS, STARTS, SETTINGS, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST + 15)
 
 
 @compiled
@@ -40,15 +43,15 @@ def begin(frame):
   lines = (plan[HIGH] - 1) * plan[STRIDE] + plan[ROWS] + plan[STRIDE] - 1
   lines = lines // plan[STRIDE] * plan[STRIDE]
   job[SIZE] = plan[COLUMNS] * lines * plan[WIDE]
-  images = plan[WORKERS] if plan[MODE] == ALONE else plan[IMAGES]
+  images = plan[THREADS] if plan[MODE] == ALONE else plan[IMAGES]
   job[SPARE] = job[SCRATCH]
   if plan[MODE] != DIRECT:
     job[SPARE] += 4 * images * plan[INPUTS] * job[SIZE] + 4 * llvm.LANES
   pieces = plan[IMAGES] * job[TILES]
-  job[BLOCKS] = min(plan[OUTPUTS], max(1, (4 * plan[WORKERS] + pieces - 1) // pieces))
+  job[BLOCKS] = min(plan[OUTPUTS], max(1, (4 * plan[THREADS] + pieces - 1) // pieces))
   job[COPIES] = plan[IMAGES] * plan[INPUTS] if plan[MODE] == SHARED else 0
   job[ITEMS] = plan[IMAGES] if plan[MODE] == ALONE else pieces * job[BLOCKS]
-  job[REFERENCES] = 1
+  job[REFERENCES], job[WORKERS] = 1, plan[THREADS]
   return place
 
 
@@ -82,9 +85,8 @@ def work(place):
 
 
 @compiled
-def leave(place):
-  if llvm.add(place + 8 * REFERENCES, -1) == 1:
-    llvm.free(place)
+def finish(place):
+  pass
 
 
 @compiled
@@ -161,11 +163,4 @@ def _multiply(job, image, tile, block, base, spare):
       llvm.move(out, spare, pixels)
 
 
-@compiled
-def words(place):
-  return numba.carray(llvm.pointer(place), (1 << 30,), np.int64)
-
-
-@compiled
-def ints(place):
-  return numba.carray(llvm.pointer(place), (1 << 30,), np.int32)
+KIND = Kind(begin, work, finish)

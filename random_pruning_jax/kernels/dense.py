@@ -1,0 +1,126 @@
+"""A convolution and its two gradients by the kernel of `dense_jobs`, for float32 on a CPU.
+
+Each of the three is linear in both operands, and its derivatives are the other two:
+
+    forward(x, kernel) -> y    to_input(g, kernel) -> x    to_kernel(x, g) -> kernel
+
+so they are primitives of JAX, which may be differentiated to any order, in both modes.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from random_pruning_jax.kernels import dense_jobs, dense_plans, handler
+from random_pruning_jax.kernels.dense_plans import Plan, Sizes
+
+TARGET = 'random_pruning_jax_dense_{}'
+
+
+class Others(NamedTuple):
+  """What computes a result whose channels fill no vector: functions of two operands and sizes."""
+
+  forward: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
+  to_input: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
+  to_kernel: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
+
+
+def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, others: Others) -> jax.Array:
+  """x [N, H, W, C], kernel [h, w, C, O] -> [N, h', w', O], float32."""
+  return _forward.bind(x, kernel, sizes=sizes, others=others)
+
+
+def lanes(channels: int) -> int:
+  """Floats of the vectors that `channels` fill without a rest; 0 where there are none."""
+  return next((n for n in (16, 8) if channels % n == 0), 0)
+
+
+def _run(plan: Plan, x: jax.Array, w: jax.Array) -> jax.Array:
+  width = lanes(plan.shape[-1])
+  target = TARGET.format(width)
+  handler.register(target, dense_jobs.kind(width))
+  results = (
+    jax.ShapeDtypeStruct(plan.shape, np.float32),
+    jax.ShapeDtypeStruct((plan.scratch,), np.float32),
+  )
+  return jax.ffi.ffi_call(target, results)(x, w, plan.words)[0]
+
+
+def _compute_forward(x, kernel, *, sizes, others):
+  if not lanes(sizes.kernel[3]):
+    return others.forward(x, kernel, sizes)
+  return _run(dense_plans.forward(len(x), sizes, _threads()), x, kernel)
+
+
+def _compute_to_input(g, kernel, *, sizes, others):
+  if not lanes(sizes.kernel[2]):
+    return others.to_input(g, kernel, sizes)
+  plan = dense_plans.to_input(len(g), sizes, _threads())
+  return _run(plan, g, kernel.swapaxes(2, 3))
+
+
+def _compute_to_kernel(x, g, *, sizes, others):
+  if not lanes(sizes.kernel[3]):
+    return others.to_kernel(x, g, sizes)
+  return _run(dense_plans.to_kernel(len(x), sizes, _threads()), x, g)
+
+
+def _threads() -> int:
+  """Cores for each device: threads that share a core would wait for each other."""
+  return max(1, (os.cpu_count() or 1) // jax.local_device_count())
+
+
+def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
+  made = Primitive(name)
+
+  def outline(x, y, *, sizes, others):
+    return jax.core.ShapedArray(shape(x, sizes), x.dtype)
+
+  def one_by_one(arguments, axes, **options):
+    """Under `vmap`: as many calls as there are members."""
+    count = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
+    rows = [
+      [
+        x if axis is None else jax.lax.index_in_dim(x, i, axis, keepdims=False)
+        for i in range(count)
+      ]
+      for x, axis in zip(arguments, axes, strict=True)
+    ]
+    return jnp.stack([made.bind(x, y, **options) for x, y in zip(*rows, strict=True)]), 0
+
+  made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others')))
+  made.def_abstract_eval(outline)
+  mlir.register_lowering(made, mlir.lower_fun(compute, multiple_results=False))
+  batching.primitive_batchers[made] = one_by_one
+  return made
+
+
+_forward = _primitive('convolve', _compute_forward, lambda x, sizes: (x.shape[0], *sizes.map))
+_to_input = _primitive(
+  'convolve_to_input', _compute_to_input, lambda g, sizes: (g.shape[0], *sizes.image)
+)
+_to_kernel = _primitive('convolve_to_kernel', _compute_to_kernel, lambda x, sizes: sizes.kernel)
+
+
+def _linear(of: Primitive, first: Callable[..., Any], second: Callable[..., Any]) -> None:
+  """`first(ct, y)` and `second(ct, x)` are the derivatives of `of(x, y)` in x and in y."""
+  ad.defbilinear(
+    of,
+    lambda ct, x, y, **options: first(ct, y, **options),
+    lambda ct, x, y, **options: second(ct, x, **options),
+  )
+
+
+def _turned(of: Primitive) -> Callable[..., Any]:
+  return lambda ct, x, **options: of.bind(x, ct, **options)
+
+
+_linear(_forward, _to_input.bind, _turned(_to_kernel))
+_linear(_to_input, _forward.bind, _to_kernel.bind)
+_linear(_to_kernel, lambda ct, g, **options: _to_input.bind(g, ct, **options), _turned(_forward))

@@ -1,0 +1,93 @@
+"""Machine code that Numba made, for later processes too: it takes seconds to make, none to load."""
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
+
+from random_pruning_jax.data import places
+
+
+def address(name: str, make: Callable[[], Any]) -> int:
+  """Where the function is that `make()`, a `numba.cfunc` of this name, compiles or once compiled.
+
+  It stays as long as the process does. Another process finds it in the user's cache, as long as the
+  sources of this package, Numba, JAX and the processor are the same.
+  """
+  path = places.cache_dir() / 'kernels' / _version() / name
+  code = _read(path)
+  if code is None:
+    made = make()
+    code = made.native_name.encode() + b'\0' + _machine().emit_object(_parsed(made.inspect_llvm()))
+    _write(path, code)
+  function, _, code = code.partition(b'\0')
+  return _loaded(function.decode(), code)
+
+
+@functools.cache
+def _loaded(function: str, code: bytes) -> int:
+  rtsys.initialize(cpu_target.target_context)  # so that LLVM knows the functions of Numba's own
+  engine = binding.create_mcjit_compiler(_parsed(''), _machine())
+  engine.add_object_file(binding.ObjectFileRef.from_data(code))
+  engine.finalize_object()
+  _engines.append(engine)
+  return engine.get_function_address(function)
+
+
+_engines: list[binding.ExecutionEngine] = []  # what they hold would else be freed
+
+
+def _parsed(text: str) -> binding.ModuleRef:
+  binding.initialize_native_target()
+  binding.initialize_native_asmprinter()
+  return binding.parse_assembly(text)
+
+
+def _machine() -> binding.TargetMachine:
+  target = binding.Target.from_default_triple()
+  features = binding.get_host_cpu_features().flatten()
+  return target.create_target_machine(
+    cpu=binding.get_host_cpu_name(), features=features, opt=3, jit=True
+  )
+
+
+def _read(path: pathlib.Path) -> bytes | None:
+  """None where there is no such file, or one that was cut short or altered."""
+  try:
+    whole = path.read_bytes()
+  except OSError:
+    return None
+  checksum, code = whole[:32], whole[32:]
+  return code if hashlib.sha256(code).digest() == checksum else None
+
+
+def _write(path: pathlib.Path, code: bytes) -> None:
+  """Where the user has a cache that can be written to."""
+  part = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(hashlib.sha256(code).digest() + code)
+    part.replace(path)
+  except OSError:
+    part.unlink(missing_ok=True)
+
+
+@functools.cache
+def _version() -> str:
+  """Changes whenever the kernels, what compiles them or the processor do."""
+  files = sorted(pathlib.Path(__file__).parent.glob('*.py'))
+  total = hashlib.sha256(b''.join(file.read_bytes() for file in files))
+  for word in (
+    *(importlib.metadata.version(name) for name in ('numba', 'llvmlite', 'jaxlib')),
+    binding.get_host_cpu_name(),
+    binding.get_host_cpu_features().flatten(),
+  ):
+    total.update(f'{word}\0'.encode())
+  return total.hexdigest()[:16]

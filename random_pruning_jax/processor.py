@@ -1,7 +1,7 @@
 """Settings of a process that trains on a CPU, to be made before JAX starts; harmless to others.
 
-A program on one device calls `prepare()` as its first line. The commands do not: a step of two CPU
-devices has not been seen to end with these settings.
+The commands keep memory. A program on one device, without the kernels of `kernels/`, calls
+`prepare()` as its first line.
 """
 
 import ctypes

@@ -6,8 +6,8 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from random_pruning_jax import models
-from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax import kernels, models
+from random_pruning_jax.convolution import by_pieces, compiled, fastest
 
 NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 SAME_3, SAME_7 = ((1, 1), (1, 1)), ((3, 3), (3, 3))
@@ -27,7 +27,22 @@ LAYERS = {
   'projection, odd size': (7, 1, 2, 'SAME', 4, 8, 3),
   'bottleneck': (4, 1, 1, NONE, 8, 2, 16),
   'imagenet stem': (16, 7, 2, SAME_7, 3, 8, 3),
+  'wide': (14, 3, 1, SAME_3, 16, 48, 5),
 }
+
+
+LACKING = kernels.lacking()
+
+
+@pytest.fixture(
+  params=[
+    by_pieces,
+    pytest.param(compiled, marks=pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')),
+  ],
+  ids=['by pieces', 'compiled'],
+)
+def conv(request):
+  return request.param
 
 
 @pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys())
@@ -53,9 +68,9 @@ def _loss(conv, layer):
   return loss
 
 
-def _both(derive, layer, *operands):
+def _both(conv, derive, layer, *operands):
   """The same derivative by the rule and by JAX."""
-  convs = (conv_general_dilated, lax.conv_general_dilated)
+  convs = (conv, lax.conv_general_dilated)
   return [jax.jit(derive(_loss(conv, layer)))(*operands) for conv in convs]
 
 
@@ -66,15 +81,15 @@ def _assert_close(ours, theirs, rounding=1e-5):
     np.testing.assert_allclose(np.asarray(a, np.float64), b, 0, rounding * np.abs(b).max())
 
 
-def test_values_and_gradients_are_those_of_jax_to_rounding(layer):
+def test_values_and_gradients_are_those_of_jax_to_rounding(conv, layer):
   x, kernel = _operands(layer)
-  _assert_close(*_both(lambda f: jax.value_and_grad(f, (0, 1)), layer, x, kernel))
+  _assert_close(*_both(conv, lambda f: jax.value_and_grad(f, (0, 1)), layer, x, kernel))
 
 
-def test_gradients_are_exact_in_float64(layer):
+def test_gradients_are_exact_in_float64(conv, layer):
   with jax.enable_x64(True):
     x, kernel = _operands(layer, np.float64)
-    _assert_close(*_both(lambda f: jax.grad(f, (0, 1)), layer, x, kernel), 1e-13)
+    _assert_close(*_both(conv, lambda f: jax.grad(f, (0, 1)), layer, x, kernel), 1e-13)
 
 
 def _second(f):
@@ -94,12 +109,12 @@ def _second(f):
 
 
 @pytest.mark.parametrize('name', ['block', 'down, SAME', 'projection'])
-def test_second_derivatives_are_those_of_jax(name):
+def test_second_derivatives_are_those_of_jax(conv, name):
   layer = LAYERS[name]
-  _assert_close(*_both(_second, layer, *_operands(layer)))
+  _assert_close(*_both(conv, _second, layer, *_operands(layer)))
 
 
-def test_the_rule_holds_in_loops_and_under_vmap():
+def test_the_rule_holds_in_loops_and_under_vmap(conv):
   layer = LAYERS['block']
   x, kernel = _operands(layer)
   images = jnp.stack([x, 2 * x])
@@ -115,27 +130,25 @@ def test_the_rule_holds_in_loops_and_under_vmap():
 
     return both
 
-  _assert_close(*_both(derive, layer, images, kernel))
+  _assert_close(*_both(conv, derive, layer, images, kernel))
 
 
-def test_bfloat16_stays_bfloat16_and_near_float32():
+def test_bfloat16_stays_bfloat16_and_near_float32(conv):
   layer = LAYERS['block']
   x, kernel = _operands(layer)
-  half = jax.grad(_loss(conv_general_dilated, layer), (0, 1))(
-    x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-  )
-  full = jax.grad(_loss(conv_general_dilated, layer), (0, 1))(x, kernel)
+  half = jax.grad(_loss(conv, layer), (0, 1))(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+  full = jax.grad(_loss(conv, layer), (0, 1))(x, kernel)
   assert {g.dtype for g in half} == {jnp.dtype('bfloat16')}
   full = [g.astype(jnp.bfloat16) for g in full]
   _assert_close(half, full, 0.03)
 
 
 @pytest.mark.parametrize('mapped', ['pmap', 'shard_map'])
-def test_several_devices_give_the_gradient_of_one(mapped):
+def test_several_devices_give_the_gradient_of_one(conv, mapped):
   layer = LAYERS['block']
   x, kernel = _operands(layer)
   x = x[:16]
-  gradient = jax.grad(_loss(conv_general_dilated, layer), (0, 1))
+  gradient = jax.grad(_loss(conv, layer), (0, 1))
   one = gradient(x, kernel)
   if mapped == 'pmap':
     dx, dk = jax.pmap(gradient, in_axes=(0, None))(x.reshape(4, 4, *x.shape[1:]), kernel)
@@ -159,28 +172,28 @@ def test_several_devices_give_the_gradient_of_one(mapped):
   ],
   ids=str,
 )
-def test_what_the_rule_does_not_cover_is_left_to_jax(settings):
+def test_what_the_rule_does_not_cover_is_left_to_jax(conv, settings):
   settings = {'padding': 'SAME', 'dimension_numbers': NUMBERS} | settings
   groups = settings.get('feature_group_count', 1)
   x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4 // groups, 4))
-  ours = jax.make_jaxpr(lambda x, k: conv_general_dilated(x, k, (1, 1), **settings))(x, kernel)
+  ours = jax.make_jaxpr(lambda x, k: conv(x, k, (1, 1), **settings))(x, kernel)
   theirs = jax.make_jaxpr(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), **settings))(
     x, kernel
   )
   assert str(ours) == str(theirs)
 
 
-def test_one_dimension_works_in_a_flax_layer():
+def test_one_dimension_works_in_a_flax_layer(conv):
   x = jnp.ones((2, 8, 3))
-  ours = nn.Conv(4, (3,), conv_general_dilated=conv_general_dilated)
+  ours = nn.Conv(4, (3,), conv_general_dilated=conv)
   variables = ours.init(jax.random.key(0), x)
   np.testing.assert_array_equal(ours.apply(variables, x), nn.Conv(4, (3,)).apply(variables, x))
 
 
-def test_a_networks_gradients_do_not_depend_on_the_rule():
+def test_a_networks_gradients_do_not_depend_on_the_rule(conv):
   images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 3))
   plain = models.create('cifar_resnet8', 10, width=4)
-  fast = models.create('cifar_resnet8', 10, width=4, conv_general_dilated=conv_general_dilated)
+  fast = models.create('cifar_resnet8', 10, width=4, conv_general_dilated=conv)
   variables = jax.jit(plain.init)(jax.random.key(0), images)
 
   def gradient(model):
@@ -192,3 +205,8 @@ def test_a_networks_gradients_do_not_depend_on_the_rule():
     return jax.jit(jax.grad(loss))(variables['params'])
 
   _assert_close(gradient(fast), gradient(plain), 1e-4)
+
+
+@pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')
+def test_the_kernel_is_what_a_network_gets_where_it_is_made_for_the_processor():
+  assert fastest() == (compiled if kernels.long_vectors() else by_pieces)

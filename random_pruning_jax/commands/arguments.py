@@ -82,10 +82,12 @@ def start_jax(args: argparse.Namespace) -> None:
   os.environ.update(runtime_environment(args, os.environ))
   import jax
 
-  from random_pruning_jax import parallel
+  from random_pruning_jax import parallel, processor
   from random_pruning_jax.data import places
 
   logging.getLogger('absl').setLevel(logging.ERROR)
+  if processor.only_cpu(os.environ):
+    processor.keep_memory()
   if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
     # Two CPU devices on two cores train about twice as fast as one; accelerators do not mind.
     jax.config.update('jax_num_cpu_devices', args.cpu_devices or _power_of_two_cores())

@@ -80,7 +80,7 @@ def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
   made = Primitive(name)
 
   def outline(x, y, *, sizes, others):
-    return jax.core.ShapedArray(shape(x, sizes), x.dtype)
+    return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
   def one_by_one(arguments, axes, **options):
     """Under `vmap`: as many calls as there are members."""

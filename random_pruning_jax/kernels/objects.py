@@ -1,5 +1,6 @@
 """Machine code that Numba made, for later processes too: it takes seconds to make, none to load."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -76,7 +77,8 @@ def _write(path: pathlib.Path, code: bytes) -> None:
     part.write_bytes(hashlib.sha256(code).digest() + code)
     part.replace(path)
   except OSError:
-    part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      part.unlink()
 
 
 @functools.cache

@@ -1,0 +1,65 @@
+"""Kernels compiled by Numba: threads and kept machine code change no number."""
+
+import ctypes
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from random_pruning_jax import kernels
+
+if kernels.lacking():
+  pytest.skip(f'needs {kernels.lacking()}', allow_module_level=True)
+
+from random_pruning_jax.kernels import dense, dense_plans, objects  # they import Numba
+
+SIZES = dense_plans.Sizes((7, 9, 3), (3, 3, 3, 16), (2, 1), ((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize('threads', [1, 2, 5])
+def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads):
+  rng = np.random.default_rng(0)
+  x = jnp.array(rng.normal(size=(11, *SIZES.image)), jnp.float32)
+  kernel = jnp.array(rng.normal(size=SIZES.kernel), jnp.float32)
+
+  def convolve(x, kernel):
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    return lax.conv_general_dilated(x, kernel, SIZES.strides, SIZES.pads, dimension_numbers=numbers)
+
+  y, transpose = jax.vjp(lambda kernel: convolve(x, kernel), kernel)
+  ours = dense._run(dense_plans.forward(11, SIZES, threads), x, kernel)
+  np.testing.assert_allclose(ours, y, atol=1e-5)
+  ours = dense._run(dense_plans.to_kernel(11, SIZES, threads), x, y)
+  np.testing.assert_allclose(ours, transpose(y)[0], rtol=1e-4, atol=1e-3)
+
+
+def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  made = []
+
+  def make():
+    import numba
+
+    made.append(1)
+    return numba.cfunc(numba.types.int64(numba.types.int64))(lambda number: number + 41)
+
+  def answer():
+    objects._loaded.cache_clear()
+    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(objects.address('more', make))
+    return function(1)
+
+  assert (answer(), len(made)) == (42, 1)
+  assert (answer(), len(made)) == (42, 1)
+  [file] = tmp_path.glob('*/kernels/*/more')
+  file.write_bytes(file.read_bytes()[:-1])
+  assert (answer(), len(made)) == (42, 2)
+  assert (answer(), len(made)) == (42, 2)
+
+
+def test_a_cache_that_cannot_be_written_to_costs_nothing_but_time(tmp_path, monkeypatch):
+  (tmp_path / 'random_pruning_jax').write_text('a file where the directory would be')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert objects._read(tmp_path / 'random_pruning_jax' / 'x') is None
+  objects._write(tmp_path / 'random_pruning_jax' / 'x', b'code')

@@ -4,7 +4,7 @@
     random-pruning report runs/sweep-digits
 
 ResNet-8 with 2, 4 and 8 channels in its stem, dense and pruned at three sparsities by two ratios,
-three seeds: 63 runs of 14 epochs, four to five minutes on 2 CPU cores. No download. Expect,
+three seeds: 63 runs of 14 epochs, three to four minutes on 2 CPU cores. No download. Expect,
 with ERK at sparsity 0.9, about 39, 88 and 94 % for the three widths, dense 93, 95 and 97 %, and
 uniform below ERK; one of the 360 test images is 0.28 points.
 """

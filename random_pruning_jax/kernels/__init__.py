@@ -5,7 +5,7 @@ import os
 
 import jax
 
-INSTALL = 'pip install "random-pruning-jax[sparse]"'
+INSTALL = 'pip install "random-pruning-jax[cpu]"'
 
 
 def lacking() -> str:

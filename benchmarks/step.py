@@ -7,7 +7,7 @@ import jax
 import optax
 
 from benchmarks import network_parser, race, random_batch, table
-from random_pruning_jax import convolution, masks, models, parallel, pruning, train
+from random_pruning_jax import convolution, masks, models, parallel, processor, pruning, train
 
 THIS = 'this code'
 
@@ -18,6 +18,7 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--compile', action='store_true', help='also PyTorch with torch.compile')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
+  processor.keep_memory()  # as the commands do; of PyTorch's too
   jax.config.update('jax_num_cpu_devices', options.devices)
 
   images, labels = random_batch(options.batch)

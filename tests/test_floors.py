@@ -18,6 +18,7 @@ FLOORS = {
   'checkpoints': 2,
   'book': 2,
   'many': 2,
+  'groups': 2,
   'room': 2,
   'run': 2,
   'measure': 2,

@@ -33,6 +33,8 @@ def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads):
   np.testing.assert_allclose(ours, y, atol=1e-5)
   ours = dense._run(dense_plans.to_kernel(11, SIZES, threads), x, y)
   np.testing.assert_allclose(ours, transpose(y)[0], rtol=1e-4, atol=1e-3)
+  for _ in range(20):  # whichever thread takes which images, and however many come
+    np.testing.assert_array_equal(dense._run(dense_plans.to_kernel(11, SIZES, threads), x, y), ours)
 
 
 def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monkeypatch):

@@ -48,21 +48,22 @@ def begin(frame):
     job[RESULT + number] = words(results[number])[3]
   plan = ints(job[PLAN])
   job[ITEM] = job[DONE] = job[SEAT] = 0
-  job[ITEMS] = (plan[IMAGES] + plan[BLOCK] - 1) // plan[BLOCK]
+  # A kernel is summed over shares of the images that do not depend on which thread takes them.
+  job[ITEMS] = min(plan[THREADS], plan[IMAGES]) if plan[SUMMED] else plan[IMAGES]
   job[REFERENCES], job[WORKERS] = 1, plan[THREADS]
   return place
 
 
 @compiled
 def finish(place):
-  """Adds what each thread has summed up to what the first has, which is in the result."""
+  """Adds the sums of each share to those of the first, which are in the result."""
   job = words(place)
   plan = ints(job[PLAN])
   if not plan[SUMMED]:
     return
   total = floats(job[RESULT])
-  for seat in range(1, job[SEAT]):
-    more = floats(_sums(job, seat))
+  for share in range(1, job[ITEMS]):
+    more = floats(_sums(job, share))
     for number in range(plan[STEP_OUT]):
       total[number] += more[number]
 
@@ -156,22 +157,27 @@ def kind(lanes: int) -> Kind:
     if number >= job[ITEMS]:
       return
     seat = llvm.add(place + 8 * SEAT, 1)
-    frame = _frame(job, seat)
-    if plan[FRAMED]:
-      llvm.clear(frame, plan[HIGH] * plan[WIDE] * plan[INPUTS] * plan[BLOCK])
-    if plan[SUMMED]:
-      llvm.clear(_sums(job, seat), plan[STEP_OUT])
+    clear = True
     while number < job[ITEMS]:
-      first = number * plan[BLOCK]
-      last = min(first + plan[BLOCK], plan[IMAGES])
-      x = job[IN] + 4 * first * plan[HEIGHT] * plan[WIDTH] * plan[INPUTS]
-      if plan[FRAMED]:
-        _fill(job, frame, first, last)
-        x = frame
-      w = job[WEIGHTS] + 4 * first * plan[STEP_W]
-      out = _sums(job, seat) if plan[SUMMED] else job[RESULT] + 4 * first * plan[STEP_OUT]
-      for one in range(plan[PARTS]):
-        part(job, plan, one, x, w, out, last - first if plan[SUMMED] else 1)
+      first, last = number, number + 1
+      if plan[SUMMED]:
+        first = plan[IMAGES] * number // job[ITEMS]
+        last = plan[IMAGES] * (number + 1) // job[ITEMS]
+        seat, clear = number, True
+        llvm.clear(_sums(job, seat), plan[STEP_OUT])
+      if clear and plan[FRAMED]:
+        llvm.clear(_frame(job, seat), plan[HIGH] * plan[WIDE] * plan[INPUTS] * plan[BLOCK])
+      clear = False
+      for start in range(first, last, plan[BLOCK]):
+        stop = min(start + plan[BLOCK], last)
+        x = job[IN] + 4 * start * plan[HEIGHT] * plan[WIDTH] * plan[INPUTS]
+        if plan[FRAMED]:
+          _fill(job, _frame(job, seat), start, stop)
+          x = _frame(job, seat)
+        w = job[WEIGHTS] + 4 * start * plan[STEP_W]
+        out = _sums(job, seat) if plan[SUMMED] else job[RESULT] + 4 * start * plan[STEP_OUT]
+        for one in range(plan[PARTS]):
+          part(job, plan, one, x, w, out, stop - start if plan[SUMMED] else 1)
       llvm.add(place + 8 * DONE, 1)
       number = llvm.add(place + 8 * ITEM, 1)
 

@@ -129,7 +129,7 @@ def to_kernel(images: int, sizes: Sizes, threads: int) -> Plan:
   """kernel = x times y, summed over pixels and images: a part for each tap."""
   (rows, columns, inputs, outputs), (high, wide, _) = sizes.kernel, sizes.map
   (down, right), frame = sizes.strides, _frame(sizes)
-  block = max(1, min(CACHE // (4 * frame.size), -(-images // (2 * threads))))
+  block = max(1, min(CACHE // (4 * frame.size), -(-images // threads)))
   places = [i * frame.size + frame.place(j * down, 0) for i in range(block) for j in range(high)]
   lines = [i * wide * outputs for i in range(block * high)]
   parts = []

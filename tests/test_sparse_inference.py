@@ -9,7 +9,7 @@ import pytest
 from exported import network
 from small import two_layers
 
-from random_pruning_jax import sparse_inference, sparse_ways
+from random_pruning_jax import convolution, sparse_inference, sparse_ways
 
 SHAPE = (2, 8, 8, 1)
 IMAGES = np.random.default_rng(0).random(SHAPE, np.float32)
@@ -150,6 +150,7 @@ def test_without_numba_the_way_is_left_out_and_what_to_install_is_said(monkeypat
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   x, kernel = layer((1, 20), (), 7)
   site = sparse_ways.Site('', x.shape, 1, 0)
-  with pytest.raises(RuntimeError, match=r'random-pruning-jax\[sparse\]'):
+  with pytest.raises(RuntimeError, match=r'random-pruning-jax\[cpu\]'):
     sparse_ways.compiled(kernel, site)
   assert 'compiled' not in sparse_inference.timed(kernel, site, rounds=1)
+  assert convolution.fastest() == convolution.by_pieces

@@ -14,6 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from random_pruning_jax.kernels import llvm
+
 # How many pixels and vectors of channels one call computes: what fits into 32 registers of 16
 # floats, beside a vector or two of weights.
 SHAPES = ((16, 1), (8, 1), (7, 1), (4, 1), (2, 1), (1, 1))
@@ -104,7 +106,7 @@ def _loops(
   here = [builder.inttoptr(_unknown(builder, base), _FLOAT.as_pointer()) for base in bases]
   for p in range(pixels):
     value = builder.load(builder.gep(here[p // 8], [_beside(builder, beside, p % 8)]))
-    value = _all_lanes(builder, value, kind)
+    value = llvm.all_lanes(builder, value, kind)
     for v in range(vectors):
       total = builder.call(multiply, [value, vector[v], running[p, v]])
       running[p, v].add_incoming(total, channel)
@@ -157,11 +159,3 @@ def _vector(builder, place, kind):
 
 def _load(builder, place, kind):
   return builder.load(_vector(builder, place, kind), align=4)
-
-
-def _all_lanes(builder, number, kind):
-  nothing = ir.Constant(kind, ir.Undefined)
-  first = builder.insert_element(nothing, number, ir.Constant(_INT, 0))
-  return builder.shuffle_vector(
-    first, nothing, ir.Constant(ir.VectorType(_INT, kind.count), [0] * kind.count)
-  )

@@ -178,7 +178,7 @@ def _sums(builder, places, x, out, values, offsets, kept):
     total.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), before)
   builder.cbranch(builder.icmp_signed('<', weight, kept), body, end)
   builder.position_at_end(body)
-  value = _all_lanes(builder, builder.load(builder.gep(values, [weight])))
+  value = all_lanes(builder, builder.load(builder.gep(values, [weight])), _VECTOR)
   offset = builder.sext(builder.load(builder.gep(offsets, [weight])), _WORD)
   pixels = builder.gep(x, [offset])
   kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
@@ -197,11 +197,12 @@ def _lanes(builder, pointer, place):
   return builder.bitcast(builder.gep(pointer, [place]), _VECTOR.as_pointer())
 
 
-def _all_lanes(builder, number):
+def all_lanes(builder, number, kind):
+  """A vector of a `kind`, each of whose lanes is the number."""
   index = ir.IntType(32)
-  nothing = ir.Constant(_VECTOR, ir.Undefined)
+  nothing = ir.Constant(kind, ir.Undefined)
   first = builder.insert_element(nothing, number, ir.Constant(index, 0))
-  zeros = ir.Constant(ir.VectorType(index, LANES), [0] * LANES)
+  zeros = ir.Constant(ir.VectorType(index, kind.count), [0] * kind.count)
   return builder.shuffle_vector(first, nothing, zeros)
 
 

@@ -13,9 +13,14 @@ from random_pruning_jax import kernels
 if kernels.lacking():
   pytest.skip(f'needs {kernels.lacking()}', allow_module_level=True)
 
-from random_pruning_jax.kernels import dense, dense_plans, objects  # they import Numba
+from random_pruning_jax.kernels import (
+  dense,
+  dense_frames,
+  dense_plans,
+  objects,
+)  # they import Numba
 
-SIZES = dense_plans.Sizes((7, 9, 3), (3, 3, 3, 16), (2, 1), ((1, 1), (1, 1)))
+SIZES = dense_frames.Sizes((7, 9, 3), (3, 3, 3, 16), (2, 1), ((1, 1), (1, 1)))
 
 
 @pytest.mark.parametrize('threads', [1, 2, 5])
@@ -29,12 +34,34 @@ def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads):
     return lax.conv_general_dilated(x, kernel, SIZES.strides, SIZES.pads, dimension_numbers=numbers)
 
   y, transpose = jax.vjp(lambda kernel: convolve(x, kernel), kernel)
-  ours = dense._run(dense_plans.forward(11, SIZES, threads), x, kernel)
+  ours = dense._run(dense_plans.forward(11, SIZES, 16, threads), x, dense._by_vectors(kernel))
   np.testing.assert_allclose(ours, y, atol=1e-5)
-  ours = dense._run(dense_plans.to_kernel(11, SIZES, threads), x, y)
+  ours = dense._run(dense_plans.to_kernel(11, SIZES, 16, threads), x, y)
   np.testing.assert_allclose(ours, transpose(y)[0], rtol=1e-4, atol=1e-3)
   for _ in range(20):  # whichever thread takes which images, and however many come
-    np.testing.assert_array_equal(dense._run(dense_plans.to_kernel(11, SIZES, threads), x, y), ours)
+    np.testing.assert_array_equal(
+      dense._run(dense_plans.to_kernel(11, SIZES, 16, threads), x, y), ours
+    )
+
+
+@pytest.fixture(scope='module')
+def turn():
+  import numba
+
+  from random_pruning_jax.kernels.turn import turn as inner
+
+  return numba.njit(lambda *arguments: inner(*arguments))
+
+
+@pytest.mark.parametrize('channels', [1, 8, 19, 40])
+@pytest.mark.parametrize('pixels', [1, 4, 7, 8, 13, 16, 35])
+def test_an_image_is_turned_from_pixels_of_channels_to_channels_of_pixels(turn, pixels, channels):
+  line = np.arange(2 * pixels * channels, dtype=np.float32).reshape(pixels, 2, channels)
+  turned = np.full((channels, pixels + 3), -1, np.float32)
+  every_second = 2 * channels
+  turn(turned.ctypes.data, pixels + 3, line.ctypes.data, every_second, pixels, channels)
+  np.testing.assert_array_equal(turned[:, :pixels], line[:, 0].T)
+  np.testing.assert_array_equal(turned[:, pixels:], -1)  # and nothing beyond them
 
 
 def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monkeypatch):

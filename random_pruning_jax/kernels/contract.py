@@ -1,10 +1,12 @@
 """The one loop that all of a convolution's arithmetic is: sums of products, held in registers.
 
-    out[p, o] (+)= sum over t, k of x[places[t] + p * pixel + k * step] * w[rows[t] + k * row + o]
+    out[p, o] (+)= sum over t, k of x[places[t] + p + k * step] * w[rows[t] + k * row + o]
 
-for some p, and some vectors of o. The names are those of a convolution, where p are neighbouring
-pixels, t taps, k input channels and o output channels; in the gradient of a kernel p are input
-channels, t rows and k pixels.
+for some p and one or two vectors of o. The names are those of a convolution, where p are pixels, t
+taps, k input channels and o output channels; in the gradient of a kernel p are input channels, t
+rows and k pixels. Neighbours p lie next to each other in memory, so that the machine code names
+them without computing an address; those of the second half are counted from a place of their own,
+so that p may also be two short lines of pixels.
 """
 
 import functools
@@ -16,10 +18,10 @@ from numba.extending import intrinsic
 
 from random_pruning_jax.kernels import llvm
 
-# How many pixels and vectors of channels one call computes: what fits into 32 registers of 16
-# floats, beside a vector or two of weights.
-SHAPES = ((16, 1), (8, 1), (7, 1), (4, 1), (2, 1), (1, 1))
-SHAPES += ((12, 2), (8, 2), (7, 2), (4, 2), (2, 2), (1, 2))
+# How many pixels and vectors of channels one call computes: what fits into 32 registers, beside the
+# weights, and is enough of them to hide how long an addition takes.
+SHAPES = tuple((pixels, 1) for pixels in (16, 14, 12, 9, 8, 7, 4, 2, 1))
+SHAPES += tuple((pixels, 2) for pixels in (14, 12, 8, 7, 4, 2, 1))
 
 _WORD, _FLOAT, _INT = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 
@@ -29,7 +31,24 @@ def contract(lanes: int):
   """The loop for vectors of `lanes` floats, to be called from compiled code, with addresses."""
 
   @intrinsic
-  def loop(context, shape, x, pixel, step, count, taps, places, rows, row, w, out, out_pixel, add):
+  def loop(
+    context,
+    shape,
+    x,
+    half,
+    step,
+    count,
+    taps,
+    places,
+    rows,
+    row,
+    w,
+    next_w,
+    out,
+    out_pixel,
+    out_half,
+    add,
+  ):
     def build(context, builder, signature, arguments):
       shape, *rest = arguments
       after = builder.append_basic_block('after')
@@ -43,23 +62,42 @@ def contract(lanes: int):
       builder.position_at_end(after)
       return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 13), build
+    return types.void(*[types.int64] * 15), build
 
   return loop
 
 
 def _loops(
-  builder, lanes, pixels, vectors, x, pixel, step, count, taps, places, rows, row, w, out, at, add
+  builder,
+  lanes,
+  pixels,
+  vectors,
+  x,
+  half,
+  step,
+  count,
+  taps,
+  places,
+  rows,
+  row,
+  w,
+  next_w,
+  out,
+  out_pixel,
+  out_half,
+  add,
 ):
   """Two loops, over taps and over channels, that pass the sums on in registers."""
   kind = ir.VectorType(_FLOAT, lanes)
   x, w, out = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (x, w, out))
   places, rows = (builder.inttoptr(a, _INT.as_pointer()) for a in (places, rows))
+  lead = (pixels + 1) // 2  # pixels of the first half
   each = [(p, v) for p in range(pixels) for v in range(vectors)]
-  targets = {
-    (p, v): builder.gep(out, [builder.add(_times(builder, at, p), ir.Constant(_WORD, v * lanes))])
-    for p, v in each
-  }
+  sides = [ir.Constant(_WORD, 0), out_half]
+  targets = {}
+  for p, v in each:
+    line = builder.add(sides[p // lead], _times(builder, out_pixel, p % lead))
+    targets[p, v] = builder.gep(out, [builder.add(line, ir.Constant(_WORD, v * lanes))])
   names = ('present', 'begin', 'head', 'tap', 'channel', 'tail', 'end')
   present, begin, head, tap, channel, tail, end = map(builder.append_basic_block, names)
   entry = builder.block
@@ -81,42 +119,36 @@ def _loops(
 
   builder.position_at_end(tap)
   place = builder.gep(x, [_read(builder, places, number)])
-  line = builder.gep(w, [_read(builder, rows, number)])
-  # Registers that the compiler cannot relate to each other: else it reaches each pixel from the one
-  # before, and the chain of additions takes longer than the products.
-  bases = [
-    builder.ptrtoint(builder.gep(place, [_times(builder, pixel, p)]), _WORD)
-    for p in range(0, pixels, 8)
-  ]
-  beside = {p: _unknown(builder, _times(builder, pixel, p)) for p in (1, 3, 4, 5, 7)}
+  lines = [builder.gep(w, [_read(builder, rows, number)])]
+  lines += [builder.gep(lines[0], [next_w])] * (vectors - 1)
+  starts = [place, builder.gep(place, [half])][: -(-pixels // lead)]
+  starts = [builder.ptrtoint(start, _WORD) for start in starts]
   builder.branch(channel)
 
   builder.position_at_end(channel)
   left = _phi(builder, _WORD, (count, tap))
-  bases = [_phi(builder, base.type, (base, tap)) for base in bases]
-  weights = _phi(builder, line.type, (line, tap))
+  starts = [_phi(builder, _WORD, (start, tap)) for start in starts]
+  lines = [_phi(builder, line.type, (line, tap)) for line in lines]
   running = {i: _phi(builder, kind, (sums[i], tap)) for i in each}
-  vector = [
-    _load(builder, builder.gep(weights, [ir.Constant(_WORD, v * lanes)]), kind)
-    for v in range(vectors)
-  ]
+  weights = [_load(builder, line, kind) for line in lines]
   multiply = cgutils.get_or_insert_function(
     builder.module, ir.FunctionType(kind, [kind] * 3), f'llvm.fma.v{lanes}f32'
   )
-  here = [builder.inttoptr(_unknown(builder, base), _FLOAT.as_pointer()) for base in bases]
+  here = [builder.inttoptr(_unknown(builder, s), _FLOAT.as_pointer()) for s in starts]
   for p in range(pixels):
-    value = builder.load(builder.gep(here[p // 8], [_beside(builder, beside, p % 8)]))
+    value = builder.load(builder.gep(here[p // lead], [ir.Constant(_WORD, p % lead)]))
     value = llvm.all_lanes(builder, value, kind)
     for v in range(vectors):
-      total = builder.call(multiply, [value, vector[v], running[p, v]])
+      total = builder.call(multiply, [value, weights[v], running[p, v]])
       running[p, v].add_incoming(total, channel)
       sums[p, v].add_incoming(total, tail)
   fewer = builder.sub(left, ir.Constant(_WORD, 1))
   left.add_incoming(fewer, channel)
-  for base in bases:
-    base.add_incoming(builder.add(base, _times(builder, step, 4)), channel)
-  weights.add_incoming(builder.gep(weights, [row]), channel)
-  builder.cbranch(builder.icmp_signed('>', fewer, ir.Constant(_WORD, 0)), channel, tail)
+  for start in starts:
+    start.add_incoming(builder.add(start, _times(builder, step, 4)), channel)
+  for line in lines:
+    line.add_incoming(builder.gep(line, [row]), channel)
+  builder.cbranch(builder.icmp_signed('!=', fewer, ir.Constant(_WORD, 0)), channel, tail)
 
   builder.position_at_end(tail)
   number.add_incoming(builder.add(number, ir.Constant(_WORD, 1)), tail)
@@ -143,14 +175,8 @@ def _times(builder, value, factor):
 
 
 def _unknown(builder, value):
+  """The same address, of which the compiler knows nothing: else it keeps one for each pixel."""
   return builder.asm(ir.FunctionType(_WORD, [_WORD]), '', '=r,0', [value], False)
-
-
-def _beside(builder, known, pixel):
-  """Twice a register is an address of its own, which costs nothing."""
-  if pixel == 0:
-    return ir.Constant(_WORD, 0)
-  return known[pixel] if pixel in known else builder.shl(known[pixel // 2], ir.Constant(_WORD, 1))
 
 
 def _vector(builder, place, kind):

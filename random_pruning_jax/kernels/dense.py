@@ -18,9 +18,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from random_pruning_jax.kernels import dense_jobs, dense_plans, handler
-from random_pruning_jax.kernels.dense_plans import Plan, Sizes
+from random_pruning_jax.kernels.dense_frames import Sizes
+from random_pruning_jax.kernels.dense_plans import Plan
 
 TARGET = 'random_pruning_jax_dense_{}'
+LINE = 256  # pixels, about
 
 
 class Others(NamedTuple):
@@ -55,20 +57,40 @@ def _run(plan: Plan, x: jax.Array, w: jax.Array) -> jax.Array:
 def _compute_forward(x, kernel, *, sizes, others):
   if not lanes(sizes.kernel[3]):
     return others.forward(x, kernel, sizes)
-  return _run(dense_plans.forward(len(x), sizes, _threads()), x, kernel)
+  x, lined = _lined(x, sizes.image[2], sizes)
+  plan = dense_plans.forward(len(x), lined, lanes(sizes.kernel[3]), _threads())
+  return _run(plan, x, _by_vectors(kernel)).reshape(-1, *sizes.map)
 
 
 def _compute_to_input(g, kernel, *, sizes, others):
   if not lanes(sizes.kernel[2]):
     return others.to_input(g, kernel, sizes)
-  plan = dense_plans.to_input(len(g), sizes, _threads())
-  return _run(plan, g, kernel.swapaxes(2, 3))
+  g, lined = _lined(g, sizes.kernel[3], sizes)
+  plan = dense_plans.to_input(len(g), lined, lanes(sizes.kernel[2]), _threads())
+  return _run(plan, g, _by_vectors(kernel.swapaxes(2, 3))).reshape(-1, *sizes.image)
 
 
 def _compute_to_kernel(x, g, *, sizes, others):
   if not lanes(sizes.kernel[3]):
     return others.to_kernel(x, g, sizes)
-  return _run(dense_plans.to_kernel(len(x), sizes, _threads()), x, g)
+  x, lined = _lined(x, sizes.image[2], sizes)
+  return _run(dense_plans.to_kernel(len(x), lined, lanes(sizes.kernel[3]), _threads()), x, g)
+
+
+def _by_vectors(kernel: jax.Array) -> jax.Array:
+  """[h, w, C, O] -> [O / lanes, h w C, lanes]: what one vector is multiplied by, in one place."""
+  width = lanes(kernel.shape[-1])
+  return kernel.reshape(-1, kernel.shape[-1] // width, width).swapaxes(0, 1)
+
+
+def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]:
+  """Where a kernel meets one pixel at a time, images [N, H, W, channels] as more of one line."""
+  if sizes.kernel[:2] != (1, 1) or sizes.strides != (1, 1) or sizes.pads != ((0, 0), (0, 0)):
+    return x, sizes
+  high, wide, _ = sizes.image
+  lines = max(n for n in range(1, high + 1) if high % n == 0 and (n == 1 or n * wide <= LINE))
+  x = x.reshape(-1, 1, lines * wide, channels)
+  return x, sizes._replace(image=(1, lines * wide, sizes.image[2]))
 
 
 def _threads() -> int:

@@ -8,23 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from random_pruning_jax.kernels import dense_jobs as jobs
+from random_pruning_jax.kernels.contract import SHAPES
+from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
 
-CACHE = 1 << 18  # bytes of a core's own memory that images take, while a kernel is summed over them
-
-
-class Sizes(NamedTuple):
-  """Sizes of images and kernel, and how one passes over the other."""
-
-  image: tuple[int, int, int]  # H, W, C
-  kernel: tuple[int, int, int, int]  # h, w, C, O
-  strides: tuple[int, int]
-  pads: tuple[tuple[int, int], tuple[int, int]]
-
-  @property
-  def map(self) -> tuple[int, int, int]:
-    """h', w', O of the output."""
-    sides = zip(self.image[:2], self.kernel[:2], self.strides, self.pads, strict=True)
-    return (*((n + sum(pad) - k) // s + 1 for n, k, s, pad in sides), self.kernel[3])
+OWN, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
 
 
 class Plan(NamedTuple):
@@ -33,32 +20,14 @@ class Plan(NamedTuple):
   scratch: int  # floats
 
 
-class Frame(NamedTuple):
-  """An image [height, width, channels] inside zeros [high, wide], or as it is."""
-
-  image: tuple[int, int, int]
-  top: int
-  left: int
-  high: int
-  wide: int
-
-  @property
-  def framed(self) -> bool:
-    return (self.high, self.wide) != self.image[:2] or self.top > 0 or self.left > 0
-
-  @property
-  def size(self) -> int:
-    return self.high * self.wide * self.image[2]
-
-  def place(self, row: int, column: int) -> int:
-    return (row * self.wide + column) * self.image[2]
-
-
 @functools.lru_cache(maxsize=256)
-def forward(images: int, sizes: Sizes, threads: int) -> Plan:
-  """y = the kernel over x: a part, whose taps are those of the kernel."""
+def forward(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
+  """y = the kernel [O / lanes, h w C, lanes] over x: a part, whose taps are those of the kernel."""
   (rows, columns, inputs, outputs), (high, wide, _) = sizes.kernel, sizes.map
-  (down, right), frame = sizes.strides, _frame(sizes)
+  down, right = sizes.strides
+  frame = around(sizes)._replace(
+    planes=right, filled=right if columns > 1 else 1, each=down if rows == 1 else 1
+  )
   taps = list(itertools.product(range(rows), range(columns)))
   part = {
     jobs.LINES: high,
@@ -66,20 +35,23 @@ def forward(images: int, sizes: Sizes, threads: int) -> Plan:
     jobs.TAPS: len(taps),
     jobs.COUNT: inputs,
     jobs.X_LINE: frame.place(down, 0),
-    jobs.X_PIXEL: frame.place(0, right),
-    jobs.X_STEP: 1,
+    jobs.X_STEP: frame.channel,
     jobs.OUT_LINE: wide * outputs,
     jobs.OUT_PIXEL: outputs,
-    jobs.ROW: outputs,
+    jobs.ROW: lanes,
   }
   places = [frame.place(row, column) for row, column in taps]
-  lines = [(row * columns + column) * inputs * outputs for row, column in taps]
-  return _plan((images, *sizes.map), frame, [(part, places, lines)], threads)
+  lines = [number * inputs * lanes for number in range(len(taps))]
+  parts = [(half, places, lines) for half in _pairs(part, outputs // lanes)]
+  next_w = len(taps) * inputs * lanes
+  return _plan(
+    (images, *sizes.map), frame, parts, threads, next_w, _depth(inputs, len(taps), lanes)
+  )
 
 
 @functools.lru_cache(maxsize=256)
-def to_input(images: int, sizes: Sizes, threads: int) -> Plan:
-  """x = what meets y under the kernel [h, w, O, C]: a part for each pixel of a stride's step.
+def to_input(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
+  """x = what meets y under the kernel [C / lanes, h w O, lanes]: a part for each pixel of a step.
 
   Pixel s r + a of a side is reached from r + (a + pad - k) / s by those taps k for which that is a
   whole number.
@@ -100,7 +72,7 @@ def to_input(images: int, sizes: Sizes, threads: int) -> Plan:
   ]
   edges = [_edges(side, count, n) for side, count, n in zip(sides, counts, sizes.map, strict=False)]
   (top, high), (left, wide) = edges
-  frame = Frame(sizes.map, top, left, high, wide)
+  frame = Frame(sizes.map, top, left, high, wide, planes=1, filled=1)
   down, right = sizes.strides
   parts = []
   for a, b in itertools.product(range(len(sides[0])), range(len(sides[1]))):
@@ -111,53 +83,83 @@ def to_input(images: int, sizes: Sizes, threads: int) -> Plan:
       jobs.TAPS: len(taps),
       jobs.COUNT: outputs,
       jobs.X_LINE: frame.place(1, 0),
-      jobs.X_PIXEL: frame.place(0, 1),
-      jobs.X_STEP: 1,
+      jobs.X_STEP: frame.channel,
       jobs.OUT: (a * width + b) * inputs,
       jobs.OUT_LINE: down * width * inputs,
       jobs.OUT_PIXEL: right * inputs,
-      jobs.ROW: inputs,
+      jobs.ROW: lanes,
     }
     places = [frame.place(top + i, left + j) for (_, i), (_, j) in taps]
-    lines = [(row * columns + column) * outputs * inputs for (row, _), (column, _) in taps]
-    parts.append((part, places, lines))
-  return _plan((images, *sizes.image), frame, parts, threads)
+    lines = [(row * columns + column) * outputs * lanes for (row, _), (column, _) in taps]
+    parts += [(half, places, lines) for half in _pairs(part, inputs // lanes)]
+  next_w = rows * columns * outputs * lanes
+  depth = _depth(outputs, rows * columns, lanes)
+  return _plan((images, *sizes.image), frame, parts, threads, next_w, depth)
 
 
 @functools.lru_cache(maxsize=256)
-def to_kernel(images: int, sizes: Sizes, threads: int) -> Plan:
-  """kernel = x times y, summed over pixels and images: a part for each tap."""
+def to_kernel(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
+  """kernel = x times y, summed over pixels and images: a part for each of the kernel's rows.
+
+  Columns of a row and their channels follow each other in the image as they do in the kernel.
+  """
   (rows, columns, inputs, outputs), (high, wide, _) = sizes.kernel, sizes.map
-  (down, right), frame = sizes.strides, _frame(sizes)
+  (down, right), frame = sizes.strides, around(sizes)
   block = max(1, min(CACHE // (4 * frame.size), -(-images // threads)))
   places = [i * frame.size + frame.place(j * down, 0) for i in range(block) for j in range(high)]
   lines = [i * wide * outputs for i in range(block * high)]
-  parts = []
-  for row, column in itertools.product(range(rows), range(columns)):
-    part = {
-      jobs.LINES: 1,
-      jobs.PIXELS: inputs,
-      jobs.TAPS: high,  # of each image
-      jobs.COUNT: wide,
-      jobs.X: frame.place(row, column),
-      jobs.X_PIXEL: 1,
-      jobs.X_STEP: frame.place(0, right),
-      jobs.OUT: (row * columns + column) * inputs * outputs,
-      jobs.OUT_PIXEL: outputs,
-      jobs.ROW: outputs,
-    }
-    parts.append((part, places, lines))
-  return _plan(sizes.kernel, frame, parts, threads, images, block, math.prod(sizes.map))
+  parts = [
+    (
+      {
+        jobs.LINES: 1,
+        jobs.PIXELS: columns * inputs,
+        jobs.TAPS: high,  # of each image
+        jobs.COUNT: wide,
+        jobs.X: frame.place(row, 0),
+        jobs.X_STEP: frame.place(0, right),
+        jobs.OUT: row * columns * inputs * outputs,
+        jobs.OUT_PIXEL: outputs,
+        jobs.ROW: outputs,
+      },
+      places,
+      lines,
+    )
+    for row in range(rows)
+  ]
+  line = 4 * (frame.place(down, 0) + wide * outputs)
+  chunk = max(OWN // line, -(-128 // wide), 1)
+  plan = _plan(sizes.kernel, frame, parts, threads, lanes, wide, images, block, chunk)
+  return plan
 
 
-def _frame(sizes: Sizes) -> Frame:
-  """What the kernel reads of an image and the zeros around it."""
-  if sizes.pads == ((0, 0), (0, 0)):
-    return Frame(sizes.image, 0, 0, *sizes.image[:2])
-  high, wide = (
-    (m - 1) * s + k for m, s, k in zip(sizes.map[:2], sizes.strides, sizes.kernel[:2], strict=True)
-  )
-  return Frame(sizes.image, sizes.pads[0][0], sizes.pads[1][0], high, wide)
+def _depth(channels: int, taps: int, lanes: int) -> int:
+  """How many input channels at once, so that their weights stay with the core."""
+  blocks = -(-4 * channels * taps * lanes // OWN)
+  return -(-channels // max(blocks, 1))
+
+
+def _pairs(part: dict, vectors: int) -> list[dict]:
+  """Lines that are half as long as what a call computes, two at a time; and one that is left."""
+  lines, pixels = part[jobs.LINES], part[jobs.PIXELS]
+  if (2 * pixels, min(vectors, 2)) not in SHAPES or lines < 2:
+    return [part]
+  pairs = {
+    **part,
+    jobs.LINES: lines // 2,
+    jobs.PIXELS: 2 * pixels,
+    jobs.X_LINE: 2 * part[jobs.X_LINE],
+    jobs.OUT_LINE: 2 * part[jobs.OUT_LINE],
+    jobs.X_HALF: part[jobs.X_LINE],
+    jobs.OUT_HALF: part[jobs.OUT_LINE],
+  }
+  if lines % 2 == 0:
+    return [pairs]
+  last = {
+    jobs.LINES: 1,
+    jobs.X: part.get(jobs.X, 0) + (lines - 1) * part[jobs.X_LINE],
+    jobs.OUT: part.get(jobs.OUT, 0) + (lines - 1) * part[jobs.OUT_LINE],
+  }
+  return [pairs, {**part, **last}]
 
 
 def _edges(side: list[list[tuple[int, int]]], counts: list[int], n: int) -> tuple[int, int]:
@@ -170,7 +172,7 @@ def _edges(side: list[list[tuple[int, int]]], counts: list[int], n: int) -> tupl
   return before, max(n if not before else 0, before + last + 1)
 
 
-def _plan(shape, frame, parts, threads, images=0, block=1, step_w=0) -> Plan:
+def _plan(shape, frame, parts, threads, next_w, depth, images=0, block=1, chunk=1) -> Plan:
   """Words of the plan: its head, the parts, and their tables, each of them once."""
   tables: dict[tuple, int] = {}
   total = jobs.HEAD + jobs.PART * len(parts)
@@ -185,7 +187,7 @@ def _plan(shape, frame, parts, threads, images=0, block=1, step_w=0) -> Plan:
         body.append(table)
       own[word] = tables[tuple(table)]
     words.append(own)
-  summed = bool(images)
+  summed = bool(images)  # a kernel, over so many of them
   height, width, channels = frame.image
   head = {
     jobs.THREADS: threads,
@@ -198,11 +200,18 @@ def _plan(shape, frame, parts, threads, images=0, block=1, step_w=0) -> Plan:
     jobs.HIGH: frame.high,
     jobs.WIDE: frame.wide,
     jobs.FRAMED: frame.framed,
+    jobs.PLANES: frame.planes,
+    jobs.PLANE: frame.plane,
+    jobs.FILLED: frame.filled,
+    jobs.EACH: frame.each,
     jobs.BLOCK: block,
     jobs.OUTPUTS: shape[-1],
-    jobs.STEP_W: step_w,
+    jobs.NEXT_W: next_w,
+    jobs.STEP_W: parts[0][0][jobs.ROW] * parts[0][0][jobs.COUNT] * parts[0][0][jobs.TAPS] * summed,
     jobs.STEP_OUT: math.prod(shape if summed else shape[1:]),
     jobs.SUMMED: summed,
+    jobs.CHUNK: chunk,
+    jobs.DEPTH: depth,
     jobs.PARTS: len(parts),
   }
   front = np.zeros(jobs.HEAD, np.int32)

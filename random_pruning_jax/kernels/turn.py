@@ -1,0 +1,116 @@
+"""Images turned from pixels of channels to channels of pixels, a block at a time in registers."""
+
+import functools
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from random_pruning_jax.kernels.llvm import compiled, floats
+
+_WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+
+
+def _blocks(lanes: int, pixels: int):
+  block = _block(lanes, pixels)
+
+  @compiled
+  def blocks(target, channel, source, pixel, count):
+    first = 0
+    while first < count:
+      start = min(first, count - pixels)
+      block(target + 4 * start, channel, source + 4 * start * pixel, pixel)
+      first += pixels
+
+  return blocks
+
+
+@functools.cache
+def _block(lanes: int, pixels: int):
+  """One block of `lanes` channels; both numbers are powers of two, with pixels <= lanes."""
+
+  @intrinsic
+  def block(context, target, channel, source, pixel):
+    def build(context, builder, signature, arguments):
+      target, channel, source, pixel = arguments
+      vectors = [
+        builder.load(_at(builder, source, _times(builder, pixel, p), lanes), align=4)
+        for p in range(pixels)
+      ]
+      # Each stage puts the pixels' highest bit that is left behind all others of an element's
+      # number, pixel * lanes + channel, until it is channel * pixels + pixel.
+      for _ in range(pixels.bit_length() - 1):
+        half = pixels // 2
+        vectors = [
+          _interleaved(builder, vectors[i], vectors[i + half], side)
+          for i in range(half)
+          for side in (0, 1)
+        ]
+      for c in range(lanes):
+        place = _at(builder, target, _times(builder, channel, c), pixels)
+        vector = vectors[c * pixels // lanes]
+        first = c * pixels % lanes
+        part = _shuffled(builder, vector, vector, range(first, first + pixels))
+        builder.store(part, place, align=4)
+      return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), build
+
+  return block
+
+
+def _interleaved(builder, first, second, side):
+  """The lower (side 0) or upper halves of two vectors, element by element in turns."""
+  lanes = first.type.count
+  half = range(side * lanes // 2, (side + 1) * lanes // 2)
+  return _shuffled(builder, first, second, [i + lanes * of for i in half for of in (0, 1)])
+
+
+def _shuffled(builder, first, second, order):
+  kind = ir.VectorType(_INDEX, len(order))
+  return builder.shuffle_vector(first, second, ir.Constant(kind, list(order)))
+
+
+def _at(builder, address, floats, lanes):
+  place = builder.gep(builder.inttoptr(address, _FLOAT.as_pointer()), [floats])
+  return builder.bitcast(place, ir.VectorType(_FLOAT, lanes).as_pointer())
+
+
+def _times(builder, value, factor):
+  return builder.mul(value, ir.Constant(_WORD, factor))
+
+
+_blocks16x16 = _blocks(16, 16)
+_blocks16x8 = _blocks(16, 8)
+_blocks16x4 = _blocks(16, 4)
+_blocks8x8 = _blocks(8, 8)
+_blocks8x4 = _blocks(8, 4)
+
+
+@compiled
+def turn(target, channel, source, pixel, pixels, channels):
+  """target[c * channel + p] = source[p * pixel + c] of floats, for all pixels and channels.
+
+  Both are addresses. Blocks that reach over the end begin before it, and write some numbers twice.
+  """
+  done = 0
+  while done < channels and pixels >= 4:
+    left = channels - done
+    to, of = target + 4 * done * channel, source + 4 * done
+    if left >= 16 and pixels >= 16:
+      _blocks16x16(to, channel, of, pixel, pixels)
+    elif left >= 16 and pixels >= 8:
+      _blocks16x8(to, channel, of, pixel, pixels)
+    elif left >= 16:
+      _blocks16x4(to, channel, of, pixel, pixels)
+    elif left >= 8 and pixels >= 8:
+      _blocks8x8(to, channel, of, pixel, pixels)
+    elif left >= 8:
+      _blocks8x4(to, channel, of, pixel, pixels)
+    else:
+      break
+    done += 16 if left >= 16 else 8
+  to, of = floats(target), floats(source)
+  for c in range(done, channels):
+    for p in range(pixels):
+      to[c * channel + p] = of[p * pixel + c]

@@ -7,7 +7,6 @@ Each of the three is linear in both operands, and its derivatives are the other 
 so they are primitives of JAX, which may be differentiated to any order, in both modes.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,7 +57,7 @@ def _compute_forward(x, kernel, *, sizes, others):
   if not lanes(sizes.kernel[3]):
     return others.forward(x, kernel, sizes)
   x, lined = _lined(x, sizes.image[2], sizes)
-  plan = dense_plans.forward(len(x), lined, lanes(sizes.kernel[3]), _threads())
+  plan = dense_plans.forward(len(x), lined, lanes(sizes.kernel[3]), handler.threads())
   return _run(plan, x, _by_vectors(kernel)).reshape(-1, *sizes.map)
 
 
@@ -66,7 +65,7 @@ def _compute_to_input(g, kernel, *, sizes, others):
   if not lanes(sizes.kernel[2]):
     return others.to_input(g, kernel, sizes)
   g, lined = _lined(g, sizes.kernel[3], sizes)
-  plan = dense_plans.to_input(len(g), lined, lanes(sizes.kernel[2]), _threads())
+  plan = dense_plans.to_input(len(g), lined, lanes(sizes.kernel[2]), handler.threads())
   return _run(plan, g, _by_vectors(kernel.swapaxes(2, 3))).reshape(-1, *sizes.image)
 
 
@@ -74,7 +73,7 @@ def _compute_to_kernel(x, g, *, sizes, others):
   if not lanes(sizes.kernel[3]):
     return others.to_kernel(x, g, sizes)
   x, lined = _lined(x, sizes.image[2], sizes)
-  return _run(dense_plans.to_kernel(len(x), lined, lanes(sizes.kernel[3]), _threads()), x, g)
+  return _run(dense_plans.to_kernel(len(x), lined, lanes(sizes.kernel[3]), handler.threads()), x, g)
 
 
 def _by_vectors(kernel: jax.Array) -> jax.Array:
@@ -91,11 +90,6 @@ def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]
   lines = max(n for n in range(1, high + 1) if high % n == 0 and (n == 1 or n * wide <= LINE))
   x = x.reshape(-1, 1, lines * wide, channels)
   return x, sizes._replace(image=(1, lines * wide, sizes.image[2]))
-
-
-def _threads() -> int:
-  """Cores for each device: threads that share a core would wait for each other."""
-  return max(1, (os.cpu_count() or 1) // jax.local_device_count())
 
 
 def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:

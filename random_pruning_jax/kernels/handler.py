@@ -7,6 +7,7 @@ therefore freed by the last to leave.
 
 import ctypes
 import functools
+import os
 import pathlib
 import re
 import threading
@@ -36,6 +37,11 @@ class Kind(NamedTuple):
   begin: Callable  # (call frame) -> address of a new job
   work: Callable  # (job): does items until none is left, in any number of threads
   finish: Callable  # (job): what is left to do after all of them
+
+
+def threads() -> int:
+  """Cores for each device: threads that share a core would wait for each other."""
+  return max(1, (os.cpu_count() or 1) // jax.local_device_count())
 
 
 def register(target: str, kind: Kind) -> None:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from random_pruning_jax import convolution
+from random_pruning_jax.batch_norm import BatchNorm
 from random_pruning_jax.models.remat import remat
 
 DTYPES = ('float32', 'bfloat16')
@@ -47,8 +49,12 @@ class Layers:
     )
 
   def norm(self, train: bool, *, name: str) -> nn.BatchNorm:
-    """BatchNorm; in training its batch is that of all devices along `axis_name`."""
-    return nn.BatchNorm(
+    """BatchNorm; in training its batch is that of all devices along `axis_name`.
+
+    Where convolutions are the compiled ones, so are its sums.
+    """
+    kind = BatchNorm if self.conv_general_dilated is convolution.compiled else nn.BatchNorm
+    return kind(
       use_running_average=not train,
       momentum=0.9,
       epsilon=1e-5,

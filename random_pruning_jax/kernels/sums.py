@@ -1,0 +1,99 @@
+"""Sums over all but the channels, and what spreads two numbers a channel over all else again.
+
+    sums(x, y) = [sum of x, sum of x y]        spread(y, [a, b]) = a + b y
+
+As functions of x and of [a, b], each is the transpose of the other, so they are primitives of JAX
+that may be differentiated to any order, in both modes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from random_pruning_jax.kernels import handler, sums_jobs
+
+TARGET = 'random_pruning_jax_sums'
+SHARE = 1 << 14  # numbers that one thread sums at once
+
+
+def sums(x: jax.Array, y: jax.Array) -> jax.Array:
+  """x, y [..., C], float32 -> [2, C]."""
+  return _sums.bind(x, y)
+
+
+def spread(y: jax.Array, numbers: jax.Array) -> jax.Array:
+  """y [..., C], numbers [2, C], float32 -> [..., C]."""
+  # As in `convolution`: where shard_map replicates the numbers, their gradient is summed.
+  return _spread.bind(y, numbers + jax.lax.full_like(y, 0, shape=()))
+
+
+def _compute_sums(x, y):
+  columns = x.shape[-1]
+  rows = x.size // columns
+  share = max(1, SHARE // columns)
+  handler.register(TARGET, sums_jobs.KIND)
+  results = (
+    jax.ShapeDtypeStruct((2, columns), np.float32),
+    jax.ShapeDtypeStruct((-(-rows // share) * 2 * columns,), np.float32),
+  )
+  plan = np.array([handler.threads(), rows, share, columns], np.int32)
+  return jax.ffi.ffi_call(TARGET, results)(x, y, plan)[0]
+
+
+def _compute_spread(y, numbers):
+  return numbers[0] + numbers[1] * y
+
+
+def _primitive(name, compute, outline):
+  made = Primitive(name)
+  made.def_impl(jax.jit(made.bind))
+  made.def_abstract_eval(outline)
+  mlir.register_lowering(made, mlir.lower_fun(compute, multiple_results=False))
+
+  def one_by_one(arguments, axes):
+    """Under `vmap`: as many calls as there are members."""
+    count = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
+    rows = [
+      [
+        x if axis is None else jax.lax.index_in_dim(x, i, axis, keepdims=False)
+        for i in range(count)
+      ]
+      for x, axis in zip(arguments, axes, strict=True)
+    ]
+    return jnp.stack([made.bind(x, y) for x, y in zip(*rows, strict=True)]), 0
+
+  batching.primitive_batchers[made] = one_by_one
+  return made
+
+
+_sums = _primitive(
+  'batch_sums', _compute_sums, lambda x, y: x.update(shape=(2, x.shape[-1]), weak_type=False)
+)
+_spread = _primitive('batch_spread', _compute_spread, lambda y, numbers: y.update(weak_type=False))
+
+ad.defjvp(
+  _sums,
+  lambda dx, x, y: _sums.bind(dx, y),
+  lambda dy, x, y: _sums.bind(x, dy) * jnp.array([[0.0], [1.0]], jnp.float32),
+)
+ad.defjvp(
+  _spread, lambda dy, y, numbers: numbers[1] * dy, lambda dn, y, numbers: _spread.bind(y, dn)
+)
+
+
+def _sums_transpose(ct, x, y):
+  if ad.is_undefined_primal(x):
+    return _spread.bind(y, ct), None
+  return None, ct[1] * x
+
+
+def _spread_transpose(ct, y, numbers):
+  if ad.is_undefined_primal(numbers):
+    return None, _sums.bind(ct, y)
+  raise NotImplementedError('spread is not linear in y')
+
+
+ad.primitive_transposes[_sums] = _sums_transpose
+ad.primitive_transposes[_spread] = _spread_transpose

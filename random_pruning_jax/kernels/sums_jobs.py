@@ -1,0 +1,73 @@
+"""Sums over the rows of two matrices, of one and of their products: threads divide the rows."""
+
+from random_pruning_jax.kernels import llvm
+from random_pruning_jax.kernels.handler import (
+  DONE,
+  FIRST,
+  ITEM,
+  ITEMS,
+  REFERENCES,
+  SEAT,
+  WORKERS,
+  Kind,
+)
+from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
+
+# Words of a plan, int32: rows in all and of an item, columns.
+THREADS, ROWS, SHARE, COLUMNS, PLAN = range(5)
+
+# Words of a job, int64.
+X, Y, SETTINGS, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
+
+
+@compiled
+def begin(frame):
+  place = llvm.allocate(8 * JOB)
+  job = words(place)
+  arguments, results = words(frame[9]), words(frame[14])
+  for number in range(3):
+    job[X + number] = words(arguments[number])[3]
+  for number in range(2):
+    job[RESULT + number] = words(results[number])[3]
+  plan = ints(job[SETTINGS])
+  job[ITEM] = job[DONE] = job[SEAT] = 0
+  # Shares do not depend on which thread takes them, so that the bits are the same each time.
+  job[ITEMS] = (plan[ROWS] + plan[SHARE] - 1) // plan[SHARE]
+  job[REFERENCES], job[WORKERS] = 1, plan[THREADS]
+  return place
+
+
+@compiled
+def finish(place):
+  job = words(place)
+  size = 2 * ints(job[SETTINGS])[COLUMNS]
+  llvm.clear(job[RESULT], size)
+  total = floats(job[RESULT])
+  for item in range(job[ITEMS]):
+    more = floats(job[SCRATCH] + 4 * item * size)
+    for number in range(size):
+      total[number] += more[number]
+
+
+@compiled
+def work(place):
+  job = words(place)
+  plan = ints(job[SETTINGS])
+  columns = plan[COLUMNS]
+  number = llvm.add(place + 8 * ITEM, 1)
+  while number < job[ITEMS]:
+    first = number * plan[SHARE]
+    last = min(first + plan[SHARE], plan[ROWS])
+    out = job[SCRATCH] + 8 * number * columns
+    llvm.clear(out, 2 * columns)
+    plain, products = floats(out), floats(out + 4 * columns)
+    for row in range(first, last):
+      x, y = floats(job[X] + 4 * row * columns), floats(job[Y] + 4 * row * columns)
+      for column in range(columns):
+        plain[column] += x[column]
+        products[column] += x[column] * y[column]
+    llvm.add(place + 8 * DONE, 1)
+    number = llvm.add(place + 8 * ITEM, 1)
+
+
+KIND = Kind(begin, work, finish)

@@ -1,0 +1,103 @@
+"""BatchNorm with sums of a kernel's is flax's, in all it computes and in all its derivatives."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from random_pruning_jax import kernels, parallel
+from random_pruning_jax.batch_norm import BatchNorm
+
+if kernels.lacking():
+  pytest.skip(f'needs {kernels.lacking()}', allow_module_level=True)
+
+OPTIONS = {'use_running_average': False, 'momentum': 0.9, 'epsilon': 1e-5}
+rng = np.random.default_rng(0)
+X = jnp.array(3 + 2 * rng.normal(size=(8, 5, 7, 11)), jnp.float32)
+WEIGHTS = jnp.array(rng.normal(size=X.shape), jnp.float32)
+VARIABLES = {
+  'params': {'scale': jnp.linspace(0.5, 2, 11), 'bias': jnp.linspace(-1, 1, 11)},
+  'batch_stats': {'mean': jnp.linspace(0, 1, 11), 'var': jnp.linspace(1, 2, 11)},
+}
+
+
+def loss(kind, params, x, **options):
+  module = kind(**OPTIONS, **options)
+  y, updated = module.apply({**VARIABLES, 'params': params}, x, mutable=['batch_stats'])
+  return jnp.sum(jnp.tanh(y) * WEIGHTS[: len(x)]), (y, updated)
+
+
+def test_output_statistics_and_gradients_are_those_of_flax():
+  ours, flaxs = (
+    jax.value_and_grad(lambda *of, kind=kind: loss(kind, *of), (0, 1), has_aux=True)(
+      VARIABLES['params'], X
+    )
+    for kind in (BatchNorm, nn.BatchNorm)
+  )
+  chex.assert_trees_all_close(ours, flaxs, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_are_those_of_flax_in_both_modes():
+  def both(kind):
+    gradient = jax.grad(lambda x: loss(kind, VARIABLES['params'], x)[0])
+    return jax.jvp(gradient, (X,), (WEIGHTS,))[1], jax.vjp(gradient, X)[1](WEIGHTS)[0]
+
+  chex.assert_trees_all_close(both(BatchNorm), both(nn.BatchNorm), rtol=1e-3, atol=1e-4)
+
+
+def test_two_devices_normalise_one_batch():
+  on = parallel.devices(2)
+
+  def gradients(params, x):
+    options = {'axis_name': parallel.AXIS}
+    found = jax.grad(lambda *of: loss(BatchNorm, *of, **options)[0], (0, 1))(params, x)
+    return parallel.total(found[0]), found[1]
+
+  # The same weights for both halves, since a device sees its own images alone.
+  twice = jnp.concatenate([X[:4], 2 * X[:4] ** 2 / X.max()])
+  mapped = parallel.parallel(gradients, on, (None, 0), (None, 0))
+  params, images = mapped(
+    parallel.replicate(VARIABLES['params'], on), parallel.split(np.asarray(twice), on)
+  )
+
+  def whole(params, x):
+    y = nn.BatchNorm(**OPTIONS).apply({**VARIABLES, 'params': params}, x, mutable=['batch_stats'])[
+      0
+    ]
+    return jnp.sum(jnp.tanh(y) * jnp.concatenate([WEIGHTS[:4]] * 2))
+
+  expected = jax.grad(whole, (0, 1))(VARIABLES['params'], twice)
+  chex.assert_trees_all_close(params, expected[0], rtol=1e-4, atol=1e-4)
+  chex.assert_trees_all_close(images.reshape(X.shape), expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_constant_has_variance_zero_not_less():
+  y, updated = BatchNorm(**OPTIONS).apply(
+    VARIABLES, jnp.full_like(X, 1 / 3), mutable=['batch_stats']
+  )
+  assert np.isfinite(y).all()
+  np.testing.assert_allclose(updated['batch_stats']['var'], 0.9 * VARIABLES['batch_stats']['var'])
+
+
+def test_sums_are_the_same_bits_whichever_thread_takes_which_rows():
+  from random_pruning_jax.kernels.sums import sums
+
+  x = jnp.array(rng.normal(size=(40_000, 24)), jnp.float32)
+  expected = np.stack([np.asarray(x, float).sum(0), (np.asarray(x, float) ** 2).sum(0)])
+  first = sums(x, x)
+  np.testing.assert_allclose(first, expected, rtol=1e-5, atol=1e-2)
+  for _ in range(20):
+    np.testing.assert_array_equal(sums(x, x), first)
+
+
+@pytest.mark.parametrize('x', [X.astype(jnp.bfloat16), X])
+def test_what_is_not_for_the_kernel_is_flaxs_own(x):
+  training = x.dtype != jnp.float32
+  options = {**OPTIONS, 'use_running_average': not training, 'dtype': x.dtype}
+  ours, flaxs = (
+    kind(**options).apply(VARIABLES, x, mutable=['batch_stats'])
+    for kind in (BatchNorm, nn.BatchNorm)
+  )
+  chex.assert_trees_all_equal(ours, flaxs)

@@ -29,7 +29,8 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     '--cpu_devices',
     type=int,
     default=0,
-    help='CPU devices, where there is no accelerator (default: the largest power of two <= cores)',
+    help='CPU devices, where there is no accelerator (default: one, if Numba is there to share its '
+    'work among the cores; else, and in sweeps, the largest power of two <= cores)',
   )
   parser.add_argument(
     '--mem_fraction',
@@ -77,20 +78,24 @@ def default_workdir(file: str) -> str:
   return str(pathlib.Path('runs') / name)
 
 
-def start_jax(args: argparse.Namespace) -> None:
-  """Settings that must be made before JAX finds its devices."""
+def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
+  """Settings that must be made before JAX finds its devices.
+
+  On a CPU, networks that train `apart` have a device each. One network is fastest on one, where
+  the kernels share their work among the cores, and else on as many as there are cores.
+  """
   os.environ.update(runtime_environment(args, os.environ))
   import jax
 
-  from random_pruning_jax import parallel, processor
+  from random_pruning_jax import kernels, parallel, processor
   from random_pruning_jax.data import places
 
   logging.getLogger('absl').setLevel(logging.ERROR)
   if processor.only_cpu(os.environ):
     processor.keep_memory()
   if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-    # Two CPU devices on two cores train about twice as fast as one; accelerators do not mind.
-    jax.config.update('jax_num_cpu_devices', args.cpu_devices or _power_of_two_cores())
+    devices = 1 if kernels.runs_dense() and not apart else _power_of_two_cores()
+    jax.config.update('jax_num_cpu_devices', args.cpu_devices or devices)
   if jax.config.jax_compilation_cache_dir is None:
     # What was compiled for one kind of processor may not run on another that shares the home.
     keep_compiled(places.cache_dir() / 'compiled' / _processor())

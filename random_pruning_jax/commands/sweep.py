@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   parent = args.workers > 1 and args.worker < 0 and not args.dry_run
   _share_cores(args)
-  arguments.start_jax(args)
+  arguments.start_jax(args, apart=True)
   if parent:
     import jax
 
@@ -106,9 +106,12 @@ def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:
 
 
 def _share_cores(args: argparse.Namespace) -> None:
-  """CPU devices of each worker, so that all of them together have no more than there are cores."""
+  """CPU devices and threads of a worker: all together have no more than there are cores."""
+  share = max(1, (os.cpu_count() or 1) // args.workers)
   if args.workers > 1 and not args.cpu_devices:
-    args.cpu_devices = 1 << (max(1, (os.cpu_count() or 1) // args.workers).bit_length() - 1)
+    args.cpu_devices = 1 << (share.bit_length() - 1)
+  if args.worker >= 0:
+    os.environ.setdefault('NPROC', str(share))  # XLA's threads
 
 
 def _command(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:

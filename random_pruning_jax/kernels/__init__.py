@@ -10,12 +10,15 @@ INSTALL = 'pip install "random-pruning-jax[cpu]"'
 
 def lacking() -> str:
   """What the kernels lack here, if anything."""
-  if importlib.util.find_spec('numba') is None:
-    return f'Numba: {INSTALL}'
-  if os.name != 'posix':
-    return f'a POSIX system, not {os.name}'
   platform_name = jax.default_backend()
-  return '' if platform_name == 'cpu' else f'a CPU as the device, not {platform_name}'
+  return _missing() or (
+    '' if platform_name == 'cpu' else f'a CPU as the device, not {platform_name}'
+  )
+
+
+def runs_dense() -> bool:
+  """Whether the dense kernel can run on this machine's CPU; asks before JAX finds its devices."""
+  return not _missing() and long_vectors()
 
 
 def long_vectors() -> bool:
@@ -23,3 +26,9 @@ def long_vectors() -> bool:
   from llvmlite import binding
 
   return bool(binding.get_host_cpu_features().get('avx512f'))
+
+
+def _missing() -> str:
+  if importlib.util.find_spec('numba') is None:
+    return f'Numba: {INSTALL}'
+  return '' if os.name == 'posix' else f'a POSIX system, not {os.name}'

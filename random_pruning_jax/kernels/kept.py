@@ -6,7 +6,6 @@ piece of memory, images lie channels first, and a kernel wider than one pixel re
 input shifted by each column of the kernel, with zeros beyond the border.
 """
 
-import os
 from typing import NamedTuple
 
 import jax
@@ -43,7 +42,7 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   phase = -(-((high - 1) * stride + rows) // stride)
   output, channel, row, column = np.nonzero(kernel.transpose(3, 2, 0, 1))
   line = (channel * columns + column) * stride * phase + row % stride * phase + row // stride
-  workers = os.cpu_count() or 1
+  workers = handler.threads()
   mode = kept_jobs.SHARED if images < 4 * workers else kept_jobs.ALONE
   if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= llvm.LANES:
     mode = kept_jobs.DIRECT

@@ -16,6 +16,10 @@ from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
 # Words of a plan, int32: rows in all and of an item, columns.
 THREADS, ROWS, SHARE, COLUMNS, PLAN = range(5)
 
+ROWS_AT_ONCE = (
+  64  # summed by themselves first, so that rounding grows with the roots of few numbers
+)
+
 # Words of a job, int64.
 X, Y, SETTINGS, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
 
@@ -44,7 +48,7 @@ def finish(place):
   llvm.clear(job[RESULT], size)
   total = floats(job[RESULT])
   for item in range(job[ITEMS]):
-    more = floats(job[SCRATCH] + 4 * item * size)
+    more = floats(job[SCRATCH] + 8 * item * size)
     for number in range(size):
       total[number] += more[number]
 
@@ -58,14 +62,18 @@ def work(place):
   while number < job[ITEMS]:
     first = number * plan[SHARE]
     last = min(first + plan[SHARE], plan[ROWS])
-    out = job[SCRATCH] + 8 * number * columns
+    out = job[SCRATCH] + 16 * number * columns
+    total, some = floats(out), floats(out + 8 * columns)
     llvm.clear(out, 2 * columns)
-    plain, products = floats(out), floats(out + 4 * columns)
-    for row in range(first, last):
-      x, y = floats(job[X] + 4 * row * columns), floats(job[Y] + 4 * row * columns)
-      for column in range(columns):
-        plain[column] += x[column]
-        products[column] += x[column] * y[column]
+    for start in range(first, last, ROWS_AT_ONCE):
+      llvm.clear(out + 8 * columns, 2 * columns)
+      for row in range(start, min(start + ROWS_AT_ONCE, last)):
+        x, y = floats(job[X] + 4 * row * columns), floats(job[Y] + 4 * row * columns)
+        for column in range(columns):
+          some[column] += x[column]
+          some[columns + column] += x[column] * y[column]
+      for number_of in range(2 * columns):
+        total[number_of] += some[number_of]
     llvm.add(place + 8 * DONE, 1)
     number = llvm.add(place + 8 * ITEM, 1)
 

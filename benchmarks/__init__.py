@@ -6,7 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
+
+from random_pruning_jax import processor
+from random_pruning_jax.commands.arguments import cpu_devices
 
 
 def network_parser(name: str, description: str, rounds: int) -> argparse.ArgumentParser:
@@ -14,9 +18,20 @@ def network_parser(name: str, description: str, rounds: int) -> argparse.Argumen
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks {name}', description=description)
   parser.add_argument('--width', type=int, default=16)
   parser.add_argument('--batch', type=int, default=128)
-  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser.add_argument(
+    '--devices', type=int, default=cpu_devices(apart=False), help='CPU devices of this code'
+  )
   parser.add_argument('--rounds', type=int, default=rounds)
   return parser
+
+
+def start(options: argparse.Namespace) -> None:
+  """Settings before JAX starts: memory as the commands keep it, and a device for each core.
+
+  This code takes as many of them as it is told, its rivals in JAX take all.
+  """
+  processor.keep_memory()
+  jax.config.update('jax_num_cpu_devices', max(options.devices, os.cpu_count() or 1))
 
 
 def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,13 +6,13 @@ and every score of logits against one foreign set of as many images as the test 
 """
 
 import argparse
-import os
 
 import jax
 import numpy as np
 
-from benchmarks import race, table
+from benchmarks import race, start, table
 from random_pruning_jax import attacks, data, evaluate, masks, parallel, suites
+from random_pruning_jax.commands.arguments import cpu_devices
 from random_pruning_jax.config import default
 from random_pruning_jax.experiment import experiment, initial_variables
 from random_pruning_jax.suites import calibration, ood
@@ -42,16 +42,16 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--width', type=int, default=16)
   parser.add_argument('--images', type=int, default=4000, help='of the test set')
   parser.add_argument('--batch', type=int, default=500)
-  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
+  parser.add_argument('--devices', type=int, default=cpu_devices(apart=False))
   parser.add_argument('--rounds', type=int, default=5)
   options = parser.parse_args(arguments)
-  jax.config.update('jax_num_cpu_devices', options.devices)
+  start(options)
   config = default()
   config.model.width = options.width
-  config.batch_size = 16 * len(parallel.devices())
+  config.batch_size = 16 * options.devices
   config.evaluation.batch_size = options.batch
   config.evaluation.foreign = ('foreign',)
-  parts = experiment(config)
+  parts = experiment(config, parallel.devices(options.devices))
   variables = initial_variables(parts.model, jax.random.key(0), parts.spec.shape)
   variables = parallel.replicate(variables, parts.on)
   bench = Made(parts, variables, options.images)

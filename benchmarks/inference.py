@@ -8,7 +8,7 @@ import functools
 import jax
 import optax
 
-from benchmarks import network_parser, race, random_batch, table
+from benchmarks import network_parser, race, random_batch, start, table
 from random_pruning_jax import attacks, models, parallel
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
@@ -21,14 +21,16 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--steps', type=int, default=7, help='of PGD')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
-  jax.config.update('jax_num_cpu_devices', options.devices)
+  start(options)
 
   images, labels = random_batch(options.batch)
   attack = functools.partial(_pgd, steps=options.steps)
   runs = {
-    THIS: _bound(_logits, images, labels, options.width, fastest()),
+    THIS: _bound(_logits, images, labels, options.width, fastest(), options.devices),
     "XLA's convolution": _bound(_logits, images, labels, options.width, None),
-    f'PGD, {options.steps} steps': _bound(attack, images, labels, options.width, fastest()),
+    f'PGD, {options.steps} steps': _bound(
+      attack, images, labels, options.width, fastest(), options.devices
+    ),
   }
   if not options.no_torch:
     # An optional extra, `bench`.
@@ -36,13 +38,14 @@ def main(arguments: list[str]) -> None:
 
     runs['PyTorch'] = torch_inference(images, options.width)
     runs['PyTorch, channels_last'] = torch_inference(images, options.width, channels_last=True)
-  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices\n')
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices;')
+  print(f"{len(parallel.devices())} with convolutions of XLA's\n")
   print(table(race(runs, options.rounds), THIS, options.batch))
 
 
-def _bound(function, images, labels, width, conv):
-  """A function that applies `function(model, variables, images, labels)` on all devices."""
-  on = parallel.devices()
+def _bound(function, images, labels, width, conv, devices=0):
+  """A function that applies `function(model, variables, images, labels)` on so many devices."""
+  on = parallel.devices(devices)
   model = models.create('resnet20', 10, width=width, conv_general_dilated=conv)
   variables = initial_variables(model, jax.random.key(0), (32, 32, 3))
   variables = parallel.replicate(variables, on)

@@ -16,7 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import race
-from random_pruning_jax import config, models, optimizers, parallel, pruning, stacked, step, train
+from random_pruning_jax import (
+  config,
+  models,
+  optimizers,
+  parallel,
+  processor,
+  pruning,
+  stacked,
+  step,
+  train,
+)
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
 
@@ -34,6 +44,7 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
   parser.add_argument('--rounds', type=int, default=3)
   options = parser.parse_args(arguments)
+  processor.keep_memory()
   jax.config.update('jax_num_cpu_devices', options.devices)
   on = parallel.devices()
   ways = options.ways or [stacked.default_way(on)]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import network_parser, race, random_batch, table
+from benchmarks import network_parser, race, random_batch, start, table
 from random_pruning_jax import masks, models, parallel, pruning, train
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
@@ -19,8 +19,8 @@ PLAIN = 'no masks'
 def main(arguments: list[str]) -> None:
   parser = network_parser('masked', __doc__, rounds=15)
   options = parser.parse_args(arguments)
-  jax.config.update('jax_num_cpu_devices', options.devices)
-  on = parallel.devices()
+  start(options)
+  on = parallel.devices(options.devices)
   images, labels = random_batch(options.batch)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
   conv = fastest()

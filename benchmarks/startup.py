@@ -48,9 +48,10 @@ _LOAD = (
 _STEP = """
 import time; start = time.perf_counter()
 import sys
-import jax; jax.config.update('jax_num_cpu_devices', 2)
-from random_pruning_jax.commands.arguments import keep_compiled
-keep_compiled(sys.argv[1])
+import jax
+from random_pruning_jax.commands import arguments
+jax.config.update('jax_num_cpu_devices', arguments.cpu_devices(apart=False))
+arguments.keep_compiled(sys.argv[1])
 import numpy as np
 from benchmarks.step import jax_step
 from random_pruning_jax import convolution

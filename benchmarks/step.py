@@ -6,8 +6,8 @@ All take the same batch again and again: what is timed is forward, backward and 
 import jax
 import optax
 
-from benchmarks import network_parser, race, random_batch, table
-from random_pruning_jax import convolution, masks, models, parallel, processor, pruning, train
+from benchmarks import network_parser, race, random_batch, start, table
+from random_pruning_jax import convolution, masks, models, parallel, pruning, train
 
 THIS = 'this code'
 
@@ -18,15 +18,14 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--compile', action='store_true', help='also PyTorch with torch.compile')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
-  processor.keep_memory()  # as the commands do; of PyTorch's too
-  jax.config.update('jax_num_cpu_devices', options.devices)
+  start(options)
 
   images, labels = random_batch(options.batch)
-  density = options.density
+  density, fastest = options.density, convolution.fastest()
   runs = {
-    THIS: jax_step(images, labels, options.width, convolution.fastest(), 1.0),
+    THIS: jax_step(images, labels, options.width, fastest, 1.0, options.devices),
     f'{THIS}, density {density}': jax_step(
-      images, labels, options.width, convolution.fastest(), density
+      images, labels, options.width, fastest, density, options.devices
     ),
     'without Numba': jax_step(images, labels, options.width, convolution.by_pieces, 1.0),
     "XLA's derivatives": jax_step(images, labels, options.width, None, 1.0),
@@ -41,13 +40,14 @@ def main(arguments: list[str]) -> None:
       runs['PyTorch, channels_last, compiled'] = torch_step(
         images, labels, options.width, channels_last=True, compiled=True
       )
-  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices\n')
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices;')
+  print(f"{len(parallel.devices())} without Numba and with derivatives of XLA's\n")
   print(table(race(runs, options.rounds), THIS, options.batch))
 
 
-def jax_step(images, labels, width, conv, density):
+def jax_step(images, labels, width, conv, density, devices=0):
   """A function that makes one step, through the project's own train_step and pmap."""
-  on = parallel.devices()
+  on = parallel.devices(devices)
   model = models.create(
     'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv
   )

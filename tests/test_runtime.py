@@ -9,7 +9,7 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import parallel, processor, profiling, train
+from random_pruning_jax import kernels, parallel, processor, profiling, train
 from random_pruning_jax.commands import arguments
 
 
@@ -46,6 +46,12 @@ def test_a_profile_of_no_steps_is_refused(text):
 def test_peak_memory_is_a_number_of_bytes_or_unknown():
   assert parallel.peak_bytes() is None or parallel.peak_bytes() > 0
   assert (jax.default_backend() == 'cpu') <= (parallel.peak_bytes() is None)
+
+
+def test_one_network_has_one_cpu_device_where_kernels_share_the_cores_and_several_have_one_each():
+  each = arguments.cpu_devices(apart=True)
+  assert each & (each - 1) == 0 and 1 <= each <= os.cpu_count()
+  assert arguments.cpu_devices(apart=False) == (1 if kernels.runs_dense() else each)
 
 
 FLAG = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE'

@@ -79,23 +79,18 @@ def default_workdir(file: str) -> str:
 
 
 def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
-  """Settings that must be made before JAX finds its devices.
-
-  On a CPU, networks that train `apart` have a device each. One network is fastest on one, where
-  the kernels share their work among the cores, and else on as many as there are cores.
-  """
+  """Settings that must be made before JAX finds its devices; for `apart`, see `cpu_devices`."""
   os.environ.update(runtime_environment(args, os.environ))
   import jax
 
-  from random_pruning_jax import kernels, parallel, processor
+  from random_pruning_jax import parallel, processor
   from random_pruning_jax.data import places
 
   logging.getLogger('absl').setLevel(logging.ERROR)
   if processor.only_cpu(os.environ):
     processor.keep_memory()
   if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-    devices = 1 if kernels.runs_dense() and not apart else _power_of_two_cores()
-    jax.config.update('jax_num_cpu_devices', args.cpu_devices or devices)
+    jax.config.update('jax_num_cpu_devices', args.cpu_devices or cpu_devices(apart))
   if jax.config.jax_compilation_cache_dir is None:
     # What was compiled for one kind of processor may not run on another that shares the home.
     keep_compiled(places.cache_dir() / 'compiled' / _processor())
@@ -125,8 +120,17 @@ def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> 
   return variables
 
 
-def _power_of_two_cores() -> int:
-  """The largest power of two of the cores there are, since it divides usual batch sizes."""
+def cpu_devices(apart: bool) -> int:
+  """How many devices the cores are to be.
+
+  Networks that train `apart` have one each. One network is fastest on one, where the kernels share
+  their work among the cores, and else on as many as there are cores; that is the largest power of
+  two of them, since it divides usual batch sizes.
+  """
+  from random_pruning_jax import kernels
+
+  if kernels.runs_dense() and not apart:
+    return 1
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   return 1 << (max(cores or 1, 1).bit_length() - 1)
 

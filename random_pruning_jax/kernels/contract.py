@@ -10,6 +10,7 @@ so that p may also be two short lines of pixels.
 """
 
 import functools
+from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -24,6 +25,25 @@ SHAPES = tuple((pixels, 1) for pixels in (16, 14, 12, 9, 8, 7, 4, 2, 1))
 SHAPES += tuple((pixels, 2) for pixels in (14, 12, 8, 7, 4, 2, 1))
 
 _WORD, _FLOAT, _INT = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+
+
+class Operands(NamedTuple):
+  """What the loop is given, as values of LLVM: addresses, and distances in floats."""
+
+  x: ir.Value
+  half: ir.Value  # from the pixels of the first half to those of the second
+  step: ir.Value
+  count: ir.Value  # of k
+  taps: ir.Value
+  places: ir.Value
+  rows: ir.Value
+  row: ir.Value
+  w: ir.Value
+  next_w: ir.Value  # from one vector of weights to the next
+  out: ir.Value
+  pixel: ir.Value  # of the result
+  out_half: ir.Value
+  add: ir.Value  # to what is there, if not 0
 
 
 @functools.cache
@@ -45,7 +65,7 @@ def contract(lanes: int):
     w,
     next_w,
     out,
-    out_pixel,
+    pixel,
     out_half,
     add,
   ):
@@ -57,7 +77,7 @@ def contract(lanes: int):
         block = builder.append_basic_block(f'pixels{pixels}vectors{vectors}')
         switch.add_case(ir.Constant(_WORD, number), block)
         builder.position_at_end(block)
-        _loops(builder, lanes, pixels, vectors, *rest)
+        _loops(builder, lanes, pixels, vectors, Operands(*rest))
         builder.branch(after)
       builder.position_at_end(after)
       return context.get_dummy_value()
@@ -67,41 +87,22 @@ def contract(lanes: int):
   return loop
 
 
-def _loops(
-  builder,
-  lanes,
-  pixels,
-  vectors,
-  x,
-  half,
-  step,
-  count,
-  taps,
-  places,
-  rows,
-  row,
-  w,
-  next_w,
-  out,
-  out_pixel,
-  out_half,
-  add,
-):
+def _loops(builder, lanes, pixels, vectors, given):
   """Two loops, over taps and over channels, that pass the sums on in registers."""
   kind = ir.VectorType(_FLOAT, lanes)
-  x, w, out = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (x, w, out))
-  places, rows = (builder.inttoptr(a, _INT.as_pointer()) for a in (places, rows))
+  x, w, out = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (given.x, given.w, given.out))
+  places, rows = (builder.inttoptr(a, _INT.as_pointer()) for a in (given.places, given.rows))
   lead = (pixels + 1) // 2  # pixels of the first half
   each = [(p, v) for p in range(pixels) for v in range(vectors)]
-  sides = [ir.Constant(_WORD, 0), out_half]
+  sides = [ir.Constant(_WORD, 0), given.out_half]
   targets = {}
   for p, v in each:
-    line = builder.add(sides[p // lead], _times(builder, out_pixel, p % lead))
+    line = builder.add(sides[p // lead], _times(builder, given.pixel, p % lead))
     targets[p, v] = builder.gep(out, [builder.add(line, ir.Constant(_WORD, v * lanes))])
   names = ('present', 'begin', 'head', 'tap', 'channel', 'tail', 'end')
   present, begin, head, tap, channel, tail, end = map(builder.append_basic_block, names)
   entry = builder.block
-  builder.cbranch(builder.icmp_signed('!=', add, ir.Constant(_WORD, 0)), present, begin)
+  builder.cbranch(builder.icmp_signed('!=', given.add, ir.Constant(_WORD, 0)), present, begin)
 
   builder.position_at_end(present)
   there = {i: _load(builder, targets[i], kind) for i in each}
@@ -115,18 +116,18 @@ def _loops(
   builder.position_at_end(head)
   number = _phi(builder, _WORD, (ir.Constant(_WORD, 0), begin))
   sums = {i: _phi(builder, kind, (first[i], begin)) for i in each}
-  builder.cbranch(builder.icmp_signed('<', number, taps), tap, end)
+  builder.cbranch(builder.icmp_signed('<', number, given.taps), tap, end)
 
   builder.position_at_end(tap)
   place = builder.gep(x, [_read(builder, places, number)])
   lines = [builder.gep(w, [_read(builder, rows, number)])]
-  lines += [builder.gep(lines[0], [next_w])] * (vectors - 1)
-  starts = [place, builder.gep(place, [half])][: -(-pixels // lead)]
+  lines += [builder.gep(lines[0], [given.next_w])] * (vectors - 1)
+  starts = [place, builder.gep(place, [given.half])][: -(-pixels // lead)]
   starts = [builder.ptrtoint(start, _WORD) for start in starts]
   builder.branch(channel)
 
   builder.position_at_end(channel)
-  left = _phi(builder, _WORD, (count, tap))
+  left = _phi(builder, _WORD, (given.count, tap))
   starts = [_phi(builder, _WORD, (start, tap)) for start in starts]
   lines = [_phi(builder, line.type, (line, tap)) for line in lines]
   running = {i: _phi(builder, kind, (sums[i], tap)) for i in each}
@@ -145,9 +146,9 @@ def _loops(
   fewer = builder.sub(left, ir.Constant(_WORD, 1))
   left.add_incoming(fewer, channel)
   for start in starts:
-    start.add_incoming(builder.add(start, _times(builder, step, 4)), channel)
+    start.add_incoming(builder.add(start, _times(builder, given.step, 4)), channel)
   for line in lines:
-    line.add_incoming(builder.gep(line, [row]), channel)
+    line.add_incoming(builder.gep(line, [given.row]), channel)
   builder.cbranch(builder.icmp_signed('!=', fewer, ir.Constant(_WORD, 0)), channel, tail)
 
   builder.position_at_end(tail)

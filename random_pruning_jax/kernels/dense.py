@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from random_pruning_jax.kernels import dense_jobs, dense_plans, handler
 from random_pruning_jax.kernels.dense_frames import Sizes
@@ -53,27 +53,27 @@ def _run(plan: Plan, x: jax.Array, w: jax.Array) -> jax.Array:
   return jax.ffi.ffi_call(target, results)(x, w, plan.words)[0]
 
 
-def _compute_forward(x, kernel, *, sizes, others):
+def _compute_forward(x, kernel, *, threads, sizes, others):
   if not lanes(sizes.kernel[3]):
     return others.forward(x, kernel, sizes)
   x, lined = _lined(x, sizes.image[2], sizes)
-  plan = dense_plans.forward(len(x), lined, lanes(sizes.kernel[3]), handler.threads())
+  plan = dense_plans.forward(len(x), lined, lanes(sizes.kernel[3]), threads)
   return _run(plan, x, _by_vectors(kernel)).reshape(-1, *sizes.map)
 
 
-def _compute_to_input(g, kernel, *, sizes, others):
+def _compute_to_input(g, kernel, *, threads, sizes, others):
   if not lanes(sizes.kernel[2]):
     return others.to_input(g, kernel, sizes)
   g, lined = _lined(g, sizes.kernel[3], sizes)
-  plan = dense_plans.to_input(len(g), lined, lanes(sizes.kernel[2]), handler.threads())
+  plan = dense_plans.to_input(len(g), lined, lanes(sizes.kernel[2]), threads)
   return _run(plan, g, _by_vectors(kernel.swapaxes(2, 3))).reshape(-1, *sizes.image)
 
 
-def _compute_to_kernel(x, g, *, sizes, others):
+def _compute_to_kernel(x, g, *, threads, sizes, others):
   if not lanes(sizes.kernel[3]):
     return others.to_kernel(x, g, sizes)
   x, lined = _lined(x, sizes.image[2], sizes)
-  return _run(dense_plans.to_kernel(len(x), lined, lanes(sizes.kernel[3]), handler.threads()), x, g)
+  return _run(dense_plans.to_kernel(len(x), lined, lanes(sizes.kernel[3]), threads), x, g)
 
 
 def _by_vectors(kernel: jax.Array) -> jax.Array:
@@ -112,7 +112,7 @@ def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
 
   made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others')))
   made.def_abstract_eval(outline)
-  mlir.register_lowering(made, mlir.lower_fun(compute, multiple_results=False))
+  handler.lower(made, compute)
   batching.primitive_batchers[made] = one_by_one
   return made
 

@@ -2,7 +2,7 @@
 
 A call is a job in numbered items. Its handler asks XLA's own threads to help, and works itself, so
 that it needs none of them to come. A thread that comes late must still find the job, which is
-therefore freed by the last to leave. Jobs at one time, as of several devices, share the threads.
+therefore freed by the last to leave.
 """
 
 import ctypes
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numba
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 from llvmlite import binding
 from numba import types
 
@@ -28,8 +30,6 @@ ITEM, DONE, ITEMS, REFERENCES, WORKERS, SEAT, FIRST = range(7)
 
 METADATA, EXECUTE = 1, 3  # a kind of extension, a stage
 ARGUMENT = types.int64(types.int64)
-BUSY = 'random_pruning_jax_busy'  # the name of the number of jobs that this process is at now
-_busy = ctypes.c_int64(0)
 _once = threading.Lock()
 
 
@@ -41,11 +41,29 @@ class Kind(NamedTuple):
   finish: Callable  # (job): what is left to do after all of them
 
 
-def threads() -> int:
-  """The most that work at one job: as many as there are cores for this process."""
+def cores() -> int:
+  """Those that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+def threads(context: mlir.LoweringRuleContext) -> int:
+  """Cores for each device of a program: threads that share a core would wait for each other."""
+  axis = context.module_context.axis_context
+  mesh = getattr(axis, 'mesh', None)
+  devices = getattr(axis, 'num_devices', jax.device_count()) if mesh is None else mesh.size
+  return max(1, cores() * jax.process_count() // devices)
+
+
+def lower(primitive: Primitive, compute: Callable[..., jax.Array]) -> None:
+  """`compute(*arguments, threads=..., **parameters)` is what the primitive stands for."""
+
+  def rule(context, *arguments, **parameters):
+    told = functools.partial(compute, threads=threads(context))
+    return mlir.lower_fun(told, multiple_results=False)(context, *arguments, **parameters)
+
+  mlir.register_lowering(primitive, rule)
 
 
 def register(target: str, kind: Kind) -> None:
@@ -72,7 +90,6 @@ def _registered(target: str, kind: Kind) -> None:
   # The handler knows its helper by name, since addresses are others in another process.
   helper = f'{target}_helper'
   binding.add_symbol(helper, objects.address(helper, lambda: _helper(kind)))
-  binding.add_symbol(BUSY, ctypes.addressof(_busy))
   version = major + (minor << 32)
   handler = objects.address(target, lambda: _handler(kind, helper, version, place))
   function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(handler)
@@ -93,7 +110,6 @@ def _helper(kind: Kind) -> Any:
 
 def _handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) -> Any:
   begin, finish, helper_of = kind.begin, kind.finish, llvm.function(helper_name)
-  busy_at = llvm.function(BUSY)
   destroy, schedule = place['Error_Destroy'], place['ThreadPool_Schedule']
   count = place['ThreadPool_NumThreads']
 
@@ -112,8 +128,7 @@ def _handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) 
     request[0], request[1], request[2], request[3], request[5] = 32, 0, frame[3], place + 40, 1
     _destroy(api[destroy], llvm.call(api[count], place), request)
     state = words(job)
-    share = request[5] // (llvm.add(busy_at(), 1) + 1)
-    workers = min(max(share, 1), state[WORKERS], state[ITEMS])
+    workers = min(request[5], state[WORKERS], state[ITEMS])
     for _ in range(workers - 1):
       llvm.add(job + 8 * REFERENCES, 1)
       request[0], request[1], request[2], request[3], request[4] = 40, 0, frame[3], helper, job
@@ -124,7 +139,6 @@ def _handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) 
     llvm.call(helper, job)
     while llvm.read(job + 8 * DONE) < state[ITEMS]:
       llvm.pause()
-    llvm.add(busy_at(), -1)
     finish(job)
     _leave(job)
     return 0

@@ -42,7 +42,7 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   phase = -(-((high - 1) * stride + rows) // stride)
   output, channel, row, column = np.nonzero(kernel.transpose(3, 2, 0, 1))
   line = (channel * columns + column) * stride * phase + row % stride * phase + row // stride
-  workers = handler.threads()
+  workers = handler.cores()
   mode = kept_jobs.SHARED if images < 4 * workers else kept_jobs.ALONE
   if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= llvm.LANES:
     mode = kept_jobs.DIRECT

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from random_pruning_jax.kernels import handler, sums_jobs
 
@@ -30,7 +30,7 @@ def spread(y: jax.Array, numbers: jax.Array) -> jax.Array:
   return _spread.bind(y, numbers + jax.lax.full_like(y, 0, shape=()))
 
 
-def _compute_sums(x, y):
+def _compute_sums(x, y, *, threads):
   # Several rows as one of as many times the columns, so that they fill the processor's vectors.
   channels = x.shape[-1]
   beside = next(n for n in (64, 32, 16, 8, 4, 2, 1) if n * channels <= WIDE or n == 1)
@@ -44,12 +44,13 @@ def _compute_sums(x, y):
     jax.ShapeDtypeStruct((2, columns), np.float32),
     jax.ShapeDtypeStruct((-(-rows // share) * 4 * columns,), np.float32),
   )
-  plan = np.array([handler.threads(), rows, share, columns], np.int32)
+  plan = np.array([threads, rows, share, columns], np.int32)
   found = jax.ffi.ffi_call(TARGET, results)(x, y, plan)[0]
   return found.reshape(2, beside, channels).sum(1)
 
 
-def _compute_spread(y, numbers):
+def _compute_spread(y, numbers, *, threads):
+  del threads  # XLA's own
   return numbers[0] + numbers[1] * y
 
 
@@ -57,7 +58,7 @@ def _primitive(name, compute, outline):
   made = Primitive(name)
   made.def_impl(jax.jit(made.bind))
   made.def_abstract_eval(outline)
-  mlir.register_lowering(made, mlir.lower_fun(compute, multiple_results=False))
+  handler.lower(made, compute)
 
   def one_by_one(arguments, axes):
     """Under `vmap`: as many calls as there are members."""

@@ -50,7 +50,7 @@ def cores() -> int:
 
 def threads(context: mlir.LoweringRuleContext) -> int:
   """Cores for each device of a program: threads that share a core would wait for each other."""
-  axis = context.module_context.axis_context
+  axis = getattr(context.module_context, 'axis_context', None)  # by another name in another JAX
   mesh = getattr(axis, 'mesh', None)
   devices = getattr(axis, 'num_devices', jax.device_count()) if mesh is None else mesh.size
   return max(1, cores() * jax.process_count() // devices)

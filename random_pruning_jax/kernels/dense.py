@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+from jax.interpreters import ad
 
 from random_pruning_jax.kernels import dense_jobs, dense_plans, handler
 from random_pruning_jax.kernels.dense_frames import Sizes
@@ -93,27 +92,11 @@ def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]
 
 
 def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
-  made = Primitive(name)
-
   def outline(x, y, *, sizes, others):
     return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
-  def one_by_one(arguments, axes, **options):
-    """Under `vmap`: as many calls as there are members."""
-    count = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
-    rows = [
-      [
-        x if axis is None else jax.lax.index_in_dim(x, i, axis, keepdims=False)
-        for i in range(count)
-      ]
-      for x, axis in zip(arguments, axes, strict=True)
-    ]
-    return jnp.stack([made.bind(x, y, **options) for x, y in zip(*rows, strict=True)]), 0
-
+  made = handler.primitive(name, compute, outline)
   made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others')))
-  made.def_abstract_eval(outline)
-  handler.lower(made, compute)
-  batching.primitive_batchers[made] = one_by_one
   return made
 
 

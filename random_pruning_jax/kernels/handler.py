@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numba
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
 from llvmlite import binding
 from numba import types
 
@@ -56,14 +57,30 @@ def threads(context: mlir.LoweringRuleContext) -> int:
   return max(1, cores() * jax.process_count() // devices)
 
 
-def lower(primitive: Primitive, compute: Callable[..., jax.Array]) -> None:
-  """`compute(*arguments, threads=..., **parameters)` is what the primitive stands for."""
+def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -> Primitive:
+  """A function of two arrays for JAX, that is `compute(x, y, threads=..., **parameters)`."""
+  made = Primitive(name)
 
   def rule(context, *arguments, **parameters):
     told = functools.partial(compute, threads=threads(context))
     return mlir.lower_fun(told, multiple_results=False)(context, *arguments, **parameters)
 
-  mlir.register_lowering(primitive, rule)
+  def one_by_one(arguments, axes, **parameters):
+    """Under `vmap`: as many calls as there are members."""
+    count = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
+    rows = [
+      [
+        x if axis is None else jax.lax.index_in_dim(x, i, axis, keepdims=False)
+        for i in range(count)
+      ]
+      for x, axis in zip(arguments, axes, strict=True)
+    ]
+    return jnp.stack([made.bind(x, y, **parameters) for x, y in zip(*rows, strict=True)]), 0
+
+  made.def_abstract_eval(outline)
+  mlir.register_lowering(made, rule)
+  batching.primitive_batchers[made] = one_by_one
+  return made
 
 
 def register(target: str, kind: Kind) -> None:

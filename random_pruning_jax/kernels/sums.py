@@ -9,8 +9,7 @@ that may be differentiated to any order, in both modes.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+from jax.interpreters import ad
 
 from random_pruning_jax.kernels import handler, sums_jobs
 
@@ -55,24 +54,8 @@ def _compute_spread(y, numbers, *, threads):
 
 
 def _primitive(name, compute, outline):
-  made = Primitive(name)
+  made = handler.primitive(name, compute, outline)
   made.def_impl(jax.jit(made.bind))
-  made.def_abstract_eval(outline)
-  handler.lower(made, compute)
-
-  def one_by_one(arguments, axes):
-    """Under `vmap`: as many calls as there are members."""
-    count = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
-    rows = [
-      [
-        x if axis is None else jax.lax.index_in_dim(x, i, axis, keepdims=False)
-        for i in range(count)
-      ]
-      for x, axis in zip(arguments, axes, strict=True)
-    ]
-    return jnp.stack([made.bind(x, y) for x, y in zip(*rows, strict=True)]), 0
-
-  batching.primitive_batchers[made] = one_by_one
   return made
 
 

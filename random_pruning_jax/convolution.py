@@ -29,7 +29,7 @@ def fastest() -> Callable | None:
   """The convolution for the devices that JAX has found; None for XLA's own."""
   if jax.default_backend() != 'cpu':
     return None
-  return compiled if not kernels.lacking() and kernels.long_vectors() else by_pieces
+  return compiled if not kernels.lacking() and kernels.registers() else by_pieces
 
 
 def by_pieces(*arguments: Any, **options: Any) -> jax.Array:

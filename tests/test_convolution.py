@@ -209,4 +209,4 @@ def test_a_networks_gradients_do_not_depend_on_the_rule(conv):
 
 @pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')
 def test_the_kernel_is_what_a_network_gets_where_it_is_made_for_the_processor():
-  assert fastest() == (compiled if kernels.long_vectors() else by_pieces)
+  assert fastest() == (compiled if kernels.registers() else by_pieces)

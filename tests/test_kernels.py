@@ -1,6 +1,9 @@
 """Kernels compiled by Numba: threads and kept machine code change no number."""
 
 import ctypes
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +17,21 @@ if kernels.lacking():
   pytest.skip(f'needs {kernels.lacking()}', allow_module_level=True)
 
 from random_pruning_jax.kernels import (
+  contract,
   dense,
   dense_frames,
+  dense_lines,
   dense_plans,
   objects,
 )  # they import Numba
+from random_pruning_jax.kernels.contract import Vectors
 
 SIZES = dense_frames.Sizes((7, 9, 3), (3, 3, 3, 16), (2, 1), ((1, 1), (1, 1)))
 
 
+@pytest.mark.parametrize('vectors', [Vectors(16, 32), Vectors(8, 16)])
 @pytest.mark.parametrize('threads', [1, 2, 5])
-def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads):
+def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads, vectors):
   rng = np.random.default_rng(0)
   x = jnp.array(rng.normal(size=(11, *SIZES.image)), jnp.float32)
   kernel = jnp.array(rng.normal(size=SIZES.kernel), jnp.float32)
@@ -34,22 +41,23 @@ def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads):
     return lax.conv_general_dilated(x, kernel, SIZES.strides, SIZES.pads, dimension_numbers=numbers)
 
   y, transpose = jax.vjp(lambda kernel: convolve(x, kernel), kernel)
-  ours = dense._run(dense_plans.forward(11, SIZES, 16, threads), x, dense._by_vectors(kernel))
+  plan = dense_plans.forward(11, SIZES, vectors, threads)
+  ours = dense._run(plan, vectors, x, dense._by_vectors(kernel, vectors))
   np.testing.assert_allclose(ours, y, atol=1e-5)
-  ours = dense._run(dense_plans.to_kernel(11, SIZES, 16, threads), x, y)
+  plan = dense_plans.to_kernel(11, SIZES, vectors, threads)
+  ours = dense._run(plan, vectors, x, y)
   np.testing.assert_allclose(ours, transpose(y)[0], rtol=1e-4, atol=1e-3)
   for _ in range(20):  # whichever thread takes which images, and however many come
-    np.testing.assert_array_equal(
-      dense._run(dense_plans.to_kernel(11, SIZES, 16, threads), x, y), ours
-    )
+    np.testing.assert_array_equal(dense._run(plan, vectors, x, y), ours)
 
 
-@pytest.fixture(scope='module')
-def turn():
+@pytest.fixture(scope='module', params=[Vectors(16, 32), Vectors(8, 16)])
+def turn(request):
   import numba
 
-  from random_pruning_jax.kernels.turn import turn as inner
+  from random_pruning_jax.kernels.turn import turning
 
+  inner = turning(request.param)
   return numba.njit(lambda *arguments: inner(*arguments))
 
 
@@ -92,3 +100,46 @@ def test_a_cache_that_cannot_be_written_to_costs_nothing_but_time(tmp_path, monk
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   assert objects._read(tmp_path / 'random_pruning_jax' / 'x') is None
   objects._write(tmp_path / 'random_pruning_jax' / 'x', b'code')
+
+
+@pytest.mark.parametrize(
+  'features, registers',
+  [('+avx2,+fma,+avx512f', 32), ('+avx2,+fma,-avx512f', 16), ('+avx2', 0), ('+neon', 0)],
+)
+def test_the_dense_kernel_is_for_processors_with_avx512_or_avx2(monkeypatch, features, registers):
+  monkeypatch.setenv('NUMBA_CPU_FEATURES', features)
+  assert kernels.registers() == registers
+
+
+@pytest.mark.skipif(not kernels.registers(), reason='needs AVX2')
+def test_machine_code_for_avx2_alone_gives_the_same_convolution():
+  script = """
+import jax, jax.numpy as jnp, numpy as np
+from random_pruning_jax import convolution, kernels
+assert kernels.registers() == 16 and convolution.fastest() is convolution.compiled
+rng = np.random.default_rng(0)
+for pixels, channels, out, stride in ((15, 8, 24, 1), (14, 16, 8, 2)):
+  x = jnp.array(rng.normal(size=(3, pixels, pixels, channels)), jnp.float32)
+  kernel = jnp.array(rng.normal(size=(3, 3, channels, out)), jnp.float32)
+  def results(conv):
+    options = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+    y, back = jax.vjp(lambda x, k: conv(x, k, (stride, stride), [(1, 1)] * 2, **options), x, kernel)
+    return y, *back(jnp.sin(y))
+  for ours, xla in zip(results(convolution.compiled), results(jax.lax.conv_general_dilated)):
+    np.testing.assert_allclose(ours, xla, atol=2e-3)
+"""
+  haswell = {'NUMBA_CPU_NAME': 'haswell', 'NUMBA_CPU_FEATURES': '+avx2,+fma,+bmi2'}
+  subprocess.run([sys.executable, '-c', script], check=True, env=os.environ | haswell)
+
+
+def test_a_line_falls_into_the_fewest_shapes_and_of_those_the_most_even():
+  def lengths(pixels, wide, registers):
+    numbers = dense_lines.shapes(pixels, wide, registers)
+    assert {contract.SHAPES[registers][number][1] for number in numbers} == {wide}
+    return [contract.SHAPES[registers][number][0] for number in numbers]
+
+  assert lengths(16, 1, 32) == [16]
+  assert lengths(16, 2, 32) == [8, 8]  # 14 and 2 are as few, and less even
+  assert lengths(32, 2, 32) == [12, 12, 8]
+  assert lengths(7, 2, 16) == [4, 3]
+  assert all(sum(lengths(n, w, r)) == n for n in range(1, 200) for w in (1, 2) for r in (16, 32))

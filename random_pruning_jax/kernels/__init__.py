@@ -1,5 +1,6 @@
 """Kernels for CPUs, compiled by Numba (an optional extra) and called by XLA's programs."""
 
+import functools
 import importlib.util
 import os
 
@@ -18,14 +19,28 @@ def lacking() -> str:
 
 def runs_dense() -> bool:
   """Whether the dense kernel can run on this machine's CPU; asks before JAX finds its devices."""
-  return not _missing() and long_vectors()
+  return not _missing() and registers() > 0
 
 
-def long_vectors() -> bool:
-  """Whether the processor has the 32 registers of 16 floats that the dense kernel is made for."""
+def registers() -> int:
+  """How many registers for vectors the processor has, of those that the dense kernel is made for.
+
+  32 of 16 floats (AVX-512) or 16 of 8 floats (AVX2, with FMA); else 0.
+  """
+  has = set(features().split(','))
+  return 32 if '+avx512f' in has else 16 if {'+avx2', '+fma'} <= has else 0
+
+
+def features() -> str:
+  """'+avx2,-avx512f,...': what LLVM finds in the processor, or Numba was told instead of that."""
+  return os.environ.get('NUMBA_CPU_FEATURES') or _found()
+
+
+@functools.cache
+def _found() -> str:
   from llvmlite import binding
 
-  return bool(binding.get_host_cpu_features().get('avx512f'))
+  return binding.get_host_cpu_features().flatten()
 
 
 def _missing() -> str:

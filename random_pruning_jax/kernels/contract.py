@@ -19,10 +19,24 @@ from numba.extending import intrinsic
 
 from random_pruning_jax.kernels import llvm
 
-# How many pixels and vectors of channels one call computes: what fits into 32 registers, beside the
-# weights, and is enough of them to hide how long an addition takes.
-SHAPES = tuple((pixels, 1) for pixels in (16, 14, 12, 9, 8, 7, 4, 2, 1))
-SHAPES += tuple((pixels, 2) for pixels in (14, 12, 8, 7, 4, 2, 1))
+
+class Vectors(NamedTuple):
+  """What the processor computes with."""
+
+  lanes: int  # floats of one
+  registers: int  # that hold them
+
+
+def _shapes(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+  return (*((pixels, 1) for pixels in one), *((pixels, 2) for pixels in two))
+
+
+# How many pixels and vectors of channels one call computes: what fits into so many registers beside
+# the weights, and is enough of them to hide how long an addition takes.
+SHAPES = {
+  32: _shapes((16, 14, 12, 9, 8, 7, 4, 2, 1), (14, 12, 8, 7, 4, 2, 1)),
+  16: _shapes((12, 9, 8, 7, 6, 4, 2, 1), (6, 4, 3, 2, 1)),
+}
 
 _WORD, _FLOAT, _INT = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 
@@ -47,8 +61,8 @@ class Operands(NamedTuple):
 
 
 @functools.cache
-def contract(lanes: int):
-  """The loop for vectors of `lanes` floats, to be called from compiled code, with addresses."""
+def contract(vectors: Vectors):
+  """The loop, to be called from compiled code, with addresses and the number of a shape."""
 
   @intrinsic
   def loop(
@@ -73,11 +87,11 @@ def contract(lanes: int):
       shape, *rest = arguments
       after = builder.append_basic_block('after')
       switch = builder.switch(shape, after)
-      for number, (pixels, vectors) in enumerate(SHAPES):
-        block = builder.append_basic_block(f'pixels{pixels}vectors{vectors}')
+      for number, (pixels, wide) in enumerate(SHAPES[vectors.registers]):
+        block = builder.append_basic_block(f'pixels{pixels}vectors{wide}')
         switch.add_case(ir.Constant(_WORD, number), block)
         builder.position_at_end(block)
-        _loops(builder, lanes, pixels, vectors, Operands(*rest))
+        _loops(builder, vectors.lanes, pixels, wide, Operands(*rest))
         builder.branch(after)
       builder.position_at_end(after)
       return context.get_dummy_value()

@@ -15,11 +15,13 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
+from random_pruning_jax import kernels
 from random_pruning_jax.kernels import dense_jobs, dense_plans, handler
+from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_frames import Sizes
 from random_pruning_jax.kernels.dense_plans import Plan
 
-TARGET = 'random_pruning_jax_dense_{}'
+TARGET = 'random_pruning_jax_dense_{}_{}'
 LINE = 256  # pixels, about
 
 
@@ -36,15 +38,16 @@ def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, others: Others) -> j
   return _forward.bind(x, kernel, sizes=sizes, others=others)
 
 
-def lanes(channels: int) -> int:
-  """Floats of the vectors that `channels` fill without a rest; 0 where there are none."""
-  return next((n for n in (16, 8) if channels % n == 0), 0)
+def filled(channels: int) -> Vectors | None:
+  """The vectors that `channels` fill without a rest; None where there are none."""
+  registers = kernels.registers()
+  lanes = (n for n in ((16, 8) if registers == 32 else (8,)) if channels % n == 0)
+  return next((Vectors(n, registers) for n in lanes), None)
 
 
-def _run(plan: Plan, x: jax.Array, w: jax.Array) -> jax.Array:
-  width = lanes(plan.shape[-1])
-  target = TARGET.format(width)
-  handler.register(target, dense_jobs.kind(width))
+def _run(plan: Plan, vectors: Vectors, x: jax.Array, w: jax.Array) -> jax.Array:
+  target = TARGET.format(*vectors)
+  handler.register(target, dense_jobs.kind(vectors))
   results = (
     jax.ShapeDtypeStruct(plan.shape, np.float32),
     jax.ShapeDtypeStruct((plan.scratch,), np.float32),
@@ -53,32 +56,33 @@ def _run(plan: Plan, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _compute_forward(x, kernel, *, threads, sizes, others):
-  if not lanes(sizes.kernel[3]):
+  if (vectors := filled(sizes.kernel[3])) is None:
     return others.forward(x, kernel, sizes)
   x, lined = _lined(x, sizes.image[2], sizes)
-  plan = dense_plans.forward(len(x), lined, lanes(sizes.kernel[3]), threads)
-  return _run(plan, x, _by_vectors(kernel)).reshape(-1, *sizes.map)
+  plan = dense_plans.forward(len(x), lined, vectors, threads)
+  return _run(plan, vectors, x, _by_vectors(kernel, vectors)).reshape(-1, *sizes.map)
 
 
 def _compute_to_input(g, kernel, *, threads, sizes, others):
-  if not lanes(sizes.kernel[2]):
+  if (vectors := filled(sizes.kernel[2])) is None:
     return others.to_input(g, kernel, sizes)
   g, lined = _lined(g, sizes.kernel[3], sizes)
-  plan = dense_plans.to_input(len(g), lined, lanes(sizes.kernel[2]), threads)
-  return _run(plan, g, _by_vectors(kernel.swapaxes(2, 3))).reshape(-1, *sizes.image)
+  plan = dense_plans.to_input(len(g), lined, vectors, threads)
+  kernel = _by_vectors(kernel.swapaxes(2, 3), vectors)
+  return _run(plan, vectors, g, kernel).reshape(-1, *sizes.image)
 
 
 def _compute_to_kernel(x, g, *, threads, sizes, others):
-  if not lanes(sizes.kernel[3]):
+  if (vectors := filled(sizes.kernel[3])) is None:
     return others.to_kernel(x, g, sizes)
   x, lined = _lined(x, sizes.image[2], sizes)
-  return _run(dense_plans.to_kernel(len(x), lined, lanes(sizes.kernel[3]), threads), x, g)
+  return _run(dense_plans.to_kernel(len(x), lined, vectors, threads), vectors, x, g)
 
 
-def _by_vectors(kernel: jax.Array) -> jax.Array:
+def _by_vectors(kernel: jax.Array, vectors: Vectors) -> jax.Array:
   """[h, w, C, O] -> [O / lanes, h w C, lanes]: what one vector is multiplied by, in one place."""
-  width = lanes(kernel.shape[-1])
-  return kernel.reshape(-1, kernel.shape[-1] // width, width).swapaxes(0, 1)
+  shape = (-1, kernel.shape[-1] // vectors.lanes, vectors.lanes)
+  return kernel.reshape(shape).swapaxes(0, 1)
 
 
 def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]:

@@ -8,19 +8,19 @@ is there to be read. For the gradient of a kernel the frame holds them as the im
 import functools
 
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.contract import SHAPES, contract
+from random_pruning_jax.kernels.contract import SHAPES, Vectors, contract
 from random_pruning_jax.kernels.handler import (
   DONE,
   FIRST,
   ITEM,
   ITEMS,
-  REFERENCES,
   SEAT,
   WORKERS,
   Kind,
+  started,
 )
 from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
-from random_pruning_jax.kernels.turn import turn
+from random_pruning_jax.kernels.turn import turning
 
 # Words of a plan, int32: sizes of an image of `x` and of its frame, whether there is a frame, into
 # how many planes its columns are turned (every second into one of two), the length of a plane, how
@@ -33,14 +33,13 @@ CHUNK, DEPTH, PARTS, HEAD = range(20, 24)
 
 # Words of a part: `lines` of `pixels` of the result, each with `taps` of `count` products. In an
 # image of x, of w and of the result: where it begins, and steps of a line, a pixel, a product and
-# the second half of the pixels, where that is a line of its own.
+# the second half of the pixels, where that is a line of its own. Then where the plan has tables: of
+# taps in x and in w; and of the shapes that make up a line, how many and the number of each, where
+# two vectors of channels are computed and where one is.
 LINES, PIXELS, TAPS, COUNT, X, X_LINE, X_STEP, X_HALF, OUT, OUT_LINE, OUT_PIXEL, OUT_HALF = range(
   12
 )
-ROW, PLACES, ROWS, PART = range(12, 16)
-
-_PIXELS = tuple(pixels for pixels, _ in SHAPES)
-_LEAD = tuple((pixels + 1) // 2 for pixels, _ in SHAPES)
+ROW, PLACES, ROWS, BY_TWO, BY_ONE, PART = range(12, 18)
 
 # Words of a job, int64.
 IN, WEIGHTS, PLAN, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
@@ -48,18 +47,12 @@ IN, WEIGHTS, PLAN, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
 
 @compiled
 def begin(frame):
-  place = llvm.allocate(8 * JOB)
+  place = started(frame, JOB, IN, 3, 2)
   job = words(place)
-  arguments, results = words(frame[9]), words(frame[14])
-  for number in range(3):
-    job[IN + number] = words(arguments[number])[3]
-  for number in range(2):
-    job[RESULT + number] = words(results[number])[3]
   plan = ints(job[PLAN])
-  job[ITEM] = job[DONE] = job[SEAT] = 0
   # A kernel is summed over shares of the images that do not depend on which thread takes them.
   job[ITEMS] = min(plan[THREADS], plan[IMAGES]) if plan[SUMMED] else plan[IMAGES]
-  job[REFERENCES], job[WORKERS] = 1, plan[THREADS]
+  job[WORKERS] = plan[THREADS]
   return place
 
 
@@ -107,65 +100,50 @@ def _fill(plan, source, frame):
     llvm.move(frame + 4 * inside * plan[INPUTS], line, length)
 
 
-@compiled
-def _turn(plan, source, frame):
-  """The same, channel by channel, with columns that are a stride apart beside each other."""
-  planes, inputs = plan[PLANES], plan[INPUTS]
-  rows = min(plan[HEIGHT], plan[HIGH] - plan[TOP])
-  columns = min(plan[WIDTH], plan[WIDE] - plan[LEFT])
-  pitch = planes * plan[PLANE]
-  for row in range(0, rows, plan[EACH]):
-    for first in range(min(plan[FILLED], columns)):
-      column = first + plan[LEFT]
-      line = (row + plan[TOP]) * inputs * pitch
-      turn(
-        frame + 4 * (line + column % planes * plan[PLANE] + column // planes),
-        pitch,
-        source + 4 * (row * plan[WIDTH] + first) * inputs,
-        planes * inputs,
-        (columns - first + planes - 1) // planes,
-        inputs,
-      )
+def _turning(vectors: Vectors):
+  turn = turning(vectors)
+
+  @compiled
+  def turned(plan, source, frame):
+    """The same, channel by channel, with columns that are a stride apart beside each other."""
+    planes, inputs = plan[PLANES], plan[INPUTS]
+    rows = min(plan[HEIGHT], plan[HIGH] - plan[TOP])
+    columns = min(plan[WIDTH], plan[WIDE] - plan[LEFT])
+    pitch = planes * plan[PLANE]
+    for row in range(0, rows, plan[EACH]):
+      for first in range(min(plan[FILLED], columns)):
+        column = first + plan[LEFT]
+        line = (row + plan[TOP]) * inputs * pitch
+        turn(
+          frame + 4 * (line + column % planes * plan[PLANE] + column // planes),
+          pitch,
+          source + 4 * (row * plan[WIDTH] + first) * inputs,
+          planes * inputs,
+          (columns - first + planes - 1) // planes,
+          inputs,
+        )
+
+  return turned
 
 
-@compiled
-def _pixels(left, vectors):
-  """How many of `left` pixels to compute next: the number of a shape of `contract.SHAPES`."""
-  if vectors == 2:
-    if left % 14 == 0:
-      return 9
-    if left >= 20 or left == 12:
-      return 10
-    return 11 if left >= 8 else 12 if left == 7 else 13 if left >= 4 else 14 if left >= 2 else 15
-  if left == 28 or left == 14 or left == 15:
-    return 1
-  if left == 18 or left == 9:
-    return 3
-  if left >= 16:
-    return 0
-  if left >= 12:
-    return 2
-  return 4 if left >= 8 else 5 if left == 7 else 6 if left >= 4 else 7 if left >= 2 else 8
-
-
-@functools.cache
-def kind(lanes: int) -> Kind:
-  """The job, for vectors of `lanes` channels of the result."""
-  loop = contract(lanes)
+def _summing(vectors: Vectors):
+  loop, lanes = contract(vectors), vectors.lanes
+  pixels_of = tuple(pixels for pixels, _ in SHAPES[vectors.registers])
 
   @compiled
   def part(plan, tables, own, x, w, out, first, taps):
     """The sums of some taps of one part of the result."""
     half, out_half = own[X_HALF], own[OUT_HALF]
-    vectors, vector = plan[OUTPUTS] // lanes, 0
-    while vector < vectors:
-      wide = 2 if vectors - vector >= 2 else 1
+    channels, vector = plan[OUTPUTS] // lanes, 0
+    while vector < channels:
+      wide = 2 if channels - vector >= 2 else 1
+      shapes = ints(tables + 4 * own[BY_TWO if wide == 2 else BY_ONE])
       for begin in range(0, own[COUNT], plan[DEPTH]):
         for line in range(own[LINES]):
           pixel = 0
-          while pixel < own[PIXELS]:
-            shape = _pixels(own[PIXELS] - pixel, wide)
-            lead = _LEAD[shape]
+          for number in range(1, shapes[0] + 1):
+            shape = shapes[number]
+            lead = (pixels_of[shape] + 1) // 2
             place = own[OUT] + line * own[OUT_LINE] + pixel * own[OUT_PIXEL] + vector * lanes
             loop(
               shape,
@@ -184,8 +162,16 @@ def kind(lanes: int) -> Kind:
               out_half if half else lead * own[OUT_PIXEL],
               plan[SUMMED] + begin,
             )
-            pixel += _PIXELS[shape]
+            pixel += pixels_of[shape]
       vector += wide
+
+  return part
+
+
+@functools.cache
+def kind(vectors: Vectors) -> Kind:
+  """The job, for such vectors of channels of the result."""
+  turn, part = _turning(vectors), _summing(vectors)
 
   @compiled
   def work(place):
@@ -215,7 +201,7 @@ def kind(lanes: int) -> Kind:
           for one in range(start, stop):
             target = frame + 4 * (one - start) * _size(plan)
             if plan[PLANES]:
-              _turn(plan, job[IN] + one * image, target)
+              turn(plan, job[IN] + one * image, target)
             else:
               _fill(plan, job[IN] + one * image, target)
           x = frame

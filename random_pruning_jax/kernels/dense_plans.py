@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from random_pruning_jax.kernels import dense_jobs as jobs
-from random_pruning_jax.kernels.contract import SHAPES
+from random_pruning_jax.kernels import dense_lines
+from random_pruning_jax.kernels.contract import SHAPES, Vectors
 from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
 
 OWN, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
@@ -21,8 +22,9 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def forward(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
+def forward(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   """y = the kernel [O / lanes, h w C, lanes] over x: a part, whose taps are those of the kernel."""
+  lanes = vectors.lanes
   (rows, columns, inputs, outputs), (high, wide, _) = sizes.kernel, sizes.map
   down, right = sizes.strides
   frame = around(sizes)._replace(
@@ -42,20 +44,21 @@ def forward(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
   }
   places = [frame.place(row, column) for row, column in taps]
   lines = [number * inputs * lanes for number in range(len(taps))]
-  parts = [(half, places, lines) for half in _pairs(part, outputs // lanes)]
+  parts = [(half, places, lines) for half in _pairs(part, outputs, vectors)]
   next_w = len(taps) * inputs * lanes
   return _plan(
-    (images, *sizes.map), frame, parts, threads, next_w, _depth(inputs, len(taps), lanes)
+    (images, *sizes.map), frame, parts, vectors, threads, next_w, _depth(inputs, len(taps), lanes)
   )
 
 
 @functools.lru_cache(maxsize=256)
-def to_input(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
+def to_input(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   """x = what meets y under the kernel [C / lanes, h w O, lanes]: a part for each pixel of a step.
 
   Pixel s r + a of a side is reached from r + (a + pad - k) / s by those taps k for which that is a
   whole number.
   """
+  lanes = vectors.lanes
   (rows, columns, inputs, outputs), (height, width, _) = sizes.kernel, sizes.image
   sides = [
     [
@@ -91,14 +94,14 @@ def to_input(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
     }
     places = [frame.place(top + i, left + j) for (_, i), (_, j) in taps]
     lines = [(row * columns + column) * outputs * lanes for (row, _), (column, _) in taps]
-    parts += [(half, places, lines) for half in _pairs(part, inputs // lanes)]
+    parts += [(half, places, lines) for half in _pairs(part, inputs, vectors)]
   next_w = rows * columns * outputs * lanes
   depth = _depth(outputs, rows * columns, lanes)
-  return _plan((images, *sizes.image), frame, parts, threads, next_w, depth)
+  return _plan((images, *sizes.image), frame, parts, vectors, threads, next_w, depth)
 
 
 @functools.lru_cache(maxsize=256)
-def to_kernel(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
+def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   """kernel = x times y, summed over pixels and images: a part for each of the kernel's rows.
 
   Columns of a row and their channels follow each other in the image as they do in the kernel.
@@ -128,8 +131,9 @@ def to_kernel(images: int, sizes: Sizes, lanes: int, threads: int) -> Plan:
   ]
   line = 4 * (frame.place(down, 0) + wide * outputs)
   chunk = max(OWN // line, -(-128 // wide), 1)
-  plan = _plan(sizes.kernel, frame, parts, threads, lanes, wide, images, block, chunk)
-  return plan
+  return _plan(
+    sizes.kernel, frame, parts, vectors, threads, vectors.lanes, wide, images, block, chunk
+  )
 
 
 def _depth(channels: int, taps: int, lanes: int) -> int:
@@ -138,10 +142,11 @@ def _depth(channels: int, taps: int, lanes: int) -> int:
   return -(-channels // max(blocks, 1))
 
 
-def _pairs(part: dict, vectors: int) -> list[dict]:
+def _pairs(part: dict, channels: int, vectors: Vectors) -> list[dict]:
   """Lines that are half as long as what a call computes, two at a time; and one that is left."""
   lines, pixels = part[jobs.LINES], part[jobs.PIXELS]
-  if (2 * pixels, min(vectors, 2)) not in SHAPES or lines < 2:
+  wide = min(channels // vectors.lanes, 2)
+  if (2 * pixels, wide) not in SHAPES[vectors.registers] or lines < 2:
     return [part]
   pairs = {
     **part,
@@ -172,7 +177,7 @@ def _edges(side: list[list[tuple[int, int]]], counts: list[int], n: int) -> tupl
   return before, max(n if not before else 0, before + last + 1)
 
 
-def _plan(shape, frame, parts, threads, next_w, depth, images=0, block=1, chunk=1) -> Plan:
+def _plan(shape, frame, parts, vectors, threads, next_w, depth, images=0, block=1, chunk=1) -> Plan:
   """Words of the plan: its head, the parts, and their tables, each of them once."""
   tables: dict[tuple, int] = {}
   total = jobs.HEAD + jobs.PART * len(parts)
@@ -180,7 +185,10 @@ def _plan(shape, frame, parts, threads, next_w, depth, images=0, block=1, chunk=
   for part, *lists in parts:
     own = np.zeros(jobs.PART, np.int32)
     own[list(part)] = list(part.values())
-    for word, table in zip((jobs.PLACES, jobs.ROWS), lists, strict=True):
+    for wide in (2, 1):
+      made_of = dense_lines.shapes(part[jobs.PIXELS], wide, vectors.registers)
+      lists.append([len(made_of), *made_of])
+    for word, table in zip((jobs.PLACES, jobs.ROWS, jobs.BY_TWO, jobs.BY_ONE), lists, strict=True):
       if tuple(table) not in tables:
         tables[tuple(table)] = total
         total += len(table)

@@ -164,6 +164,20 @@ def _handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) 
 
 
 @compiled
+def started(frame, size, first, arguments, results):
+  """A job of `size` words for the call `frame`, all zeros, and from word `first` on its buffers."""
+  place = llvm.allocate(8 * size)
+  llvm.clear(place, 2 * size)
+  job, given, made = words(place), words(frame[9]), words(frame[14])
+  for number in range(arguments):
+    job[first + number] = words(given[number])[3]
+  for number in range(results):
+    job[first + arguments + number] = words(made[number])[3]
+  job[REFERENCES] = 1
+  return place
+
+
+@compiled
 def _leave(place):
   if llvm.add(place + 8 * REFERENCES, -1) == 1:
     llvm.free(place)

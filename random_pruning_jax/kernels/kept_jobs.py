@@ -6,10 +6,10 @@ from random_pruning_jax.kernels.handler import (
   FIRST,
   ITEM,
   ITEMS,
-  REFERENCES,
   SEAT,
   WORKERS,
   Kind,
+  started,
 )
 from random_pruning_jax.kernels.llvm import compiled, ints, words
 
@@ -28,16 +28,9 @@ X, VALUES, OFFSETS, STARTS, SETTINGS, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST
 @compiled
 def begin(frame):
   """A job for the call `frame`: what its buffers are, and how it falls into items."""
-  place = llvm.allocate(8 * JOB)
+  place = started(frame, JOB, X, 5, 2)
   job = words(place)
-  arguments, results = words(frame[9]), words(frame[14])
-  for number in range(5):
-    job[X + number] = words(arguments[number])[3]
-  for number in range(2):
-    job[OUT + number] = words(results[number])[3]
   plan = ints(job[SETTINGS])
-  for word in (COPY, COPIED, ITEM, DONE, SEAT):
-    job[word] = 0
   vectors = (plan[HIGH] * plan[WIDE] + llvm.LANES - 1) // llvm.LANES
   job[TILES] = (vectors + llvm.VECTORS - 1) // llvm.VECTORS
   lines = (plan[HIGH] - 1) * plan[STRIDE] + plan[ROWS] + plan[STRIDE] - 1
@@ -51,7 +44,7 @@ def begin(frame):
   job[BLOCKS] = min(plan[OUTPUTS], max(1, (4 * plan[THREADS] + pieces - 1) // pieces))
   job[COPIES] = plan[IMAGES] * plan[INPUTS] if plan[MODE] == SHARED else 0
   job[ITEMS] = plan[IMAGES] if plan[MODE] == ALONE else pieces * job[BLOCKS]
-  job[REFERENCES], job[WORKERS] = 1, plan[THREADS]
+  job[WORKERS] = plan[THREADS]
   return place
 
 

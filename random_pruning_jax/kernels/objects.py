@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding
+from numba.core import config
 from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 
+from random_pruning_jax import kernels
 from random_pruning_jax.data import places
 
 
@@ -53,10 +55,11 @@ def _parsed(text: str) -> binding.ModuleRef:
 
 def _machine() -> binding.TargetMachine:
   target = binding.Target.from_default_triple()
-  features = binding.get_host_cpu_features().flatten()
-  return target.create_target_machine(
-    cpu=binding.get_host_cpu_name(), features=features, opt=3, jit=True
-  )
+  return target.create_target_machine(cpu=_name(), features=kernels.features(), opt=3, jit=True)
+
+
+def _name() -> str:
+  return config.CPU_NAME or binding.get_host_cpu_name()
 
 
 def _read(path: pathlib.Path) -> bytes | None:
@@ -88,8 +91,8 @@ def _version() -> str:
   total = hashlib.sha256(b''.join(file.read_bytes() for file in files))
   for word in (
     *(importlib.metadata.version(name) for name in ('numba', 'llvmlite', 'jaxlib')),
-    binding.get_host_cpu_name(),
-    binding.get_host_cpu_features().flatten(),
+    _name(),
+    kernels.features(),
   ):
     total.update(f'{word}\0'.encode())
   return total.hexdigest()[:16]

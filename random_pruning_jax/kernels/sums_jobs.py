@@ -1,24 +1,14 @@
 """Sums over the rows of two matrices, of one and of their products: threads divide the rows."""
 
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.handler import (
-  DONE,
-  FIRST,
-  ITEM,
-  ITEMS,
-  REFERENCES,
-  SEAT,
-  WORKERS,
-  Kind,
-)
+from random_pruning_jax.kernels.handler import DONE, FIRST, ITEM, ITEMS, WORKERS, Kind, started
 from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
 
 # Words of a plan, int32: rows in all and of an item, columns.
 THREADS, ROWS, SHARE, COLUMNS, PLAN = range(5)
 
-ROWS_AT_ONCE = (
-  64  # summed by themselves first, so that rounding grows with the roots of few numbers
-)
+# Summed by themselves first, so that rounding grows with the roots of few numbers.
+ROWS_AT_ONCE = 64
 
 # Words of a job, int64.
 X, Y, SETTINGS, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
@@ -26,18 +16,12 @@ X, Y, SETTINGS, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
 
 @compiled
 def begin(frame):
-  place = llvm.allocate(8 * JOB)
+  place = started(frame, JOB, X, 3, 2)
   job = words(place)
-  arguments, results = words(frame[9]), words(frame[14])
-  for number in range(3):
-    job[X + number] = words(arguments[number])[3]
-  for number in range(2):
-    job[RESULT + number] = words(results[number])[3]
   plan = ints(job[SETTINGS])
-  job[ITEM] = job[DONE] = job[SEAT] = 0
   # Shares do not depend on which thread takes them, so that the bits are the same each time.
   job[ITEMS] = (plan[ROWS] + plan[SHARE] - 1) // plan[SHARE]
-  job[REFERENCES], job[WORKERS] = 1, plan[THREADS]
+  job[WORKERS] = plan[THREADS]
   return place
 
 

@@ -6,6 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.llvm import compiled, floats
 
 _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
@@ -80,37 +81,43 @@ def _times(builder, value, factor):
   return builder.mul(value, ir.Constant(_WORD, factor))
 
 
-_blocks16x16 = _blocks(16, 16)
-_blocks16x8 = _blocks(16, 8)
-_blocks16x4 = _blocks(16, 4)
-_blocks8x8 = _blocks(8, 8)
-_blocks8x4 = _blocks(8, 4)
+@functools.cache
+def turning(vectors: Vectors):
+  """What makes target[c * channel + p] = source[p * pixel + c] of floats, in compiled code.
 
-
-@compiled
-def turn(target, channel, source, pixel, pixels, channels):
-  """target[c * channel + p] = source[p * pixel + c] of floats, for all pixels and channels.
-
-  Both are addresses. Blocks that reach over the end begin before it, and write some numbers twice.
+  It is for all pixels p and channels c; target and source are addresses. Blocks that reach over the
+  end begin before it, and write some numbers twice.
   """
-  done = 0
-  while done < channels and pixels >= 4:
-    left = channels - done
-    to, of = target + 4 * done * channel, source + 4 * done
-    if left >= 16 and pixels >= 16:
-      _blocks16x16(to, channel, of, pixel, pixels)
-    elif left >= 16 and pixels >= 8:
-      _blocks16x8(to, channel, of, pixel, pixels)
-    elif left >= 16:
-      _blocks16x4(to, channel, of, pixel, pixels)
-    elif left >= 8 and pixels >= 8:
-      _blocks8x8(to, channel, of, pixel, pixels)
-    elif left >= 8:
-      _blocks8x4(to, channel, of, pixel, pixels)
-    else:
-      break
-    done += 16 if left >= 16 else 8
-  to, of = floats(target), floats(source)
-  for c in range(done, channels):
-    for p in range(pixels):
-      to[c * channel + p] = of[p * pixel + c]
+  # A block of 16 channels and pixels takes 16 registers, and as many again while it is turned.
+  long = vectors.registers == 32
+  blocks16x16, blocks16x8, blocks16x4 = (_blocks(16, pixels) for pixels in (16, 8, 4))
+  blocks8x8, blocks8x4 = (_blocks(8, pixels) for pixels in (8, 4))
+
+  @compiled
+  def turn(target, channel, source, pixel, pixels, channels):
+    done = 0
+    while done < channels and pixels >= 4:
+      left = channels - done
+      to, of = target + 4 * done * channel, source + 4 * done
+      if long and left >= 16:
+        if pixels >= 16:
+          blocks16x16(to, channel, of, pixel, pixels)
+        elif pixels >= 8:
+          blocks16x8(to, channel, of, pixel, pixels)
+        else:
+          blocks16x4(to, channel, of, pixel, pixels)
+        done += 16
+      elif left >= 8:
+        if pixels >= 8:
+          blocks8x8(to, channel, of, pixel, pixels)
+        else:
+          blocks8x4(to, channel, of, pixel, pixels)
+        done += 8
+      else:
+        break
+    to, of = floats(target), floats(source)
+    for c in range(done, channels):
+      for p in range(pixels):
+        to[c * channel + p] = of[p * pixel + c]
+
+  return turn

@@ -1,46 +1,48 @@
-"""Memory of a training step of ResNet-20 beside PyTorch's: what the process holds more than before.
+"""Memory of a training step of ResNet-20 beside PyTorch's: the most that a process holds.
 
-Each is a process of its own. `at the peak` is the most that it held while it made its steps, the
-first of which, which compiles, is left out; `compiling` is the most that it held until then. Both
-are counted from where everything was imported and the batch was made.
+Each is a process of its own. `compiling` is the peak up to the end of the first step, `training`
+that of the steps after it, and `beyond the imports` what the latter is more than the process held
+when everything was imported and the batch was made. Code that is read from files is counted too.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 
-from benchmarks import network_parser, random_batch, start
+from benchmarks import network_parser, random_batch
+from random_pruning_jax import processor
+from random_pruning_jax.commands import arguments
 
-WAYS = {
-  'this code': {'conv': 'fastest'},
-  'without Numba': {'conv': 'by_pieces'},
+JAX = ('this code', 'without Numba')
+TORCH = {
   'PyTorch': {},
   'PyTorch, channels_last': {'channels_last': True},
   'PyTorch, channels_last, compiled': {'channels_last': True, 'compiled': True},
 }
 
 
-def main(arguments: list[str]) -> None:
+def main(words: list[str]) -> None:
   if not pathlib.Path('/proc/self/clear_refs').exists():
     raise SystemExit('What a process held at most is read from /proc, which Linux alone has.')
   parser = network_parser('memory', __doc__, rounds=3)
   parser.add_argument('--steps', type=int, default=5)
-  parser.add_argument('--way', choices=WAYS, help=argparse.SUPPRESS)  # what a process is for
-  options = parser.parse_args(arguments)
+  parser.add_argument(
+    '--way', choices=(*JAX, *TORCH), help=argparse.SUPPRESS
+  )  # what a process is for
+  options = parser.parse_args(words)
   if options.way:
     print(json.dumps(_measured(options)))
     return
-  print('| | at the peak, MB | compiling, MB | peak / this code |\n|---|---|---|---|')
-  first = None
-  for way in WAYS:
-    command = [sys.executable, '-m', 'benchmarks', 'memory', *arguments, f'--way={way}']
+  print('| | compiling, MB | training, MB | beyond the imports, MB |\n|---|---|---|---|')
+  for way in (*JAX, *TORCH):
+    command = [sys.executable, '-m', 'benchmarks', 'memory', *words, f'--way={way}']
     runs = [_said(command) for _ in range(options.rounds)]
-    peak, compiling = (sorted(run[i] for run in runs)[len(runs) // 2] for i in (0, 1))
-    first = first or peak
-    print(f'| {way} | {peak:.0f} | {compiling:.0f} | {peak / first:.2f} |')
+    medians = map(statistics.median, zip(*runs, strict=True))
+    print(f'| {way} |', ' | '.join(f'{megabytes:.0f}' for megabytes in medians), '|')
 
 
 def _said(command: list[str]) -> list[float]:
@@ -48,35 +50,36 @@ def _said(command: list[str]) -> list[float]:
   return json.loads(said.stdout.splitlines()[-1])
 
 
-def _measured(options: argparse.Namespace) -> tuple[float, float]:
-  """MB at the peak of the steps, and until the first was made."""
+def _measured(options: argparse.Namespace) -> tuple[float, float, float]:
   run, before = _prepared(options)
   run()
   compiling = _megabytes('VmHWM')
+  if options.way in JAX:
+    processor.settle()  # as the loop around the step does
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak is counted anew
   for _ in range(options.steps):
     run()
-  return _megabytes('VmHWM') - before, compiling - before
+  training = _megabytes('VmHWM')
+  return compiling, training, training - before
 
 
 def _prepared(options):
   images, labels = random_batch(options.batch)
-  settings = WAYS[options.way]
-  if 'conv' not in settings:
+  if options.way not in JAX:
     # An optional extra, `bench`.
     from benchmarks.torch_peer import torch_step
 
     before = _megabytes('VmRSS')
-    return torch_step(images, labels, options.width, **settings), before
-  if settings['conv'] == 'by_pieces':
-    options.devices = os.cpu_count()
-  start(options)
+    return torch_step(images, labels, options.width, **TORCH[options.way]), before
+  processor.keep_memory()
+  devices = options.devices if options.way == JAX[0] else os.cpu_count() or 1
+  arguments.use_cpu(devices)
   from benchmarks.step import jax_step
   from random_pruning_jax import convolution
 
   before = _megabytes('VmRSS')
-  conv = convolution.by_pieces if settings['conv'] == 'by_pieces' else convolution.fastest()
-  return jax_step(images, labels, options.width, conv, 1.0, options.devices), before
+  conv = convolution.fastest() if options.way == JAX[0] else convolution.by_pieces
+  return jax_step(images, labels, options.width, conv, 1.0, devices), before
 
 
 def _megabytes(field: str) -> float:

@@ -50,7 +50,7 @@ import time; start = time.perf_counter()
 import sys
 import jax
 from random_pruning_jax.commands import arguments
-jax.config.update('jax_num_cpu_devices', arguments.cpu_devices(apart=False))
+arguments.use_cpu(arguments.cpu_devices(apart=False))
 arguments.keep_compiled(sys.argv[1])
 import numpy as np
 from benchmarks.step import jax_step

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from benchmarks import network_parser, race, random_batch, start, table
-from random_pruning_jax import convolution, masks, models, parallel, pruning, train
+from random_pruning_jax import convolution, experiment, masks, models, parallel, pruning, train
 
 THIS = 'this code'
 
@@ -54,8 +54,8 @@ def jax_step(images, labels, width, conv, density, devices=0):
   tx = optax.chain(
     optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True), masks.keep_sparse()
   )
-  variables = jax.jit(models.create('resnet20', 10, width=width).init)(
-    jax.random.key(0), images[:1]
+  variables = experiment.initial_variables(
+    models.create('resnet20', 10, width=width), jax.random.key(0), images.shape[1:]
   )
   kept = pruning.make_masks(
     jax.random.key(1),

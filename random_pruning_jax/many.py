@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import feed, parallel, preemption, stacked
+from random_pruning_jax import feed, parallel, preemption, processor, stacked
 from random_pruning_jax.experiment import experiment
 from random_pruning_jax.groups import Group, Member, Spread, calls_of
 from random_pruning_jax.progress import Progress
@@ -114,6 +114,8 @@ def _loop(members: list[Member], groups: list[Group], ends: list, show: bool) ->
     for number, (start, end) in enumerate(ends, 1):
       for group in groups:
         group.call(start)
+      if number == 1:
+        processor.settle()
       stop = watch.asked(number)
       for group in groups:
         group.tell(end, save=stop)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 # What GNU's <malloc.h> calls these, and what they are set to.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = (-1, -1), (-4, 0), (-8, 1)
+_GAP = 64 << 20  # bytes
 
 
 def prepare() -> None:
@@ -53,7 +54,30 @@ def keep_memory() -> bool:
   A step's temporary memory, hundreds of megabytes, would else be returned after each step and be
   cleared by the system, page by page, in the next.
   """
-  if sys.platform != 'linux' or platform.libc_ver()[0] != 'glibc':
+  if not _gnu():
     return False
   mallopt = ctypes.CDLL(None).mallopt
   return all([mallopt(*option) for option in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX)])
+
+
+def settle() -> None:
+  """Gives back what compiling has freed, and keeps the memory of the steps in one piece.
+
+  A step takes its temporary memory as one block. What is taken while that is free would break it,
+  and the next step take a new one: so there is a gap for all that is smaller.
+  """
+  if not _gnu():
+    return
+  library = ctypes.CDLL(None)
+  library.malloc.restype = ctypes.c_void_p
+  library.malloc.argtypes = [ctypes.c_size_t]
+  library.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+  library.free.argtypes = [ctypes.c_void_p]
+  library.malloc_trim(0)
+  gap, fence = library.malloc(_GAP), library.malloc(_GAP)
+  library.realloc(fence, 1)  # what is left of it stays behind the gap
+  library.free(gap)  # whose pages come into being where they are used
+
+
+def _gnu() -> bool:
+  return sys.platform == 'linux' and platform.libc_ver()[0] == 'glibc'

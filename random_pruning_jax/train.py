@@ -18,6 +18,7 @@ from random_pruning_jax import (
   optimizers,
   parallel,
   preemption,
+  processor,
   profiling,
   runlog,
 )
@@ -200,6 +201,8 @@ def _loop(
       batches = next(inputs)
     trace.before(start + 1)
     state, figures = call(state, shared, own, *batches)
+    if number == 1:
+      processor.settle()
     trace.after(end, figures)
     book.settle()  # what was due before this call, while the devices take it
     stop = watch.asked(number)  # calls, since hosts must count without gaps

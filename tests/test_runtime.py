@@ -69,28 +69,61 @@ def test_only_a_process_that_can_find_no_accelerator_keeps_its_memory():
   assert not processor.only_cpu({'JAX_PLATFORMS': 'cuda,cpu'})
 
 
+MEMORY = """
+import ctypes, pathlib, resource, sys
+from random_pruning_jax import processor
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.memset.restype = ctypes.c_void_p
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+def take(megabytes):
+  return libc.memset(libc.malloc(megabytes << 20), 1, megabytes << 20)
+def held():
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  return next(int(line.split()[1]) >> 10 for line in lines if line.startswith('VmRSS'))
+def faults():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+"""
+
+
+def memory(script: str) -> list[int]:
+  """What a process prints, whose C library is that of `MEMORY`."""
+  command = [sys.executable, '-c', MEMORY + script]
+  return list(
+    map(int, subprocess.check_output(command, env=os.environ | {'JAX_PLATFORMS': 'cpu'}).split())
+  )
+
+
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only GNU libc is told')
 def test_a_prepared_process_gets_the_memory_that_it_freed_without_new_pages():
   script = """
-import ctypes, resource, sys
-from random_pruning_jax import processor
-if sys.argv[1] == 'prepared': processor.prepare()
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-libc.free.argtypes = [ctypes.c_void_p]
-def use(size):
-  place = libc.malloc(size)
-  libc.memset(place, 1, size)
-  libc.free(place)
-use(64 << 20)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-use(64 << 20)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+libc.free(take(64))
+before = faults()
+libc.free(take(64))
+print(faults() - before)
 """
-  environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
-  plain, prepared = (
-    int(subprocess.check_output([sys.executable, '-c', script, how], env=environment))
-    for how in ('plain', 'prepared')
-  )
+  (plain,), (prepared,) = memory(script), memory('processor.prepare()' + script)
   assert prepared < 100 and plain > 64 << 20 >> 16, (prepared, plain)  # pages of 64 kB at most
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only GNU libc is told')
+def test_what_compiling_freed_is_given_back_and_small_blocks_do_not_break_that_of_the_steps():
+  before, freed, settled, faults = memory("""
+processor.prepare()
+first = held()
+compiling = [take(1) for _ in range(200)]
+for each in compiling[::2]:
+  libc.free(each)
+freed = held()
+processor.settle()
+settled = held()
+step = take(200)
+libc.memset(libc.malloc(1), 1, 1)  # so that the block is not the last
+libc.free(step)
+batch, before = take(2), faults()
+take(200)
+print(first, freed, settled, faults() - before)
+""")
+  assert freed > before + 190 and settled < before + 110
+  assert faults < 100

@@ -90,11 +90,20 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
   if processor.only_cpu(os.environ):
     processor.keep_memory()
   if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-    jax.config.update('jax_num_cpu_devices', args.cpu_devices or cpu_devices(apart))
+    use_cpu(args.cpu_devices or cpu_devices(apart))
   if jax.config.jax_compilation_cache_dir is None:
     # What was compiled for one kind of processor may not run on another that shares the home.
     keep_compiled(places.cache_dir() / 'compiled' / _processor())
   parallel.connect(args.coordinator_address, args.num_processes, args.process_id)
+
+
+def use_cpu(devices: int) -> None:
+  """Makes the cores so many devices, where there is no accelerator."""
+  import jax
+
+  jax.config.update('jax_num_cpu_devices', devices)
+  # Else the next step takes its memory while the one before it still has its own.
+  jax.config.update('jax_cpu_enable_async_dispatch', devices > 1)
 
 
 def keep_compiled(directory: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from random_pruning_jax import names
 from random_pruning_jax.data.specs import SPECS
 from random_pruning_jax.smoke import smoked
 
@@ -195,7 +196,9 @@ def choice(field: str, value: Any, known) -> Any:
 
 
 def _check(config: ConfigDict) -> None:
-  """Ranges that nothing else checks before the first step."""
+  """Names, and ranges that nothing else checks before the first step."""
+  for name in names.of(config):
+    choice(*name)
   if not 0 < config.pruning.density <= 1:
     raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
   choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'resized', 'none'))

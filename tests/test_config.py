@@ -1,10 +1,13 @@
 """Configs say what they mean, and what is wrong with them in one line."""
 
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from tiny import tiny_config
 
+from random_pruning_jax import attacks, models, names, pruning, scores, suites
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.experiment import experiment
@@ -57,10 +60,12 @@ def test_recipes_are_resolved_to_what_they_stand_for():
   [
     ({'pruning__density': 1.5}, r'pruning.density must lie in \(0, 1\], got 1.5'),
     ({'pruning__density': 0.0}, r'pruning.density must lie in \(0, 1\], got 0.0'),
-    ({'pruning__ratio': 'erkk'}, r"ratio must be one of .*'erk'.* got 'erkk'"),
-    ({'pruning__select': 'chance'}, r"select must be one of .*'random'.* got 'chance'"),
-    ({'pruning__sampling': 'some'}, r"sampling must be one of .*'exact'.* got 'some'"),
-    ({'model__name': 'resnet21'}, r"'resnet21'; known are .*resnet20"),
+    ({'pruning__ratio': 'erkk'}, r"pruning.ratio must be one of .*erk.*; got 'erkk'"),
+    ({'pruning__select': 'chance'}, r"pruning.select must be one of .*random.*; got 'chance'"),
+    ({'pruning__sampling': 'some'}, r"pruning.sampling must be one of .*exact.*; got 'some'"),
+    ({'model__name': 'resnet21'}, r"model.name must be one of .*resnet20.*; got 'resnet21'"),
+    ({'model__name': 'cifar_resnet21'}, r'must be 6n \+ 2'),
+    ({'evaluation__suites': ('oood',)}, r"evaluation.suites must be one of .*ood.*; got 'oood'"),
     ({'dataset': 'cifar11'}, r'cifar11'),
     ({'recipe': 'messy'}, r"recipe must be one of authors, clean; got 'messy'"),
     ({'batch_size': 122}, r'multiple of the number of devices, 4; got 122'),
@@ -74,6 +79,35 @@ def test_recipes_are_resolved_to_what_they_stand_for():
 def test_a_wrong_value_is_refused_with_what_was_wanted_and_got(changes, message):
   with pytest.raises(ValueError, match=message):
     experiment(tiny_config(**changes))
+
+
+@pytest.mark.parametrize(
+  ('file', 'module', 'table'),
+  [
+    ('scores.py', scores, 'SCORES'),
+    ('pruning.py', pruning, 'SAMPLINGS'),
+    ('models/__init__.py', models, 'MODELS'),
+    ('suites/__init__.py', suites, 'SUITES'),
+    ('attacks.py', attacks, 'ATTACKS'),
+  ],
+)
+def test_names_read_from_the_source_are_those_of_the_table(file, module, table):
+  assert names.keys(file, table) == tuple(getattr(module, table))
+
+
+def test_a_wrong_name_is_refused_before_jax_is_imported():
+  script = """
+import sys
+from random_pruning_jax.commands import arguments
+try:
+  arguments.load_config('configs/digits.py', ['--config.pruning.ratio=erkk'])
+except ValueError as error:
+  assert "got 'erkk'" in str(error)
+  assert 'jax' not in sys.modules
+else:
+  raise AssertionError('erkk is no ratio')
+"""
+  subprocess.run([sys.executable, '-c', script], check=True, cwd=pathlib.Path(__file__).parents[1])
 
 
 @pytest.mark.parametrize(

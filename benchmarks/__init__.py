@@ -6,11 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-import jax
 import numpy as np
-
-from random_pruning_jax import processor
-from random_pruning_jax.commands.arguments import cpu_devices
 
 
 def network_parser(name: str, description: str, rounds: int) -> argparse.ArgumentParser:
@@ -18,6 +14,8 @@ def network_parser(name: str, description: str, rounds: int) -> argparse.Argumen
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks {name}', description=description)
   parser.add_argument('--width', type=int, default=16)
   parser.add_argument('--batch', type=int, default=128)
+  from random_pruning_jax.commands.arguments import cpu_devices
+
   parser.add_argument(
     '--devices', type=int, default=cpu_devices(apart=False), help='CPU devices of this code'
   )
@@ -30,6 +28,10 @@ def start(options: argparse.Namespace) -> None:
 
   This code takes as many of them as it is told, its rivals in JAX take all.
   """
+  import jax
+
+  from random_pruning_jax import processor
+
   processor.keep_memory()
   jax.config.update('jax_num_cpu_devices', max(options.devices, os.cpu_count() or 1))
 

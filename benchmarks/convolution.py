@@ -1,4 +1,4 @@
-"""One convolution's forward pass and gradients: this code beside XLA's own derivative."""
+"""One convolution's forward pass and gradients: this code, with and without Numba, and XLA's."""
 
 import argparse
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks import race, table
-from random_pruning_jax.convolution import conv_general_dilated
+from random_pruning_jax import convolution, processor
 
 # Image size, kernel, stride, channels in and out: the layers of a ResNet-20 of width 16.
 LAYERS = (
@@ -24,10 +24,11 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--batch', type=int, default=128)
   parser.add_argument('--rounds', type=int, default=7)
   options = parser.parse_args(arguments)
+  processor.keep_memory()
   for size, kernel, stride, inputs, outputs in LAYERS:
     runs = _runs(options.batch, size, kernel, stride, inputs, outputs)
     print(f'\n{kernel}x{kernel}, stride {stride}, {inputs} -> {outputs} channels at {size}\n')
-    print(table(race(runs, options.rounds), 'forward', options.batch))
+    print(table(race(runs, options.rounds), 'forward, XLA', options.batch))
 
 
 def _runs(batch, size, kernel, stride, inputs, outputs):
@@ -46,11 +47,15 @@ def _runs(batch, size, kernel, stride, inputs, outputs):
       'kernel gradient': lambda x, w: jax.vjp(lambda w: convolve(x, w), w)[1](g),
     }
 
-  ours, xla = bound(conv_general_dilated), bound(lax.conv_general_dilated)
-  functions = {'forward': xla['forward']}
-  for name in ('input gradient', 'kernel gradient'):
-    functions |= {f'{name}, XLA': xla[name], f'{name}, this code': ours[name]}
-  return {name: _ready(jax.jit(function), x, weights) for name, function in functions.items()}
+  ways = {'XLA': lax.conv_general_dilated, 'by_pieces': convolution.by_pieces}
+  if convolution.fastest() is convolution.compiled:
+    ways['compiled'] = convolution.compiled
+  bound_ways = {way: bound(conv) for way, conv in ways.items()}
+  return {
+    f'{part}, {way}': _ready(jax.jit(bound_ways[way][part]), x, weights)
+    for part in ('forward', 'input gradient', 'kernel gradient')
+    for way in ways
+  }
 
 
 def _ready(function, *operands):

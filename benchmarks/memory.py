@@ -1,23 +1,22 @@
 """Memory of a training step of ResNet-20 beside PyTorch's: the most that a process holds.
 
-Each is a process of its own. `compiling` is the peak up to the end of the first step, `training`
-that of the steps after it, and `beyond the imports` what the latter is more than the process held
-when everything was imported and the batch was made. Code that is read from files is counted too.
+Each is a process of its own; a second start is one that finds what was compiled before. `compiling`
+is the peak up to the end of the first step, `training` that of the steps after it, and `beyond the
+imports` what the latter is more than the process held when everything was imported and the batch
+was made. Code that is read from files is counted too.
 """
 
-import argparse
 import json
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 
 from benchmarks import network_parser, random_batch
-from random_pruning_jax import processor
-from random_pruning_jax.commands import arguments
 
-JAX = ('this code', 'without Numba')
+JAX = ('this code', 'this code, a second start', 'without Numba')
 TORCH = {
   'PyTorch': {},
   'PyTorch, channels_last': {'channels_last': True},
@@ -25,61 +24,79 @@ TORCH = {
 }
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
   if not pathlib.Path('/proc/self/clear_refs').exists():
     raise SystemExit('What a process held at most is read from /proc, which Linux alone has.')
   parser = network_parser('memory', __doc__, rounds=3)
   parser.add_argument('--steps', type=int, default=5)
-  parser.add_argument(
-    '--way', choices=(*JAX, *TORCH), help=argparse.SUPPRESS
-  )  # what a process is for
-  options = parser.parse_args(words)
-  if options.way:
-    print(json.dumps(_measured(options)))
-    return
+  options = parser.parse_args(arguments)
   print('| | compiling, MB | training, MB | beyond the imports, MB |\n|---|---|---|---|')
   for way in (*JAX, *TORCH):
-    command = [sys.executable, '-m', 'benchmarks', 'memory', *words, f'--way={way}']
-    runs = [_said(command) for _ in range(options.rounds)]
+    with tempfile.TemporaryDirectory() as cache:
+      if way == JAX[1]:
+        _process(way, options, cache)
+      runs = [_process(way, options, cache) for _ in range(options.rounds)]
     medians = map(statistics.median, zip(*runs, strict=True))
     print(f'| {way} |', ' | '.join(f'{megabytes:.0f}' for megabytes in medians), '|')
 
 
-def _said(command: list[str]) -> list[float]:
-  said = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-  return json.loads(said.stdout.splitlines()[-1])
+def _process(way, options, cache) -> list[float]:
+  # Which imports what the way needs, and not what the other ways need.
+  script = 'import json, sys; from benchmarks import memory; print(json.dumps(memory.measured('
+  script += '**json.loads(sys.argv[1]))))'
+  settings = {name: value for name, value in vars(options).items() if name != 'rounds'}
+  words = json.dumps(settings | {'way': way, 'cache': cache})
+  said = subprocess.check_output([sys.executable, '-c', script, words], stderr=subprocess.DEVNULL)
+  return json.loads(said.splitlines()[-1])
 
 
-def _measured(options: argparse.Namespace) -> tuple[float, float, float]:
-  run, before = _prepared(options)
+def measured(
+  way: str, width: int, batch: int, devices: int, steps: int, cache: str
+) -> tuple[float, float, float]:
+  """MB of this process: compiling, training, and the latter beyond the imports."""
+  images, labels = random_batch(batch)
+  make = _jax(way, devices, cache) if way in JAX else _torch(way)
+  before = _megabytes('VmRSS')
+  run, settle = make(images, labels, width)
   run()
   compiling = _megabytes('VmHWM')
-  if options.way in JAX:
-    processor.settle()  # as the loop around the step does
+  settle()
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak is counted anew
-  for _ in range(options.steps):
+  for _ in range(steps):
     run()
   training = _megabytes('VmHWM')
   return compiling, training, training - before
 
 
-def _prepared(options):
-  images, labels = random_batch(options.batch)
-  if options.way not in JAX:
-    # An optional extra, `bench`.
-    from benchmarks.torch_peer import torch_step
+def _jax(way, devices, cache):
+  from random_pruning_jax import processor
+  from random_pruning_jax.commands import arguments
 
-    before = _megabytes('VmRSS')
-    return torch_step(images, labels, options.width, **TORCH[options.way]), before
   processor.keep_memory()
-  devices = options.devices if options.way == JAX[0] else os.cpu_count() or 1
+  devices = devices if way != JAX[2] else os.cpu_count() or 1
   arguments.use_cpu(devices)
+  if way == JAX[1]:
+    arguments.keep_compiled(pathlib.Path(cache))
   from benchmarks.step import jax_step
   from random_pruning_jax import convolution
 
-  before = _megabytes('VmRSS')
-  conv = convolution.fastest() if options.way == JAX[0] else convolution.by_pieces
-  return jax_step(images, labels, options.width, conv, 1.0, devices), before
+  conv = convolution.fastest() if way != JAX[2] else convolution.by_pieces
+
+  def make(images, labels, width):
+    run = jax_step(images, labels, width, conv, 1.0, devices)
+    return run, processor.settle  # as the loop around the step does
+
+  return make
+
+
+def _torch(way):
+  # An optional extra, `bench`.
+  from benchmarks.torch_peer import torch_step
+
+  def make(images, labels, width):
+    return torch_step(images, labels, width, **TORCH[way]), lambda: None
+
+  return make
 
 
 def _megabytes(field: str) -> float:

@@ -1,11 +1,12 @@
 """The training step of a network on paper: multiply-adds, bytes, and what bounds it where.
 
-    python -m benchmarks.roofline
+    python -m benchmarks roofline
 
 prints the tables of docs/scaling.md. Counts come from the network's shapes (`cost.py`); peaks are
 the vendors' published figures, and the rest are assumptions that the output states.
 """
 
+import argparse
 import dataclasses
 import functools
 
@@ -133,9 +134,8 @@ def whole_runs() -> str:
   return tables.text(rows)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+  argparse.ArgumentParser(prog='python -m benchmarks roofline', description=__doc__).parse_args(
+    arguments
+  )
   print(roofline(), growth(), whole_runs(), sep='\n\n')
-
-
-if __name__ == '__main__':
-  main()

@@ -66,7 +66,8 @@ def jax_step(images, labels, width, conv, density, devices=0):
     select='random',
     density=density,
   )
-  state = parallel.replicate(train.create_state(variables, kept, tx), on)
+  create = jax.jit(lambda variables, kept: train.create_state(variables, kept, tx))
+  state = parallel.replicate(create(variables, kept), on)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
 
   def step(state, batch):

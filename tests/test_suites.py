@@ -337,7 +337,7 @@ def test_images_are_corrupted_here_once_and_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'suites': ('oood',)}, 'suite must be one of adversarial, .*; got .oood'),
+    ({'suites': ('oood',)}, 'evaluation.suites must be one of adversarial, .*; got .oood'),
     ({'attacks': {'pdg': {'epsilons': ()}}}, 'evaluation.attacks must be one of .*pgd'),
     ({'corruptions': ('mist',)}, 'evaluation.corruptions must be one of'),
   ],

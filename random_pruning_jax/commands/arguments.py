@@ -58,7 +58,8 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
   """The config of `FILE` or `FILE:ARGUMENT`, with overrides like '--config.seed=1'.
 
-  Raises ValueError in one line for what is wrong with any of them, before JAX is imported.
+  Raises ValueError in one line for a wrong field, value or name, before JAX is imported; a data set
+  is looked for later.
   """
   path, _, argument = file.partition(':')
   get_config = config_files.function_of(path, 'get_config')

@@ -7,14 +7,14 @@ the vendors' published figures, and the rest are assumptions that the output sta
 """
 
 import argparse
-import dataclasses
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from random_pruning_jax import cost, models, tables
+from random_pruning_jax import chips, cost, models, tables
+from random_pruning_jax.chips import Chip
 
 IMAGE = (224, 224, 3)
 IMAGES = 1_281_167 * 0.99  # of training; a hundredth is held out
@@ -25,22 +25,7 @@ PASSES = 4 + 8
 UTILISATION = 0.4  # of either peak that a whole training step reaches in practice; an assumption
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """Published peaks of a chip: bfloat16 FLOP/s, bytes/s of memory and links, bytes of memory."""
-
-  name: str
-  flops: float
-  memory: float
-  link: float
-  capacity: float
-
-
-CHIPS = (
-  Chip('TPU v4', 275e12, 1228e9, 300e9, 32e9),
-  Chip('TPU v5e', 197e12, 819e9, 200e9, 16e9),
-  Chip('H100 SXM', 989e12, 3350e9, 450e9, 80e9),
-)
+CHIPS = tuple(chips.CHIPS[name] for name in ('v4', 'v5e', 'h100'))
 
 
 @functools.cache
@@ -64,14 +49,14 @@ def activations(name: str) -> tuple[cost.Structure, int]:
   return cost.structure(model, IMAGE), sum(found)
 
 
-def step_seconds(name: str, chip: Chip, batch: float, chips: int = 1) -> dict[str, float]:
+def step_seconds(name: str, chip: Chip, batch: float, count: int = 1) -> dict[str, float]:
   """Lower bounds in seconds of a step of `batch` images a chip: arithmetic, memory, all-reduce."""
   structure, values = activations(name)
   flops = cost.training_flops(structure.layers, 1) * batch
   # Weights, momentum and gradients in float32, read and written, and masks of one byte.
   state = structure.parameters * (6 * WHOLE + 1)
   moved = PASSES * HALF * values * batch + state
-  ring = 2 * (chips - 1) / chips * WHOLE * structure.parameters
+  ring = 2 * (count - 1) / count * WHOLE * structure.parameters
   return {
     'arithmetic': flops / chip.flops,
     'memory': moved / chip.memory,
@@ -107,13 +92,13 @@ def roofline(name: str = 'wrn50_2', batch: int = 1024) -> str:
 
 def growth(name: str = 'wrn50_2', each: int = 64) -> str:
   rows = [['chips', 'batch', *(f'{chip.name}' for chip in CHIPS)]]
-  for chips in (1, 8, 32, 128, 512):
+  for count in (1, 8, 32, 128, 512):
     shares = []
     for chip in CHIPS:
-      seconds = step_seconds(name, chip, each, chips)
+      seconds = step_seconds(name, chip, each, count)
       busy = max(seconds['arithmetic'], seconds['memory']) / UTILISATION
       shares.append(f'{seconds["all-reduce"] / (busy + seconds["all-reduce"]):.1%}')
-    rows.append([f'{chips}', f'{chips * each:,}', *shares])
+    rows.append([f'{count}', f'{count * each:,}', *shares])
   return tables.text(rows)
 
 
@@ -124,10 +109,10 @@ def whole_runs() -> str:
     for epochs in (90, 100):
       samples = epochs * IMAGES
       hours, speed = [], 0.0
-      for chip, chips in ((CHIPS[0], 16), (CHIPS[2], 8)):
-        seconds = step_seconds(name, chip, 48, chips)
+      for chip, count in ((CHIPS[0], 16), (CHIPS[2], 8)):
+        seconds = step_seconds(name, chip, 48, count)
         busy = max(seconds['arithmetic'], seconds['memory']) / UTILISATION + seconds['all-reduce']
-        speed = 48 * chips / busy
+        speed = 48 * count / busy
         hours.append(f'{samples / speed / 3600:,.1f} h')
       total = cost.training_flops(structure.layers, samples)
       rows.append([name, f'{epochs}', f'{total:.2g}', *hours, f'{speed:,.0f}'])

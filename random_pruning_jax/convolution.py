@@ -25,9 +25,9 @@ _NHWC = ('NHWC', 'HWIO', 'NHWC')
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def fastest() -> Callable | None:
-  """The convolution for the devices that JAX has found; None for XLA's own."""
-  if jax.default_backend() != 'cpu':
+def fastest(platform: str = '') -> Callable | None:
+  """The convolution for a platform (default: of the devices here); None for XLA's own."""
+  if (platform or jax.default_backend()) != 'cpu':
     return None
   return compiled if not kernels.lacking() and kernels.registers() else by_pieces
 

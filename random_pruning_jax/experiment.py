@@ -43,7 +43,7 @@ def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> 
     )
   pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
   spec = shown(config, data.describe(config.dataset, config.data_dir))
-  model = network(config, spec)
+  model = network(config, spec, on[0].platform)
   return Experiment(config, spec, model, _structure(model, spec.shape), on)
 
 
@@ -70,8 +70,8 @@ def shown(config: ConfigDict, spec: data.Spec) -> data.Spec:
   return dataclasses.replace(spec, shape=shape, resize=resize)
 
 
-def network(config: ConfigDict, spec: data.Spec) -> models.Network:
-  """The config's network, normalising by the data set's statistics."""
+def network(config: ConfigDict, spec: data.Spec, platform: str = '') -> models.Network:
+  """The config's network, normalising by the data set's statistics, as it is fast on a platform."""
   return models.create(
     config.model.name,
     spec.num_classes,
@@ -82,7 +82,7 @@ def network(config: ConfigDict, spec: data.Spec) -> models.Network:
     kaiming=config.model.kaiming,
     axis_name=parallel.AXIS if config.model.sync_batch_norm else None,
     remat=config.model.remat,
-    conv_general_dilated=convolution.fastest(),  # the same numbers, to rounding
+    conv_general_dilated=convolution.fastest(platform),  # the same numbers, to rounding
   )
 
 

@@ -19,6 +19,7 @@ from random_pruning_jax import data, parallel
 from random_pruning_jax.data import places, resident, streamed
 from random_pruning_jax.experiment import Experiment
 
+STREAMED = (0, 0)  # axes of a call's streamed images and labels
 Calls = Iterable[tuple[int, int]]  # steps done before and after each; none spans two epochs
 MOST_RESIDENT = 4 << 30  # bytes of 8-bit pixels that 'auto' puts into device memory
 
@@ -126,7 +127,7 @@ def _streamed(parts: Experiment) -> Feed:
       yield image, np.stack([each['label'].reshape(local, -1) for each in steps], 1)
 
   images: Any = data.Images(streamed.Pixels(source, example.augment), streamed.Labels(source))
-  return Feed('streamed', images, _scaled, tuple, (0, 0), stream)
+  return Feed('streamed', images, scaled, tuple, STREAMED, stream)
 
 
 def stream_example(parts: Experiment, source: streamed.Source) -> streamed.Example:
@@ -146,6 +147,7 @@ def stream_example(parts: Experiment, source: streamed.Source) -> streamed.Examp
   return streamed.Example(source, augment, config.seed, config.batch_size, tuple(mine))
 
 
-def _scaled(shared: tuple, key: jax.Array, images, labels) -> dict[str, jax.Array]:
+def scaled(shared: tuple, key: jax.Array, images, labels) -> dict[str, jax.Array]:
+  """What `gather` is of streamed images."""
   del shared, key  # the host has cropped them
   return {'image': images.astype(jnp.float32) / 255, 'label': labels.astype(jnp.int32)}

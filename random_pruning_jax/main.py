@@ -14,6 +14,7 @@ COMMANDS = {
   'report': 'tables, figures and a page of finished runs',
   'compare': 'what two runs differ in: configs, numbers, masks, learning curves',
   'plan': 'what pruning does to a network, layer by layer, before it trains',
+  'footprint': 'what the training step needs of a chip: memory, FLOPs; of one that is not here too',
   'verify': 'check that a trained checkpoint is sparse as planned',
   'export': 'write a trained network to a file: small, for PyTorch, or as a program',
   'inspect': 'what an exported file holds, and what it would cost to run',

@@ -122,6 +122,7 @@ def parallel(
   def in_turn(*arguments):
     return jax.block_until_ready(mapped(*arguments))
 
+  in_turn.lower = mapped.lower
   return in_turn
 
 

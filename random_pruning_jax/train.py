@@ -65,19 +65,26 @@ class Run(NamedTuple):
   @property
   def step(self) -> Callable:
     """(state, shared, own, inputs) -> state and figures; equal settings give the same function."""
-    config = self.parts.config
-    names = ('label_smoothing', 'accumulate', 'average_decay')
-    options = tuple((name, config.optimizer[name]) for name in names)
-    make = optimizers.maker(config, self.per_epoch)
-    return one_step(self.parts.model, make, options, self.feed.gather)
+    return step_of(self.parts, self.per_epoch, self.feed.gather)
 
   def calls(self, done: int, at: tuple[int, ...] = ()) -> Iterator[tuple[int, int]]:
     """Steps done before and after each call of the compiled program, to the end of the run."""
-    config = self.parts.config
-    every = calls.acts(config, self.per_epoch)
+    every = calls.acts(self.parts.config, self.per_epoch)
+    return calls.ends(done, self.last_step, self.steps_per_call, every, at)
+
+  @property
+  def steps_per_call(self) -> int:
     loop = self.feed.loading == 'resident' and self.parts.on[0].platform != 'cpu'
-    length = config.steps_per_call or (calls.fewest(every) if loop else 1)
-    return calls.ends(done, self.last_step, length, every, at)
+    every = calls.acts(self.parts.config, self.per_epoch)
+    return self.parts.config.steps_per_call or (calls.fewest(every) if loop else 1)
+
+
+def step_of(parts: Experiment, per_epoch: int, gather: Callable) -> Callable:
+  """(state, shared, own, inputs) -> state and figures, of a config and of how its images arrive."""
+  config = parts.config
+  names = ('label_smoothing', 'accumulate', 'average_decay')
+  options = tuple((name, config.optimizer[name]) for name in names)
+  return one_step(parts.model, optimizers.maker(config, per_epoch), options, gather)
 
 
 @functools.lru_cache(maxsize=64)

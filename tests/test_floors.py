@@ -27,6 +27,7 @@ FLOORS = {
   'compare': 2,
   'verify': 2,
   'plan': 2,
+  'footprint': 2,
   'export': 2,
   'experiment': 1,
   'pruning': 1,

@@ -1,0 +1,46 @@
+"""`random-pruning footprint --config=FILE[:ARGUMENT] [--chips=v4:2x2x4]`: what the step needs."""
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+
+from random_pruning_jax.commands import arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.epilog = (
+    'The step is compiled and not run: Wide ResNet-50-2 takes minutes. Exit status 1 where it does '
+    'not fit.'
+  )
+  arguments.add_config(parser)
+  parser.add_argument(
+    '--chips',
+    default='',
+    metavar='NAME:LAYOUT',
+    help='v4:2x2x4, v5e:4x4, v5p:2x2x4, v6e:4x4 or h100:8, which need not be here (default: those '
+    'that are)',
+  )
+  parser.add_argument('--format', default='table', choices=('table', 'json'))
+  arguments.add_runtime(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  config = arguments.load_config(args.config, rest)
+  if args.chips:
+    os.environ['JAX_PLATFORMS'] = 'cpu'  # which asks nothing of accelerators that may be here
+  arguments.start_jax(args)
+  from random_pruning_jax import chips, footprint, parallel
+
+  chip, on = chips.find(args.chips) if args.chips else (None, parallel.devices())
+  try:
+    found = footprint.footprint(config, on, chip)
+  except footprint.DoesNotFitError as error:
+    print(f'does NOT fit: {error}')
+    return 1
+  if args.format == 'json':
+    print(json.dumps(dataclasses.asdict(found) | {'peak': found.peak}, indent=2))
+  else:
+    print(footprint.show(found))
+  return int(not found.fits)

@@ -1,0 +1,172 @@
+"""What a config's training step needs of a chip, as XLA's compiler says, before anything trains.
+
+The step is compiled as training would call it and never run, so that the chips need not be here
+(`chips.py`), nor, where images are streamed, the data set.
+"""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from random_pruning_jax import cost, data, feed, optimizers, tables, train
+from random_pruning_jax.chips import Chip
+from random_pruning_jax.experiment import Experiment, experiment, keys
+
+PER_EPOCH = 1000  # steps; when the learning rate changes is no matter of size
+
+
+class DoesNotFitError(ValueError):
+  """The compiler itself found too little memory on a chip; the message is its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+  """What a call of the compiled step takes of one chip; sizes in bytes."""
+
+  model: str
+  dtype: str
+  chip: str
+  chips: int
+  batch_size: int  # of all chips
+  steps: int  # of a call
+  state: int  # weights, momentum, masks and statistics
+  images: int  # of a call, and the whole data set where it is resident
+  temporary: int  # activations and gradients
+  outputs: int  # beside the new state, which takes the memory of the old one
+  program: int
+  capacity: int | None  # None where nothing tells
+  flops: float  # of a step: three forward passes' multiply-adds (`cost.training_flops`)
+  counted: dict[str, float]  # 'flops' and 'bytes' of a call, by the compiler; of loops, one turn
+  all_reduces: int  # places in the program where chips wait for each other
+  seconds: float  # of compiling
+
+  @property
+  def peak(self) -> int:
+    """All together, and the state once more, which is what a checkpoint reads."""
+    return 2 * self.state + self.images + self.temporary + self.outputs + self.program
+
+  @property
+  def fits(self) -> bool:
+    """Whether a chip has so much, as far as it is known."""
+    return self.capacity is None or self.peak <= self.capacity
+
+
+def footprint(
+  config: ConfigDict, on: tuple[jax.Device, ...], chip: Chip | None = None
+) -> Footprint:
+  """Compiles the config's step for `on`, which may be the devices of a `chip` that is not here.
+
+  Raises ValueError for a config that cannot be, DataError where resident images are wanted and not
+  here, and DoesNotFitError.
+  """
+  parts = experiment(config, on)
+  config = parts.config
+  gather, axes, shared, inputs = _arriving(parts)
+  state = train.blank_state(parts, optimizers.make(config, PER_EPOCH))
+  own = jax.eval_shape(
+    lambda: train.Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
+  )
+  step = train.step_of(parts, PER_EPOCH, gather)
+  lowered = train.compiled(step, axes, on).lower(state, shared, own, *inputs)
+  start = time.perf_counter()
+  try:
+    program = lowered.compile(dict(chip.options) if chip else None)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise DoesNotFitError(str(error).partition(': ')[2].splitlines()[0]) from error
+  seconds = time.perf_counter() - start
+  memory, counted = program.memory_analysis(), program.cost_analysis() or {}
+  return Footprint(
+    model=config.model.name,
+    dtype=config.model.dtype,
+    chip=chip.name if chip else on[0].device_kind,
+    chips=len(on),
+    batch_size=config.batch_size,
+    steps=jax.tree.leaves(inputs)[-1].shape[1 if axes[-1] == 0 else 0],
+    state=_bytes(state),
+    images=_bytes(shared) + _bytes(inputs) // len(on),
+    temporary=memory.temp_size_in_bytes,
+    outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    program=memory.generated_code_size_in_bytes,
+    capacity=int(chip.capacity) if chip else (on[0].memory_stats() or {}).get('bytes_limit'),
+    flops=cost.training_flops(parts.structure.layers, config.batch_size) / len(on),
+    counted={
+      name: counted[key]
+      for name, key in (('flops', 'flops'), ('bytes', 'bytes accessed'))
+      if counted.get(key, 0) > 0
+    },
+    all_reduces=len(re.findall(r' all-reduce(?:-start)?\(', program.as_text())),
+    seconds=seconds,
+  )
+
+
+def _arriving(parts: Experiment) -> tuple[Callable, tuple, tuple, tuple]:
+  """How images reach the step (`feed.Feed`): gather, axes, and shapes of what is shared and given.
+
+  No image is read where they are streamed.
+  """
+  config, devices = parts.config, len(parts.on)
+  each = (config.batch_size // devices,)
+  if _streamed(config):
+    head = (devices, config.steps_per_call or 1, *each)
+    images = jax.ShapeDtypeStruct((*head, *parts.spec.shape), jnp.uint8)
+    return feed.scaled, feed.STREAMED, (), (images, jax.ShapeDtypeStruct(head, jnp.int32))
+  run = train.prepare(parts)
+  shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, run.feed.images)))
+  steps = run.steps_per_call
+  indices = jax.ShapeDtypeStruct((devices, steps, *each), jnp.int32)
+  epochs = jax.ShapeDtypeStruct((steps,), jnp.int32)
+  return run.feed.gather, run.feed.axes, shared, (indices, epochs)
+
+
+def _streamed(config: ConfigDict) -> bool:
+  try:
+    return feed.loading(config) == 'streamed'
+  except data.DataError:  # not here, so as images of many sizes are trained on, or not at all
+    return config.augment.mode == 'resized'
+
+
+def _bytes(tree: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def show(found: Footprint) -> str:
+  """A table for people."""
+  title = f'{found.model}, {found.dtype}, {found.batch_size:,} images on {found.chips} x '
+  rows = [
+    ['', 'a chip', ''],
+    ['images a step', f'{found.batch_size // found.chips:,}', f'{found.steps} steps a call'],
+    ['state', _unit(found.state, 'B'), 'weights, momentum, masks, statistics'],
+    ['state, again', _unit(found.state, 'B'), 'for a checkpoint'],
+    ['images', _unit(found.images, 'B'), 'of a call, and all that are resident'],
+    ['temporary', _unit(found.temporary, 'B'), 'activations, gradients'],
+    ['program', _unit(found.program, 'B'), ''],
+    ['all together', _unit(found.peak, 'B'), ''],
+  ]
+  if found.capacity:
+    fits = 'fits' if found.fits else 'does NOT fit'
+    rows.append(
+      ['of', _unit(found.capacity, 'B'), f'{found.peak / found.capacity:.1%}, so it {fits}']
+    )
+  rows += [[], ['FLOPs of the network', _unit(found.flops), 'a step: three forward passes']]
+  for name, value in found.counted.items():
+    rows.append([f'{name}, as the compiler counts', _unit(value), 'a call, of a loop one turn'])
+  rows.append(['all-reduces', f'{found.all_reduces}', 'places in the program'])
+  rows.append(['compiled in', f'{found.seconds:.0f} s', ''])
+  width = max(len(row[2]) for row in rows if row)
+  lines = [row and [*row[:2], row[2].ljust(width)] for row in rows]
+  return f'{title}{found.chip}\n\n{tables.text(lines)}'
+
+
+def _unit(value: float, of: str = '') -> str:
+  for size, prefix in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+    if value >= size:
+      return f'{value / size:,.2f} {prefix}{of}'
+  return f'{value:,.0f} {of}'.rstrip()

@@ -1,0 +1,112 @@
+"""What a training step needs of a chip, here and on chips that are not here."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import chips, cost, footprint, main
+from random_pruning_jax.experiment import experiment
+
+ROOT = pathlib.Path(__file__).parents[1]
+COMPILERS = {'v5e': 'libtpu', 'v4': 'libtpu', 'h100': 'jax_cuda13_plugin'}
+
+
+@pytest.fixture(scope='module')
+def here():
+  return footprint.footprint(tiny_config(), tuple(jax.devices()))
+
+
+def test_the_state_is_weights_momentum_masks_and_statistics(here):
+  """Four bytes, four and one for a parameter, four for a statistic, and two counters of steps."""
+  found = experiment(tiny_config()).structure
+  assert here.state == 9 * found.parameters + 4 * found.statistics + 2 * 4
+
+
+def test_a_steps_flops_are_six_a_multiply_add(here):
+  macs = cost.macs(experiment(tiny_config()).structure.layers)
+  assert here.flops == 6 * macs * 120 / 4
+
+
+def test_resident_images_are_counted_whole_on_each_chip(here):
+  """1,293 digits of 8 x 8 bytes with labels, and 30 indices of four bytes with the epoch."""
+  data = here.images - (30 * 4 + 4 // 4)
+  assert data % (64 + 4) == 0 and data // (64 + 4) > 1000
+
+
+def test_the_new_state_takes_the_memory_of_the_old_one(here):
+  """What a call gives back beside it is the loss and the accuracy, and some bytes of pointers."""
+  assert here.outputs < 1000 < here.state
+
+
+def test_what_is_larger_than_a_chip_does_not_fit(here):
+  assert here.capacity is None and here.fits  # no CPU tells how much it has
+  assert dataclasses.replace(here, capacity=here.peak).fits
+  assert not dataclasses.replace(here, capacity=here.peak - 1).fits
+
+
+def test_the_table_says_what_is_where(here):
+  text = footprint.show(dataclasses.replace(here, capacity=here.peak // 2))
+  assert '120 images on 4 x cpu' in text and '200.0%, so it does NOT fit' in text
+
+
+@pytest.mark.parametrize(
+  ('name', 'said'),
+  [
+    ('v7:2x2', "chips must be one of v4, v5e, v5p, v6e, h100, got 'v7'"),
+    ('v4', 'v4 needs a layout, as in v4:2x2x4'),
+    ('h100:0', 'h100 needs a layout, as in h100:8'),
+    ('v5e:2x2x2', 'a layout of TPU v5e has 2 sides, got 2x2x2'),
+  ],
+)
+def test_unknown_chips_are_refused(name, said):
+  with pytest.raises(ValueError, match=said):
+    chips.find(name)
+
+
+def test_images_that_are_not_here_are_wanted_only_where_they_are_resident(tmp_path, capsys):
+  command = ['footprint', '--config.model.name=cifar_resnet8', f'--config.data_dir={tmp_path}']
+  large = '--config=configs/imagenet.py:resnet18,erk,0.2'
+  size = ['--config.image_size=16', '--config.batch_size=8', '--format=json']
+  assert main.main([*command, large, *size]) == 0
+  assert json.loads(capsys.readouterr().out)['batch_size'] == 8
+  assert main.main([*command, '--config=configs/cifar.py:resnet20,erk,0.1']) == 2
+  assert 'random-pruning prepare cifar10' in capsys.readouterr().err
+
+
+def compiled_for(chip, *arguments):
+  compiler = COMPILERS[chip.partition(':')[0]]
+  if not importlib.util.find_spec(compiler):
+    pytest.skip(f'{compiler}, the compiler for {chip}, is not installed')
+  options = ['--format=json', f'--chips={chip}', *arguments]
+  command = [sys.executable, '-m', 'random_pruning_jax', 'footprint', *options]
+  # A process of its own, since these compilers print and stay.
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+
+
+@pytest.mark.parametrize('chip', ['v5e:2x2', 'v4:2x2x1', 'h100:4'])
+def test_the_step_compiles_for_chips_that_are_not_here(chip, here):
+  small = ['--config.model.name=cifar_resnet8', '--config.model.width=2']
+  batch = ['--config.batch_size=120', '--config.pruning.density=0.3']
+  ran = compiled_for(chip, '--config=configs/digits.py', *small, *batch)
+  assert ran.returncode == 0, ran.stderr
+  found = json.loads(ran.stdout)
+  assert found['chips'] == 4 and found['steps'] > 1  # a loop of them
+  assert found['state'] == here.state and found['flops'] == here.flops
+  assert found['outputs'] < 10_000 and found['all_reduces'] > 0
+
+
+@pytest.mark.parametrize('chip', ['v5e:1x1', 'h100:1'])
+def test_a_batch_that_is_too_large_is_said_and_ends_with_status_1(chip):
+  config = '--config=configs/imagenet.py:cifar_resnet8,erk,0.2'
+  ran = compiled_for(chip, config, '--config.batch_size=65536')
+  assert ran.returncode == 1, ran.stderr
+  if chip == 'v5e:1x1':
+    assert 'does NOT fit: Ran out of memory' in ran.stdout

@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import standin
 from test_hosts import free_port
 from tiny import tiny_config
 
@@ -301,19 +302,26 @@ print(checkpoints.digest(train.train(tiny_config(), sys.argv[1], on=on, show=Fal
 """
 
 
-def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path):
-  """It is the same to the bit, and its second half can be trained here. (test_hosts.py restores
-  checkpoints whose notes of devices were rewritten to name accelerators.)"""
+@pytest.mark.parametrize('kind', ['stand-in', 'accelerator'])
+def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
+  """It is the same to the bit, and its second half can be trained here. The stand-in is one for
+  JAX (standin.py). (test_hosts.py restores checkpoints whose notes of devices name others.)"""
   environment = {name: value for name, value in os.environ.items() if name != 'JAX_PLATFORMS'}
-  if processor.only_cpu(environment):
+  if kind == 'stand-in' and not standin.plugin():
+    pytest.skip(f'{standin.PACKAGE}, which brings the stand-in, is not installed')
+  if kind == 'accelerator' and processor.only_cpu(environment):
     pytest.skip('JAX is installed here without support for accelerators')
-  command = [sys.executable, '-c', ACCELERATED, str(tmp_path)]
-  ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-  if ran.returncode == 77:
+  script = tmp_path / 'script.py'
+  script.write_text(ACCELERATED)
+  through = ['tests/standin.py'] if kind == 'stand-in' else []
+  command = [sys.executable, *through, str(script), str(tmp_path / 'run')]
+  paths = {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}
+  ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment | paths)
+  if kind == 'accelerator' and ran.returncode == 77:
     pytest.skip('no accelerator was found')
   assert ran.returncode == 0, ran.stderr
-  with checkpoints.manager(tmp_path) as saved:
+  with checkpoints.manager(tmp_path / 'run') as saved:
     read = checkpoints.restore(saved, whole[1], parallel.devices()).state
   assert checkpoints.digest(read) == ran.stdout.split()[-1]
-  shutil.rmtree(tmp_path / 'checkpoints' / '20')
-  assert int(train.train(tiny_config(), tmp_path, show=False).step) == 20
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')
+  assert int(train.train(tiny_config(), tmp_path / 'run', show=False).step) == 20

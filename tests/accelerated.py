@@ -1,0 +1,34 @@
+"""What test_accelerator.py looks at: runs on what JAX finds, in ROOT/one, four, together0, 1.
+
+`python tests/standin.py tests/accelerated.py ROOT`.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+from test_accelerator import PAIR
+from tiny import tiny_config
+
+from random_pruning_jax import parallel, stacked, train
+from random_pruning_jax.experiment import experiment
+from random_pruning_jax.run import run_many
+
+
+def main(root: pathlib.Path) -> None:
+  for name, devices in (('one', 1), ('four', 4)):
+    train.train(tiny_config(), root / name, on=parallel.devices(devices), show=False)
+  rows = run_many(PAIR, [root / f'together{i}' for i in range(len(PAIR))], show=False)
+  run = train.prepare(experiment(tiny_config()))
+  facts = {
+    'platform': jax.default_backend(),
+    'way': stacked.default_way(jax.devices()),
+    'calls': list(run.calls(0)),
+    'convolution': str(run.parts.model.conv_general_dilated),
+    'rows': rows,
+  }
+  (root / 'facts.json').write_text(json.dumps(facts))
+
+
+main(pathlib.Path(sys.argv[1]))

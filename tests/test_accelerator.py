@@ -1,0 +1,121 @@
+"""What is done on accelerators alone, done: on a stand-in that JAX takes for one (standin.py)."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import standin
+from tiny import tiny_config
+
+from random_pruning_jax import checkpoints, parallel, preemption, runlog, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAIR = [tiny_config(), tiny_config(seed=3, pruning__density=0.6, optimizer__lr=0.03)]
+
+pytestmark = pytest.mark.skipif(
+  standin.plugin() is None, reason=f'{standin.PACKAGE}, which brings the stand-in, is not installed'
+)
+
+
+def start(*words, **options):
+  command = [sys.executable, 'tests/standin.py', *map(str, words)]
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+  return subprocess.Popen(command, cwd=ROOT, text=True, **pipes, **options)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Runs of the stand-in, and those of two CPU devices beside them: workdirs in one place."""
+  root = tmp_path_factory.mktemp('runs')
+  process = start('tests/accelerated.py', root)
+  for i, config in enumerate(PAIR):
+    train.train(config, root / f'cpu{i}', on=parallel.devices(2), show=False)
+  _, error = process.communicate(timeout=300)
+  assert process.returncode == 0, error
+  return root
+
+
+@pytest.fixture(scope='module')
+def facts(runs):
+  return json.loads((runs / 'facts.json').read_text())
+
+
+def last_state(workdir, config=PAIR[0]):
+  """What a workdir holds, read onto the CPU."""
+  parts = train.experiment(config)
+  like = train.blank_state(parts, train.optimizers.make(parts.config, 10))
+  with checkpoints.manager(workdir) as saved:
+    return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)
+
+
+def close(a, b):
+  """Floats to rounding, as it grows in twenty steps; masks and counts to the bit."""
+
+  def compare(x, y):
+    if np.issubdtype(np.asarray(x).dtype, np.floating):
+      np.testing.assert_allclose(x, y, rtol=1e-2, atol=5e-3)
+    else:
+      np.testing.assert_array_equal(x, y)
+
+  jax.tree.map(compare, a, b)
+
+
+def test_the_stand_in_is_taken_for_an_accelerator(facts):
+  assert facts['platform'] == 'standin'
+  assert facts['way'] == 'vmap' and facts['convolution'] == 'None'
+  assert max(stop - start for start, stop in facts['calls']) > 1  # a loop of steps
+
+
+@pytest.mark.parametrize('name', ['one', 'four', 'together0'])
+def test_it_trains_the_network_that_a_cpu_trains(runs, name):
+  close(last_state(runs / name), last_state(runs / 'cpu0'))
+
+
+def test_networks_under_vmap_are_those_of_a_cpu_alone(runs):
+  close(last_state(runs / 'together1', PAIR[1]), last_state(runs / 'cpu1', PAIR[1]))
+
+
+def test_its_log_says_what_that_of_a_cpu_says(runs):
+  logs = [runlog.read_log(runs / name) for name in ('one', 'together0', 'cpu0')]
+  for log in logs[:2]:
+    assert [(line['kind'], line['step']) for line in log] == [
+      (line['kind'], line['step']) for line in logs[2]
+    ]
+    for line, expected in zip(log, logs[2], strict=True):
+      if 'loss' in line:
+        assert line['loss'] == pytest.approx(expected['loss'], rel=0.02)
+
+
+def test_it_is_measured_there(facts):
+  for row, config in zip(facts['rows'], PAIR, strict=True):
+    assert row['config']['pruning.density'] == config.pruning.density
+    assert 0.1 < row['metrics']['accuracy'] <= 1 and row['metrics']['nll'] > 0
+
+
+def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(runs, tmp_path):
+  """SIGTERM to the command; what it saved is the same network, to rounding, when it is done."""
+  file = tmp_path / 'config.py'
+  lines = ['import sys', "sys.path.insert(0, 'tests')", 'from tiny import tiny_config']
+  lines += ['def get_config():', '  return tiny_config(checkpoint__every_steps=1)']
+  file.write_text('\n'.join(lines))
+  workdir = tmp_path / 'run'
+  command = ['random_pruning_jax/__main__.py', 'train', f'--config={file}', f'--workdir={workdir}']
+  process = start(*command, env=os.environ)
+  while process.poll() is None and not list((workdir / 'checkpoints').glob('[0-9]*')):
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=120)
+  assert process.returncode == preemption.EXIT_STATUS, error
+  steps = int(error.partition('saved at step ')[2].split(';')[0])
+  assert 0 < steps < 20
+  close(
+    jax.device_get(train.train(tiny_config(checkpoint__every_steps=1), workdir, show=False)),
+    last_state(runs / 'cpu0'),
+  )

@@ -45,13 +45,16 @@ def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
 def race(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
   """Milliseconds of every call, in turns, so that a busy machine is busy for all of them.
 
-  Each run returns when its work is done, and is called once before the clock starts.
+  Each run returns when its work is done. In each turn it is called once before the clock starts, as
+  it is in a loop of its own: threads of the run before it may still wait at full speed for their
+  next work, and the caches hold what was that run's.
   """
   times: dict[str, list[float]] = {name: [] for name in runs}
   for run in runs.values():
     run()
   for _ in range(rounds):
     for name, run in runs.items():
+      run()
       start = time.perf_counter()
       run()
       times[name].append(1e3 * (time.perf_counter() - start))

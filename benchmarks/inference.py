@@ -19,6 +19,7 @@ THIS = 'this code'
 def main(arguments: list[str]) -> None:
   parser = network_parser('inference', __doc__, rounds=9)
   parser.add_argument('--steps', type=int, default=7, help='of PGD')
+  parser.add_argument('--compile', action='store_true', help='also PyTorch with torch.compile')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
   start(options)
@@ -38,6 +39,10 @@ def main(arguments: list[str]) -> None:
 
     runs['PyTorch'] = torch_inference(images, options.width)
     runs['PyTorch, channels_last'] = torch_inference(images, options.width, channels_last=True)
+    if options.compile:
+      runs['PyTorch, channels_last, compiled'] = torch_inference(
+        images, options.width, channels_last=True, compiled=True
+      )
   print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices;')
   print(f"{len(parallel.devices())} with convolutions of XLA's\n")
   print(table(race(runs, options.rounds), THIS, options.batch))

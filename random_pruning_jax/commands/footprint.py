@@ -31,8 +31,12 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   if args.chips:
     os.environ['JAX_PLATFORMS'] = 'cpu'  # which asks nothing of accelerators that may be here
   arguments.start_jax(args)
+  import jax
+
   from random_pruning_jax import chips, footprint, parallel
 
+  if args.chips:  # whose programs only a machine that has them can read from the cache again
+    jax.config.update('jax_enable_compilation_cache', False)
   chip, on = chips.find(args.chips) if args.chips else (None, parallel.devices())
   try:
     found = footprint.footprint(config, on, chip)

@@ -36,7 +36,8 @@ def _tpu(kind: str, cores: int) -> Callable[[str], tuple[jax.Device, ...]]:
     sides = [int(side) for side in layout.split('x')]
     if len(sides) != dimensions:
       raise ValueError(f'a layout of TPU {kind} has {dimensions} sides, got {layout}.')
-    # Else libtpu asks the network what machine this is.
+    # Else libtpu asks the network what machine this is, and is for one process at a time.
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', 'true')
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', f'{kind}-1')

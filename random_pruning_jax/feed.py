@@ -83,7 +83,7 @@ def _resident(parts: Experiment) -> Feed:
   per_epoch = resident.steps_per_epoch(len(images.labels), config.batch_size)
 
   def shared() -> tuple:
-    return parallel.replicate(tuple(images), parts.on)
+    return parallel.replicate(on_devices(images), parts.on)
 
   def stream(calls: Calls) -> Iterator[tuple]:
     known, order = -1, np.array([])
@@ -96,15 +96,20 @@ def _resident(parts: Experiment) -> Feed:
       indices = indices.reshape(steps, len(parts.on), -1).swapaxes(0, 1)
       yield parallel.mine(indices, parts.on), np.full(steps, epoch, np.int32)
 
-  gather = _gather(augment.pad, augment.mode, augment.flip == 'yes')
+  gather = _gather(parts.spec.shape, augment.pad, augment.mode, augment.flip == 'yes')
   return Feed('resident', images, gather, shared, (0, None), stream)
 
 
+def on_devices(images: data.Images) -> tuple[np.ndarray, np.ndarray]:
+  """Resident images as the devices hold them: pixels uint8 [N, H W C] and labels [N]."""
+  return resident.flat(images.images), images.labels
+
+
 @functools.lru_cache(maxsize=64)
-def _gather(pad: int, mode: str, flip: bool) -> Callable:
+def _gather(shape: tuple[int, int, int], pad: int, mode: str, flip: bool) -> Callable:
   def gather(shared, key, indices, epoch):
     key = jax.random.fold_in(key, epoch)
-    return resident.gather(*shared, indices, key, pad=pad, mode=mode, flip=flip)
+    return resident.gather(*shared, indices, key, shape=shape, pad=pad, mode=mode, flip=flip)
 
   return gather
 

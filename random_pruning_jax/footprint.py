@@ -42,7 +42,7 @@ class Footprint:
   program: int
   capacity: int | None  # None where nothing tells
   flops: float  # of a step: three forward passes' multiply-adds (`cost.training_flops`)
-  counted: dict[str, float]  # 'flops' and 'bytes' of a call, by the compiler; of loops, one turn
+  counted: dict[str, float]  # flops, bytes, cycles by the compiler, if it tells; of loops, one turn
   all_reduces: int  # places in the program where chips wait for each other
   seconds: float  # of compiling
 
@@ -82,7 +82,7 @@ def footprint(
       raise
     raise DoesNotFitError(str(error).partition(': ')[2].splitlines()[0]) from error
   seconds = time.perf_counter() - start
-  memory, counted = program.memory_analysis(), program.cost_analysis() or {}
+  memory, text = program.memory_analysis(), program.as_text()
   return Footprint(
     model=config.model.name,
     dtype=config.model.dtype,
@@ -97,14 +97,17 @@ def footprint(
     program=memory.generated_code_size_in_bytes,
     capacity=int(chip.capacity) if chip else (on[0].memory_stats() or {}).get('bytes_limit'),
     flops=cost.training_flops(parts.structure.layers, config.batch_size) / len(on),
-    counted={
-      name: counted[key]
-      for name, key in (('flops', 'flops'), ('bytes', 'bytes accessed'))
-      if counted.get(key, 0) > 0
-    },
-    all_reduces=len(re.findall(r' all-reduce(?:-start)?\(', program.as_text())),
+    counted=_counted(program.cost_analysis() or {}, text),
+    all_reduces=len(re.findall(r' all-reduce(?:-start)?\(', text)),
     seconds=seconds,
   )
+
+
+def _counted(analysis: dict[str, float], text: str) -> dict[str, float]:
+  """What the compiler says of its program; a TPU's notes at each operation how long it expects."""
+  cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
+  found = {'flops': analysis.get('flops'), 'bytes': analysis.get('bytes accessed')}
+  return {name: value for name, value in {**found, 'cycles': cycles}.items() if value}
 
 
 def _arriving(parts: Experiment) -> tuple[Callable, tuple, tuple, tuple]:
@@ -119,7 +122,7 @@ def _arriving(parts: Experiment) -> tuple[Callable, tuple, tuple, tuple]:
     images = jax.ShapeDtypeStruct((*head, *parts.spec.shape), jnp.uint8)
     return feed.scaled, feed.STREAMED, (), (images, jax.ShapeDtypeStruct(head, jnp.int32))
   run = train.prepare(parts)
-  shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, run.feed.images)))
+  shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   steps = run.steps_per_call
   indices = jax.ShapeDtypeStruct((devices, steps, *each), jnp.int32)
   epochs = jax.ShapeDtypeStruct((steps,), jnp.int32)
@@ -157,7 +160,7 @@ def show(found: Footprint) -> str:
     )
   rows += [[], ['FLOPs of the network', _unit(found.flops), 'a step: three forward passes']]
   for name, value in found.counted.items():
-    rows.append([f'{name}, as the compiler counts', _unit(value), 'a call, of a loop one turn'])
+    rows.append([f'{name}, by the compiler', _unit(value), 'of a call; of its loop, one turn'])
   rows.append(['all-reduces', f'{found.all_reduces}', 'places in the program'])
   rows.append(['compiled in', f'{found.seconds:.0f} s', ''])
   width = max(len(row[2]) for row in rows if row)

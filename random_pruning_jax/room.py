@@ -40,7 +40,7 @@ def of_one(run: Run, shared: int) -> int:
   """
   parts = run.parts
   state = blank_state(parts, optimizers.make(parts.config, run.per_epoch))
-  images = jax.eval_shape(lambda: tuple(map(jnp.asarray, run.feed.images)))
+  images = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   flags = jax.ShapeDtypeStruct((1,), bool)
   state, own = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)), x.dtype), (state, run.own)

@@ -11,9 +11,16 @@ SHAPE = (25, 9, 7, 3)
 AUGMENTED = {'pad': 2, 'mode': 'reflect', 'flip': True}
 MODES = {'reflect': 'reflect', 'zeros': 'constant'}  # ours: NumPy's
 
-gather = jax.jit(resident.gather, static_argnames=('pad', 'mode', 'flip'))
-take = jax.jit(resident._take, static_argnames='mode')
+jitted = jax.jit(resident.gather, static_argnames=('shape', 'pad', 'mode', 'flip'))
+WAYS = {
+  name: jax.jit(way, static_argnames=('shape', 'pad', 'mode'))
+  for name, way in (('cpu', resident._take), ('accelerator', resident._choose))
+}
 choices = jax.jit(resident._choices, static_argnums=2)
+
+
+def gather(images, labels, *arguments, **options):
+  return jitted(resident.flat(images), labels, *arguments, shape=images.shape[1:], **options)
 
 
 @pytest.fixture(scope='module')
@@ -51,14 +58,17 @@ def test_a_batch_that_the_images_cannot_fill_is_refused(batch_size):
     resident.batch_indices(0, 0, 10, batch_size)
 
 
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('mode', MODES)
-def test_crops_equal_those_of_numpys_padded_copy_at_every_offset(images, mode):
+def test_crops_equal_those_of_numpys_padded_copy_at_every_offset(images, mode, way):
   top, left = np.divmod(np.arange(25), 5)  # all offsets of a padding of 2, one an image
   padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode=MODES[mode])
-  rows, columns = np.arange(9) + top[:, None] - 2, np.arange(7) + left[:, None] - 2
-  crops = take(images, np.arange(25), rows, columns, mode)
+  mirrored = np.arange(25) % 2 == 1
+  options = {'shape': SHAPE[1:], 'pad': 2, 'mode': mode}
+  crops = WAYS[way](resident.flat(images), np.arange(25), top, left, mirrored, **options)
   for index in range(25):
     wanted = padded[index, top[index] : top[index] + 9, left[index] : left[index] + 7]
+    wanted = wanted[:, ::-1] if mirrored[index] else wanted
     np.testing.assert_array_equal(crops[index], wanted)
 
 
@@ -125,7 +135,7 @@ def test_images_without_augmentation_in_training_are_not_changed(images, labels)
 )
 def test_wrong_padding_is_refused(images, labels, options, message):
   with pytest.raises(ValueError, match=message):
-    resident.gather(images, labels, np.arange(2), jax.random.key(0), **options)
+    gather(images, labels, np.arange(2), jax.random.key(0), **options)
 
 
 @pytest.mark.parametrize('n', [1, 7, 12])

@@ -81,10 +81,14 @@ def test_images_that_are_not_here_are_wanted_only_where_they_are_resident(tmp_pa
   assert 'random-pruning prepare cifar10' in capsys.readouterr().err
 
 
-def compiled_for(chip, *arguments):
+def needs_compiler(chip):
   compiler = COMPILERS[chip.partition(':')[0]]
   if not importlib.util.find_spec(compiler):
     pytest.skip(f'{compiler}, the compiler for {chip}, is not installed')
+
+
+def compiled_for(chip, *arguments):
+  needs_compiler(chip)
   options = ['--format=json', f'--chips={chip}', *arguments]
   command = [sys.executable, '-m', 'random_pruning_jax', 'footprint', *options]
   # A process of its own, since these compilers print and stay.
@@ -110,3 +114,29 @@ def test_a_batch_that_is_too_large_is_said_and_ends_with_status_1(chip):
   assert ran.returncode == 1, ran.stderr
   if chip == 'v5e:1x1':
     assert 'does NOT fit: Ran out of memory' in ran.stdout
+
+
+COPIES = """
+import jax
+from jax import numpy as jnp
+from random_pruning_jax import chips
+from random_pruning_jax.data import resident
+
+_, on = chips.find('v5e:1x1')
+place = jax.sharding.SingleDeviceSharding(on[0])
+def batch(pixels, labels, indices):
+  options = dict(shape=(32, 32, 3), pad=4, mode='reflect', flip=True)
+  return resident.gather(pixels, labels, indices, jax.random.key(0), **options)
+shapes = [((50_000, 3072), jnp.uint8), ((50_000,), jnp.int32), ((128,), jnp.int32)]
+given = [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape, dtype in shapes]
+print(jax.jit(batch).lower(*given).compile().memory_analysis().temp_size_in_bytes)
+"""
+
+
+def test_a_tpu_picks_images_without_copying_all_of_them():
+  """154 MB of them; as [N, H, W, C] they would be brought into another order at each call."""
+  needs_compiler('v5e')
+  command = [sys.executable, '-c', COPIES]
+  ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+  assert ran.returncode == 0, ran.stderr
+  assert int(ran.stdout) < 20e6

@@ -16,6 +16,7 @@ _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 # What GNU's <malloc.h> calls these, and what they are set to.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = (-1, -1), (-4, 0), (-8, 1)
 _GAP = 64 << 20  # bytes
+_CALLS = 256
 
 
 def prepare() -> None:
@@ -60,20 +61,25 @@ def keep_memory() -> bool:
   return all([mallopt(*option) for option in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX)])
 
 
-def settle() -> None:
+def settle(call: int = 1) -> None:
   """Gives back what compiling has freed, and keeps the memory of the steps in one piece.
 
-  A step takes its temporary memory as one block. What is taken while that is free would break it,
-  and the next step take a new one: so there is a gap for all that is smaller.
+  For a loop of steps, after each `call` of it, counted from 1; only the first and every 256th do
+  anything. A step takes its temporary memory as one block. What is taken while that is free would
+  break it, and the next step take a new one: so there is a gap for all that is smaller. And where
+  a thread of XLA's comes late to free the block, the next step finds it taken and the process holds
+  two from then on; what is free is given back now and then, which costs a fifth of a step.
   """
-  if not _gnu():
+  if not _gnu() or (call > 1 and call % _CALLS):
     return
   library = ctypes.CDLL(None)
+  library.malloc_trim(0)
+  if call > 1:
+    return
   library.malloc.restype = ctypes.c_void_p
   library.malloc.argtypes = [ctypes.c_size_t]
   library.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
   library.free.argtypes = [ctypes.c_void_p]
-  library.malloc_trim(0)
   gap, fence = library.malloc(_GAP), library.malloc(_GAP)
   library.realloc(fence, 1)  # what is left of it stays behind the gap
   library.free(gap)  # whose pages come into being where they are used

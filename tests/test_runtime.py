@@ -127,3 +127,17 @@ print(first, freed, settled, faults() - before)
 """)
   assert freed > before + 190 and settled < before + 110
   assert faults < 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only GNU libc is told')
+def test_what_two_steps_held_at_once_is_given_back_after_some_hundred_calls():
+  both, still, after = memory("""
+processor.prepare()
+processor.settle()
+blocks = take(100), take(100)
+libc.memset(libc.malloc(1), 1, 1)
+for block in blocks:
+  libc.free(block)
+print(held(), processor.settle(255) or held(), processor.settle(256) or held())
+""")
+  assert still > both - 10 and after < both - 190

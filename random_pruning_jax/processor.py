@@ -8,6 +8,8 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
+import pkgutil
 import platform
 import sys
 from collections.abc import Mapping
@@ -17,6 +19,8 @@ _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = (-1, -1), (-4, 0), (-8, 1)
 _GAP = 64 << 20  # bytes
 _CALLS = 256
+# Where the system shows chips, by the name of JAX's support for them; dxg is a GPU's under Windows.
+_DEVICES = {'libtpu': ('accel*', 'vfio/*'), 'xla_cuda': ('nvidia*', 'dxg')}
 
 
 def prepare() -> None:
@@ -41,12 +45,26 @@ def environment(before: Mapping[str, str], jaxlib: str) -> dict[str, str]:
   return {'XLA_FLAGS': f'{flags} {_FLAG}=LIBRARY_FUSION_TYPE_REDUCE'.strip()}
 
 
-def only_cpu(environ: Mapping[str, str]) -> bool:
-  """Whether JAX can find nothing but a CPU: told so, or installed without support for others."""
+def only_cpu(environ: Mapping[str, str], dev: pathlib.Path = pathlib.Path('/dev')) -> bool:
+  """Whether JAX can find nothing but a CPU: told so, or without support for others that are here.
+
+  The support alone may be installed for its compiler (`chips.py`).
+  """
   asked = environ.get('JAX_PLATFORMS')
   if asked:
     return asked == 'cpu'
-  return not any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
+  plugins = importlib.util.find_spec('jax_plugins')
+  places = plugins.submodule_search_locations if plugins else None
+  support = [module.name for module in pkgutil.iter_modules(places or ())]
+  if importlib.util.find_spec('libtpu'):
+    support.append('libtpu')
+  return not any(_chip_here(name, dev) for name in support)
+
+
+def _chip_here(support: str, dev: pathlib.Path) -> bool:
+  """Whether the system shows a chip of this kind; of kinds that are not known, True."""
+  known = [devices for name, devices in _DEVICES.items() if support.startswith(name)]
+  return not known or any(any(dev.glob(pattern)) for pattern in known[0])
 
 
 def keep_memory() -> bool:

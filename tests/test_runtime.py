@@ -69,6 +69,37 @@ def test_only_a_process_that_can_find_no_accelerator_keeps_its_memory():
   assert not processor.only_cpu({'JAX_PLATFORMS': 'cuda,cpu'})
 
 
+def install(support, site, monkeypatch):
+  (site / support).mkdir(parents=True)
+  (site / support / '__init__.py').touch()
+  monkeypatch.syspath_prepend(site)
+
+
+@pytest.mark.parametrize(
+  ('support', 'chip'),
+  [
+    ('libtpu', 'accel0'),
+    ('libtpu', 'vfio/0'),
+    ('jax_plugins/xla_cuda13', 'nvidia0'),
+    ('jax_plugins/xla_cuda12', 'dxg'),
+  ],
+)
+def test_where_a_compiler_for_chips_is_and_no_chip_there_is_only_the_cpu(
+  support, chip, tmp_path, monkeypatch
+):
+  install(support, tmp_path / 'site', monkeypatch)
+  device = tmp_path / 'dev' / chip
+  assert processor.only_cpu({}, tmp_path / 'dev')
+  device.parent.mkdir(parents=True)
+  device.touch()
+  assert not processor.only_cpu({}, tmp_path / 'dev')
+
+
+def test_support_of_a_kind_that_is_not_known_may_find_a_chip(tmp_path, monkeypatch):
+  install('jax_plugins/xla_other', tmp_path / 'site', monkeypatch)
+  assert not processor.only_cpu({}, tmp_path / 'dev')
+
+
 MEMORY = """
 import ctypes, pathlib, resource, sys
 from random_pruning_jax import processor

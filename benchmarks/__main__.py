@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
   import jax
 
   names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
-  names = [name for name in names if name not in ('__main__', 'torch_peer')]
+  names = [name for name in names if name not in ('__main__', 'torch_peer', 'traced')]
   if not arguments or arguments[0] not in names:
     raise SystemExit(f'usage: python -m benchmarks NAME [options]; NAME is {", ".join(names)}.')
   print(f'Python {platform.python_version()}, jax {jax.__version__}')

@@ -1,6 +1,7 @@
-"""The same ResNet-20 training step in PyTorch, as a good user of PyTorch would write it."""
+"""The same networks and training steps in PyTorch, as a good user of PyTorch would write them."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,6 +45,95 @@ def resnet20(width: int) -> nn.Module:
     nn.Flatten(),
     nn.Linear(4 * width, 10),
   )
+
+
+class Bottleneck(nn.Module):
+  """1x1, 3x3 and 1x1 convolutions beside a shortcut, as in torchvision."""
+
+  def __init__(self, inputs: int, inner: int, outputs: int, stride: int):
+    super().__init__()
+    sizes = ((inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1))
+    layers = []
+    for before, after, size, step in sizes:
+      conv = nn.Conv2d(before, after, size, step, size // 2, bias=False)
+      layers += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    self.layers = nn.Sequential(*layers[:-1])
+    self.shortcut = nn.Identity()
+    if stride > 1 or inputs != outputs:
+      self.shortcut = nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+      )
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    return functional.relu(self.layers(x) + self.shortcut(x), inplace=True)
+
+
+def resnet50(width: int, widen: int) -> nn.Module:
+  """ResNet-50 for 1000 classes; `widen` multiplies the inner channels of its blocks."""
+  blocks, before = [], width
+  for stage, count in enumerate((3, 4, 6, 3)):
+    features = width * 2**stage
+    for number in range(count):
+      stride = 2 if stage and not number else 1
+      blocks.append(Bottleneck(before, features * widen, 4 * features, stride))
+      before = 4 * features
+  return nn.Sequential(
+    nn.Conv2d(3, width, 7, 2, 3, bias=False),
+    nn.BatchNorm2d(width),
+    nn.ReLU(inplace=True),
+    nn.MaxPool2d(3, 2, 1),
+    *blocks,
+    nn.AdaptiveAvgPool2d(1),
+    nn.Flatten(),
+    nn.Linear(before, 1000),
+  )
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+  'resnet20': resnet20,
+  'resnet50': lambda width: resnet50(width, 1),
+  'wrn50_2': lambda width: resnet50(width, 2),
+}
+
+
+def torch_steps(
+  name: str,
+  width: int,
+  images: np.ndarray,
+  labels: np.ndarray,
+  steps: int,
+  *,
+  dtype: str,
+  compiled: bool = False,
+) -> Callable[[], None]:
+  """A function that makes `steps` steps on a GPU, or here without one, and waits for them.
+
+  Images [N, H, W, 3] are uint8 and scaled in each step. Weights are channels_last and float32, and
+  bfloat16 is autocast.
+  """
+  device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+  model = NETWORKS[name](width).to(device, memory_format=torch.channels_last)
+  optimizer = torch.optim.SGD(
+    model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+  )
+  x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # in memory as they were
+  y = torch.from_numpy(labels).to(device, torch.int64)
+
+  def loss() -> torch.Tensor:
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == 'bfloat16'):
+      return functional.cross_entropy(model(x.float() / 255), y)
+
+  forward = torch.compile(loss) if compiled else loss
+
+  def run() -> None:
+    for _ in range(steps):
+      optimizer.zero_grad(set_to_none=True)
+      forward().backward()
+      optimizer.step()
+    if device.type == 'cuda':
+      torch.cuda.synchronize()
+
+  return run
 
 
 def torch_step(

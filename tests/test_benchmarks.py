@@ -8,12 +8,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = {path.stem for path in (ROOT / 'benchmarks').glob('*.py')}
-NAMES = sorted(FILES - {'__init__', '__main__', 'torch_peer'})
+NAMES = sorted(FILES - {'__init__', '__main__', 'torch_peer', 'traced'})
 
 
-@pytest.mark.parametrize(
-  'name', [name for name in NAMES if name[0] != '_' and name != 'torch_peer']
-)
+@pytest.mark.parametrize('name', NAMES)
 def test_a_benchmark_says_what_it_measures(name, monkeypatch, capsys):
   monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
   benchmark = importlib.import_module(f'benchmarks.{name}')
@@ -21,3 +19,27 @@ def test_a_benchmark_says_what_it_measures(name, monkeypatch, capsys):
     benchmark.main(['--help'])
   assert ended.value.code == 0
   assert benchmark.__doc__.split('.')[0].split()[0] in capsys.readouterr().out
+
+
+def test_a_trace_says_how_long_a_device_worked_and_where_it_waited(monkeypatch):
+  monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
+  from benchmarks import traced
+
+  operation = {'ph': 'X', 'args': {'hlo_op': 'add'}}
+  found = traced.read(
+    {
+      'traceEvents': [
+        {'ph': 'M', 'name': 'process_name'},
+        {'ph': 'X', 'name': 'of the host', 'ts': 0, 'dur': 500},
+        {**operation, 'name': 'while.3', 'ts': 90, 'dur': 60},
+        {**operation, 'name': 'b', 'ts': 105, 'dur': 10},  # while a runs, and beyond it
+        {**operation, 'name': 'a', 'ts': 100, 'dur': 10},
+        {**operation, 'name': 'a', 'ts': 115.5, 'dur': 4.5},
+        {**operation, 'name': 'c', 'ts': 130, 'dur': 10},
+      ]
+    }
+  )
+  assert (found.operations, found.whole, found.busy) == (4, 40, 15 + 4.5 + 10)
+  assert found.gaps == [(10, 'a', 'c')]
+  assert found.longest == [('a', 14.5, 2), ('b', 10, 1), ('c', 10, 1)]
+  assert 'busy for 73.8% of it; 1 gaps of more than 1 us, 25.0% together' in traced.text(found)

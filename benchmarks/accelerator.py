@@ -1,0 +1,158 @@
+"""Training steps on a GPU or TPU: images/s, share of the matrix peak, and what a trace shows.
+
+    python -m benchmarks accelerator                    # --trace=DIR --rows --no-torch
+    python -m benchmarks accelerator --small --no-torch # what it does, on any machine
+
+A row is MODEL:BATCH:DTYPE, of resnet20, resnet50 and wrn50_2. This code makes the steps of one call
+of its compiled program, on uint8 images that already lie on the first device; PyTorch makes as
+many, on such images, as a good user of it would: channels_last, autocast, torch.compile. What a
+step computes is counted as three times the multiply-adds of the network's dense layers. The peak is
+that of a product of two large matrices in bfloat16, measured here.
+"""
+
+import argparse
+import functools
+import pathlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import race, traced
+from random_pruning_jax import cost, feed, optimizers, parallel, tables, train
+from random_pruning_jax.config import default
+from random_pruning_jax.experiment import (
+  Experiment,
+  experiment,
+  initial_masks,
+  initial_variables,
+  keys,
+)
+
+THIS = 'this code'
+ROWS = ('resnet20:128:bfloat16', 'resnet20:1024:bfloat16', 'wrn50_2:256:bfloat16')
+SMALL = ('resnet20:8:bfloat16', 'wrn50_2:2:bfloat16')
+PER_EPOCH = 1000  # steps
+
+
+def main(arguments: list[str]) -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks accelerator',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--rows', nargs='+', help=f'MODEL:BATCH:DTYPE, by default {" ".join(ROWS)}')
+  parser.add_argument('--density', type=float, default=0.1, help='of the masks, by ERK')
+  parser.add_argument('--steps', type=int, default=20, help='in one call')
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--trace', metavar='DIR', help='trace a call of each row into DIR')
+  parser.add_argument('--no-torch', action='store_true', help='JAX alone')
+  parser.add_argument('--small', action='store_true', help='small images and networks')
+  options = parser.parse_args(arguments)
+
+  device = jax.devices()[0]
+  peak = _peak(512 if options.small else 8192)
+  print(f'{device.device_kind}: a product of matrices reaches {peak / 1e12:.3g} TFLOP/s\n')
+  head = ['row', 'by', 'least ms a step', 'median', 'images/s', f'time / {THIS}', 'of the peak']
+  rows, traces = [head], []
+  for row in options.rows or (SMALL if options.small else ROWS):
+    name, batch, dtype = row.split(':')
+    parts = _parts(name, int(batch), dtype, options)
+    images, labels = _batch(parts)
+    runs = {THIS: ours(parts, images, labels, options.steps)}
+    if not options.no_torch:
+      runs |= _theirs(parts, images, labels, options.steps)
+    times = race(runs, options.rounds)
+    flops = cost.training_flops(parts.structure.layers, int(batch))
+    rows += [[row, *_figures(by, times, flops / peak, options.steps, int(batch))] for by in times]
+    if options.trace:
+      folder = pathlib.Path(options.trace) / row.replace(':', '_')
+      traces.append((row, traced.trace(runs[THIS], folder)))
+  print(tables.text(rows))
+  for row, found in traces:
+    print(f'\n{row}, one call of {options.steps} steps:\n\n{traced.text(found)}')
+
+
+def ours(parts: Experiment, images: np.ndarray, labels: np.ndarray, steps: int):
+  """A function that makes `steps` steps in one call, as `train` does on accelerators."""
+  config, on = parts.config, parts.on
+  variables = initial_variables(parts.model, keys(0).init, parts.spec.shape)
+  masks = initial_masks(parts, variables, {})
+  make = optimizers.maker(config, PER_EPOCH)
+  rates = optimizers.rates(config)
+  create = jax.jit(lambda variables, masks: train.create_state(variables, masks, make(rates)))
+  state = parallel.replicate(create(variables, masks), on)
+  own = parallel.replicate(train.Own(keys(0).augment, rates), on)
+  inputs = [np.broadcast_to(array, (1, steps, *array.shape)) for array in (images, labels)]
+  inputs = jax.device_put(inputs, on[0])
+  call = train.compiled(train.step_of(parts, PER_EPOCH, feed.scaled), feed.STREAMED, on)
+
+  def run():
+    nonlocal state
+    state, figures = call(state, (), own, *inputs)
+    jax.block_until_ready((state, figures))
+
+  return run
+
+
+def _theirs(parts: Experiment, images: np.ndarray, labels: np.ndarray, steps: int) -> dict:
+  # An optional extra, `bench`.
+  from benchmarks import torch_peer
+
+  config = parts.config
+  ways = {'PyTorch, channels_last': {}, 'PyTorch, channels_last, compiled': {'compiled': True}}
+  make = functools.partial(
+    torch_peer.torch_steps, config.model.name, config.model.width, images, labels, steps
+  )
+  return {name: make(dtype=config.model.dtype, **way) for name, way in ways.items()}
+
+
+def _parts(name: str, batch: int, dtype: str, options: argparse.Namespace) -> Experiment:
+  config = default()
+  config.model.name, config.model.dtype, config.batch_size = name, dtype, batch
+  small = name == 'resnet20'  # in images; else one of torchvision's
+  config.model.width = (4 if options.small else 16) if small else 8 if options.small else 64
+  config.dataset = 'cifar10' if small else 'imagenet2012'
+  config.image_size = 32 if small or options.small else 224
+  config.data_loading, config.augment.mode = 'streamed', 'none'
+  config.pruning.ratio, config.pruning.density = 'erk', options.density
+  return experiment(config, parallel.devices(1))
+
+
+def _batch(parts: Experiment) -> tuple[np.ndarray, np.ndarray]:
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (parts.config.batch_size, *parts.spec.shape), np.uint8)
+  return images, rng.integers(0, parts.spec.num_classes, len(images), np.int32)
+
+
+def _peak(size: int, products: int = 20) -> float:
+  """FLOPs a second of one product after another of matrices [size, size] in bfloat16, at best."""
+
+  @jax.jit
+  def multiply(x):
+    return jax.lax.fori_loop(0, products, lambda _, y: jnp.tanh(x @ y), x)
+
+  x = jnp.full((size, size), 1e-3, jnp.bfloat16)
+  jax.block_until_ready(multiply(x))
+  seconds = []
+  for _ in range(5):
+    start = time.perf_counter()
+    jax.block_until_ready(multiply(x))
+    seconds.append(time.perf_counter() - start)
+  return 2 * size**3 * products / min(seconds)
+
+
+def _figures(by: str, times: dict, at_peak: float, steps: int, batch: int) -> list[str]:
+  each = [milliseconds / steps for milliseconds in times[by]]
+  median = statistics.median(each)
+  ratio = statistics.median(a / b for a, b in zip(times[by], times[THIS], strict=True))
+  return [
+    by,
+    f'{min(each):.3g}',
+    f'{median:.3g}',
+    f'{1e3 * batch / median:.0f}',
+    f'{ratio:.3f}',
+    f'{1e3 * at_peak / median:.1%}',
+  ]

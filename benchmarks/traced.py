@@ -1,0 +1,91 @@
+"""What a trace of JAX's profiler says of a device: how long it worked, and where it waited."""
+
+import gzip
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+
+SHORT = 1.0  # microseconds; a gap no longer than that lies between any two operations
+MOST = 8  # lines of the lists
+
+
+class Event(NamedTuple):
+  name: str
+  start: float  # microseconds
+  stop: float
+
+
+class Found(NamedTuple):
+  """Times in microseconds."""
+
+  operations: int
+  whole: float  # from the first operation to the end of the last
+  busy: float  # while at least one runs
+  gaps: list[tuple[float, str, str]]  # how long, and the operations before and after; longest first
+  longest: list[tuple[str, float, int]]  # operations by name: how long in all, and how many times
+
+
+def trace(run: Callable[[], object], folder: pathlib.Path) -> Found:
+  """Of one call of `run`, which returns when its work is done; the trace stays in `folder`."""
+  with jax.profiler.trace(str(folder)):
+    run()
+  files = sorted(folder.glob('plugins/profile/*/*.trace.json.gz'))
+  if not files:
+    raise FileNotFoundError(f'the profiler wrote no *.trace.json.gz below {folder}.')
+  return read(json.loads(gzip.decompress(files[-1].read_bytes())))
+
+
+def read(told: dict) -> Found:
+  """Of a trace in Chrome's format; operations are what XLA says belongs to its program.
+
+  A loop is none: its event lasts as long as those of its body.
+  """
+  spans = [event for event in told['traceEvents'] if event.get('ph') == 'X']
+  spans = [
+    event
+    for event in spans
+    if 'hlo_op' in event.get('args', {}) and not event['name'].startswith('while')
+  ]
+  if not spans:
+    raise ValueError('the trace holds no operation of a compiled program.')
+  return measured(Event(e['name'], e['ts'], e['ts'] + e.get('dur', 0)) for e in spans)
+
+
+def measured(events: Iterable[Event]) -> Found:
+  """Of operations in any order, which may overlap; at least one."""
+  events = sorted(events, key=lambda event: event.start)
+  gaps, busy, last = [], 0.0, Event('', events[0].start, events[0].start)
+  for event in events:
+    if event.start - last.stop > SHORT:
+      gaps.append((event.start - last.stop, last.name, event.name))
+    busy += max(0.0, event.stop - max(event.start, last.stop))
+    last = max(last, event, key=lambda event: event.stop)
+  total, times = Counter(), Counter()
+  for event in events:
+    total[event.name] += event.stop - event.start
+    times[event.name] += 1
+  longest = [(name, spent, times[name]) for name, spent in total.most_common(MOST)]
+  gaps.sort(reverse=True)
+  return Found(len(events), last.stop - events[0].start, busy, gaps, longest)
+
+
+def text(found: Found) -> str:
+  idle = sum(gap for gap, _, _ in found.gaps)
+  lines = [
+    f'{found.operations} operations in {found.whole / 1e3:.3f} ms, busy for '
+    f'{found.busy / found.whole:.1%} of it; {len(found.gaps)} gaps of more than {SHORT:g} us, '
+    f'{idle / found.whole:.1%} together.',
+    '',
+    '| operation | ms | times |',
+    '|---|---|---|',
+    *(f'| {name} | {spent / 1e3:.3f} | {times} |' for name, spent, times in found.longest),
+    '',
+    '| gap, us | after | before |',
+    '|---|---|---|',
+    *(f'| {gap:.1f} | {before} | {after} |' for gap, before, after in found.gaps[:MOST]),
+  ]
+  return '\n'.join(lines)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of one machine, in one process.
+# Trains on the GPUs of one machine, in one process, after `pip install -e ".[cuda,stream]"`.
 #
 #   launch/gpu.sh [--gpus=0,1] [--mem-fraction=0.9] [--dry-run] -- --config=FILE --workdir=DIR ...
 #

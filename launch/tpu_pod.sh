@@ -5,7 +5,7 @@
 #
 #   train     all of: create, install, mount, run; again from create when the slice is preempted
 #   create    asks for a queued resource and waits until it is there
-#   install   copies this checkout (HEAD) to every worker and installs it with jax[tpu]
+#   install   copies this checkout (HEAD) to every worker and installs it there, extras tpu,stream
 #   mount     mounts --bucket on every worker at /mnt/bucket, by gcsfuse
 #   run       starts `random-pruning train` on all workers; shows the output of all
 #   logs      follows worker 0's log      delete    gives the slice back
@@ -16,6 +16,8 @@
 # see, as --workdir=/mnt/bucket/runs/NAME. --dry-run prints every command and runs none.
 set -euo pipefail
 
+# Python is uv's own, since images of TPU VMs may have an older one than this package needs.
+readonly PYTHON=3.11 UV=https://astral.sh/uv/install.sh
 readonly PREEMPTED=75 MOUNT=/mnt/bucket LOG=random-pruning.log
 
 usage() {
@@ -66,9 +68,9 @@ install() {
   run gcloud compute tpus tpu-vm scp "/tmp/$archive" "$name:$archive" "--zone=$zone" --worker=all ||
     return
   on_workers all "mkdir -p random-pruning && tar -xzf $archive -C random-pruning && \
-python3 -m venv venv && venv/bin/pip install --quiet --upgrade pip && \
-venv/bin/pip install --quiet -e './random-pruning[tpu]' \
--f https://storage.googleapis.com/jax-releases/libtpu_releases.html"
+{ [ -x uv/uv ] || curl -LsSf $UV | env UV_UNMANAGED_INSTALL=\$HOME/uv sh; } && \
+uv/uv venv --quiet --allow-existing --python $PYTHON venv && \
+uv/uv pip install --quiet --python venv/bin/python -e './random-pruning[tpu,stream]'"
 }
 
 mount() {
@@ -88,8 +90,9 @@ train() {
   (($#)) || refuse '--config=FILE must be given after --'
   local arguments
   arguments=$(printf '%q ' "$@")
+  # --distributed: a worker that does not find the others must end, and not train by itself.
   on_workers all "set -o pipefail; cd random-pruning && TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} \
-../venv/bin/random-pruning train $arguments 2>&1 | tee -a ~/$LOG"
+../venv/bin/random-pruning train --distributed $arguments 2>&1 | tee -a ~/$LOG"
 }
 
 delete() {

@@ -174,12 +174,15 @@ def restore_newest(
   refused: dict[int, NotReadableError] = {}
   for step in sorted(of.all_steps(), reverse=True):
     try:
-      read = restore(of, like, on, step)
+      with parallel.failing_together(NotReadableError):
+        read = restore(of, like, on, step)
     except NotReadableError as error:
       refused[step] = error
       say(f'WARNING: {error} Trying the one before it.')
       continue
-    parallel.check_same('the checkpoint to go on from', str(step))
+    # Each process has checked its state against the record that it found in its workdir.
+    found = f'{step} {read.record["masks"]} {read.record.get("digest")}'
+    parallel.check_same('the checkpoint to go on from', found)
     if refused:
       _set_aside(of, refused)
       say(f'WARNING: going on from step {step}.')

@@ -12,7 +12,7 @@ from random_pruning_jax.book import Book
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
-from random_pruning_jax.train import Run, begin, prepare
+from random_pruning_jax.train import Run, begin, claim, prepare
 
 
 class Member:
@@ -28,9 +28,7 @@ class Member:
 
   def open(self, stack: contextlib.ExitStack) -> None:
     first = jax.process_index() == 0
-    if first:
-      runlog.claim(self.workdir, self.parts.config)
-    parallel.check_same('the config', self.parts.config.to_json())
+    claim(self.parts, self.workdir)
     self.run = prepare(self.parts, self.workdir)
     stack.enter_context(checkpoints.closing(self.run.saved))
     self.state, record = begin(self.run)

@@ -4,11 +4,11 @@ User code sees no device axis: state goes in and comes out whole (replicated), b
 over the devices on the way in and joined on the way out.
 """
 
+import contextlib
 import functools
 import hashlib
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import chex
@@ -16,12 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from random_pruning_jax import hosts
+
 AXIS = 'devices'
 
 
 def devices(count: int = 0) -> tuple[jax.Device, ...]:
   """The first `count` devices of all hosts, or all for 0. Raises ValueError if there are fewer."""
   known = jax.devices()
+  # A TPU slice is one for its devices, whether or not its processes can talk to each other.
+  if jax.process_count() > 1 and not jax.distributed.is_initialized():
+    raise ValueError(
+      f'the devices are those of {jax.process_count()} processes that have not found each other: '
+      f'{hosts.WANTED}'
+    )
   if not 0 <= count <= len(known):
     raise ValueError(f'devices must lie in [0, {len(known)}] on this machine, got {count}.')
   if count and jax.process_count() > 1 and count != len(known):
@@ -42,48 +50,45 @@ def peak_bytes() -> int | None:
   return max((found.get('peak_bytes_in_use', 0) for found in stats), default=0) or None
 
 
-def connect(address: str = '', processes: int = 0, process: int = -1) -> None:
-  """Joins the processes of one run, before anything else asks JAX for its devices.
-
-  With an address ('host:port' of process 0), `processes` in all, and this one's number. Without,
-  where SLURM, a TPU pod or JAX's own variables (JobSet) say that there are several, as they say;
-  else this process is alone. Raises ValueError if only a part is given.
-  """
-  if address or processes or process >= 0:
-    if not (address and processes > 0 and 0 <= process < processes):
-      raise ValueError(
-        'several hosts need coordinator_address, num_processes and process_id in '
-        f'[0, num_processes), got {address!r}, {processes} and {process}.'
-      )
-    jax.distributed.initialize(address, processes, process)
-  elif _several_hosts(os.environ):
-    jax.distributed.initialize()
-
-
-def _several_hosts(environment: Mapping[str, str]) -> bool:
-  """Whether a launcher says that this process is one of several."""
-  tasks = environment.get('SLURM_STEP_NUM_TASKS', '1')
-  return (
-    ('SLURM_PROCID' in environment and tasks.isdigit() and int(tasks) > 1)
-    or ',' in environment.get('TPU_WORKER_HOSTNAMES', '')
-    or 'JAX_COORDINATOR_ADDRESS' in environment
-  )
-
-
 def check_same(what: str, digest: str) -> None:
-  """Raises RuntimeError naming the processes whose `digest` of `what` is not that of process 0."""
+  """Raises ValueError naming the processes whose `digest` of `what` is not that of process 0."""
+  every = _gather(hashlib.sha256(digest.encode()).digest())
+  odd = [str(i) for i, found in enumerate(every) if found != every[0]]
+  if odd:
+    raise ValueError(
+      f'{what} must be the same on all {len(every)} processes; process '
+      f'{", ".join(odd)} differs from process 0.'
+    )
+
+
+@contextlib.contextmanager
+def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
+  """Around what may fail on one process and makes none wait: it then fails on all.
+
+  Else the others would wait, in what they do next together, for one that has ended. Those it did
+  not fail on raise `kind`, with the message of the first that it did.
+  """
+  error = None
+  try:
+    yield
+  except Exception as raised:
+    error = raised
+  texts = _gather(b'' if error is None else (str(error) or type(error).__name__).encode())
+  if error is not None:
+    raise error
+  for i, text in enumerate(texts):
+    if text:
+      raise kind(f'process {i}: {text.decode(errors="replace")}')
+
+
+def _gather(content: bytes) -> list[bytes]:
+  """That of every process, of which at most 4,096 bytes are kept."""
   if jax.process_count() == 1:
-    return
+    return [content]
   from jax.experimental import multihost_utils
 
-  mine = np.frombuffer(hashlib.sha256(digest.encode()).digest(), np.uint8)
-  all_of_them = np.asarray(multihost_utils.process_allgather(mine))
-  odd = np.flatnonzero((all_of_them != all_of_them[0]).any(axis=1)).tolist()
-  if odd:
-    raise RuntimeError(
-      f'{what} must be the same on all {len(all_of_them)} processes; process '
-      f'{", ".join(map(str, odd))} differs from process 0.'
-    )
+  row = np.frombuffer(content[:4096].ljust(4096, b'\0'), np.uint8)
+  return [row.tobytes().rstrip(b'\0') for row in multihost_utils.process_allgather(row)]
 
 
 def wait_for_all(what: str) -> None:

@@ -9,13 +9,13 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import results, runlog, suites
+from random_pruning_jax import parallel, results, suites
 from random_pruning_jax.experiment import check_budget, experiment
 from random_pruning_jax.many import train_many
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
-from random_pruning_jax.train import train
+from random_pruning_jax.train import claim, train
 
 TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
 
@@ -101,11 +101,11 @@ def _finish(
 
 def _check(config: ConfigDict, workdir: pathlib.Path) -> None:
   """All that can be known to be wrong before the first step; claims the workdir."""
-  parts = experiment(config)
-  check_budget(parts)
-  suites.check(parts.config.evaluation)
-  if jax.process_index() == 0:
-    runlog.claim(workdir, parts.config)
+  with parallel.failing_together():
+    parts = experiment(config)
+    check_budget(parts)
+    suites.check(parts.config.evaluation)
+  claim(parts, workdir)
 
 
 def _row(

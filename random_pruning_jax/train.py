@@ -122,11 +122,10 @@ def train(
   runlog.NotFiniteError where the loss stops being a number,
   checkpoints.NotWrittenError for a full disk, and preemption.Preempted after SIGTERM, once saved.
   """
-  parts = experiment(config, on)
+  with parallel.failing_together():
+    parts = experiment(config, on)
   first = jax.process_index() == 0
-  if first:
-    runlog.claim(workdir, parts.config)
-  parallel.check_same('the config', parts.config.to_json())  # and process 0 has claimed the place
+  claim(parts, workdir)
   run = prepare(parts, workdir)
   with checkpoints.closing(run.saved):
     state, record = begin(run)
@@ -143,6 +142,14 @@ def train(
       book = Book(run, state, record, log, progress)
       at = (profile[0] - 1, profile[1]) if profile else ()
       return _loop(run, state, book, watch, trace, at)
+
+
+def claim(parts: Experiment, workdir: str | os.PathLike) -> None:
+  """Makes the workdir that of this config, which is the same on all processes, or fails on all."""
+  parallel.check_same('the config', parts.config.to_json())
+  with parallel.failing_together():
+    if jax.process_index() == 0:
+      runlog.claim(workdir, parts.config)
 
 
 def prepare(parts: Experiment, workdir: str | os.PathLike = '') -> Run:
@@ -167,10 +174,15 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   make = optimizers.maker(config, run.per_epoch)
   create = _creator(make, config.optimizer.average_decay > 0)
   state = create(variables, kept, optimizers.rates(config))
-  parallel.check_same('the masks', masks.checksum(state.masks))
-  parallel.check_same('the initial weights', checkpoints.digest(state.params))
+  check_beginning(state.params, state.masks)
   state = parallel.replicate(state, parts.on)
   return state, {'meter': None, 'seconds': 0.0}
+
+
+def check_beginning(params: masks.Params, kept: masks.Masks) -> None:
+  """Raises ValueError naming the processes that would begin with other masks or weights."""
+  parallel.check_same('the masks', masks.checksum(kept))
+  parallel.check_same('the initial weights', checkpoints.digest(params))
 
 
 @functools.lru_cache(maxsize=64)

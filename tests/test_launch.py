@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
 import time
+import tomllib
 
 import pytest
 import yaml
@@ -133,6 +135,51 @@ def test_a_pod_whose_run_fails_is_kept_to_be_looked_at(tmp_path, stand_in, calls
   assert 'is kept' in done.stderr
 
 
+@pytest.mark.parametrize(
+  ('command', 'wanted'),
+  [
+    ('create', ['queued-resources create pod']),
+    ('install', ['scp', 'pip install']),
+    ('mount', ['gcsfuse --implicit-dirs']),
+    ('run', ['random-pruning train --distributed --config=']),
+    ('logs', ['tail -n 100 -f random-pruning.log']),
+    ('delete', ['queued-resources delete pod']),
+  ],
+)
+def test_a_command_of_a_pod_does_its_part_alone(tmp_path, stand_in, calls, command, wanted):
+  stand_in('git')
+  stand_in('gcloud', GCLOUD)
+  (tmp_path / 'states').write_text('ACTIVE\n' if command != 'create' else 'NONE\nACTIVE\n')
+  (tmp_path / 'statuses').write_text('75\n')
+  done = launch('tpu_pod.sh', command, *POD, '--', *TRAIN)
+  assert done.returncode == (PREEMPTED if command == 'run' else 0), done.stderr
+  texts = [' '.join(call) for call in calls() if call[0] == 'gcloud' and 'describe' not in call]
+  assert len(texts) == len(wanted)
+  assert all(part in text for part, text in zip(wanted, texts, strict=True)), texts
+  assert all(('--worker=0' in text) == (command == 'logs') for text in texts)
+
+
+def test_a_worker_gets_the_python_that_the_package_needs(tmp_path, stand_in, calls):
+  """The line for the workers, run twice here, where uv is a stand-in that its installer brings."""
+  stand_in('git')
+  stand_in('gcloud', GCLOUD)
+  assert launch('tpu_pod.sh', 'install', *POD).returncode == 0
+  line = calls()[-1][-1].removeprefix('--command=')
+  stand_in('tar')
+  stand_in('uv')
+  brings = 'mkdir -p "$UV_UNMANAGED_INSTALL"; cp "$HERE/bin/uv" "$UV_UNMANAGED_INSTALL"'
+  stand_in('curl', f"echo '{brings}'")
+  home = os.environ | {'HOME': str(tmp_path)}
+  for _ in range(2):
+    assert subprocess.run(['bash', '-c', line], env=home, cwd=tmp_path).returncode == 0
+  once = [call for call in calls() if call[0] in ('curl', 'uv')]
+  assert [call[0] for call in once] == ['curl', 'uv', 'uv', 'uv', 'uv']
+  wanted = tomllib.loads((LAUNCH.parent / 'pyproject.toml').read_text())['project']
+  assert '>=' + once[1][once[1].index('--python') + 1] == wanted['requires-python']
+  assert once[2][-1] == './random-pruning[tpu,stream]'
+  assert {'tpu', 'stream'} <= set(wanted['optional-dependencies'])
+
+
 def test_a_pod_that_cannot_be_created_ends_the_script(tmp_path, stand_in, calls):
   done = pod(tmp_path, stand_in, ['NONE', 'FAILED'], [0])
   assert done.returncode != 0
@@ -147,6 +194,14 @@ def test_slurm_starts_one_process_a_gpu_and_requeues_only_when_preempted(stand_i
   assert [call[0] for call in calls()] == ['srun', 'srun', 'scontrol', 'srun']
   assert calls()[0][-4:] == ['random-pruning', 'train', *TRAIN]
   assert calls()[2] == ['scontrol', 'requeue', '7']
+
+
+def test_a_dry_run_of_slurm_prints_what_a_job_would_run_and_runs_nothing(stand_in, calls):
+  stand_in('srun')
+  done = launch('slurm.sbatch', '--dry-run', *TRAIN)
+  assert done.returncode == 0, done.stderr
+  assert shlex.split(done.stdout)[-4:] == ['random-pruning', 'train', *TRAIN]
+  assert done.stdout.startswith('srun ') and calls() == []
 
 
 def test_slurm_passes_a_signal_on_and_waits_for_the_run_to_save(tmp_path, stand_in, calls):
@@ -211,6 +266,7 @@ def test_a_dry_run_of_a_sweep_submits_nothing_and_lists_the_runs(stand_in, calls
     ('tpu_pod.sh', ['train', '--name=a', '--zone=b'], '--config=FILE must be given'),
     ('gpu.sh', ['--config=a'], 'unknown argument --config=a'),
     ('sweep.sh', [*SWEEP, '--jobs=0'], '--jobs must be a number from 1'),
+    ('slurm.sbatch', ['--dry-run'], '--config=FILE must be given'),
     ('slurm.sbatch', [], '--config=FILE must be given'),
   ],
 )
@@ -230,7 +286,7 @@ def test_the_jobset_agrees_with_itself():
   assert job['parallelism'] == job['completions'] == x * y * z // chips
   codes, evicted = job['podFailurePolicy']['rules']
   assert codes['onExitCodes']['values'] == [PREEMPTED]
-  assert evicted['onPodConditions'] == [{'type': 'DisruptionTarget'}]
+  assert evicted['onPodConditions'] == [{'type': 'DisruptionTarget', 'status': 'True'}]
   assert spec['failurePolicy']['rules'][0] == {
     'action': 'RestartJobSetAndIgnoreMaxRestarts',
     'onJobFailureReasons': ['PodFailurePolicy'],

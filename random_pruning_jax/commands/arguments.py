@@ -48,11 +48,18 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 def add_hosts(parser: argparse.ArgumentParser) -> None:
   hosts = parser.add_argument_group(
-    'several hosts', 'found by themselves under SLURM, on a TPU pod and in a JobSet'
+    'several hosts',
+    'found by themselves under SLURM, on a TPU pod and in a JobSet; elsewhere named here, or by '
+    'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID',
   )
   hosts.add_argument('--coordinator_address', default='', help='HOST:PORT of process 0')
-  hosts.add_argument('--num_processes', type=int, default=0)
-  hosts.add_argument('--process_id', type=int, default=-1)
+  hosts.add_argument('--num_processes', type=int, default=0, help='of them; 1 alone: no others')
+  hosts.add_argument('--process_id', type=int, default=-1, help='of this one, from 0')
+  hosts.add_argument(
+    '--distributed',
+    action='store_true',
+    help='ask JAX who the others are, and end where it does not know: never train alone',
+  )
 
 
 def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
@@ -80,7 +87,7 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
   os.environ.update(runtime_environment(args, os.environ))
   import jax
 
-  from random_pruning_jax import parallel, processor
+  from random_pruning_jax import hosts, processor
   from random_pruning_jax.data import places
 
   logging.getLogger('absl').setLevel(logging.ERROR)
@@ -91,7 +98,7 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
   if jax.config.jax_compilation_cache_dir is None:
     # What was compiled for one kind of processor may not run on another that shares the home.
     keep_compiled(places.cache_dir() / 'compiled' / _processor())
-  parallel.connect(args.coordinator_address, args.num_processes, args.process_id)
+  hosts.connect(args.coordinator_address, args.num_processes, args.process_id, args.distributed)
 
 
 def use_cpu(devices: int) -> None:

@@ -124,6 +124,7 @@ def _command(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     f'--shard={args.shard}',
     f'--cpu_devices={args.cpu_devices}',
     *(['--skip-invalid'] if args.skip_invalid else []),
+    *(['--num_processes=1'] if args.num_processes == 1 else []),
     *rest,
   ]
 

@@ -60,4 +60,6 @@ def _field(config: ConfigDict, name: str) -> int:
   value = config
   for part in name.split('.'):
     value = value[part]
-  return value or MOST[name] if name.startswith('evaluation.') else value
+  # As many as there are: images, or a worker for each core.
+  unlimited = 0 if name.startswith('evaluation.') else -1
+  return MOST[name] if value == unlimited else value

@@ -43,7 +43,7 @@ def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def race(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-  """Milliseconds of every call, in turns, so that a busy machine is busy for all of them.
+  """Milliseconds of every second call, in turns, so that a busy machine is busy for all of them.
 
   Each run returns when its work is done. In each turn it is called once before the clock starts, as
   it is in a loop of its own: threads of the run before it may still wait at full speed for their

@@ -1,6 +1,6 @@
 """What chips that are not here would need for a training step, by XLA's compilers for them.
 
-    pip install -e ".[tpu]" "jax-cuda13-plugin[with-cuda]"
+    pip install -e ".[tpu,cuda]"
     python -m benchmarks footprints
 
 prints the table of docs/scaling.md. Each row is `random-pruning footprint` in a process of its own.
@@ -14,6 +14,7 @@ import sys
 from benchmarks import roofline
 from random_pruning_jax import tables
 from random_pruning_jax.chips import CHIPS
+from random_pruning_jax.commands.footprint import DOES_NOT_FIT
 
 ROWS = ('v4:2x2x4', 'v5e:4x4', 'h100:8')
 
@@ -31,17 +32,23 @@ def main(arguments: list[str]) -> None:
   print(f'\n{options.model}, batch {options.batch}, bfloat16')
   head = ['chips', 'images', 'state', 'temporary', 'all', 'of', 'TFLOPs', 'counted']
   rows = [[*head, 'GB moved', 'on paper', 'all-reduces', 'compiling']]
+  reasons = []
   for chips in options.chips:
-    rows.append(_row(_found(options.model, options.batch, chips), chips))
-  print(tables.text(rows))
+    found = _found(options.model, options.batch, chips)
+    if 'reason' in found:  # too large for the compiler itself
+      reasons.append(f'{chips} does not fit: {found["reason"]}')
+      rows.append([chips, *['-'] * (len(rows[0]) - 1)])
+    else:
+      rows.append(_row(found, chips))
+  print(tables.text(rows), *reasons, sep='\n')
 
 
 def _found(model: str, batch: int, chips: str) -> dict:
   command = [sys.executable, '-m', 'random_pruning_jax', 'footprint', '--format=json']
   command += [f'--config=configs/imagenet.py:{model},erk,0.2', f'--config.batch_size={batch}']
   ran = subprocess.run([*command, f'--chips={chips}'], stdout=subprocess.PIPE, text=True)
-  if not ran.stdout.startswith('{'):  # too large for the compiler itself
-    raise SystemExit(f'{chips}: {ran.stdout}')
+  if ran.returncode not in (0, DOES_NOT_FIT):
+    raise SystemExit(f'{chips}: no footprint was taken.')  # the command has said why
   return json.loads(ran.stdout)
 
 

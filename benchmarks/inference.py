@@ -9,7 +9,7 @@ import jax
 import optax
 
 from benchmarks import network_parser, race, random_batch, start, table
-from random_pruning_jax import attacks, models, parallel
+from random_pruning_jax import attacks, folding, models, parallel
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
 
@@ -49,24 +49,25 @@ def main(arguments: list[str]) -> None:
 
 
 def _bound(function, images, labels, width, conv, devices=0):
-  """A function that applies `function(model, variables, images, labels)` on so many devices."""
+  """A function that applies `function(apply, variables, images, labels)` on so many devices."""
   on = parallel.devices(devices)
   model = models.create('resnet20', 10, width=width, conv_general_dilated=conv)
   variables = initial_variables(model, jax.random.key(0), (32, 32, 3))
   variables = parallel.replicate(variables, on)
   images, labels = parallel.split(images, on), parallel.split(labels, on)
-  compiled = parallel.parallel(functools.partial(function, model), on, (None, 0, 0), 0)
+  apply = folding.evaluation(model)
+  compiled = parallel.parallel(functools.partial(function, apply), on, (None, 0, 0), 0)
   return lambda: jax.block_until_ready(compiled(variables, images, labels))
 
 
-def _logits(model, variables, images, labels):
+def _logits(apply, variables, images, labels):
   del labels
-  return model.apply(variables, images)
+  return apply(variables, images)
 
 
-def _pgd(model, variables, images, labels, *, steps):
+def _pgd(apply, variables, images, labels, *, steps):
   def loss(images):
-    logits = model.apply(variables, images)
+    logits = apply(variables, images)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
   keys = jax.random.split(jax.random.key(0), len(images))

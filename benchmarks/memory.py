@@ -1,9 +1,9 @@
 """Memory of a training step of ResNet-20 beside PyTorch's: the most that a process holds.
 
 Each is a process of its own; a second start is one that finds what was compiled before. `compiling`
-is the peak up to the end of the first step, `training` that of the steps after it, and `beyond the
-imports` what the latter is more than the process held when everything was imported and the batch
-was made. Code that is read from files is counted too.
+is the peak up to the end of the first step, `training` that of the steps after it. `files` is what
+of the latter are pages of libraries, which processes share and the system drops when it needs room;
+`own` is the rest.
 """
 
 import json
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
   parser = network_parser('memory', __doc__, rounds=3)
   parser.add_argument('--steps', type=int, default=5)
   options = parser.parse_args(arguments)
-  print('| | compiling, MB | training, MB | beyond the imports, MB |\n|---|---|---|---|')
+  print('| | compiling, MB | training, MB | files, MB | own, MB |\n|---|---|---|---|---|')
   for way in (*JAX, *TORCH):
     with tempfile.TemporaryDirectory() as cache:
       if way == JAX[1]:
@@ -52,11 +52,10 @@ def _process(way, options, cache) -> list[float]:
 
 def measured(
   way: str, width: int, batch: int, devices: int, steps: int, cache: str
-) -> tuple[float, float, float]:
-  """MB of this process: compiling, training, and the latter beyond the imports."""
+) -> tuple[float, float, float, float]:
+  """MB of this process: compiling, training, and of the latter those of files and its own."""
   images, labels = random_batch(batch)
   make = _jax(way, devices, cache) if way in JAX else _torch(way)
-  before = _megabytes('VmRSS')
   run, settle = make(images, labels, width)
   run()
   compiling = _megabytes('VmHWM')
@@ -65,7 +64,8 @@ def measured(
   for _ in range(steps):
     run()
   training = _megabytes('VmHWM')
-  return compiling, training, training - before
+  files = _megabytes('RssFile')  # which only grows
+  return compiling, training, files, training - files
 
 
 def _jax(way, devices, cache):

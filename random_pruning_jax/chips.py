@@ -25,6 +25,7 @@ class Chip:
   layout: str  # how several are named after the colon
   devices: Callable[[str], tuple[jax.Device, ...]]
   options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the compiler
+  share: float = 1.0  # of the capacity that JAX takes
 
 
 def _tpu(kind: str, cores: int) -> Callable[[str], tuple[jax.Device, ...]]:
@@ -69,22 +70,25 @@ def _gpu(target: str) -> Callable[[str], tuple[jax.Device, ...]]:
   return lambda count: _devices('cuda', '', target_config=target, topology=f'1x1x{count}')
 
 
-_UNTIMED = {'xla_gpu_autotune_level': '0'}  # XLA would time kernels on the GPU to choose among them
+# XLA would time kernels on the GPU to choose among them.
+_UNTIMED = {'xla_gpu_autotune_level': '0'}
+GPU_SHARE = 0.75  # unless JAX is told otherwise, as by --mem_fraction
 
 CHIPS = {
   'v4': Chip('TPU v4', 275e12, 1228e9, 300e9, 32e9, '2x2x4', _tpu('v4', 2)),
   'v5e': Chip('TPU v5e', 197e12, 819e9, 200e9, 16e9, '4x4', _tpu('v5e', 1)),
   'v5p': Chip('TPU v5p', 459e12, 2765e9, 600e9, 95e9, '2x2x4', _tpu('v5p', 2)),
   'v6e': Chip('TPU v6e', 918e12, 1640e9, 448e9, 32e9, '4x4', _tpu('v6e', 1)),
-  'h100': Chip('H100 SXM', 989e12, 3350e9, 450e9, 80e9, '8', _gpu(_H100), _UNTIMED),
+  'h100': Chip('H100 SXM', 989e12, 3350e9, 450e9, 80e9, '8', _gpu(_H100), _UNTIMED, GPU_SHARE),
 }
 
 
 def find(text: str) -> tuple[Chip, tuple[jax.Device, ...]]:
   """The chip and the devices of 'v4:2x2x4', a TPU slice of that layout, or 'h100:8', so many GPUs.
 
-  Programs can be compiled for these devices, and not run. Raises ValueError for a name or layout
-  that is unknown and where the compiler is not installed.
+  Programs can be compiled for these devices, and not run. For a process of its own: the variables
+  that libtpu is given stay in its environment. Raises ValueError for a name or layout that is
+  unknown and where the compiler is not installed.
   """
   name, _, layout = text.partition(':')
   if name not in CHIPS:

@@ -98,7 +98,8 @@ def default() -> ConfigDict:
   config.schedule.factor = 0.1
   config.schedule.warmup_epochs = 0.0
 
-  config.steps_per_call = 0  # of the compiled program; 0 is 1 on CPUs, else some tens (calls.py)
+  # Of the compiled program; 0 is 1 on CPUs and where images are streamed, else some tens.
+  config.steps_per_call = 0
   config.log_every = 50  # steps between lines of train.jsonl
   config.gradient_flow_every = 0  # steps between measurements of gradient flow; 0 is never
   config.checkpoint = ConfigDict()

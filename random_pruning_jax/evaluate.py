@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import attacks, norms, ood, parallel
+from random_pruning_jax import attacks, folding, norms, ood, parallel
 
 
 class Network(NamedTuple):
@@ -151,8 +151,10 @@ def epsilon_name(epsilon: float) -> str:
 # Remembered, so that one network evaluated many times (validation) is compiled once.
 @functools.lru_cache(maxsize=64)
 def _forward(model, make, features: bool):
+  apply = folding.evaluation(model, features=features)
+
   def run(variables, *arrays):
-    out = model.apply(variables, make(*arrays), features=features)
+    out = apply(variables, make(*arrays))
     return out if features else (out, None)
 
   return run
@@ -160,9 +162,11 @@ def _forward(model, make, features: bool):
 
 @functools.lru_cache(maxsize=64)
 def _odin(model, make):
+  apply = folding.evaluation(model)
+
   def run(variables, temperature, epsilon, *arrays):
     def logits_fn(images):
-      return model.apply(variables, images)
+      return apply(variables, images)
 
     return ood.odin(logits_fn, make(*arrays), temperature, epsilon)
 
@@ -171,9 +175,11 @@ def _odin(model, make):
 
 @functools.lru_cache(maxsize=64)
 def _attacked(model, attack: str, settings: tuple[tuple[str, Any], ...]):
+  apply = folding.evaluation(model)
+
   def run(variables, epsilon, images, labels, indices):
     def logits_fn(images):
-      return model.apply(variables, images)
+      return apply(variables, images)
 
     keys = norms.image_keys(jax.random.key(0), indices)
     moved = attacks.ATTACKS[attack](

@@ -41,13 +41,19 @@ def feed(parts: Experiment) -> Feed:
 
   Raises ValueError for an augmentation that the feed does not have.
   """
-  where, mode = loading(parts.config), parts.config.augment.mode
-  known = {'resident': resident.MODES, 'streamed': ('resized', 'none')}[where]
-  if mode not in known:
-    raise ValueError(
-      f'augment.mode must be one of {", ".join(known)} where images are {where}, got {mode!r}.'
-    )
+  where = loading(parts.config)
+  check_mode(parts.config, where)
   return _streamed(parts) if where == 'streamed' else _resident(parts)
+
+
+def check_mode(config: ConfigDict, where: str) -> None:
+  """Raises ValueError for an augmentation that images which are `where` cannot have."""
+  known = {'resident': resident.MODES, 'streamed': ('resized', 'none')}[where]
+  if config.augment.mode not in known:
+    raise ValueError(
+      f'augment.mode must be one of {", ".join(known)} where images are {where}, '
+      f'got {config.augment.mode!r}.'
+    )
 
 
 def loading(config: ConfigDict) -> str:
@@ -121,12 +127,12 @@ def _streamed(parts: Experiment) -> Feed:
   last = config.epochs * resident.steps_per_epoch(len(source), config.batch_size)
 
   def stream(calls: Calls) -> Iterator[tuple]:
-    calls = iter(calls)
-    first = next(calls, (last, last))
-    decoded = streamed.batches(example, first[0], last, workers=config.data_workers)
+    decoded = None
     # Of this process alone, so that the parts of its devices are next to each other.
     local = sum(device.process_index == jax.process_index() for device in parts.on)
-    for start, stop in itertools.chain([first], calls):
+    for start, stop in calls:
+      if decoded is None:
+        decoded = streamed.batches(example, start, last, workers=config.data_workers)
       steps = list(itertools.islice(decoded, stop - start))
       image = np.stack([each['image'].reshape(local, -1, *shape) for each in steps], 1)
       yield image, np.stack([each['label'].reshape(local, -1) for each in steps], 1)

@@ -1,24 +1,24 @@
 """What a config's training step needs of a chip, as XLA's compiler says, before anything trains.
 
 The step is compiled as training would call it and never run, so that the chips need not be here
-(`chips.py`), nor, where images are streamed, the data set.
+(`chips.py`), nor, where images are streamed, a data set that is known by name (`data.SPECS`).
 """
 
 import dataclasses
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import cost, data, feed, optimizers, tables, train
+from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, tables, train
 from random_pruning_jax.chips import Chip
-from random_pruning_jax.experiment import Experiment, experiment, keys
+from random_pruning_jax.data import resident, streamed
+from random_pruning_jax.experiment import Experiment, check_budget, experiment, keys
 
-PER_EPOCH = 1000  # steps; when the learning rate changes is no matter of size
+PER_EPOCH = 1000  # steps, where the data set is not here to tell
 
 
 class DoesNotFitError(ValueError):
@@ -27,7 +27,7 @@ class DoesNotFitError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-  """What a call of the compiled step takes of one chip; sizes in bytes."""
+  """What a call of the compiled step takes of one chip; sizes in bytes, as they lie there."""
 
   model: str
   dtype: str
@@ -36,7 +36,7 @@ class Footprint:
   batch_size: int  # of all chips
   steps: int  # of a call
   state: int  # weights, momentum, masks and statistics
-  images: int  # of a call, and the whole data set where it is resident
+  images: int  # of a call, all of them where they are resident, and some bytes beside them
   temporary: int  # activations and gradients
   outputs: int  # beside the new state, which takes the memory of the old one
   program: int
@@ -62,12 +62,19 @@ def footprint(
 ) -> Footprint:
   """Compiles the config's step for `on`, which may be the devices of a `chip` that is not here.
 
-  Raises ValueError for a config that cannot be, DataError where resident images are wanted and not
-  here, and DoesNotFitError.
+  Raises ValueError for a config that cannot be and in one of several processes, DataError where
+  resident images are wanted and not here, and DoesNotFitError.
   """
+  if jax.process_count() > 1:
+    raise ValueError(
+      'a footprint must be taken by one process, which compiles for the chips of all; got '
+      f'{jax.process_count()} processes.'
+    )
   parts = experiment(config, on)
+  check_budget(parts)
   config = parts.config
-  gather, axes, shared, inputs = _arriving(parts)
+  gather, axes, shared, inputs, steps = _arriving(parts)
+  # When the learning rate changes is no matter of size.
   state = train.blank_state(parts, optimizers.make(config, PER_EPOCH))
   own = jax.eval_shape(
     lambda: train.Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
@@ -80,7 +87,7 @@ def footprint(
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    raise DoesNotFitError(str(error).partition(': ')[2].splitlines()[0]) from error
+    raise DoesNotFitError(_reason(str(error))) from error
   seconds = time.perf_counter() - start
   memory, text = program.memory_analysis(), program.as_text()
   return Footprint(
@@ -89,18 +96,25 @@ def footprint(
     chip=chip.name if chip else on[0].device_kind,
     chips=len(on),
     batch_size=config.batch_size,
-    steps=jax.tree.leaves(inputs)[-1].shape[1 if axes[-1] == 0 else 0],
-    state=_bytes(state),
-    images=_bytes(shared) + _bytes(inputs) // len(on),
+    steps=steps,
+    # Counted as the chip holds it, where a TPU fills up its tiles. The new state takes the memory
+    # of the old one, and of no other argument.
+    state=memory.alias_size_in_bytes,
+    images=memory.argument_size_in_bytes - memory.alias_size_in_bytes,
     temporary=memory.temp_size_in_bytes,
     outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     program=memory.generated_code_size_in_bytes,
-    capacity=int(chip.capacity) if chip else (on[0].memory_stats() or {}).get('bytes_limit'),
+    capacity=int(chip.share * chip.capacity) if chip else parallel.memory(on).get('bytes_limit'),
     flops=cost.training_flops(parts.structure.layers, config.batch_size) / len(on),
     counted=_counted(program.cost_analysis() or {}, text),
     all_reduces=len(re.findall(r' all-reduce(?:-start)?\(', text)),
     seconds=seconds,
   )
+
+
+def _reason(text: str) -> str:
+  """The first line of an error, without the word for its kind."""
+  return (text.partition(': ')[2].strip() or text).splitlines()[0]
 
 
 def _counted(analysis: dict[str, float], text: str) -> dict[str, float]:
@@ -110,23 +124,28 @@ def _counted(analysis: dict[str, float], text: str) -> dict[str, float]:
   return {name: value for name, value in {**found, 'cycles': cycles}.items() if value}
 
 
-def _arriving(parts: Experiment) -> tuple[Callable, tuple, tuple, tuple]:
+def _arriving(parts: Experiment) -> tuple[Callable, tuple, tuple, tuple, int]:
   """How images reach the step (`feed.Feed`): gather, axes, and shapes of what is shared and given.
 
-  No image is read where they are streamed.
+  And the steps of the longest call. No image is read where they are streamed.
   """
   config, devices = parts.config, len(parts.on)
   each = (config.batch_size // devices,)
   if _streamed(config):
-    head = (devices, config.steps_per_call or 1, *each)
+    feed.check_mode(config, 'streamed')
+    per_epoch = _steps_per_epoch(config)
+    every = calls.acts(config, per_epoch)
+    length = config.steps_per_call or 1
+    steps = _longest(calls.ends(0, config.epochs * per_epoch, length, every), length)
+    head = (devices, steps, *each)
     images = jax.ShapeDtypeStruct((*head, *parts.spec.shape), jnp.uint8)
-    return feed.scaled, feed.STREAMED, (), (images, jax.ShapeDtypeStruct(head, jnp.int32))
+    return feed.scaled, feed.STREAMED, (), (images, jax.ShapeDtypeStruct(head, jnp.int32)), steps
   run = train.prepare(parts)
   shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
-  steps = run.steps_per_call
+  steps = _longest(run.calls(0), run.steps_per_call)
   indices = jax.ShapeDtypeStruct((devices, steps, *each), jnp.int32)
   epochs = jax.ShapeDtypeStruct((steps,), jnp.int32)
-  return run.feed.gather, run.feed.axes, shared, (indices, epochs)
+  return run.feed.gather, run.feed.axes, shared, (indices, epochs), steps
 
 
 def _streamed(config: ConfigDict) -> bool:
@@ -136,8 +155,17 @@ def _streamed(config: ConfigDict) -> bool:
     return config.augment.mode == 'resized'
 
 
-def _bytes(tree: Any) -> int:
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def _steps_per_epoch(config: ConfigDict) -> int:
+  try:
+    images = len(streamed.Source(config.dataset, 'train', config.data_dir))
+  except data.DataError:
+    return PER_EPOCH
+  return resident.steps_per_epoch(images, config.batch_size)
+
+
+def _longest(made: feed.Calls, length: int) -> int:
+  """Steps of the longest of the calls: one, where none has room for `length`."""
+  return length if any(stop - start == length for start, stop in made) else 1
 
 
 def show(found: Footprint) -> str:
@@ -150,6 +178,7 @@ def show(found: Footprint) -> str:
     ['state, again', _unit(found.state, 'B'), 'for a checkpoint'],
     ['images', _unit(found.images, 'B'), 'of a call, and all that are resident'],
     ['temporary', _unit(found.temporary, 'B'), 'activations, gradients'],
+    ['outputs', _unit(found.outputs, 'B'), 'loss and accuracy'],
     ['program', _unit(found.program, 'B'), ''],
     ['all together', _unit(found.peak, 'B'), ''],
   ]

@@ -29,6 +29,13 @@ def devices(count: int = 0) -> tuple[jax.Device, ...]:
   return tuple(known[: count or len(known)])
 
 
+def memory(on: Sequence[jax.Device]) -> dict[str, int]:
+  """What JAX tells of the memory of a device of this process, of those; nothing on CPUs."""
+  # Of other processes' devices it tells nothing, and raises.
+  own = [device for device in on if device.process_index == jax.process_index()]
+  return own[0].memory_stats() or {}
+
+
 def peak_bytes() -> int | None:
   """Most memory in use at once on a device of this process; None where none tells, as on CPUs."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]

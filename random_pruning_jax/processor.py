@@ -8,6 +8,8 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
+import pkgutil
 import platform
 import sys
 from collections.abc import Mapping
@@ -16,6 +18,9 @@ _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 # What GNU's <malloc.h> calls these, and what they are set to.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = (-1, -1), (-4, 0), (-8, 1)
 _GAP = 64 << 20  # bytes
+_CALLS = 256
+# Where the system shows chips, by the name of JAX's support for them; dxg is a GPU's under Windows.
+_DEVICES = {'libtpu': ('accel*', 'vfio/*'), 'xla_cuda': ('nvidia*', 'dxg')}
 
 
 def prepare() -> None:
@@ -40,12 +45,26 @@ def environment(before: Mapping[str, str], jaxlib: str) -> dict[str, str]:
   return {'XLA_FLAGS': f'{flags} {_FLAG}=LIBRARY_FUSION_TYPE_REDUCE'.strip()}
 
 
-def only_cpu(environ: Mapping[str, str]) -> bool:
-  """Whether JAX can find nothing but a CPU: told so, or installed without support for others."""
+def only_cpu(environ: Mapping[str, str], dev: pathlib.Path = pathlib.Path('/dev')) -> bool:
+  """Whether JAX can find nothing but a CPU: told so, or without support for others that are here.
+
+  The support alone may be installed for its compiler (`chips.py`).
+  """
   asked = environ.get('JAX_PLATFORMS')
   if asked:
     return asked == 'cpu'
-  return not any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
+  plugins = importlib.util.find_spec('jax_plugins')
+  places = plugins.submodule_search_locations if plugins else None
+  support = [module.name for module in pkgutil.iter_modules(places or ())]
+  if importlib.util.find_spec('libtpu'):
+    support.append('libtpu')
+  return not any(_chip_here(name, dev) for name in support)
+
+
+def _chip_here(support: str, dev: pathlib.Path) -> bool:
+  """Whether the system shows a chip of this kind; of kinds that are not known, True."""
+  known = [devices for name, devices in _DEVICES.items() if support.startswith(name)]
+  return not known or any(any(dev.glob(pattern)) for pattern in known[0])
 
 
 def keep_memory() -> bool:
@@ -60,20 +79,25 @@ def keep_memory() -> bool:
   return all([mallopt(*option) for option in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX)])
 
 
-def settle() -> None:
+def settle(call: int = 1) -> None:
   """Gives back what compiling has freed, and keeps the memory of the steps in one piece.
 
-  A step takes its temporary memory as one block. What is taken while that is free would break it,
-  and the next step take a new one: so there is a gap for all that is smaller.
+  For a loop of steps, after each `call` of it, counted from 1; only the first and every 256th do
+  anything. A step takes its temporary memory as one block. What is taken while that is free would
+  break it, and the next step take a new one: so there is a gap for all that is smaller. And where
+  a thread of XLA's comes late to free the block, the next step finds it taken and the process holds
+  two from then on; what is free is given back now and then, which costs a fifth of a step.
   """
-  if not _gnu():
+  if not _gnu() or (call > 1 and call % _CALLS):
     return
   library = ctypes.CDLL(None)
+  library.malloc_trim(0)
+  if call > 1:
+    return
   library.malloc.restype = ctypes.c_void_p
   library.malloc.argtypes = [ctypes.c_size_t]
   library.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
   library.free.argtypes = [ctypes.c_void_p]
-  library.malloc_trim(0)
   gap, fence = library.malloc(_GAP), library.malloc(_GAP)
   library.realloc(fence, 1)  # what is left of it stays behind the gap
   library.free(gap)  # whose pages come into being where they are used

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import feed, optimizers, stacked
+from random_pruning_jax import feed, optimizers, parallel, stacked
 from random_pruning_jax.experiment import experiment
 from random_pruning_jax.train import Run, blank_state, prepare
 
@@ -18,7 +18,7 @@ def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | 
   On CPUs that is one for each device, which trains it by itself; and one where images are streamed.
   """
   parts = experiment(config, on)
-  stats = parts.on[0].memory_stats() or {}
+  stats = parallel.memory(parts.on)
   if feed.loading(parts.config) == 'streamed':
     return 1
   if asked or parts.on[0].platform == 'cpu' or 'bytes_limit' not in stats:
@@ -48,6 +48,6 @@ def of_one(run: Run, shared: int) -> int:
   inputs = stacked.batches([next(run.feed.stream([next(run.calls(0))]))], run.feed.axes)
   program = stacked.compiled(run.step, run.feed.axes, parts.on, stacked.default_way(parts.on), 1)
   found = program.lower(state, flags, flags, images, own, *inputs).compile().memory_analysis()
-  held = found.argument_size_in_bytes - shared
-  made = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-  return held + made + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+  # The new state takes the memory of the old one: counted as an output, it stands for the copy.
+  made = found.temp_size_in_bytes + found.output_size_in_bytes
+  return found.argument_size_in_bytes - shared + made

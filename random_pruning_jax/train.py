@@ -208,8 +208,7 @@ def _loop(
       batches = next(inputs)
     trace.before(start + 1)
     state, figures = call(state, shared, own, *batches)
-    if number == 1:
-      processor.settle()
+    processor.settle(number)
     trace.after(end, figures)
     book.settle()  # what was due before this call, while the devices take it
     stop = watch.asked(number)  # calls, since hosts must count without gaps

@@ -1,7 +1,7 @@
 """What is done on accelerators alone, done: on a stand-in that JAX takes for one (standin.py)."""
 
+import contextlib
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -24,20 +24,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start(*words, **options):
+@contextlib.contextmanager
+def started(*words):
+  """A process of the stand-in, which does not outlive what is done with it."""
   command = [sys.executable, 'tests/standin.py', *map(str, words)]
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-  return subprocess.Popen(command, cwd=ROOT, text=True, **pipes, **options)
+  with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+    try:
+      yield process
+    finally:
+      process.kill()
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
   """Runs of the stand-in, and those of two CPU devices beside them: workdirs in one place."""
   root = tmp_path_factory.mktemp('runs')
-  process = start('tests/accelerated.py', root)
-  for i, config in enumerate(PAIR):
-    train.train(config, root / f'cpu{i}', on=parallel.devices(2), show=False)
-  _, error = process.communicate(timeout=300)
+  with started('tests/accelerated.py', root) as process:
+    for i, config in enumerate(PAIR):
+      train.train(config, root / f'cpu{i}', on=parallel.devices(2), show=False)
+    _, error = process.communicate(timeout=300)
   assert process.returncode == 0, error
   return root
 
@@ -99,23 +105,30 @@ def test_it_is_measured_there(facts):
     assert 0.1 < row['metrics']['accuracy'] <= 1 and row['metrics']['nll'] > 0
 
 
-def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(runs, tmp_path):
-  """SIGTERM to the command; what it saved is the same network, to rounding, when it is done."""
+def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(tmp_path):
+  """SIGTERM to the command; what it saved is the same network, to rounding, when it is done.
+
+  It saves after each of 60 steps, and so is far from its end when the signal comes.
+  """
+  long = {'epochs': 6, 'checkpoint__every_steps': 1, 'optimizer__lr': 0.01}
   file = tmp_path / 'config.py'
   lines = ['import sys', "sys.path.insert(0, 'tests')", 'from tiny import tiny_config']
-  lines += ['def get_config():', '  return tiny_config(checkpoint__every_steps=1)']
+  lines += ['def get_config():', f'  return tiny_config(**{long})']
   file.write_text('\n'.join(lines))
   workdir = tmp_path / 'run'
   command = ['random_pruning_jax/__main__.py', 'train', f'--config={file}', f'--workdir={workdir}']
-  process = start(*command, env=os.environ)
-  while process.poll() is None and not list((workdir / 'checkpoints').glob('[0-9]*')):
-    time.sleep(0.01)
-  process.send_signal(signal.SIGTERM)
-  _, error = process.communicate(timeout=120)
+  deadline = time.monotonic() + 300
+  with started(*command) as process:
+    while not list((workdir / 'checkpoints').glob('[0-9]*')):
+      assert process.poll() is None, process.communicate()
+      assert time.monotonic() < deadline, 'no checkpoint was saved in five minutes'
+      time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=300)
   assert process.returncode == preemption.EXIT_STATUS, error
   steps = int(error.partition('saved at step ')[2].split(';')[0])
-  assert 0 < steps < 20
-  close(
-    jax.device_get(train.train(tiny_config(checkpoint__every_steps=1), workdir, show=False)),
-    last_state(runs / 'cpu0'),
-  )
+  assert 0 < steps < 60
+  went_on = train.train(tiny_config(**long), workdir, show=False)
+  at_once = tiny_config(**long | {'checkpoint__every_steps': 0})
+  whole = train.train(at_once, tmp_path / 'whole', show=False)
+  close(jax.device_get(went_on), jax.device_get(whole))

@@ -136,18 +136,3 @@ def test_images_without_augmentation_in_training_are_not_changed(images, labels)
 def test_wrong_padding_is_refused(images, labels, options, message):
   with pytest.raises(ValueError, match=message):
     gather(images, labels, np.arange(2), jax.random.key(0), **options)
-
-
-@pytest.mark.parametrize('n', [1, 7, 12])
-@pytest.mark.parametrize('batch_size', [1, 3, 4, 12, 16])
-def test_evaluation_names_every_image_once_in_batches_of_one_shape(n, batch_size):
-  batches = list(resident.evaluation_batches(n, batch_size))
-  assert all(part.shape == (batch_size,) for batch in batches for part in batch)
-  indices, valid = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-  assert indices[valid].tolist() == list(range(n))
-  assert indices.dtype == np.int32 and indices.max() < n
-
-
-def test_an_empty_evaluation_batch_is_refused():
-  with pytest.raises(ValueError, match='at least 1, got 0'):
-    list(resident.evaluation_batches(3, 0))

@@ -310,7 +310,7 @@ def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
   if kind == 'stand-in' and not standin.plugin():
     pytest.skip(f'{standin.PACKAGE}, which brings the stand-in, is not installed')
   if kind == 'accelerator' and processor.only_cpu(environment):
-    pytest.skip('JAX is installed here without support for accelerators')
+    pytest.skip('no accelerator is here that JAX is installed for')
   script = tmp_path / 'script.py'
   script.write_text(ACCELERATED)
   through = ['tests/standin.py'] if kind == 'stand-in' else []

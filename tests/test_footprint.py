@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -13,9 +14,11 @@ import pytest
 from tiny import tiny_config
 
 from random_pruning_jax import chips, cost, footprint, main
+from random_pruning_jax.commands.footprint import DOES_NOT_FIT
 from random_pruning_jax.experiment import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
+OF_TESTS = ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS', 'JAX_COMPILATION_CACHE_DIR')
 COMPILERS = {'v5e': 'libtpu', 'v4': 'libtpu', 'h100': 'jax_cuda13_plugin'}
 
 
@@ -36,9 +39,9 @@ def test_a_steps_flops_are_six_a_multiply_add(here):
 
 
 def test_resident_images_are_counted_whole_on_each_chip(here):
-  """1,293 digits of 8 x 8 bytes with labels, and 30 indices of four bytes with the epoch."""
-  data = here.images - (30 * 4 + 4 // 4)
-  assert data % (64 + 4) == 0 and data // (64 + 4) > 1000
+  """1,257 digits of 8 x 8 bytes with labels, 30 indices, the epoch, and of key and rates a part."""
+  count, rest = divmod(here.images - 4 * (30 + 1), 64 + 4)
+  assert count == 1257 and 0 <= rest <= 4 * 4
 
 
 def test_the_new_state_takes_the_memory_of_the_old_one(here):
@@ -55,6 +58,58 @@ def test_what_is_larger_than_a_chip_does_not_fit(here):
 def test_the_table_says_what_is_where(here):
   text = footprint.show(dataclasses.replace(here, capacity=here.peak // 2))
   assert '120 images on 4 x cpu' in text and '200.0%, so it does NOT fit' in text
+
+
+def test_the_rows_of_the_table_add_up(here):
+  """Sizes are shown to three digits, hence in whole kilobytes here."""
+  fields = ('state', 'images', 'temporary', 'outputs', 'program')
+  found = dataclasses.replace(here, **{name: 7000 + i for i, name in enumerate(fields)})
+  rows = [re.match(r'(.*?)  +([\d.]+) kB', line) for line in footprint.show(found).splitlines()]
+  sizes = {row[1]: float(row[2]) for row in rows if row}
+  assert sizes.pop('all together') == pytest.approx(sum(sizes.values()), abs=0.05)
+  assert len(sizes) == len(fields) + 1  # the state twice
+
+
+def test_a_call_is_as_long_as_the_longest_that_is_made(here):
+  """Of 20 steps of two epochs, with a line of the log after every fourth."""
+  on = tuple(jax.devices())
+  assert here.steps == 1  # on a CPU
+  assert footprint.footprint(tiny_config(steps_per_call=2), on).steps == 2
+  assert footprint.footprint(tiny_config(steps_per_call=5), on).steps == 1
+
+
+def test_streamed_calls_are_no_longer_than_an_epoch_of_a_set_that_is_here():
+  """Which is one step of 1,200 of the 1,257 digits."""
+  streamed = {'data_loading': 'streamed', 'augment__mode': 'resized'}
+  config = tiny_config(**streamed, batch_size=1200, steps_per_call=2)
+  assert footprint.footprint(config, tuple(jax.devices())).steps == 1
+
+
+def test_what_training_refuses_has_no_footprint():
+  on = tuple(jax.devices())
+  streamed = {'data_loading': 'streamed'}
+  for refused, said in (
+    (tiny_config(**streamed, augment__mode='zeros'), 'one of resized, none where images are str'),
+    (
+      tiny_config(**streamed, augment__mode='none', batch_size=1600),
+      r'batch_size must lie in \[1,',
+    ),
+    (tiny_config(pruning__ratio='uniform_plus', pruning__density=0.001), 'density'),
+  ):
+    with pytest.raises(ValueError, match=said):
+      footprint.footprint(refused, on)
+
+
+@pytest.mark.parametrize(
+  ('text', 'reason'),
+  [
+    ('RESOURCE_EXHAUSTED: Ran out of memory.\nMore.', 'Ran out of memory.'),
+    ('RESOURCE_EXHAUSTED', 'RESOURCE_EXHAUSTED'),
+    ('RESOURCE_EXHAUSTED: \n', 'RESOURCE_EXHAUSTED: '),
+  ],
+)
+def test_a_reason_is_the_first_line_that_a_compiler_gives(text, reason):
+  assert footprint._reason(text) == reason
 
 
 @pytest.mark.parametrize(
@@ -87,33 +142,56 @@ def needs_compiler(chip):
     pytest.skip(f'{compiler}, the compiler for {chip}, is not installed')
 
 
+def run_python(*words):
+  """In a process of its own, since these compilers print and stay; compiling as users do.
+
+  That is without what conftest.py sets, but for the platform, and without what was kept of it.
+  """
+  environment = {name: value for name, value in os.environ.items() if name not in OF_TESTS}
+  environment['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+  command = [sys.executable, *words]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
 def compiled_for(chip, *arguments):
   needs_compiler(chip)
   options = ['--format=json', f'--chips={chip}', *arguments]
-  command = [sys.executable, '-m', 'random_pruning_jax', 'footprint', *options]
-  # A process of its own, since these compilers print and stay.
-  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+  return run_python('-m', 'random_pruning_jax', 'footprint', *options)
 
 
 @pytest.mark.parametrize('chip', ['v5e:2x2', 'v4:2x2x1', 'h100:4'])
 def test_the_step_compiles_for_chips_that_are_not_here(chip, here):
   small = ['--config.model.name=cifar_resnet8', '--config.model.width=2']
   batch = ['--config.batch_size=120', '--config.pruning.density=0.3']
-  ran = compiled_for(chip, '--config=configs/digits.py', *small, *batch)
+  ran = compiled_for(chip, '--config=configs/digits.py', *small, *batch, '--mem_fraction=0.9')
   assert ran.returncode == 0, ran.stderr
   found = json.loads(ran.stdout)
   assert found['chips'] == 4 and found['steps'] > 1  # a loop of them
-  assert found['state'] == here.state and found['flops'] == here.flops
+  assert found['flops'] == here.flops and found['fits']
+  # A GPU has what JAX is told to take of it, a TPU all of its memory.
+  assert found['capacity'] == {'v5e:2x2': 16e9, 'v4:2x2x1': 32e9, 'h100:4': 72e9}[chip]
+  if chip == 'h100:4':
+    assert found['state'] == here.state
+  else:  # of small arrays, which a TPU fills up to its tiles
+    assert 1.5 * here.state < found['state'] < found['peak'] / 2
   assert found['outputs'] < 10_000 and found['all_reduces'] > 0
 
 
-@pytest.mark.parametrize('chip', ['v5e:1x1', 'h100:1'])
-def test_a_batch_that_is_too_large_is_said_and_ends_with_status_1(chip):
-  config = '--config=configs/imagenet.py:cifar_resnet8,erk,0.2'
-  ran = compiled_for(chip, config, '--config.batch_size=65536')
-  assert ran.returncode == 1, ran.stderr
-  if chip == 'v5e:1x1':
-    assert 'does NOT fit: Ran out of memory' in ran.stdout
+TOO_LARGE = ['--config=configs/imagenet.py:cifar_resnet8,erk,0.2', '--config.batch_size=65536']
+
+
+def test_a_batch_that_is_too_large_for_a_gpu_ends_with_a_status_of_its_own():
+  ran = compiled_for('h100:1', *TOO_LARGE)
+  assert ran.returncode == DOES_NOT_FIT, ran.stderr
+  found = json.loads(ran.stdout)
+  assert found['fits'] is False and found['peak'] > found['capacity'] == 60e9
+
+
+def test_a_batch_that_is_too_large_for_a_tpu_is_said_by_its_compiler():
+  ran = compiled_for('v5e:1x1', *TOO_LARGE)
+  assert ran.returncode == DOES_NOT_FIT, ran.stderr
+  found = json.loads(ran.stdout)
+  assert found.pop('reason').startswith('Ran out of memory') and found == {'fits': False}
 
 
 COPIES = """
@@ -136,7 +214,6 @@ print(jax.jit(batch).lower(*given).compile().memory_analysis().temp_size_in_byte
 def test_a_tpu_picks_images_without_copying_all_of_them():
   """154 MB of them; as [N, H, W, C] they would be brought into another order at each call."""
   needs_compiler('v5e')
-  command = [sys.executable, '-c', COPIES]
-  ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+  ran = run_python('-c', COPIES)
   assert ran.returncode == 0, ran.stderr
   assert int(ran.stdout) < 20e6

@@ -34,6 +34,7 @@ import pathlib
 import shutil
 import numpy as np
 from random_pruning_jax import checkpoints, cost, experiment, feed, masks, run, train
+from random_pruning_jax import footprint, room
 workdir = pathlib.Path(sys.argv[1])
 first = jax.process_index() == 0
 run.run(tiny_config(**SNIP), workdir, show=False)
@@ -61,6 +62,11 @@ if first:
   np.savez(workdir / 'scores.npz', **kept, **{f'weights/{n}': x for n, x in weights.items()})
   (workdir / 'digest').write_text(checkpoints.digest(again))
 if jax.process_count() > 1:
+  (workdir / f'together{jax.process_index()}').write_text(str(room.group_size(tiny_config())))
+  try:
+    footprint.footprint(tiny_config(), tuple(jax.devices()))
+  except ValueError as error:
+    (workdir / f'refused{jax.process_index()}').write_text(str(error))
   run.run(tiny_config(**SNIP), workdir / 'of_one', show=False)
   try:
     train.train(tiny_config(seed=jax.process_index()), workdir / 'other', show=False)
@@ -144,6 +150,15 @@ def test_a_run_of_one_process_goes_on_in_two(alone, two):
   assert row(two / 'of_one')['step'] in (10, 20)
   for name, value in row(alone)['metrics'].items():
     assert row(two / 'of_one')['metrics'][name] == pytest.approx(value, abs=0.02), name
+
+
+def test_every_process_looks_at_the_memory_of_a_device_of_its_own(two):
+  assert [(two / f'together{i}').read_text() for i in range(2)] == ['4', '4']
+
+
+def test_a_footprint_is_for_one_process(two):
+  for i in range(2):
+    assert 'by one process' in (two / f'refused{i}').read_text()
 
 
 def read(workdir, devices):

@@ -69,6 +69,37 @@ def test_only_a_process_that_can_find_no_accelerator_keeps_its_memory():
   assert not processor.only_cpu({'JAX_PLATFORMS': 'cuda,cpu'})
 
 
+def install(support, site, monkeypatch):
+  (site / support).mkdir(parents=True)
+  (site / support / '__init__.py').touch()
+  monkeypatch.syspath_prepend(site)
+
+
+@pytest.mark.parametrize(
+  ('support', 'chip'),
+  [
+    ('libtpu', 'accel0'),
+    ('libtpu', 'vfio/0'),
+    ('jax_plugins/xla_cuda13', 'nvidia0'),
+    ('jax_plugins/xla_cuda12', 'dxg'),
+  ],
+)
+def test_where_a_compiler_for_chips_is_and_no_chip_there_is_only_the_cpu(
+  support, chip, tmp_path, monkeypatch
+):
+  install(support, tmp_path / 'site', monkeypatch)
+  device = tmp_path / 'dev' / chip
+  assert processor.only_cpu({}, tmp_path / 'dev')
+  device.parent.mkdir(parents=True)
+  device.touch()
+  assert not processor.only_cpu({}, tmp_path / 'dev')
+
+
+def test_support_of_a_kind_that_is_not_known_may_find_a_chip(tmp_path, monkeypatch):
+  install('jax_plugins/xla_other', tmp_path / 'site', monkeypatch)
+  assert not processor.only_cpu({}, tmp_path / 'dev')
+
+
 MEMORY = """
 import ctypes, pathlib, resource, sys
 from random_pruning_jax import processor
@@ -127,3 +158,17 @@ print(first, freed, settled, faults() - before)
 """)
   assert freed > before + 190 and settled < before + 110
   assert faults < 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only GNU libc is told')
+def test_what_two_steps_held_at_once_is_given_back_after_some_hundred_calls():
+  both, still, after = memory("""
+processor.prepare()
+processor.settle()
+blocks = take(100), take(100)
+libc.memset(libc.malloc(1), 1, 1)
+for block in blocks:
+  libc.free(block)
+print(held(), processor.settle(255) or held(), processor.settle(256) or held())
+""")
+  assert still > both - 10 and after < both - 190

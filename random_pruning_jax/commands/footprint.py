@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from random_pruning_jax.commands import arguments
 
+DOES_NOT_FIT = 3  # the exit status; 1 is that of what went wrong
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.epilog = (
-    'The step is compiled and not run: Wide ResNet-50-2 takes minutes. Exit status 1 where it does '
-    'not fit.'
+    'The step is compiled and not run: Wide ResNet-50-2 takes minutes. Exit status '
+    f'{DOES_NOT_FIT} where it does not fit.'
   )
   arguments.add_config(parser)
   parser.add_argument(
@@ -38,13 +40,17 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   if args.chips:  # whose programs only a machine that has them can read from the cache again
     jax.config.update('jax_enable_compilation_cache', False)
   chip, on = chips.find(args.chips) if args.chips else (None, parallel.devices())
+  if chip and chip.share < 1 and args.mem_fraction > 0:
+    chip = dataclasses.replace(chip, share=args.mem_fraction)
   try:
     found = footprint.footprint(config, on, chip)
   except footprint.DoesNotFitError as error:
-    print(f'does NOT fit: {error}')
-    return 1
+    told = {'fits': False, 'reason': str(error)}
+    print(json.dumps(told, indent=2) if args.format == 'json' else f'does NOT fit: {error}')
+    return DOES_NOT_FIT
   if args.format == 'json':
-    print(json.dumps(dataclasses.asdict(found) | {'peak': found.peak}, indent=2))
+    told = dataclasses.asdict(found) | {'peak': found.peak, 'fits': found.fits}
+    print(json.dumps(told, indent=2))
   else:
     print(footprint.show(found))
-  return int(not found.fits)
+  return 0 if found.fits else DOES_NOT_FIT

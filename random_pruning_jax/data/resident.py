@@ -1,7 +1,6 @@
 """Batches of images that live in device memory: the host sends indices, the step does the rest."""
 
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from random_pruning_jax.data.order import batch_indices, epoch_order, steps_per_
 __all__ = [
   'batch_indices',
   'epoch_order',
-  'evaluation_batches',
   'flat',
   'gather',
   'steps_per_epoch',
@@ -122,16 +120,3 @@ def _clip(position, size):
 
 def _inside(position, size):
   return (position >= 0) & (position < size)
-
-
-def evaluation_batches(n: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (indices int32 [batch_size], valid bool [batch_size]) that name each of n images once.
-
-  The last batch is filled with image 0, marked not valid, so that all batches have one shape.
-  """
-  if batch_size < 1:
-    raise ValueError(f'batch_size must be at least 1, got {batch_size}')
-  for start in range(0, n, batch_size):
-    indices = np.arange(start, start + batch_size, dtype=np.int32)
-    valid = indices < n
-    yield np.where(valid, indices, 0).astype(np.int32), valid

@@ -1,12 +1,13 @@
 """The one loop that all of a convolution's arithmetic is: sums of products, held in registers.
 
-    out[p, o] (+)= sum over t, k of x[places[t] + p + k * step] * w[rows[t] + k * row + o]
+    out[p, o] = sum over t, k of x[places[t] + p + k * step] * w[rows[t] + k * row + o]
 
-for some p and one or two vectors of o. The names are those of a convolution, where p are pixels, t
-taps, k input channels and o output channels; in the gradient of a kernel p are input channels, t
-rows and k pixels. Neighbours p lie next to each other in memory, so that the machine code names
-them without computing an address; those of the second half are counted from a place of their own,
-so that p may also be two short lines of pixels.
+for some p and one or two vectors of o. The sum begins with offset[o], to which start[p, o] may be
+added, and what is below a floor becomes that. The names are those of a convolution, where p are
+pixels, t taps, k input channels and o output channels; in the gradient of a kernel p are input
+channels, t rows and k pixels. Neighbours p lie next to each other in memory, so that the machine
+code names them without computing an address; those of the second half are counted from a place of
+their own, so that p may also be two short lines of pixels.
 """
 
 import functools
@@ -57,7 +58,9 @@ class Operands(NamedTuple):
   out: ir.Value
   pixel: ir.Value  # of the result
   out_half: ir.Value
-  add: ir.Value  # to what is there, if not 0
+  start: ir.Value  # lies as the result does; 0 for none
+  offset: ir.Value
+  floor: ir.Value  # a number
 
 
 @functools.cache
@@ -81,7 +84,9 @@ def contract(vectors: Vectors):
     out,
     pixel,
     out_half,
-    add,
+    start,
+    offset,
+    floor,
   ):
     def build(context, builder, signature, arguments):
       shape, *rest = arguments
@@ -96,7 +101,7 @@ def contract(vectors: Vectors):
       builder.position_at_end(after)
       return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 15), build
+    return types.void(*[types.int64] * 16, types.float32), build
 
   return loop
 
@@ -109,22 +114,29 @@ def _loops(builder, lanes, pixels, vectors, given):
   lead = (pixels + 1) // 2  # pixels of the first half
   each = [(p, v) for p in range(pixels) for v in range(vectors)]
   sides = [ir.Constant(_WORD, 0), given.out_half]
-  targets = {}
+  inside = {}  # the result
   for p, v in each:
     line = builder.add(sides[p // lead], _times(builder, given.pixel, p % lead))
-    targets[p, v] = builder.gep(out, [builder.add(line, ir.Constant(_WORD, v * lanes))])
+    inside[p, v] = builder.add(line, ir.Constant(_WORD, v * lanes))
   names = ('present', 'begin', 'head', 'tap', 'channel', 'tail', 'end')
   present, begin, head, tap, channel, tail, end = map(builder.append_basic_block, names)
   entry = builder.block
-  builder.cbranch(builder.icmp_signed('!=', given.add, ir.Constant(_WORD, 0)), present, begin)
+  offset, start = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (given.offset, given.start))
+  offsets = [
+    _load(builder, builder.gep(offset, [ir.Constant(_WORD, v * lanes)]), kind)
+    for v in range(vectors)
+  ]
+  builder.cbranch(builder.icmp_signed('!=', given.start, ir.Constant(_WORD, 0)), present, begin)
 
   builder.position_at_end(present)
-  there = {i: _load(builder, targets[i], kind) for i in each}
+  there = {i: _load(builder, builder.gep(start, [inside[i]]), kind) for i in each}
+  there = {(p, v): builder.fadd(there[p, v], offsets[v]) for p, v in each}
   builder.branch(begin)
 
   builder.position_at_end(begin)
-  zeros = ir.Constant(kind, [0.0] * lanes)
-  first = {i: _phi(builder, kind, (zeros, entry), (there[i], present)) for i in each}
+  first = {
+    (p, v): _phi(builder, kind, (offsets[v], entry), (there[p, v], present)) for p, v in each
+  }
   builder.branch(head)
 
   builder.position_at_end(head)
@@ -170,8 +182,11 @@ def _loops(builder, lanes, pixels, vectors, given):
   builder.branch(head)
 
   builder.position_at_end(end)
+  floor = llvm.all_lanes(builder, given.floor, kind)
   for i in each:
-    builder.store(sums[i], _vector(builder, targets[i], kind), align=4)
+    # So compared, a NaN stays one.
+    total = builder.select(builder.fcmp_ordered('>', floor, sums[i]), floor, sums[i])
+    builder.store(total, _vector(builder, builder.gep(out, [inside[i]]), kind), align=4)
 
 
 def _phi(builder, kind, *incoming):

@@ -4,14 +4,18 @@ Each of the three is linear in both operands, and its derivatives are the other 
 
     forward(x, kernel) -> y    to_input(g, kernel) -> x    to_kernel(x, g) -> kernel
 
-so they are primitives of JAX, which may be differentiated to any order, in both modes.
+so they are primitives of JAX, which may be differentiated to any order, in both modes. `finished`
+is the forward one and what follows it in a network at evaluation, in one pass.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
@@ -19,10 +23,11 @@ from random_pruning_jax import kernels
 from random_pruning_jax.kernels import dense_jobs, dense_plans, handler
 from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_frames import Sizes
-from random_pruning_jax.kernels.dense_plans import Plan
+from random_pruning_jax.kernels.dense_plans import Ending, Plan
 
 TARGET = 'random_pruning_jax_dense_{}_{}'
 LINE = 256  # pixels, about
+NONE = np.zeros(0, np.float32)
 
 
 class Others(NamedTuple):
@@ -38,6 +43,43 @@ def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, others: Others) -> j
   return _forward.bind(x, kernel, sizes=sizes, others=others)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def finished(
+  x: jax.Array,
+  kernel: jax.Array,
+  offset: jax.Array,
+  beside: jax.Array | None,
+  cut: bool,
+  sizes: Sizes,
+  others: Others,
+) -> jax.Array:
+  """convolve(x, kernel) + offset [O] + beside [N, h', w', O]; with `cut` its part above zero."""
+  given = (x, kernel, offset, *([] if beside is None else [beside]))
+  return _finished.bind(*given, cut=cut, sizes=sizes, others=others)
+
+
+def _finished_jvp(cut, sizes, others, primals, tangents):
+  x, kernel, offset, beside = primals
+  y = finished(x, kernel, offset, beside, cut, sizes, others)
+  options = {'sizes': sizes, 'others': others}
+  ways = (
+    lambda dx: _forward.bind(dx, kernel, **options),
+    lambda dk: _forward.bind(x, dk, **options),
+    lambda do: jnp.broadcast_to(do, y.shape),
+    lambda db: db,
+  )
+  terms = [
+    way(tangent)
+    for way, tangent in zip(ways, tangents, strict=True)
+    if tangent is not None and not isinstance(tangent, SymbolicZero)
+  ]
+  dy = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
+  return y, jnp.where(y > 0, dy, 0) if cut else dy
+
+
+finished.defjvp(_finished_jvp, symbolic_zeros=True)
+
+
 def filled(channels: int) -> Vectors | None:
   """The vectors that `channels` fill without a rest; None where there are none."""
   registers = kernels.registers()
@@ -45,14 +87,21 @@ def filled(channels: int) -> Vectors | None:
   return next((Vectors(n, registers) for n in lanes), None)
 
 
-def _run(plan: Plan, vectors: Vectors, x: jax.Array, w: jax.Array) -> jax.Array:
+def _run(
+  plan: Plan,
+  vectors: Vectors,
+  x: jax.Array,
+  w: jax.Array,
+  offset: jax.Array = NONE,
+  beside: jax.Array = NONE,
+) -> jax.Array:
   target = TARGET.format(*vectors)
   handler.register(target, dense_jobs.kind(vectors))
   results = (
     jax.ShapeDtypeStruct(plan.shape, np.float32),
     jax.ShapeDtypeStruct((plan.scratch,), np.float32),
   )
-  return jax.ffi.ffi_call(target, results)(x, w, plan.words)[0]
+  return jax.ffi.ffi_call(target, results)(x, w, plan.words, offset, beside)[0]
 
 
 def _compute_forward(x, kernel, *, threads, sizes, others):
@@ -79,6 +128,17 @@ def _compute_to_kernel(x, g, *, threads, sizes, others):
   return _run(dense_plans.to_kernel(len(x), lined, vectors, threads), vectors, x, g)
 
 
+def _compute_finished(x, kernel, offset, *beside, threads, cut, sizes, others):
+  if (vectors := filled(sizes.kernel[3])) is None:
+    y = sum(beside, others.forward(x, kernel, sizes) + offset)
+    return jnp.maximum(y, 0) if cut else y
+  x, lined = _lined(x, sizes.image[2], sizes)
+  ending = Ending(offset=True, beside=bool(beside), cut=cut)
+  plan = dense_plans.forward(len(x), lined, vectors, threads, ending)
+  kernel = _by_vectors(kernel, vectors)
+  return _run(plan, vectors, x, kernel, offset, *beside).reshape(-1, *sizes.map)
+
+
 def _by_vectors(kernel: jax.Array, vectors: Vectors) -> jax.Array:
   """[h, w, C, O] -> [O / lanes, h w C, lanes]: what one vector is multiplied by, in one place."""
   shape = (-1, kernel.shape[-1] // vectors.lanes, vectors.lanes)
@@ -96,15 +156,19 @@ def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]
 
 
 def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
-  def outline(x, y, *, sizes, others):
+  def outline(x, *rest, sizes, **options):
+    del rest, options
     return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
   made = handler.primitive(name, compute, outline)
-  made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others')))
+  made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others', 'cut')))
   return made
 
 
 _forward = _primitive('convolve', _compute_forward, lambda x, sizes: (x.shape[0], *sizes.map))
+_finished = _primitive(
+  'convolve_and_finish', _compute_finished, lambda x, sizes: (x.shape[0], *sizes.map)
+)
 _to_input = _primitive(
   'convolve_to_input', _compute_to_input, lambda g, sizes: (g.shape[0], *sizes.image)
 )

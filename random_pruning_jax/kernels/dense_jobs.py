@@ -7,6 +7,8 @@ is there to be read. For the gradient of a kernel the frame holds them as the im
 
 import functools
 
+import numpy as np
+
 from random_pruning_jax.kernels import llvm
 from random_pruning_jax.kernels.contract import SHAPES, Vectors, contract
 from random_pruning_jax.kernels.handler import (
@@ -26,10 +28,12 @@ from random_pruning_jax.kernels.turn import turning
 # how many planes its columns are turned (every second into one of two), the length of a plane, how
 # many of them are filled and every how many-th row; how many images at once; channels of the
 # result; floats from one vector of `w` to the next, of an image of `w` and of the result; how many
-# taps, and products of each, at once; and the number of parts, with which the plan goes on.
+# taps, and products of each, at once; where the plan has zeros; whether offsets of the channels are
+# added, and numbers beside the result, and whether what is below zero then becomes that; and the
+# number of parts, with which the plan goes on.
 THREADS, IMAGES, HEIGHT, WIDTH, INPUTS, TOP, LEFT, HIGH, WIDE, FRAMED, PLANES, PLANE = range(12)
 FILLED, EACH, BLOCK, OUTPUTS, NEXT_W, STEP_W, STEP_OUT, SUMMED = range(12, 20)
-CHUNK, DEPTH, PARTS, HEAD = range(20, 24)
+CHUNK, DEPTH, ZEROS, OFFSETS, BESIDE, CUT, PARTS, HEAD = range(20, 28)
 
 # Words of a part: `lines` of `pixels` of the result, each with `taps` of `count` products. In an
 # image of x, of w and of the result: where it begins, and steps of a line, a pixel, a product and
@@ -42,12 +46,14 @@ LINES, PIXELS, TAPS, COUNT, X, X_LINE, X_STEP, X_HALF, OUT, OUT_LINE, OUT_PIXEL,
 ROW, PLACES, ROWS, BY_TWO, BY_ONE, PART = range(12, 18)
 
 # Words of a job, int64.
-IN, WEIGHTS, PLAN, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
+IN, WEIGHTS, PLAN, OFFSET, ADDED, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8)
+
+_NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 
 
 @compiled
 def begin(frame):
-  place = started(frame, JOB, IN, 3, 2)
+  place = started(frame, JOB, IN, 5, 2)
   job = words(place)
   plan = ints(job[PLAN])
   # A kernel is summed over shares of the images that do not depend on which thread takes them.
@@ -131,7 +137,7 @@ def _summing(vectors: Vectors):
   pixels_of = tuple(pixels for pixels, _ in SHAPES[vectors.registers])
 
   @compiled
-  def part(plan, tables, own, x, w, out, first, taps):
+  def part(plan, tables, own, x, w, offset, beside, out, first, taps):
     """The sums of some taps of one part of the result."""
     half, out_half = own[X_HALF], own[OUT_HALF]
     channels, vector = plan[OUTPUTS] // lanes, 0
@@ -139,6 +145,15 @@ def _summing(vectors: Vectors):
       wide = 2 if channels - vector >= 2 else 1
       shapes = ints(tables + 4 * own[BY_TWO if wide == 2 else BY_ONE])
       for begin in range(0, own[COUNT], plan[DEPTH]):
+        start, lift, floor = 0, tables + 4 * plan[ZEROS], _NO_FLOOR
+        if plan[SUMMED] or begin:
+          start = out
+        elif plan[BESIDE]:
+          start = beside
+        if plan[OFFSETS] and begin == 0:
+          lift = offset + 4 * vector * lanes
+        if plan[CUT] and begin + plan[DEPTH] >= own[COUNT]:
+          floor = _ZERO
         for line in range(own[LINES]):
           pixel = 0
           for number in range(1, shapes[0] + 1):
@@ -160,7 +175,9 @@ def _summing(vectors: Vectors):
               out + 4 * place,
               own[OUT_PIXEL],
               out_half if half else lead * own[OUT_PIXEL],
-              plan[SUMMED] + begin,
+              start + 4 * place if start else 0,
+              lift,
+              floor,
             )
             pixel += pixels_of[shape]
       vector += wide
@@ -207,7 +224,7 @@ def kind(vectors: Vectors) -> Kind:
           x = frame
         w = job[WEIGHTS] + 4 * start * plan[STEP_W]
         out = _sums(job, seat) if plan[SUMMED] else job[RESULT] + 4 * start * plan[STEP_OUT]
-        tables = job[PLAN]
+        beside, tables = job[ADDED] + 4 * start * plan[STEP_OUT], job[PLAN]
         taps = plan[CHUNK]
         if plan[SUMMED]:
           taps = (stop - start) * ints(tables + 4 * HEAD)[TAPS]
@@ -215,7 +232,7 @@ def kind(vectors: Vectors) -> Kind:
           for number_of in range(plan[PARTS]):
             own = ints(tables + 4 * (HEAD + PART * number_of))
             some = min(plan[CHUNK], taps - chunk) if plan[SUMMED] else own[TAPS]
-            part(plan, tables, own, x, w, out, chunk, some)
+            part(plan, tables, own, x, w, job[OFFSET], beside, out, chunk, some)
       llvm.add(place + 8 * DONE, 1)
       number = llvm.add(place + 8 * ITEM, 1)
 

@@ -21,8 +21,21 @@ class Plan(NamedTuple):
   scratch: int  # floats
 
 
+class Ending(NamedTuple):
+  """What becomes of the sums of a convolution, in this order."""
+
+  offset: bool = False  # of each channel, is added
+  beside: bool = False  # an array like the result, is added
+  cut: bool = False  # at zero, below
+
+
+PLAIN = Ending()
+
+
 @functools.lru_cache(maxsize=256)
-def forward(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
+def forward(
+  images: int, sizes: Sizes, vectors: Vectors, threads: int, ending: Ending = PLAIN
+) -> Plan:
   """y = the kernel [O / lanes, h w C, lanes] over x: a part, whose taps are those of the kernel."""
   lanes = vectors.lanes
   (rows, columns, inputs, outputs), (high, wide, _) = sizes.kernel, sizes.map
@@ -46,9 +59,9 @@ def forward(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   lines = [number * inputs * lanes for number in range(len(taps))]
   parts = [(half, places, lines) for half in _pairs(part, outputs, vectors)]
   next_w = len(taps) * inputs * lanes
-  return _plan(
-    (images, *sizes.map), frame, parts, vectors, threads, next_w, _depth(inputs, len(taps), lanes)
-  )
+  depth = _depth(inputs, len(taps), lanes)
+  shape = (images, *sizes.map)
+  return _plan(shape, frame, parts, vectors, threads, next_w, depth, ending=ending)
 
 
 @functools.lru_cache(maxsize=256)
@@ -177,7 +190,19 @@ def _edges(side: list[list[tuple[int, int]]], counts: list[int], n: int) -> tupl
   return before, max(n if not before else 0, before + last + 1)
 
 
-def _plan(shape, frame, parts, vectors, threads, next_w, depth, images=0, block=1, chunk=1) -> Plan:
+def _plan(
+  shape,
+  frame,
+  parts,
+  vectors,
+  threads,
+  next_w,
+  depth,
+  images=0,
+  block=1,
+  chunk=1,
+  ending=PLAIN,
+) -> Plan:
   """Words of the plan: its head, the parts, and their tables, each of them once."""
   tables: dict[tuple, int] = {}
   total = jobs.HEAD + jobs.PART * len(parts)
@@ -220,8 +245,13 @@ def _plan(shape, frame, parts, vectors, threads, next_w, depth, images=0, block=
     jobs.SUMMED: summed,
     jobs.CHUNK: chunk,
     jobs.DEPTH: depth,
+    jobs.ZEROS: total,
+    jobs.OFFSETS: ending.offset,
+    jobs.BESIDE: ending.beside,
+    jobs.CUT: ending.cut,
     jobs.PARTS: len(parts),
   }
+  body.append([0] * 2 * vectors.lanes)
   front = np.zeros(jobs.HEAD, np.int32)
   front[list(head)] = list(head.values())
   own = frame.size * block * frame.framed + head[jobs.STEP_OUT] * summed

@@ -58,7 +58,7 @@ def threads(context: mlir.LoweringRuleContext) -> int:
 
 
 def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -> Primitive:
-  """A function of two arrays for JAX, that is `compute(x, y, threads=..., **parameters)`."""
+  """A function of arrays for JAX, that is `compute(*arrays, threads=..., **parameters)`."""
   made = Primitive(name)
 
   def rule(context, *arguments, **parameters):
@@ -75,7 +75,7 @@ def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -
       ]
       for x, axis in zip(arguments, axes, strict=True)
     ]
-    return jnp.stack([made.bind(x, y, **parameters) for x, y in zip(*rows, strict=True)]), 0
+    return jnp.stack([made.bind(*row, **parameters) for row in zip(*rows, strict=True)]), 0
 
   made.def_abstract_eval(outline)
   mlir.register_lowering(made, rule)

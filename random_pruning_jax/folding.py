@@ -1,0 +1,154 @@
+"""What follows a convolution at evaluation, done by its kernel as it writes: for CPUs.
+
+BatchNorm with running statistics is a factor and an offset for each channel. The factor becomes a
+part of the kernel, and the offset, a shortcut that is added and ReLU cost nothing where sums are
+still in registers; as operations of their own they are a pass over memory. The program of a
+function is read and rewritten, so that networks need not know.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+from random_pruning_jax import convolution
+
+CONVOLUTION = 'convolve'  # of `kernels.dense`
+
+
+class _Chain(NamedTuple):
+  """Equations that one call takes the place of: a convolution and what only follows it."""
+
+  equations: tuple[int, ...]  # where they are, in the program's order
+  channels: tuple[tuple[str, Any], ...]  # 'add', 'sub' or 'mul', and numbers [1, 1, 1, C]
+  beside: Any | None  # what is added, of the result's shape
+  cut: bool  # at zero
+
+
+def evaluation(model: nn.Module, **options: Any) -> Callable:
+  """`model.apply(variables, images, **options)` as it is fast here, of a network at evaluation."""
+  apply = functools.partial(model.apply, **options)
+  compiled = getattr(model, 'conv_general_dilated', None) is convolution.compiled
+  return folded(apply) if compiled else apply
+
+
+def folded(function: Callable) -> Callable:
+  """`function` of arrays, to rounding, with its convolutions of `convolution.compiled` so finished.
+
+  It may be differentiated to any order, in both modes.
+  """
+
+  def run(*arguments):
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    found = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
+    return jax.tree.unflatten(jax.tree.structure(shape), found)
+
+  return run
+
+
+def _evaluate(program: Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+  known = dict(zip((*program.constvars, *program.invars), (*constants, *arguments), strict=True))
+
+  def value(atom):
+    return atom.val if isinstance(atom, Literal) else known[atom]
+
+  chains = _chains(program)
+  last = {chain.equations[-1]: chain for chain in chains}
+  inside = {place for chain in chains for place in chain.equations}
+  for place, equation in enumerate(program.eqns):
+    if place in last:
+      known[equation.outvars[0]] = _finish(program, last[place], value)
+    elif place not in inside:
+      options = equation.primitive.get_bind_params(equation.params)
+      out = equation.primitive.bind(*map(value, equation.invars), **options)
+      several = equation.primitive.multiple_results
+      known.update(zip(equation.outvars, out if several else [out], strict=True))
+  return [value(atom) for atom in program.outvars]
+
+
+def _finish(program: Jaxpr, chain: _Chain, value: Callable) -> jax.Array:
+  from random_pruning_jax.kernels import dense
+
+  equation = program.eqns[chain.equations[0]]
+  x, kernel = map(value, equation.invars)
+  offset = jnp.zeros(kernel.shape[-1], kernel.dtype)
+  for name, atom in chain.channels:
+    numbers = value(atom).reshape(-1)
+    if name == 'mul':
+      kernel, offset = kernel * numbers, offset * numbers
+    else:
+      offset = offset + numbers if name == 'add' else offset - numbers
+  # As in `convolution`: where shard_map replicates the numbers, their gradient is summed.
+  offset = offset + jax.lax.full_like(x, 0, shape=())
+  beside = None if chain.beside is None else value(chain.beside)
+  return dense.finished(x, kernel, offset, beside, chain.cut, **equation.params)
+
+
+def _chains(program: Jaxpr) -> list[_Chain]:
+  """Of all convolutions that something follows; no equation is in two of them."""
+  readers: dict[Var, list[int]] = {}
+  for place, equation in enumerate(program.eqns):
+    for atom in equation.invars:
+      if isinstance(atom, Var):
+        readers.setdefault(atom, []).append(place)
+  ends = set(atom for atom in program.outvars if isinstance(atom, Var))
+  taken: set[int] = set()
+  found = []
+  for place, equation in enumerate(program.eqns):
+    if equation.primitive.name == CONVOLUTION:
+      chain = _chain(program.eqns, place, readers, ends, taken)
+      if len(chain.equations) > 1:
+        found.append(chain)
+        taken.update(chain.equations)
+  return found
+
+
+def _chain(equations: Sequence[JaxprEqn], place: int, readers, ends, taken) -> _Chain:
+  places, channels, beside, cut = [place], [], None, False
+  while not cut:
+    y = equations[places[-1]].outvars[0]
+    after = readers.get(y, [])
+    if y in ends or len(after) != 1 or after[0] in taken:
+      break
+    kind, other = _kind(equations[after[0]], y)
+    # Where something is added beside, nothing but the cut comes after it.
+    if not kind or (beside is not None and kind != 'cut'):
+      break
+    if kind == 'cut':
+      cut = True
+    elif kind == 'beside':
+      beside = other
+    else:
+      channels.append((kind, other))
+    places.append(after[0])
+  return _Chain(tuple(places), tuple(channels), beside, cut)
+
+
+def _kind(equation: JaxprEqn, y: Var) -> tuple[str, Any]:
+  """'add', 'sub' or 'mul' of y and channels, 'beside' or 'cut', and what else it reads; else ''."""
+  if _is_relu(equation):
+    return 'cut', None
+  name = equation.primitive.name
+  if name not in ('add', 'sub', 'mul') or equation.invars.count(y) != 1:
+    return '', None
+  other = equation.invars[1 - equation.invars.index(y)]
+  if other.aval.dtype != y.aval.dtype or (name == 'sub' and equation.invars[1] is y):
+    return '', None
+  if other.aval.shape == (1, 1, 1, y.aval.shape[-1]):
+    return name, other
+  return ('beside', other) if name == 'add' and other.aval.shape == y.aval.shape else ('', None)
+
+
+def _is_relu(equation: JaxprEqn) -> bool:
+  """Whether it is max(y, 0), inside however many calls of that alone."""
+  name = equation.primitive.name
+  if name == 'max':
+    return any(isinstance(atom, Literal) and atom.val == 0 for atom in equation.invars)
+  inner = equation.params.get('call_jaxpr') or equation.params.get('jaxpr')
+  if name not in ('custom_jvp_call', 'jit', 'pjit') or inner is None or len(equation.invars) != 1:
+    return False
+  return len(inner.eqns) == 1 and _is_relu(inner.eqns[0])

@@ -1,0 +1,136 @@
+"""A network whose convolutions finish what follows them is the same network."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from random_pruning_jax import convolution, folding, kernels, models, parallel
+
+if kernels.lacking() or not kernels.registers():
+  pytest.skip('needs the compiled convolution', allow_module_level=True)
+
+NAMES = {'cifar_resnet8': 9, 'vgg11': 8, 'resnet26': 29}  # and how many convolutions they have
+rng = np.random.default_rng(0)
+IMAGES = jnp.array(rng.random((4, 16, 16, 3)), jnp.float32)
+
+
+def network(name='cifar_resnet8', width=8):
+  """The model, and variables whose statistics and offsets are none of those that it begins with."""
+  model = models.create(name, 5, width=width, conv_general_dilated=convolution.compiled)
+  variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
+  moved = lambda x: x + jnp.array(rng.random(x.shape), x.dtype) / 4  # noqa: E731
+  vectors = lambda x: moved(x) if x.ndim == 1 else x  # noqa: E731
+  return model, jax.tree.map(vectors, variables)
+
+
+def finished(function, *arguments):
+  """How many convolutions its program has that finish something, and how many that do not."""
+  program = str(jax.make_jaxpr(function)(*arguments))
+  return program.count('= convolve_and_finish['), program.count('= convolve[')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_logits_are_those_of_the_network_and_every_convolution_finishes(name):
+  model, variables = network(name)
+  apply = folding.evaluation(model)
+  assert finished(apply, variables, IMAGES) == (NAMES[name], 0)
+  found = jax.jit(apply)(variables, IMAGES)
+  expected = jax.jit(model.apply)(variables, IMAGES)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('width', [8, 6])  # channels that fill vectors, and that fill none
+def test_derivatives_are_those_of_the_network(width):
+  model, variables = network(width=width)
+
+  def derivatives(apply):
+    def loss(params, images):
+      logits, pooled = apply({**variables, 'params': params}, images)
+      return jnp.sum(jnp.tanh(logits)) + jnp.sum(pooled**2)
+
+    def all_of(images):
+      gradients = jax.grad(loss, (0, 1))(variables['params'], images)
+      slope = lambda images: jax.grad(loss, 1)(variables['params'], images)  # noqa: E731
+      return gradients, jax.jvp(slope, (images,), (jnp.ones_like(images),))[1]
+
+    return jax.jit(all_of)(IMAGES)
+
+  ours = derivatives(folding.evaluation(model, features=True))
+  plain = derivatives(lambda *of: model.apply(*of, features=True))
+  scale = jax.tree.map(lambda x: jnp.abs(x).max() + 1e-9, plain)
+  divided = [jax.tree.map(jnp.divide, tree, scale) for tree in (ours, plain)]
+  chex.assert_trees_all_close(*divided, atol=1e-3)
+
+
+def test_many_devices_and_many_networks_give_what_one_gives():
+  model, variables = network()
+  apply, on = folding.evaluation(model), parallel.devices(2)
+  expected = jax.jit(apply)(variables, IMAGES)
+  spread = parallel.parallel(apply, on, (None, 0), 0)
+  found = spread(parallel.replicate(variables, on), parallel.split(np.asarray(IMAGES), on))
+  np.testing.assert_allclose(np.reshape(found, expected.shape), expected, atol=1e-5)
+  twice = jax.tree.map(lambda x: jnp.stack([x, x]), variables)
+  found = jax.jit(jax.vmap(apply, (0, None)))(twice, IMAGES)
+  np.testing.assert_allclose(found, np.stack([expected, expected]), atol=1e-5)
+
+
+def test_not_a_number_stays_none():
+  model, variables = network()
+  logits = jax.jit(folding.evaluation(model))(variables, IMAGES.at[1].set(jnp.nan))
+  assert np.isnan(logits).all(1).tolist() == [False, True, False, False]
+
+
+KERNEL = jnp.array(rng.normal(size=(3, 3, 3, 16)), jnp.float32)
+CHANNELS = jnp.array(rng.normal(size=(1, 1, 1, 16)), jnp.float32)
+
+
+def convolved(x):
+  return convolution.compiled(x, KERNEL, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+LEFT_ALONE = {
+  'nothing follows': convolved,
+  'it is read twice': lambda x: (y := convolved(x)) * jnp.cos(y),
+  'it is given back too': lambda x: ((y := convolved(x)), lax.max(y, 0.0)),
+  'it is taken from something': lambda x: CHANNELS - convolved(x),
+  'something else than channels is a factor': lambda x: convolved(x) * x[..., :1],
+  'it is cut off elsewhere': lambda x: lax.max(convolved(x), 1.0),
+  'it is divided': lambda x: convolved(x) / CHANNELS,
+}
+
+
+@pytest.mark.parametrize('why', LEFT_ALONE)
+def test_a_convolution_is_left_alone_where(why):
+  apply = folding.folded(LEFT_ALONE[why])
+  assert finished(apply, IMAGES) == (0, 1)
+  chex.assert_trees_all_close(apply(IMAGES), LEFT_ALONE[why](IMAGES), rtol=1e-6)
+
+
+FINISHED = {
+  'an offset alone': lambda x: convolved(x) + CHANNELS,
+  'a factor on the left': lambda x: CHANNELS * convolved(x) - CHANNELS,
+  'only cut': lambda x: jax.nn.relu(convolved(x)),
+  'itself beside': lambda x: (lambda y: jax.nn.relu(convolved(x) * CHANNELS + y))(
+    jnp.cos(x[..., :1]) * CHANNELS
+  ),
+  'nothing after what is beside': lambda x: (
+    (convolved(x) + jnp.cos(x[..., :1]) * CHANNELS) * CHANNELS
+  ),
+}
+
+
+@pytest.mark.parametrize('what', FINISHED)
+def test_a_convolution_finishes(what):
+  apply = folding.folded(FINISHED[what])
+  assert finished(apply, IMAGES) == (1, 0)
+  np.testing.assert_allclose(apply(IMAGES), FINISHED[what](IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_one_device_network_of_another_kind_is_applied_as_it_is():
+  model = models.create('cifar_resnet8', 5, width=4)
+  assert finished(
+    folding.evaluation(model), jax.eval_shape(model.init, jax.random.key(0), IMAGES), IMAGES
+  ) == (0, 0)

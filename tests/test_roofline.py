@@ -26,7 +26,8 @@ def test_the_configs_state_the_computed_cost_of_each_row(roofline):
   assert table in (ROOT / 'configs' / 'imagenet.py').read_text()
   headline = table.splitlines()[-1].split()
   assert headline[:2] == ['wrn50_2,erk,0.2', '100']
-  assert f'{headline[2].replace("+", "")} FLOPs a run' in (ROOT / 'configs/sweeps/imagenet.py').read_text()
+  sweep = (ROOT / 'configs' / 'sweeps' / 'imagenet.py').read_text()
+  assert f'{headline[2].replace("+", "")} FLOPs a run' in sweep
 
 
 def test_a_steps_arithmetic_is_six_flops_a_multiply_add(roofline):

@@ -30,6 +30,17 @@ def test_every_config_trains_and_is_measured_in_smoke_mode(path, tmp_path):
 
 @pytest.mark.parametrize('density', ['1.0', '0.2'])
 @pytest.mark.parametrize('name', NETWORKS)
+def test_every_row_of_the_paper_on_imagenet_takes_its_smoke_run(name, density, tmp_path):
+  """In threads: a process to decode takes longer to start than the run takes."""
+  config = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}')
+  config.data_workers = 0
+  (row,) = run.run(config, tmp_path, show=False)
+  assert row['density'] == pytest.approx(float(density), abs=0.01)
+  assert 0 <= row['metrics']['accuracy'] <= 1
+
+
+@pytest.mark.parametrize('density', ['1.0', '0.2'])
+@pytest.mark.parametrize('name', NETWORKS)
 def test_every_row_of_the_paper_on_imagenet_is_a_config(name, density):
   config = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}')
   parts = experiment(config)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import time
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from random_pruning_jax import data, feed, measure, parallel, runlog, train
+from random_pruning_jax import data, feed, main, measure, parallel, runlog, train
 from random_pruning_jax.data import crops, folder, order, places, streamed
 from random_pruning_jax.experiment import experiment
 
@@ -44,7 +45,7 @@ def all_of(number):
 def data_dir(tmp_path_factory):
   """A set `colours` made of a folder of images that differ in size."""
   root, rng = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
-  for split, number in (('train', TRAIN), ('validation', TEST), ('test', TEST)):
+  for split, number in (('train', TRAIN), ('val', TEST), ('test', TEST)):
     for name, colour in COLOURS.items():
       for i in range(number):
         jpeg(root / 'images' / split / name / f'{i}.jpg', colour, i, rng)
@@ -77,7 +78,7 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
   assert places.split_sizes(data.find('colours', data_dir)) == {
     'test': 15,
     'train': 36,
-    'validation': 15,
+    'val': 15,
   }
   images = [source(data_dir)[i] for i in range(36)]
   labels = [label for _, label in images]
@@ -113,6 +114,17 @@ def test_an_incomplete_batch_at_the_end_of_an_epoch_is_dropped(data_dir):
   )
   dropped = [set(all_of(TRAIN)) - set(part) for part in (seen[:32], seen[32:])]
   assert [len(part) for part in dropped] == [4, 4] and dropped[0] != dropped[1]
+
+
+def test_preparing_a_folder_says_what_its_splits_are_for(data_dir, tmp_path, capsys):
+  folders = pathlib.Path(data_dir).parent / 'images'
+  (tmp_path / 'two').mkdir()
+  for split in ('train', 'val'):
+    (tmp_path / 'two' / split).symlink_to(folders / split)
+  arguments = [f'--image-folder={tmp_path / "two"}', '--name=two', f'--data_dir={tmp_path}']
+  assert main.main(['prepare', *arguments]) == 0
+  said = capsys.readouterr().err
+  assert 'train images: train[:90%], validation images: train[90%:], test images: val' in said
 
 
 def assert_same(one, other):
@@ -186,9 +198,11 @@ def test_decoders_agree_on_smooth_images(tmp_path, side, channels):
   assert all(np.abs(one - other).max() <= 6 for other in others)
 
 
-def test_evaluation_decodes_every_image_once(data_dir):
+@pytest.mark.parametrize('split', ['validation', 'test'])
+def test_evaluation_decodes_every_image_once(data_dir, split):
+  """Those held out are in a folder `val`."""
   parts = experiment(streamed_config(data_dir))
-  images, labels = feed.held_out(parts, 'test')
+  images, labels = feed.held_out(parts, split)
   assert images.shape == (15, 16, 16, 3) and sorted(who(images)) == all_of(TEST)
   assert [label for label, _ in who(images)] == labels.tolist()
 

@@ -2,18 +2,20 @@
 
     python -m benchmarks roofline
 
-prints the tables of docs/scaling.md. Counts come from the network's shapes (`cost.py`); peaks are
-the vendors' published figures, and the rest are assumptions that the output states.
+prints the tables of docs/scaling.md, the last of which is in configs/imagenet.py too. Counts come
+from the network's shapes (`cost.py`); peaks are the vendors' published figures, and the rest are
+assumptions that the output states.
 """
 
 import argparse
 import functools
+import pathlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from random_pruning_jax import chips, cost, models, tables
+from random_pruning_jax import chips, config_files, cost, models, ratios, tables
 from random_pruning_jax.chips import Chip
 
 IMAGE = (224, 224, 3)
@@ -23,7 +25,12 @@ HALF, WHOLE = 2, 4  # bytes of bfloat16 and float32
 # BatchNorm's statistics, read and written by its normalisation with ReLU. Backward: twice that.
 PASSES = 4 + 8
 UTILISATION = 0.4  # of either peak that a whole training step reaches in practice; an assumption
-
+CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'imagenet.py'
+ROWS = tuple(  # of the paper on ImageNet, as arguments of that config
+  f'{name},erk,{density}'
+  for name in ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'wrn50_2')
+  for density in (1.0, 0.2)
+)
 
 CHIPS = tuple(chips.CHIPS[name] for name in ('v4', 'v5e', 'h100'))
 
@@ -103,19 +110,23 @@ def growth(name: str = 'wrn50_2', each: int = 64) -> str:
 
 
 def whole_runs() -> str:
-  rows = [['network', 'epochs', 'FLOPs', 'v4-32 (16 chips)', '8 x H100', 'input, images/s on H100']]
-  for name in ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'wrn50_2'):
-    structure, _ = activations(name)
-    for epochs in (90, 100):
-      samples = epochs * IMAGES
-      hours, speed = [], 0.0
-      for chip, count in ((CHIPS[0], 16), (CHIPS[2], 8)):
-        seconds = step_seconds(name, chip, 48, count)
-        busy = max(seconds['arithmetic'], seconds['memory']) / UTILISATION + seconds['all-reduce']
-        speed = 48 * count / busy
-        hours.append(f'{samples / speed / 3600:,.1f} h')
-      total = cost.training_flops(structure.layers, samples)
-      rows.append([name, f'{epochs}', f'{total:.2g}', *hours, f'{speed:,.0f}'])
+  """Epochs and batch as the config has them; a masked network computes what a dense one does."""
+  get_config = config_files.function_of(CONFIG, 'get_config')
+  head = ['row', 'epochs', 'FLOPs', 'of kept weights', 'v4-32 (16 chips)', '8 x H100', 'images/s']
+  rows = [head]
+  for row in ROWS:
+    config = get_config(row)
+    structure, _ = activations(config.model.name)
+    samples = config.epochs * IMAGES
+    hours, speed = [], 0.0
+    for chip, count in ((CHIPS[0], 16), (CHIPS[2], 8)):
+      seconds = step_seconds(config.model.name, chip, config.batch_size / count, count)
+      busy = max(seconds['arithmetic'], seconds['memory']) / UTILISATION + seconds['all-reduce']
+      speed = config.batch_size / busy
+      hours.append(f'{samples / speed / 3600:,.1f} h')
+    kept = ratios.RATIOS[config.pruning.ratio](structure.shapes, config.pruning.density)
+    flops = [cost.training_flops(structure.layers, samples, each) for each in (None, kept)]
+    rows.append([row, f'{config.epochs}', *(f'{f:.2g}' for f in flops), *hours, f'{speed:,.0f}'])
   return tables.text(rows)
 
 

@@ -1,22 +1,40 @@
-"""Networks of the paper on ImageNet (Liu et al., 2022, table 1): MODEL,RATIO,DENSITY.
+"""Networks of the paper on ImageNet (Liu et al., 2022, table 1): MODEL,RATIO,DENSITY[,BATCH].
 
     random-pruning train --config=configs/imagenet.py:wrn50_2,erk,0.2 --config.data_dir=DIR
 
 is the headline: a Wide ResNet-50-2 of which ERK ratios keep a fifth, to be compared with its dense
-twin, `imagenet.py:wrn50_2,erk,1.0`. The rows are resnet18, resnet34, resnet50, resnet101, wrn50_2,
-dense for 90 epochs and sparse for 100. The paper's table with ImageNet accuracies could not be
-obtained, so no number to expect stands here but the claim: sparse as good as dense.
+twin, `imagenet.py:wrn50_2,erk,1.0`. Each row below is the argument of its command. The paper's
+table with ImageNet accuracies could not be obtained, so no number to expect stands here but the
+claim: sparse as good as dense.
+
+row                epochs    FLOPs  of kept weights  v4-32 (16 chips)  8 x H100  images/s
+-----------------------------------------------------------------------------------------
+resnet18,erk,1.0       90  1.2e+18          1.2e+18             0.3 h     0.2 h   164,439
+resnet18,erk,0.2      100  1.4e+18          6.7e+17             0.3 h     0.2 h   164,439
+resnet34,erk,1.0       90  2.5e+18          2.5e+18             0.4 h     0.3 h   107,067
+resnet34,erk,0.2      100  2.8e+18          1.2e+18             0.5 h     0.3 h   107,067
+resnet50,erk,1.0       90  2.8e+18          2.8e+18             1.2 h     0.8 h    38,431
+resnet50,erk,0.2      100  3.1e+18          1.3e+18             1.3 h     0.9 h    38,431
+resnet101,erk,1.0      90  5.3e+18          5.3e+18             1.7 h     1.2 h    26,093
+resnet101,erk,0.2     100  5.9e+18          1.8e+18             1.9 h     1.4 h    26,093
+wrn50_2,erk,1.0        90  7.8e+18          7.8e+18             1.6 h     1.1 h    28,322
+wrn50_2,erk,0.2       100  8.7e+18          3.2e+18             1.8 h     1.2 h    28,322
+
+Computed by `python -m benchmarks roofline`; nothing of it was measured. FLOPs are those of a
+training as a masked network is computed, like a dense one; the paper's argument counts those of
+kept weights. Wall times assume the batch of 768 spread over the 16 chips of a TPU v4-32 slice or
+over 8 GPUs (H100 SXM), 40 % of what their arithmetic or memory allows, and input that keeps up: the
+last column is what it must deliver to the GPUs, more than most hosts can (docs/scaling.md).
 
 Recipe: batch 768 (192 on each of 4 GPUs), learning rate 0.4 after 5 epochs of warm-up, divided by
 10 at 30, 60 and, sparse, 90 or, dense, 80; weight decay 1e-4, label smoothing 0.1, bfloat16. The
 authors' code used ERK+ here (`erk_plus`). Another batch scales the rate:
 
-    --config.batch_size=4096 --config.optimizer.lr=2.13       (0.4 x 4096 / 768)
+    --config=configs/imagenet.py:wrn50_2,erk,0.2,4096         learning rate 2.13, 0.4 x 4096 / 768
     --config.optimizer.accumulate=4                           where it does not fit into memory
 
-Cost: docs/scaling.md has the FLOPs of each row, and wall times on a TPU v4-32 and on 8 GPUs with
-their assumptions. For a look at the whole way, in a minute, on bundled images:
---config.smoke=true. On a pod: launch/tpu_pod.sh.
+`--config.batch_size=4096` alone would leave the rate as it is. For a look at the whole way, in a
+minute, on bundled images: --config.smoke=true. On a pod: launch/tpu_pod.sh.
 """
 
 from random_pruning_jax.config import default
@@ -24,18 +42,19 @@ from random_pruning_jax.config import default
 
 def get_config(argument: str = 'wrn50_2,erk,0.2'):
   parts = argument.split(',')
-  if len(parts) != 3:
-    raise ValueError(f'configs/imagenet.py takes MODEL,RATIO,DENSITY, got {argument!r}.')
+  if not 3 <= len(parts) <= 4:
+    raise ValueError(f'configs/imagenet.py takes MODEL,RATIO,DENSITY[,BATCH], got {argument!r}.')
+  model, ratio, density, batch = [*parts, '768'][:4]
   config = default()
   config.dataset = 'imagenet2012'
-  config.model.name = parts[0]
+  config.model.name = model
   config.model.dtype = 'bfloat16'
-  config.pruning.ratio = parts[1]
-  config.pruning.density = float(parts[2])
+  config.pruning.ratio = ratio
+  config.pruning.density = float(density)
   dense = config.pruning.density == 1.0
 
   config.epochs = 90 if dense else 100
-  config.batch_size = 192 * 4
+  config.batch_size = int(batch)
   config.optimizer.lr = 0.4 * config.batch_size / 768
   config.optimizer.weight_decay = 1e-4
   config.optimizer.label_smoothing = 0.1

@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,7 @@ class Meter:
     self._epoch = list(record['epoch'])  # sums of loss and accuracy, and steps
     self._speed = 0.0
     self._paused = False
+    self._watch = futures.ThreadPoolExecutor(1)
     self._restart_clock()
 
   def add(self, figures: dict[str, Any]) -> None:
@@ -145,7 +147,7 @@ class Meter:
 
   def mean(self) -> dict[str, float]:
     """Mean loss and accuracy since the last call, steps per second, and the share of the time in
-    which the loop waited for images; begins anew."""
+    which the devices waited for images; begins anew."""
     self._fetch()
     loss, accuracy = np.mean(self._figures, axis=0).tolist()
     seconds = time.perf_counter() - self._since
@@ -159,10 +161,20 @@ class Meter:
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Around what waits for the images of a call."""
+    """Around what waits for the images of a call.
+
+    It counts from when the devices have nothing left to do: accelerators take calls ahead, and
+    images that come while they are busy keep nobody waiting.
+    """
     began = time.perf_counter()
+    last = self._coming[-1]['loss'] if self._coming else None
+    # In a thread, since the loop must not wait for the devices.
+    idle = None if last is None or last.is_ready() else self._watch.submit(_ready_at, last)
     yield
-    self._waited += time.perf_counter() - began
+    ended = time.perf_counter()
+    if idle is not None:
+      began = idle.result() if idle.done() else ended
+    self._waited += max(ended - began, 0.0)
 
   def epoch_mean(self) -> dict[str, float]:
     """Mean loss and accuracy of the epoch; begins a new one."""
@@ -200,3 +212,8 @@ class Meter:
     self._since = self._last = time.perf_counter()
     self._new = 0
     self._waited = 0.0
+
+
+def _ready_at(array: Any) -> float:
+  array.block_until_ready()
+  return time.perf_counter()

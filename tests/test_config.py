@@ -42,6 +42,13 @@ def test_a_config_file_takes_an_argument_and_overrides():
   )
 
 
+def test_another_batch_on_imagenet_scales_the_learning_rate():
+  config = load(file='configs/imagenet.py:wrn50_2,erk,0.2,4096')
+  assert (config.batch_size, config.optimizer.lr) == (4096, pytest.approx(0.4 * 4096 / 768))
+  usual = load(file='configs/imagenet.py:wrn50_2,erk,0.2')
+  assert (usual.batch_size, usual.optimizer.lr) == (192 * 4, pytest.approx(0.4))
+
+
 def test_recipes_are_resolved_to_what_they_stand_for():
   clean = config_lib.resolve(config_lib.default())
   assert (clean.pruning.sampling, clean.optimizer.decay) == ('exact', 'kernels')

@@ -12,7 +12,7 @@ from random_pruning_jax import convolution, folding, kernels, models, parallel
 if kernels.lacking() or not kernels.registers():
   pytest.skip('needs the compiled convolution', allow_module_level=True)
 
-NAMES = {'cifar_resnet8': 9, 'vgg11': 8, 'resnet26': 29}  # and how many convolutions they have
+NAMES = {'cifar_resnet8': 9, 'vgg11': 8, 'resnet14': 17}  # and how many convolutions they have
 rng = np.random.default_rng(0)
 IMAGES = jnp.array(rng.random((4, 16, 16, 3)), jnp.float32)
 

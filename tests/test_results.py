@@ -5,7 +5,11 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
@@ -103,3 +107,34 @@ def test_the_meter_averages_since_the_last_line_and_over_the_epoch():
   assert (mean['loss'], mean['accuracy']) == (2.0, 0.25)
   meter.add({'loss': 0.0, 'accuracy': 1.0})
   assert meter.epoch_mean() == {'loss': 2.0, 'accuracy': 0.5}
+
+
+def test_waiting_for_images_counts_only_while_the_devices_have_nothing_to_do():
+  """A program that is dispatched ahead, and images that come before and long after its end."""
+
+  @jax.jit
+  def slow(x):
+    return jax.lax.fori_loop(0, 40, lambda i, x: jnp.tanh(x @ x), x)[0, :1]
+
+  def figures():
+    return {'loss': slow(jnp.ones((400, 400))), 'accuracy': np.ones(1)}
+
+  def waiting(seconds):
+    meter = runlog.Meter(0)
+    meter.add(figures())
+    with meter.waiting():
+      time.sleep(seconds)
+    return meter.mean()['waiting']
+
+  jax.block_until_ready(figures())  # compiled
+  began = time.perf_counter()
+  jax.block_until_ready(figures())
+  taken = time.perf_counter() - began
+  assert waiting(taken / 4) == 0
+  assert 0.3 < waiting(5 * taken) < 0.95
+  done = jax.block_until_ready(figures())
+  meter = runlog.Meter(0)
+  meter.add(done)
+  with meter.waiting():
+    time.sleep(0.1)
+  assert meter.mean()['waiting'] > 0.8

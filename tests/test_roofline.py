@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md are those that benchmarks/roofline.py computes."""
+"""Tables of docs/scaling.md and configs/imagenet.py are those that benchmarks/roofline.py makes."""
 
 import importlib
 import pathlib
@@ -19,6 +19,15 @@ def test_the_page_prints_what_is_computed(roofline):
   text = (ROOT / 'docs' / 'scaling.md').read_text()
   for table in (roofline.roofline(), roofline.growth(), roofline.whole_runs()):
     assert table in text
+
+
+def test_the_configs_state_the_computed_cost_of_each_row(roofline):
+  table = roofline.whole_runs()
+  assert table in (ROOT / 'configs' / 'imagenet.py').read_text()
+  headline = table.splitlines()[-1].split()
+  assert headline[:2] == ['wrn50_2,erk,0.2', '100']
+  sweep = (ROOT / 'configs' / 'sweeps' / 'imagenet.py').read_text()
+  assert f'{headline[2].replace("+", "")} FLOPs a run' in sweep
 
 
 def test_a_steps_arithmetic_is_six_flops_a_multiply_add(roofline):

@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files, cost, optimizers, results, run
+from random_pruning_jax import config_files, cost, main, optimizers, results, run
+from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import experiment
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -25,6 +26,17 @@ def test_every_config_trains_and_is_measured_in_smoke_mode(path, tmp_path):
     assert row['config']['smoke'] and row['config']['dataset'] == 'digits'
     assert 0 <= row['metrics']['accuracy'] <= 1
   assert len(results.read([tmp_path])) == len(rows)
+
+
+@pytest.mark.parametrize('density', ['1.0', '0.2'])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_row_of_the_paper_on_imagenet_takes_its_smoke_run(name, density, tmp_path):
+  """In threads: a process to decode takes longer to start than the run takes."""
+  config = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}')
+  config.data_workers = 0
+  (row,) = run.run(config, tmp_path, show=False)
+  assert row['density'] == pytest.approx(float(density), abs=0.01)
+  assert 0 <= row['metrics']['accuracy'] <= 1
 
 
 @pytest.mark.parametrize('density', ['1.0', '0.2'])
@@ -55,3 +67,15 @@ def test_every_sweep_can_be_smoked(path):
   configs = config_files.function_of(path, 'get_sweep')()
   for config in {c.model.name: c for c in configs}.values():
     experiment(config_files.override(config, ['--config.smoke=true']))
+
+
+def test_the_input_of_a_smoke_config_is_measured(capsys):
+  config = f'--config={CONFIGS / "imagenet.py"}'
+  arguments = ['--config.smoke=true', '--config.data_workers=0', '--images=8']
+  assert main.main(['benchmark-input', config, *arguments]) == 0
+  head, _, *rows = capsys.readouterr().out.splitlines()
+  assert 'images/s' in head and len(rows) == len(crops.DECODERS) + 1
+  *decoders, whole = rows
+  assert whole.startswith('batches of 64, threads')
+  for row in [*decoders, whole]:
+    assert 'not installed' in row or float(row.split()[-2].replace(',', '')) > 0

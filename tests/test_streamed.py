@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import time
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from random_pruning_jax import data, feed, measure, parallel, runlog, train
+from random_pruning_jax import data, feed, main, measure, parallel, runlog, train
 from random_pruning_jax.data import crops, folder, order, places, streamed
 from random_pruning_jax.experiment import experiment
 
@@ -18,23 +19,36 @@ COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
 TRAIN, TEST = 12, 5  # images of each class
 
 
-def jpeg(path, colour, rng):
-  """An image of one colour, of any size, lighter towards its right, so that crops differ."""
+def jpeg(path, colour, number, rng):
+  """An image of any size, lighter towards its right, so that crops differ. The number of an image
+  is in how strong its colour is, so that it is seen in any crop."""
   height, width = rng.integers(20, 60, 2)
-  pixels = np.ones((height, width, 3)) * np.array(colour) * 0.7
+  pixels = np.ones((height, width, 3)) * np.array(colour) / 255 * (100 + 8 * number)
   pixels += np.linspace(0, 60, width)[None, :, None]
   path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+  Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95, subsampling='4:4:4')
+
+
+def who(images):
+  """(class, number) of each image, by its pixels alone."""
+  means = images.mean((1, 2))
+  numbers = np.round((means.max(1) - means.min(1) - 100) / 8).astype(int)
+  classes = 2 - means.argmax(1)  # blue, green and red, by name
+  return list(zip(classes.tolist(), numbers.tolist(), strict=True))
+
+
+def all_of(number):
+  return [(label, i) for label in range(3) for i in range(number)]
 
 
 @pytest.fixture(scope='module', autouse=True)
 def data_dir(tmp_path_factory):
   """A set `colours` made of a folder of images that differ in size."""
   root, rng = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
-  for split, number in (('train', TRAIN), ('validation', TEST), ('test', TEST)):
+  for split, number in (('train', TRAIN), ('val', TEST), ('test', TEST)):
     for name, colour in COLOURS.items():
       for i in range(number):
-        jpeg(root / 'images' / split / name / f'{i}.jpg', colour, rng)
+        jpeg(root / 'images' / split / name / f'{i}.jpg', colour, i, rng)
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(root / 'cache'))
     folder.prepare_folder(root / 'images', 'colours', str(root / 'tfds'))
@@ -52,11 +66,10 @@ def source(data_dir, split='train'):
   return streamed.Source('colours', split, data_dir)
 
 
-def example(data_dir, mine=None, **augment):
-  places_of_batch = tuple(range(8)) if mine is None else mine
-  return streamed.Example(
-    source(data_dir), streamed.Augment((16, 16), 3, **augment), 5, 8, places_of_batch
-  )
+def example(data_dir, mine=None, batch_size=8, **augment):
+  places_of_batch = tuple(range(batch_size)) if mine is None else mine
+  augment = streamed.Augment((16, 16), 3, **augment)
+  return streamed.Example(source(data_dir), augment, 5, batch_size, places_of_batch)
 
 
 def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
@@ -65,27 +78,53 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
   assert places.split_sizes(data.find('colours', data_dir)) == {
     'test': 15,
     'train': 36,
-    'validation': 15,
+    'val': 15,
   }
   images = [source(data_dir)[i] for i in range(36)]
   labels = [label for _, label in images]
   assert np.bincount(labels).tolist() == [12] * 3 and labels != sorted(labels)  # shuffled
-  for encoded, label in images:
-    pixel = streamed.Augment((2, 2), 3, random=False)(encoded)[0, 0]
-    assert pixel.argmax() == (2, 1, 0)[label]  # blue, green and red, by name
+  decoded = np.stack([streamed.Augment((8, 8), 3)(encoded) for encoded, _ in images])
+  assert sorted(who(decoded)) == all_of(TRAIN)
+  assert [label for label, _ in who(decoded)] == labels
   with pytest.raises(data.DataError, match=r'is in .* already'):
     folder.prepare_folder(tmp_path, 'colours', data_dir)
   with pytest.raises(data.DataError, match='must hold SPLIT/CLASS/IMAGE'):
     folder.prepare_folder(tmp_path, 'empty', data_dir)
 
 
-def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir):
-  labels = np.concatenate(
-    [b['label'] for b in streamed.batches(example(data_dir), 0, 4, workers=0)]
+@pytest.mark.parametrize('decoder', crops.DECODERS)
+def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir, decoder):
+  if not all(map(crops.installed, crops.NEEDED[decoder])):
+    pytest.skip(f'{decoder} is not installed')
+  whole = streamed.Augment((8, 8), 3)
+  stored = who(np.stack([whole(data) for data, _ in source(data_dir).read(range(36))]))
+  shown = example(data_dir, batch_size=TRAIN, decoder=decoder)
+  for epoch in range(2):
+    batches = list(streamed.batches(shown, 3 * epoch, 3 * epoch + 3, workers=0))
+    seen = who(np.concatenate([batch['image'] for batch in batches]))
+    assert sorted(seen) == all_of(TRAIN)
+    assert seen == [stored[i] for i in order.epoch_order(5, epoch, 36)]
+    assert [c for c, _ in seen] == np.concatenate([batch['label'] for batch in batches]).tolist()
+
+
+def test_an_incomplete_batch_at_the_end_of_an_epoch_is_dropped(data_dir):
+  """Of 36 images in batches of 8, four, which are others the next time."""
+  seen = who(
+    np.concatenate([b['image'] for b in streamed.batches(example(data_dir), 0, 8, workers=0)])
   )
-  indices = order.epoch_order(5, 0, 36)[:32]  # the incomplete batch at the end is dropped
-  assert len(set(indices.tolist())) == 32
-  assert labels.tolist() == streamed.Labels(source(data_dir))[indices].tolist()
+  dropped = [set(all_of(TRAIN)) - set(part) for part in (seen[:32], seen[32:])]
+  assert [len(part) for part in dropped] == [4, 4] and dropped[0] != dropped[1]
+
+
+def test_preparing_a_folder_says_what_its_splits_are_for(data_dir, tmp_path, capsys):
+  folders = pathlib.Path(data_dir).parent / 'images'
+  (tmp_path / 'two').mkdir()
+  for split in ('train', 'val'):
+    (tmp_path / 'two' / split).symlink_to(folders / split)
+  arguments = [f'--image-folder={tmp_path / "two"}', '--name=two', f'--data_dir={tmp_path}']
+  assert main.main(['prepare', *arguments]) == 0
+  said = capsys.readouterr().err
+  assert 'train images: train[:90%], validation images: train[90%:], test images: val' in said
 
 
 def assert_same(one, other):
@@ -159,10 +198,13 @@ def test_decoders_agree_on_smooth_images(tmp_path, side, channels):
   assert all(np.abs(one - other).max() <= 6 for other in others)
 
 
-def test_evaluation_decodes_every_image_once(data_dir):
+@pytest.mark.parametrize('split', ['validation', 'test'])
+def test_evaluation_decodes_every_image_once(data_dir, split):
+  """Those held out are in a folder `val`."""
   parts = experiment(streamed_config(data_dir))
-  images, labels = feed.held_out(parts, 'test')
-  assert images.shape == (15, 16, 16, 3) and np.bincount(labels).tolist() == [5, 5, 5]
+  images, labels = feed.held_out(parts, split)
+  assert images.shape == (15, 16, 16, 3) and sorted(who(images)) == all_of(TEST)
+  assert [label for label, _ in who(images)] == labels.tolist()
 
 
 @pytest.fixture(scope='module')
@@ -179,6 +221,7 @@ def test_a_streamed_run_trains_and_is_measured(whole):
 
 
 def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, data_dir, tmp_path):
+  """Threads decoded its images, and two processes do when it goes on."""
   config = streamed_config(data_dir, checkpoint__every_steps=3)
 
   def stopped(parts):
@@ -196,6 +239,7 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
     patch.setattr(feed, 'feed', stopped)
     train.train(config, tmp_path, show=False)
+  config.data_workers = 2
   state = train.train(config, tmp_path, show=False)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
 

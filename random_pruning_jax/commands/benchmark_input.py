@@ -25,10 +25,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   from random_pruning_jax.experiment import experiment
 
   parts = experiment(config)
+  config = parts.config  # resolved: a smoke config names another data set
   source = streamed.Source(config.dataset, 'train', config.data_dir)
   example = feed.stream_example(parts, source)
   rows = [['what', 'images/s', 'images/s of CPU time'], *_decoders(example, args.images)]
-  rows.append(_stream(example, args.images, parts.config.data_workers))
+  rows.append(_stream(example, args.images, config.data_workers))
   print(tables.text(rows))
   return 0
 

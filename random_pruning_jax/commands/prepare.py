@@ -25,14 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   del rest
   from random_pruning_jax import data
-  from random_pruning_jax.data import folder
+  from random_pruning_jax.data import folder, places, specs
+  from random_pruning_jax.progress import say
 
   if bool(args.dataset) == bool(args.image_folder) or bool(args.image_folder) != bool(args.name):
     raise ValueError(
       'prepare must be given the NAME of a TFDS set, or --image-folder=DIR and --name=NAME.'
     )
   if args.image_folder:
-    print(folder.prepare_folder(args.image_folder, args.name, args.data_dir))
+    path = folder.prepare_folder(args.image_folder, args.name, args.data_dir)
+    print(path)
+    rules = specs.split_rules(places.split_sizes(path))
+    uses = ('train', 'validation', 'test')
+    say(', '.join(f'{use} images: {rules.get(use, "none")}' for use in uses))
   else:
     print(data.prepare(args.dataset, args.data_dir, args.manual_dir))
   return 0

@@ -15,8 +15,9 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   """Writes the images of root/SPLIT/CLASS/*.jpg as the TFDS set `name`, and returns its directory.
 
   Files are taken as they are, not encoded anew, in an order that is shuffled and always the same.
-  Splits are train, validation, test or as the folders are called; classes are numbered by name, the
-  same in every split. Raises DataError where there is nothing of the kind or `name` is taken.
+  Splits are called as the folders are (`specs.split_rules` says what they mean); classes are
+  numbered by name, the same in every split. Raises DataError where there is nothing of the kind or
+  `name` is taken.
   """
   root = places.data_root(data_dir)
   if not re.fullmatch(r'[a-z][a-z0-9_]*', name):

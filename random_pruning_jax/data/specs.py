@@ -31,6 +31,7 @@ class Spec:
   module: str = ''  # of a builder of this package, which prepares itself from bundled images
 
 
+VALIDATION = ('validation', 'val', 'valid')  # names of a split for it; the first that is there
 # The last tenth of the training images, in TFDS order, chooses the best epoch, and never the test
 # images (as they did in the CIFAR-100 runs of Liu et al., 2022).
 HELD_OUT = {'train': 'train[:90%]', 'validation': 'train[90%:]', 'test': 'test'}
@@ -112,15 +113,17 @@ def split_rules(available: Collection[str]) -> dict[str, str]:
   """What train, validation and test mean for a set that is not in SPECS, given its TFDS splits.
 
   Where there is no test split, `validation` is the test data (ImageNet). Where no split is left for
-  validation, the last tenth of train is. A set may lack any of them; it can still be foreign data.
+  validation, the last tenth of train is. `val` and `valid`, as folders of images are often called,
+  are `validation`. A set may lack any of them; it can still be foreign data.
   """
   rules = {}
-  if 'test' in available or 'validation' in available:
-    rules['test'] = 'test' if 'test' in available else 'validation'
-  if 'test' in available and 'validation' in available:
-    rules['validation'] = 'validation'
+  validation = next((name for name in VALIDATION if name in available), '')
+  if 'test' in available or validation:
+    rules['test'] = 'test' if 'test' in available else validation
+  if 'test' in available and validation:
+    rules['validation'] = validation
   if 'train' in available:
     own = 'validation' in rules
     rules['train'] = 'train' if own else 'train[:90%]'
-    rules['validation'] = 'validation' if own else 'train[90%:]'
+    rules['validation'] = validation if own else 'train[90%:]'
   return rules

@@ -10,14 +10,15 @@ from random_pruning_jax.models.layers import BasicBlock, Layers, Network
 
 # Blocks in each of the four stages.
 STAGES = {
+  10: (1, 1, 1, 1),
+  14: (1, 1, 1, 1),
   18: (2, 2, 2, 2),
-  26: (2, 2, 2, 2),
   34: (3, 4, 6, 3),
   50: (3, 4, 6, 3),
   101: (3, 4, 23, 3),
   152: (3, 8, 36, 3),
 }
-BASIC = (18, 34)  # depths with basic blocks; the others have bottlenecks
+BASIC = (10, 18, 34)  # depths with basic blocks; the others have bottlenecks
 
 
 class Bottleneck(nn.Module):

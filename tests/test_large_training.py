@@ -1,7 +1,9 @@
-"""What large runs need of a step: accumulation, averaged weights, recomputation, bfloat16."""
+"""What large runs need of a step: accumulation, averages, smoothed labels, bfloat16 and more."""
 
 import functools
+import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,32 @@ def test_the_average_follows_the_weights_and_is_what_is_evaluated():
   _, plain, _ = stepped(a_batch())
   close(plain.params, state.params)
   assert plain.variables['params'] is plain.params
+
+
+class OneLayer(nn.Module):
+  """Logits are the image's only pixel times two weights."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    del train
+    self.variable('batch_stats', 'none', jnp.zeros, ())
+    return nn.Dense(2, use_bias=False, name='head')(images)
+
+
+def test_smoothed_labels_leave_a_share_to_every_class():
+  """Probabilities 3/4 and 1/4; of the label 0, smoothing by 0.2 makes 0.9 and 0.1."""
+  variables = {'params': {'head': {'kernel': jnp.array([[math.log(3), 0.0]])}}}
+  variables['batch_stats'] = {'none': jnp.zeros(())}
+  tx = optax.chain(optax.sgd(1.0), masks.keep_sparse())
+  state = train.create_state(variables, masks.ones(variables['params']), tx)
+  batch = {'image': jnp.ones((1, 1)), 'label': jnp.array([0])}
+  step = functools.partial(train.train_step, state, batch, model=OneLayer(), tx=tx)
+  _, plain = step()
+  assert float(plain['loss']) == pytest.approx(-math.log(0.75))
+  stepped, smooth = step(label_smoothing=0.2)
+  assert float(smooth['loss']) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+  expected = [[math.log(3) - (0.75 - 0.9), 0.0 - (0.25 - 0.1)]]
+  np.testing.assert_allclose(stepped.params['head']['kernel'], expected, rtol=1e-5)
 
 
 def test_computing_blocks_again_changes_no_number():

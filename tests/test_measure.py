@@ -79,6 +79,15 @@ def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no
   assert memory['metrics'] == measure.evaluate_run(copied, **asked)['metrics']
 
 
+def test_a_row_has_the_peak_of_memory_that_training_found(copied, trained):
+  """Which nobody tells on CPUs, and a device that tells it leaves in the checkpoint."""
+  assert trained[1][0]['peak_device_bytes'] is None
+  record = copied / 'checkpoints' / '20' / 'record' / 'metadata'
+  record.write_text(json.dumps(json.loads(record.read_text()) | {'peak_bytes': 123_456}))
+  row = measure.evaluate_run(copied, suite=('calibration',), checkpoint='20', show=False)
+  assert row['peak_device_bytes'] == rows_of(copied)[-1]['peak_device_bytes'] == 123_456
+
+
 def test_another_checkpoint_begins_a_row_of_its_own(copied):
   best = rows_of(copied)[-1]
   other = '10' if best['step'] == 20 else '20'

@@ -2,15 +2,17 @@
 
 import argparse
 import os
+import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
-from tiny import tiny_config
 
-from random_pruning_jax import kernels, parallel, processor, profiling, train
+from random_pruning_jax import kernels, parallel, processor, profiling
 from random_pruning_jax.commands import arguments
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def environment(*given, before=()):
@@ -30,11 +32,59 @@ def test_memory_and_determinism_are_asked_of_jax_by_its_own_variables():
     environment('--mem_fraction=1.5')
 
 
-def test_a_profile_traces_the_steps_that_were_asked_for(tmp_path):
-  train.train(tiny_config(epochs=1), tmp_path, show=False, profile=profiling.span('3:4'))
-  found = [path.name for path in (tmp_path / profiling.FOLDER).rglob('*') if path.is_file()]
-  assert any(name.endswith('.xplane.pb') for name in found)
-  assert 'perfetto_trace.json.gz' in found
+COMMAND = """
+import os, sys
+sys.path.insert(0, 'tests')
+from random_pruning_jax.main import main
+status = main(sys.argv[1:])
+print(os.environ['XLA_FLAGS'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])
+sys.exit(status)
+"""
+CONFIG = """
+from tiny import tiny_config
+def get_config():
+  return tiny_config(epochs=1, evaluation__suites=('calibration',), evaluation__foreign=())
+"""
+
+
+def test_a_run_of_the_command_takes_its_settings_of_the_machine(tmp_path):
+  """In a process of its own; what GPUs read of them, a CPU takes and does not look at."""
+  (tmp_path / 'config.py').write_text(CONFIG)
+  command = [sys.executable, '-c', COMMAND, 'train', f'--config={tmp_path / "config.py"}']
+  command += [f'--workdir={tmp_path}', '--deterministic', '--mem_fraction=0.5', '--profile=3:4']
+  ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert ran.returncode == 0, ran.stderr
+  last = ran.stdout.splitlines()[-1].split()
+  assert '--xla_gpu_deterministic_ops=true' in last and last[-1] == '0.5'
+  traces = [path.name for path in (tmp_path / profiling.FOLDER).rglob('*') if path.is_file()]
+  assert any(name.endswith('.xplane.pb') for name in traces)
+  assert 'perfetto_trace.json.gz' in traces
+  assert (tmp_path / 'results.jsonl').exists()
+
+
+COMPILES = """
+import argparse
+from random_pruning_jax.commands import arguments
+parser = argparse.ArgumentParser()
+arguments.add_runtime(parser)
+arguments.start_jax(parser.parse_args(['--cpu_devices=1']))
+import jax
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append('cache_hits' in event))
+jax.jit(lambda x: x + 1)(1.0)
+print(sum(hits))
+"""
+
+
+def test_what_was_compiled_is_found_by_the_next_start_in_the_users_cache(tmp_path):
+  outside = ('JAX_COMPILATION_CACHE_DIR', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS')
+  environment = {name: value for name, value in os.environ.items() if name not in outside}
+  environment['XDG_CACHE_HOME'] = str(tmp_path)
+  command = [sys.executable, '-c', COMPILES]
+  hits = [int(subprocess.check_output(command, cwd=ROOT, env=environment)) for _ in range(2)]
+  assert hits[0] == 0 and hits[1] >= 1
+  (processor_of,) = (tmp_path / 'random_pruning_jax' / 'compiled').iterdir()
+  assert any(processor_of.iterdir())
 
 
 @pytest.mark.parametrize('text', ['3', '4:3', 'a:b', '0:2', '3:'])

@@ -215,6 +215,20 @@ def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
       checkpoints.restore(saved, state, parallel.devices())
 
 
+def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
+  found = {1: 0.5, 2: 0.9, 3: 0.6, 4: None, 5: 0.6, 6: 0.8, 7: 0.7}  # accuracy, where validated
+  with checkpoints.manager(tmp_path, keep=2) as saved:
+    for step, accuracy in found.items():
+      validation = None if accuracy is None else {'accuracy': accuracy}
+      state = whole[1].replace(step=jnp.int32(step))
+      checkpoints.save(saved, state, {'validation': validation})
+    checkpoints.finish(saved)
+    assert sorted(saved.all_steps()) == [2, 6, 7]
+    assert checkpoints.find(saved, 'best') == 2
+  on_disk = [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
+  assert sorted(on_disk) == ['2', '6', '7']
+
+
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
   with pytest.raises(ValueError, match=r'multiple of the number of devices, 4; got 122'):
     train.experiment(tiny_config(batch_size=122))

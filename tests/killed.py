@@ -1,7 +1,8 @@
 """Trains the tiny config in processes that are killed at random moments, until one may finish.
 
-`python tests/killed.py WORKDIR KILLS SEED [EPOCHS]`. Modules are imported once and each process is
-a fork of that, before JAX has started, so that a kill costs a second or two.
+`python tests/killed.py WORKDIR KILLS SEED [EPOCHS]` says of each kill what it left, and how many
+met a checkpoint that was being written. Modules are imported once and each process is a fork of
+that, before JAX has started, so that a kill costs few seconds.
 """
 
 import os
@@ -18,7 +19,7 @@ from random_pruning_jax import train
 
 
 def main(workdir: str, kills: int, seed: int, epochs: int) -> None:
-  rng = random.Random(seed)
+  rng, in_writing, before = random.Random(seed), 0, set()
   for number in range(kills + 1):
     process = os.fork()
     if not process:
@@ -27,7 +28,12 @@ def main(workdir: str, kills: int, seed: int, epochs: int) -> None:
       wait(process, workdir, rng)
       os.kill(process, signal.SIGKILL)
     status = os.waitpid(process, 0)[1]
-    print(f'status {status}, newest checkpoint {newest(workdir)}', flush=True)
+    new = unfinished(workdir) - before
+    before |= new
+    in_writing += bool(status and new)
+    what = ''.join(f', {name} unfinished' for name, _ in sorted(new))
+    print(f'status {status}, newest checkpoint {newest(workdir)}{what}', flush=True)
+  print(f'{in_writing} of {kills} kills met a checkpoint that was being written')
   sys.exit(status)
 
 
@@ -58,6 +64,12 @@ def wait(process: int, workdir: str, rng: random.Random) -> None:
 def newest(workdir: str) -> int:
   saved = pathlib.Path(workdir, 'checkpoints').glob('*')
   return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+
+
+def unfinished(workdir: str) -> set[tuple[str, int]]:
+  """Folders of checkpoints that have not got their name yet, and when they were written to."""
+  saved = pathlib.Path(workdir, 'checkpoints').glob('*')
+  return {(path.name, path.stat().st_mtime_ns) for path in saved if not path.name.isdigit()}
 
 
 if __name__ == '__main__':

@@ -172,12 +172,12 @@ def assert_close(one, other, tolerance):
 
 
 def assert_same_numbers(one, other):
-  """Of all 360 test images, each once: one more or less would move a mean by more."""
+  """Of all 360 test images, each once; rounding may change the answer to one of them."""
   for found in (one, other):
     assert found['images'] == sum(found['reliability']['count']) == 360
   assert one['metrics'].keys() == other['metrics'].keys()
   for name, value in one['metrics'].items():
-    assert other['metrics'][name] == pytest.approx(value, abs=1e-3), name
+    assert other['metrics'][name] == pytest.approx(value, abs=1.1 / 360), name
 
 
 def test_two_processes_of_two_devices_equal_one_of_four(alone, two):

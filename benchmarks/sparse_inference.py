@@ -149,44 +149,10 @@ def _torch_network(name: str, width: int, shape) -> dict:
   batch, height, wide, channels = shape
   runs = {}
   for label, layout in _layouts().items():
-    model = torch_peer.resnet20(width) if name == 'resnet20' else _torch_bottlenecks(name)
-    model = model.eval().to(memory_format=layout)
+    model = torch_peer.NETWORKS[name](width).eval().to(memory_format=layout)
     images = torch.zeros(batch, channels, height, wide).contiguous(memory_format=layout)
     runs[label] = _inference(functools.partial(model, images))
   return runs
-
-
-def _torch_bottlenecks(name: str):
-  """ResNet-50, or Wide ResNet-50-2 with 3x3 layers twice as wide."""
-  from torch import nn
-
-  class Bottleneck(nn.Module):
-    def __init__(self, inputs: int, middle: int, outputs: int, stride: int):
-      super().__init__()
-      sizes = ((inputs, middle, 1, 1), (middle, middle, 3, stride), (middle, outputs, 1, 1))
-      layers = []
-      for before, after, size, step in sizes:
-        conv = nn.Conv2d(before, after, size, step, size // 2, bias=False)
-        layers += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-      self.body = nn.Sequential(*layers[:-1])
-      self.shortcut = nn.Identity()
-      if inputs != outputs:
-        conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-    def forward(self, x):
-      return nn.functional.relu(self.body(x) + self.shortcut(x), inplace=True)
-
-  factor = {'resnet50': 1, 'wrn50_2': 2}[name]
-  blocks, inputs = [], 64
-  for stage, number in enumerate((3, 4, 6, 3)):
-    for block in range(number):
-      middle, outputs = factor * 64 * 2**stage, 256 * 2**stage
-      blocks.append(Bottleneck(inputs, middle, outputs, 2 if stage and not block else 1))
-      inputs = outputs
-  stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
-  end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000)]
-  return nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), *blocks, *end)
 
 
 def _torch(kernel: np.ndarray, site: sparse_ways.Site) -> dict:

@@ -28,6 +28,10 @@ LAYERS = {
   'bottleneck': (4, 1, 1, NONE, 8, 2, 16),
   'imagenet stem': (16, 7, 2, SAME_7, 3, 8, 3),
   'wide': (14, 3, 1, SAME_3, 16, 48, 5),
+  'tiles': (12, 3, 1, SAME_3, 32, 48, 8),
+  'tiles, odd size': (7, 3, 1, SAME_3, 40, 32, 17),
+  'tiles, VALID': (8, 3, 1, 'VALID', 32, 32, 30),
+  'tiles, one side padded': (9, 3, 1, ((0, 1), (2, 0)), 32, 32, 16),
 }
 
 
@@ -108,7 +112,7 @@ def _second(f):
   return derive
 
 
-@pytest.mark.parametrize('name', ['block', 'down, SAME', 'projection'])
+@pytest.mark.parametrize('name', ['block', 'down, SAME', 'projection', 'tiles, odd size'])
 def test_second_derivatives_are_those_of_jax(conv, name):
   layer = LAYERS[name]
   _assert_close(*_both(conv, _second, layer, *_operands(layer)))
@@ -205,6 +209,21 @@ def test_a_networks_gradients_do_not_depend_on_the_rule(conv):
     return jax.jit(jax.grad(loss))(variables['params'])
 
   _assert_close(gradient(fast), gradient(plain), 1e-4)
+
+
+@pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')
+def test_layers_named_tiles_are_made_of_tiles_and_no_others():
+  from random_pruning_jax.kernels import dense, tile_plans
+
+  def fits(size, kernel, stride, padding, c, o, batch):
+    shape, strides = (kernel, kernel, c, o), (stride, stride)
+    if isinstance(padding, str):
+      padding = lax.padtype_to_pads((size, size), shape[:2], strides, padding)
+    return tile_plans.fits(batch, dense.Sizes((size, size, c), shape, strides, padding))
+
+  assert [name for name, layer in LAYERS.items() if fits(*layer)] == [
+    name for name in LAYERS if name.startswith('tiles')
+  ]
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')

@@ -23,6 +23,8 @@ from random_pruning_jax.kernels import (
   dense_lines,
   dense_plans,
   objects,
+  tile_plans,
+  tiles,
 )  # they import Numba
 from random_pruning_jax.kernels.contract import Vectors
 
@@ -49,6 +51,49 @@ def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads, ve
   np.testing.assert_allclose(ours, transpose(y)[0], rtol=1e-4, atol=1e-3)
   for _ in range(20):  # whichever thread takes which images, and however many come
     np.testing.assert_array_equal(dense._run(plan, vectors, x, y), ours)
+
+
+@pytest.mark.parametrize('vectors', [Vectors(16, 32), Vectors(8, 16)])
+@pytest.mark.parametrize('side', [3, 10, 37])  # several images, one, and a part of one at once
+def test_tiles_make_up_images_of_any_size_and_what_follows_the_convolution(side, vectors):
+  rng = np.random.default_rng(0)
+  sizes = dense_frames.Sizes((side, side, 32), (3, 3, 32, 64), (1, 1), ((1, 1), (1, 1)))
+  x, kernel, offset, beside = (
+    jnp.array(rng.normal(size=shape), jnp.float32)
+    for shape in ((11, *sizes.image), sizes.kernel, 64, (11, *sizes.map))
+  )
+  y = lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  turned = dense._by_vectors(tiles.turned_kernel(kernel), vectors)
+  plain = tile_plans.forward(11, sizes, vectors, 2)
+  np.testing.assert_allclose(dense._run(plain, vectors, x, turned), y, atol=1e-4)
+  ending = dense_plans.Ending(offset=True, beside=True, cut=True)
+  plan = tile_plans.forward(11, sizes, vectors, 2, ending)
+  found = dense._run(plan, vectors, x, turned, offset, beside)
+  np.testing.assert_allclose(found, jnp.maximum(y + offset + beside, 0), atol=1e-4)
+
+
+def test_tiles_round_no_worse_than_products_one_by_one():
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(8, 16, 16, 64)), rng.normal(size=(3, 3, 64, 64))
+  windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+  exact = np.einsum('nhwcij,ijco->nhwo', windows, kernel)
+  x, kernel = jnp.array(x, jnp.float32), jnp.array(kernel, jnp.float32)
+  sizes = dense_frames.Sizes(x.shape[1:], kernel.shape, (1, 1), ((0, 0), (0, 0)))
+  vectors = dense.filled(64)
+  by_tiles = dense._run(
+    tile_plans.forward(8, sizes, vectors, 2),
+    vectors,
+    x,
+    dense._by_vectors(tiles.turned_kernel(kernel), vectors),
+  )
+  one_by_one = dense._run(
+    dense_plans.forward(8, sizes, vectors, 2), vectors, x, dense._by_vectors(kernel, vectors)
+  )
+  error = lambda y: np.sqrt(np.mean((np.asarray(y) - exact) ** 2))  # noqa: E731
+  assert error(by_tiles) < 1.5 * error(one_by_one)
+  assert error(by_tiles) < 1e-6 * np.sqrt(np.mean(exact**2))
 
 
 @pytest.fixture(scope='module', params=[Vectors(16, 32), Vectors(8, 16)])

@@ -20,10 +20,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from random_pruning_jax import kernels
-from random_pruning_jax.kernels import dense_jobs, dense_plans, handler
+from random_pruning_jax.kernels import dense_jobs, dense_plans, handler, tile_plans, tiles
 from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_frames import Sizes
-from random_pruning_jax.kernels.dense_plans import Ending, Plan
+from random_pruning_jax.kernels.dense_plans import PLAIN, Ending, Plan
 
 TARGET = 'random_pruning_jax_dense_{}_{}'
 LINE = 256  # pixels, about
@@ -107,14 +107,17 @@ def _run(
 def _compute_forward(x, kernel, *, threads, sizes, others):
   if (vectors := filled(sizes.kernel[3])) is None:
     return others.forward(x, kernel, sizes)
-  x, lined = _lined(x, sizes.image[2], sizes)
-  plan = dense_plans.forward(len(x), lined, vectors, threads)
-  return _run(plan, vectors, x, _by_vectors(kernel, vectors)).reshape(-1, *sizes.map)
+  return _summed(x, kernel, sizes, vectors, threads)
 
 
 def _compute_to_input(g, kernel, *, threads, sizes, others):
   if (vectors := filled(sizes.kernel[2])) is None:
     return others.to_input(g, kernel, sizes)
+  if tile_plans.fits(len(g), sizes):  # as the forward one, with the kernel turned around
+    pads = tuple(tuple(2 - pad for pad in side) for side in sizes.pads)
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    back = Sizes(sizes.map, turned.shape, sizes.strides, pads)
+    return _summed(g, turned, back, vectors, threads)
   g, lined = _lined(g, sizes.kernel[3], sizes)
   plan = dense_plans.to_input(len(g), lined, vectors, threads)
   kernel = _by_vectors(kernel.swapaxes(2, 3), vectors)
@@ -132,11 +135,20 @@ def _compute_finished(x, kernel, offset, *beside, threads, cut, sizes, others):
   if (vectors := filled(sizes.kernel[3])) is None:
     y = sum(beside, others.forward(x, kernel, sizes) + offset)
     return jnp.maximum(y, 0) if cut else y
-  x, lined = _lined(x, sizes.image[2], sizes)
   ending = Ending(offset=True, beside=bool(beside), cut=cut)
-  plan = dense_plans.forward(len(x), lined, vectors, threads, ending)
-  kernel = _by_vectors(kernel, vectors)
-  return _run(plan, vectors, x, kernel, offset, *beside).reshape(-1, *sizes.map)
+  return _summed(x, kernel, sizes, vectors, threads, ending, offset, *beside)
+
+
+def _summed(x, kernel, sizes, vectors, threads, ending=PLAIN, *added):
+  """What the forward convolution is, by tiles where that is faster."""
+  if tile_plans.fits(len(x), sizes):
+    plan = tile_plans.forward(len(x), sizes, vectors, threads, ending)
+    kernel = tiles.turned_kernel(kernel)
+  else:
+    x, lined = _lined(x, sizes.image[2], sizes)
+    plan = dense_plans.forward(len(x), lined, vectors, threads, ending)
+  y = _run(plan, vectors, x, _by_vectors(kernel, vectors), *added)
+  return y.reshape(-1, *sizes.map)
 
 
 def _by_vectors(kernel: jax.Array, vectors: Vectors) -> jax.Array:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from random_pruning_jax.kernels import dense_jobs as jobs
 from random_pruning_jax.kernels import dense_lines
+from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.contract import SHAPES, Vectors
 from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
 
@@ -45,23 +45,23 @@ def forward(
   )
   taps = list(itertools.product(range(rows), range(columns)))
   part = {
-    jobs.LINES: high,
-    jobs.PIXELS: wide,
-    jobs.TAPS: len(taps),
-    jobs.COUNT: inputs,
-    jobs.X_LINE: frame.place(down, 0),
-    jobs.X_STEP: frame.channel,
-    jobs.OUT_LINE: wide * outputs,
-    jobs.OUT_PIXEL: outputs,
-    jobs.ROW: lanes,
+    word.LINES: high,
+    word.PIXELS: wide,
+    word.TAPS: len(taps),
+    word.COUNT: inputs,
+    word.X_LINE: frame.place(down, 0),
+    word.X_STEP: frame.channel,
+    word.OUT_LINE: wide * outputs,
+    word.OUT_PIXEL: outputs,
+    word.ROW: lanes,
   }
   places = [frame.place(row, column) for row, column in taps]
   lines = [number * inputs * lanes for number in range(len(taps))]
   parts = [(half, places, lines) for half in _pairs(part, outputs, vectors)]
   next_w = len(taps) * inputs * lanes
-  depth = _depth(inputs, len(taps), lanes)
+  depth = channels_at_once(inputs, len(taps), lanes)
   shape = (images, *sizes.map)
-  return _plan(shape, frame, parts, vectors, threads, next_w, depth, ending=ending)
+  return written(shape, frame, parts, vectors, threads, next_w, depth, ending=ending)
 
 
 @functools.lru_cache(maxsize=256)
@@ -94,23 +94,23 @@ def to_input(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   for a, b in itertools.product(range(len(sides[0])), range(len(sides[1]))):
     taps = list(itertools.product(sides[0][a], sides[1][b]))
     part = {
-      jobs.LINES: counts[0][a],
-      jobs.PIXELS: counts[1][b],
-      jobs.TAPS: len(taps),
-      jobs.COUNT: outputs,
-      jobs.X_LINE: frame.place(1, 0),
-      jobs.X_STEP: frame.channel,
-      jobs.OUT: (a * width + b) * inputs,
-      jobs.OUT_LINE: down * width * inputs,
-      jobs.OUT_PIXEL: right * inputs,
-      jobs.ROW: lanes,
+      word.LINES: counts[0][a],
+      word.PIXELS: counts[1][b],
+      word.TAPS: len(taps),
+      word.COUNT: outputs,
+      word.X_LINE: frame.place(1, 0),
+      word.X_STEP: frame.channel,
+      word.OUT: (a * width + b) * inputs,
+      word.OUT_LINE: down * width * inputs,
+      word.OUT_PIXEL: right * inputs,
+      word.ROW: lanes,
     }
     places = [frame.place(top + i, left + j) for (_, i), (_, j) in taps]
     lines = [(row * columns + column) * outputs * lanes for (row, _), (column, _) in taps]
     parts += [(half, places, lines) for half in _pairs(part, inputs, vectors)]
   next_w = rows * columns * outputs * lanes
-  depth = _depth(outputs, rows * columns, lanes)
-  return _plan((images, *sizes.image), frame, parts, vectors, threads, next_w, depth)
+  depth = channels_at_once(outputs, rows * columns, lanes)
+  return written((images, *sizes.image), frame, parts, vectors, threads, next_w, depth)
 
 
 @functools.lru_cache(maxsize=256)
@@ -127,15 +127,15 @@ def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan
   parts = [
     (
       {
-        jobs.LINES: 1,
-        jobs.PIXELS: columns * inputs,
-        jobs.TAPS: high,  # of each image
-        jobs.COUNT: wide,
-        jobs.X: frame.place(row, 0),
-        jobs.X_STEP: frame.place(0, right),
-        jobs.OUT: row * columns * inputs * outputs,
-        jobs.OUT_PIXEL: outputs,
-        jobs.ROW: outputs,
+        word.LINES: 1,
+        word.PIXELS: columns * inputs,
+        word.TAPS: high,  # of each image
+        word.COUNT: wide,
+        word.X: frame.place(row, 0),
+        word.X_STEP: frame.place(0, right),
+        word.OUT: row * columns * inputs * outputs,
+        word.OUT_PIXEL: outputs,
+        word.ROW: outputs,
       },
       places,
       lines,
@@ -144,12 +144,12 @@ def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan
   ]
   line = 4 * (frame.place(down, 0) + wide * outputs)
   chunk = max(OWN // line, -(-128 // wide), 1)
-  return _plan(
+  return written(
     sizes.kernel, frame, parts, vectors, threads, vectors.lanes, wide, images, block, chunk
   )
 
 
-def _depth(channels: int, taps: int, lanes: int) -> int:
+def channels_at_once(channels: int, taps: int, lanes: int) -> int:
   """How many input channels at once, so that their weights stay with the core."""
   blocks = -(-4 * channels * taps * lanes // OWN)
   return -(-channels // max(blocks, 1))
@@ -157,25 +157,25 @@ def _depth(channels: int, taps: int, lanes: int) -> int:
 
 def _pairs(part: dict, channels: int, vectors: Vectors) -> list[dict]:
   """Lines that are half as long as what a call computes, two at a time; and one that is left."""
-  lines, pixels = part[jobs.LINES], part[jobs.PIXELS]
+  lines, pixels = part[word.LINES], part[word.PIXELS]
   wide = min(channels // vectors.lanes, 2)
   if (2 * pixels, wide) not in SHAPES[vectors.registers] or lines < 2:
     return [part]
   pairs = {
     **part,
-    jobs.LINES: lines // 2,
-    jobs.PIXELS: 2 * pixels,
-    jobs.X_LINE: 2 * part[jobs.X_LINE],
-    jobs.OUT_LINE: 2 * part[jobs.OUT_LINE],
-    jobs.X_HALF: part[jobs.X_LINE],
-    jobs.OUT_HALF: part[jobs.OUT_LINE],
+    word.LINES: lines // 2,
+    word.PIXELS: 2 * pixels,
+    word.X_LINE: 2 * part[word.X_LINE],
+    word.OUT_LINE: 2 * part[word.OUT_LINE],
+    word.X_HALF: part[word.X_LINE],
+    word.OUT_HALF: part[word.OUT_LINE],
   }
   if lines % 2 == 0:
     return [pairs]
   last = {
-    jobs.LINES: 1,
-    jobs.X: part.get(jobs.X, 0) + (lines - 1) * part[jobs.X_LINE],
-    jobs.OUT: part.get(jobs.OUT, 0) + (lines - 1) * part[jobs.OUT_LINE],
+    word.LINES: 1,
+    word.X: part.get(word.X, 0) + (lines - 1) * part[word.X_LINE],
+    word.OUT: part.get(word.OUT, 0) + (lines - 1) * part[word.OUT_LINE],
   }
   return [pairs, {**part, **last}]
 
@@ -190,7 +190,7 @@ def _edges(side: list[list[tuple[int, int]]], counts: list[int], n: int) -> tupl
   return before, max(n if not before else 0, before + last + 1)
 
 
-def _plan(
+def written(
   shape,
   frame,
   parts,
@@ -202,59 +202,64 @@ def _plan(
   block=1,
   chunk=1,
   ending=PLAIN,
+  more=(),
+  scratch=0,
 ) -> Plan:
   """Words of the plan: its head, the parts, and their tables, each of them once."""
   tables: dict[tuple, int] = {}
-  total = jobs.HEAD + jobs.PART * len(parts)
+  total = word.HEAD + word.PART * len(parts)
   words, body = [], []
   for part, *lists in parts:
-    own = np.zeros(jobs.PART, np.int32)
+    own = np.zeros(word.PART, np.int32)
     own[list(part)] = list(part.values())
     for wide in (2, 1):
-      made_of = dense_lines.shapes(part[jobs.PIXELS], wide, vectors.registers)
+      made_of = dense_lines.shapes(part[word.PIXELS], wide, vectors.registers)
       lists.append([len(made_of), *made_of])
-    for word, table in zip((jobs.PLACES, jobs.ROWS, jobs.BY_TWO, jobs.BY_ONE), lists, strict=True):
+    where = (word.PLACES, word.ROWS, word.BY_TWO, word.BY_ONE)
+    for place, table in zip(where, lists, strict=True):
       if tuple(table) not in tables:
         tables[tuple(table)] = total
         total += len(table)
         body.append(table)
-      own[word] = tables[tuple(table)]
+      own[place] = tables[tuple(table)]
     words.append(own)
   summed = bool(images)  # a kernel, over so many of them
   height, width, channels = frame.image
   head = {
-    jobs.THREADS: threads,
-    jobs.IMAGES: images or shape[0],
-    jobs.HEIGHT: height,
-    jobs.WIDTH: width,
-    jobs.INPUTS: channels,
-    jobs.TOP: frame.top,
-    jobs.LEFT: frame.left,
-    jobs.HIGH: frame.high,
-    jobs.WIDE: frame.wide,
-    jobs.FRAMED: frame.framed,
-    jobs.PLANES: frame.planes,
-    jobs.PLANE: frame.plane,
-    jobs.FILLED: frame.filled,
-    jobs.EACH: frame.each,
-    jobs.BLOCK: block,
-    jobs.OUTPUTS: shape[-1],
-    jobs.NEXT_W: next_w,
-    jobs.STEP_W: parts[0][0][jobs.ROW] * parts[0][0][jobs.COUNT] * parts[0][0][jobs.TAPS] * summed,
-    jobs.STEP_OUT: math.prod(shape if summed else shape[1:]),
-    jobs.SUMMED: summed,
-    jobs.CHUNK: chunk,
-    jobs.DEPTH: depth,
-    jobs.ZEROS: total,
-    jobs.OFFSETS: ending.offset,
-    jobs.BESIDE: ending.beside,
-    jobs.CUT: ending.cut,
-    jobs.PARTS: len(parts),
+    word.THREADS: threads,
+    word.IMAGES: images or shape[0],
+    word.HEIGHT: height,
+    word.WIDTH: width,
+    word.INPUTS: channels,
+    word.TOP: frame.top,
+    word.LEFT: frame.left,
+    word.HIGH: frame.high,
+    word.WIDE: frame.wide,
+    word.FRAMED: frame.framed,
+    word.PLANES: frame.planes,
+    word.PLANE: frame.plane,
+    word.FILLED: frame.filled,
+    word.EACH: frame.each,
+    word.BLOCK: block,
+    word.OUTPUTS: shape[-1],
+    word.NEXT_W: next_w,
+    word.STEP_W: parts[0][0][word.ROW] * parts[0][0][word.COUNT] * parts[0][0][word.TAPS] * summed,
+    word.STEP_OUT: math.prod(shape if summed else shape[1:]),
+    word.SUMMED: summed,
+    word.CHUNK: chunk,
+    word.DEPTH: depth,
+    word.ZEROS: total,
+    word.OFFSETS: ending.offset,
+    word.BESIDE: ending.beside,
+    word.CUT: ending.cut,
+    word.PARTS: len(parts),
+    **dict(more),
   }
   body.append([0] * 2 * vectors.lanes)
-  front = np.zeros(jobs.HEAD, np.int32)
+  front = np.zeros(word.HEAD, np.int32)
   front[list(head)] = list(head.values())
-  own = frame.size * block * frame.framed + head[jobs.STEP_OUT] * summed
+  own = frame.size * block * frame.framed + head[word.STEP_OUT] * summed + scratch
+  front[word.OWN] = own
   return Plan(
     np.concatenate([front, *words, *body]).astype(np.int32), tuple(shape), max(1, threads * own)
   )

@@ -1,0 +1,143 @@
+"""A 3x3 convolution of stride 1 with 4 products for each pixel where it has 9: by tiles of 2x2.
+
+A tile is made of the 4x4 pixels that meet it. Turned into other 4x4 numbers, they are multiplied by
+a kernel that is turned too, number by number, and the products, summed over input channels, are
+turned into the tile: the algorithm of Winograd (1980), with the numbers of Lavin & Gray (2016). The
+turns are additions; as many as the 16 sums over channels are products for 4 channels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from random_pruning_jax.kernels import llvm
+
+SIDE = 4  # of what meets a tile
+POSITIONS = SIDE * SIDE
+
+_WORD, _FLOAT = ir.IntType(64), ir.FloatType()
+
+
+def turned_kernel(kernel: jax.Array) -> jax.Array:
+  """[3, 3, C, O] -> [4, 4, C, O]."""
+
+  def along(first, second, third):
+    outer, half = first + third, jnp.asarray(0.5, kernel.dtype)
+    return first, half * (outer + second), half * (outer - second), third
+
+  columns = zip(*(along(*line) for line in kernel), strict=True)
+  return jnp.stack([jnp.stack(along(*column)) for column in columns], axis=1)
+
+
+@functools.cache
+def turn_pixels(lanes: int):
+  """What makes 16 vectors, `position` apart, of 4 lines of pixels, for `lanes` tiles side by side.
+
+  The pixels of a line lie as the even ones and, `plane` behind them, the odd ones.
+  """
+
+  @intrinsic
+  def turn(context, target, position, source, line, plane):
+    def build(context, builder, signature, arguments):
+      target, position, source, line, plane = arguments
+      kind = ir.VectorType(_FLOAT, lanes)
+      lines = []
+      for row in range(SIDE):
+        even = _moved(builder, source, line, row)
+        odd = _moved(builder, even, plane, 1)
+        one = ir.Constant(_WORD, 4)
+        places = (even, odd, builder.add(even, one), builder.add(odd, one))
+        lines.append(_meeting(builder, *(_load(builder, place, kind) for place in places)))
+      columns = [_meeting(builder, *column) for column in zip(*lines, strict=True)]
+      for number in range(POSITIONS):
+        place = _moved(builder, target, position, number)
+        _store(builder, columns[number % SIDE][number // SIDE], place)
+      return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), build
+
+  return turn
+
+
+@functools.cache
+def turn_sums(lanes: int):
+  """What makes a tile of 16 vectors of sums, `position` apart, for `lanes` channels.
+
+  `offset` and what lies `beside` the tile, where that is not 0, are added, and what is then below
+  the floor becomes that. The tile's lines are `line` apart, its pixels `pixel`; those of the second
+  are there where `rows`, or `columns`, is 2.
+  """
+
+  @intrinsic
+  def turn(context, out, line, pixel, source, position, offset, beside, rows, columns, floor):
+    def build(context, builder, signature, arguments):
+      out, line, pixel, source, position, offset, beside, rows, columns, floor = arguments
+      kind = ir.VectorType(_FLOAT, lanes)
+      sums = [
+        _load(builder, _moved(builder, source, position, number), kind)
+        for number in range(POSITIONS)
+      ]
+      lines = [_met(builder, *sums[SIDE * row : SIDE * (row + 1)]) for row in range(SIDE)]
+      tile = [_met(builder, *column) for column in zip(*lines, strict=True)]
+      added, floors = _load(builder, offset, kind), llvm.all_lanes(builder, floor, kind)
+      zero, two = ir.Constant(_WORD, 0), ir.Constant(_WORD, 2)
+      for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        there = ir.Constant(ir.IntType(1), 1)
+        for number, size in ((row, rows), (column, columns)):
+          if number:
+            there = builder.and_(there, builder.icmp_signed('==', size, two))
+        with builder.if_then(there):
+          away = builder.add(
+            builder.mul(line, ir.Constant(_WORD, row)),
+            builder.mul(pixel, ir.Constant(_WORD, column)),
+          )
+          total = builder.fadd(tile[column][row], added)
+          before = builder.block
+          with builder.if_then(builder.icmp_signed('!=', beside, zero)):
+            more = builder.fadd(total, _load(builder, _moved(builder, beside, away, 1), kind))
+            inside = builder.block
+          all_of = builder.phi(kind)
+          all_of.add_incoming(total, before)
+          all_of.add_incoming(more, inside)
+          # So compared, a NaN stays one.
+          above = builder.select(builder.fcmp_ordered('>', floors, all_of), floors, all_of)
+          _store(builder, above, _moved(builder, out, away, 1))
+      return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 9, types.float32), build
+
+  return turn
+
+
+def _meeting(builder, first, second, third, fourth):
+  """Of 4 pixels, along a line or a column."""
+  return (
+    builder.fsub(first, third),
+    builder.fadd(second, third),
+    builder.fsub(third, second),
+    builder.fsub(second, fourth),
+  )
+
+
+def _met(builder, first, second, third, fourth):
+  """Two pixels of 4 sums."""
+  return (
+    builder.fadd(builder.fadd(first, second), third),
+    builder.fsub(builder.fsub(second, third), fourth),
+  )
+
+
+def _moved(builder, address, floats, times):
+  return builder.add(address, builder.mul(floats, ir.Constant(_WORD, 4 * times)))
+
+
+def _load(builder, address, kind):
+  return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
+
+
+def _store(builder, value, address):
+  builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=4)

@@ -23,7 +23,7 @@ from random_pruning_jax import kernels
 from random_pruning_jax.kernels import dense_jobs, dense_plans, handler, tile_plans, tiles
 from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_frames import Sizes
-from random_pruning_jax.kernels.dense_plans import PLAIN, Ending, Plan
+from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan
 
 TARGET = 'random_pruning_jax_dense_{}_{}'
 LINE = 256  # pixels, about
@@ -127,6 +127,9 @@ def _compute_to_input(g, kernel, *, threads, sizes, others):
 def _compute_to_kernel(x, g, *, threads, sizes, others):
   if (vectors := filled(sizes.kernel[3])) is None:
     return others.to_kernel(x, g, sizes)
+  if tile_plans.fits(len(x), sizes):
+    plan = tile_plans.to_kernel(len(x), sizes, vectors, threads)
+    return tiles.kernel_of(_run(plan, vectors, x, g))
   x, lined = _lined(x, sizes.image[2], sizes)
   return _run(dense_plans.to_kernel(len(x), lined, vectors, threads), vectors, x, g)
 

@@ -2,34 +2,13 @@
 
 import functools
 import itertools
-import math
-from typing import NamedTuple
 
-import numpy as np
-
-from random_pruning_jax.kernels import dense_lines
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.contract import SHAPES, Vectors
 from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
+from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan, written
 
-OWN, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
-
-
-class Plan(NamedTuple):
-  words: np.ndarray  # int32
-  shape: tuple[int, ...]  # of the result
-  scratch: int  # floats
-
-
-class Ending(NamedTuple):
-  """What becomes of the sums of a convolution, in this order."""
-
-  offset: bool = False  # of each channel, is added
-  beside: bool = False  # an array like the result, is added
-  cut: bool = False  # at zero, below
-
-
-PLAIN = Ending()
+NEAREST, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
 
 
 @functools.lru_cache(maxsize=256)
@@ -61,7 +40,7 @@ def forward(
   next_w = len(taps) * inputs * lanes
   depth = channels_at_once(inputs, len(taps), lanes)
   shape = (images, *sizes.map)
-  return written(shape, frame, parts, vectors, threads, next_w, depth, ending=ending)
+  return written(shape, frame, parts, vectors, threads, next_w=next_w, depth=depth, ending=ending)
 
 
 @functools.lru_cache(maxsize=256)
@@ -110,7 +89,8 @@ def to_input(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
     parts += [(half, places, lines) for half in _pairs(part, inputs, vectors)]
   next_w = rows * columns * outputs * lanes
   depth = channels_at_once(outputs, rows * columns, lanes)
-  return written((images, *sizes.image), frame, parts, vectors, threads, next_w, depth)
+  shape = (images, *sizes.image)
+  return written(shape, frame, parts, vectors, threads, next_w=next_w, depth=depth)
 
 
 @functools.lru_cache(maxsize=256)
@@ -143,16 +123,19 @@ def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan
     for row in range(rows)
   ]
   line = 4 * (frame.place(down, 0) + wide * outputs)
-  chunk = max(OWN // line, -(-128 // wide), 1)
+  chunk = max(NEAREST // line, -(-128 // wide), 1)
   return written(
-    sizes.kernel, frame, parts, vectors, threads, vectors.lanes, wide, images, block, chunk
+    sizes.kernel,
+    frame,
+    parts,
+    vectors,
+    threads,
+    next_w=vectors.lanes,
+    depth=wide,
+    images=images,
+    block=block,
+    chunk=chunk,
   )
-
-
-def channels_at_once(channels: int, taps: int, lanes: int) -> int:
-  """How many input channels at once, so that their weights stay with the core."""
-  blocks = -(-4 * channels * taps * lanes // OWN)
-  return -(-channels // max(blocks, 1))
 
 
 def _pairs(part: dict, channels: int, vectors: Vectors) -> list[dict]:
@@ -180,6 +163,12 @@ def _pairs(part: dict, channels: int, vectors: Vectors) -> list[dict]:
   return [pairs, {**part, **last}]
 
 
+def channels_at_once(channels: int, taps: int, lanes: int) -> int:
+  """How many input channels, so that their weights stay with the core."""
+  blocks = -(-4 * channels * taps * lanes // NEAREST)
+  return -(-channels // max(blocks, 1))
+
+
 def _edges(side: list[list[tuple[int, int]]], counts: list[int], n: int) -> tuple[int, int]:
   """Zeros before the first pixel that any tap meets, and pixels from there to the last one."""
   first = min((d for taps in side for _, d in taps), default=0)
@@ -188,78 +177,3 @@ def _edges(side: list[list[tuple[int, int]]], counts: list[int], n: int) -> tupl
   )
   before = max(0, -first)
   return before, max(n if not before else 0, before + last + 1)
-
-
-def written(
-  shape,
-  frame,
-  parts,
-  vectors,
-  threads,
-  next_w,
-  depth,
-  images=0,
-  block=1,
-  chunk=1,
-  ending=PLAIN,
-  more=(),
-  scratch=0,
-) -> Plan:
-  """Words of the plan: its head, the parts, and their tables, each of them once."""
-  tables: dict[tuple, int] = {}
-  total = word.HEAD + word.PART * len(parts)
-  words, body = [], []
-  for part, *lists in parts:
-    own = np.zeros(word.PART, np.int32)
-    own[list(part)] = list(part.values())
-    for wide in (2, 1):
-      made_of = dense_lines.shapes(part[word.PIXELS], wide, vectors.registers)
-      lists.append([len(made_of), *made_of])
-    where = (word.PLACES, word.ROWS, word.BY_TWO, word.BY_ONE)
-    for place, table in zip(where, lists, strict=True):
-      if tuple(table) not in tables:
-        tables[tuple(table)] = total
-        total += len(table)
-        body.append(table)
-      own[place] = tables[tuple(table)]
-    words.append(own)
-  summed = bool(images)  # a kernel, over so many of them
-  height, width, channels = frame.image
-  head = {
-    word.THREADS: threads,
-    word.IMAGES: images or shape[0],
-    word.HEIGHT: height,
-    word.WIDTH: width,
-    word.INPUTS: channels,
-    word.TOP: frame.top,
-    word.LEFT: frame.left,
-    word.HIGH: frame.high,
-    word.WIDE: frame.wide,
-    word.FRAMED: frame.framed,
-    word.PLANES: frame.planes,
-    word.PLANE: frame.plane,
-    word.FILLED: frame.filled,
-    word.EACH: frame.each,
-    word.BLOCK: block,
-    word.OUTPUTS: shape[-1],
-    word.NEXT_W: next_w,
-    word.STEP_W: parts[0][0][word.ROW] * parts[0][0][word.COUNT] * parts[0][0][word.TAPS] * summed,
-    word.STEP_OUT: math.prod(shape if summed else shape[1:]),
-    word.SUMMED: summed,
-    word.CHUNK: chunk,
-    word.DEPTH: depth,
-    word.ZEROS: total,
-    word.OFFSETS: ending.offset,
-    word.BESIDE: ending.beside,
-    word.CUT: ending.cut,
-    word.PARTS: len(parts),
-    **dict(more),
-  }
-  body.append([0] * 2 * vectors.lanes)
-  front = np.zeros(word.HEAD, np.int32)
-  front[list(head)] = list(head.values())
-  own = frame.size * block * frame.framed + head[word.STEP_OUT] * summed + scratch
-  front[word.OWN] = own
-  return Plan(
-    np.concatenate([front, *words, *body]).astype(np.int32), tuple(shape), max(1, threads * own)
-  )

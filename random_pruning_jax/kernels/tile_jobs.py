@@ -1,24 +1,54 @@
-"""What `dense_jobs` does before and after its sums where a convolution is made of tiles."""
-
-import functools
+"""A convolution, or the gradient of its kernel, by tiles: what is done around their sums."""
 
 import numpy as np
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels import tiles
+from random_pruning_jax.kernels.contract import Vectors
+from random_pruning_jax.kernels.dense_fill import size
 from random_pruning_jax.kernels.llvm import compiled
 
-POSITIONS, MARGIN = tiles.POSITIONS, 16  # floats that a vector may write, or read, beyond the end
+POSITIONS = tiles.POSITIONS
+# Floats that a vector may write, or read, beyond the end. They lie between the 16 numbers of tiles
+# too, which else would be in the same sets of the cache.
+MARGIN = 16
 _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 
 
-@functools.cache
-def taking(lanes: int):
+def tiling(vectors: Vectors, parts):
+  """What computes images by tiles, in compiled code, where `parts` computes the sums of tiles."""
+  take, meet, give = (make(vectors.lanes) for make in (_taking, _meeting, _giving))
+
+  @compiled
+  def tiled(plan, tables, frame, images, source, w, offset, beside, out):
+    """Bands of lines of tiles: turned, multiplied, and turned back; the last begins early."""
+    x = frame + 4 * (before(plan) + MARGIN)
+    second = x + 4 * POSITIONS * plan[word.X_POSITION]
+    for start in range(0, plan[word.DOWN], plan[word.BAND]):
+      first = min(start, plan[word.DOWN] - plan[word.BAND])
+      if plan[word.SUMMED]:
+        meet(plan, tables, source, w, x, second, images, first, start)
+        parts(plan, tables, 1, x, second, 0, 0, 0, out)
+      else:
+        take(plan, source, x, images, first)
+        parts(plan, tables, images, x, w, 0, 0, 0, second)
+        give(plan, tables, second, out, offset, beside, images, first)
+
+  return tiled
+
+
+@compiled
+def before(plan):
+  """Floats of a thread's own that come before its tiles: frames, and sums over images."""
+  return size(plan) * plan[word.BLOCK] + plan[word.STEP_OUT] * plan[word.SUMMED]
+
+
+def _taking(lanes: int):
   """Images in their frames, to [16, channels, tiles] of a band of their lines of tiles."""
   turn = tiles.turn_pixels(lanes)
 
   @compiled
-  def take(plan, frame, size, target, images, first):
+  def take(plan, frame, target, images, first):
     across, band = plan[word.ACROSS], plan[word.BAND]
     pitch, position = plan[word.PLANES] * plan[word.PLANE], plan[word.X_POSITION]
     line, step = plan[word.INPUTS] * pitch, plan[word.BLOCK] * band * across
@@ -26,16 +56,15 @@ def taking(lanes: int):
       # A vector that reaches over the end of a line writes what the next line writes once more.
       for row in range(images * band):
         image, inside = row // band, first + row % band
-        source = frame + 4 * (image * size + 2 * inside * line + channel * pitch)
+        source = frame + 4 * (image * size(plan) + 2 * inside * line + channel * pitch)
         place = target + 4 * (channel * step + row * across)
         for tile in range(0, across, lanes):
-          turn(place + 4 * tile, position, source + 4 * tile, line, plan[word.PLANE])
+          turn(place + 4 * tile, position, source + 4 * tile, line, plan[word.PLANE], 1)
 
   return take
 
 
-@functools.cache
-def giving(lanes: int):
+def _giving(lanes: int):
   """[16, tiles, channels] of sums, to the result, with what follows the convolution."""
   turn = tiles.turn_sums(lanes)
 
@@ -66,3 +95,47 @@ def giving(lanes: int):
           )
 
   return give
+
+
+def _meeting(lanes: int):
+  """Images, in frames if any, and maps, to [16, tiles, channels] each, of a band of lines of tiles.
+
+  Lines before `start` are zeros in the maps, since they have been summed, and so are images that
+  are not there.
+  """
+  turn_pixels, turn_tile = tiles.turn_pixels(lanes), tiles.turn_tile(lanes)
+
+  @compiled
+  def meet(plan, tables, source, maps, x, y, images, first, start):
+    across, band = plan[word.ACROSS], plan[word.BAND]
+    inputs, outputs = plan[word.INPUTS], plan[word.OUTPUTS]
+    high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
+    line, zeros = plan[word.WIDE] * inputs, tables + 4 * plan[word.ZEROS]
+    every = plan[word.HIGH] * line
+    for row in range(plan[word.BLOCK] * band):
+      image, inside = row // band, first + row % band
+      rows = min(2, high - 2 * inside) if image < images and inside >= start else 0
+      for column in range(across):
+        tile = row * across + column
+        if rows:
+          pixels = source + 4 * (image * every + 2 * (inside * line + column * inputs))
+          for begin in range(0, inputs, lanes):
+            channel = min(begin, inputs - lanes)
+            place = x + 4 * (tile * inputs + channel)
+            position = plan[word.X_POSITION]
+            turn_pixels(place, position, pixels + 4 * channel, line, inputs, 2 * inputs)
+        sums = maps + 4 * (image * plan[word.STEP_W] + 2 * (inside * wide + column) * outputs)
+        columns = min(2, wide - 2 * column)
+        for channel in range(0, outputs, lanes):
+          turn_tile(
+            y + 4 * (tile * outputs + channel),
+            plan[word.OUT_POSITION],
+            sums + 4 * channel,
+            wide * outputs,
+            outputs,
+            rows,
+            columns,
+            zeros,
+          )
+
+  return meet

@@ -5,11 +5,13 @@ import functools
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_frames import Sizes, around
-from random_pruning_jax.kernels.dense_plans import PLAIN, Ending, Plan, channels_at_once, written
+from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan, written
+from random_pruning_jax.kernels.dense_plans import channels_at_once
 from random_pruning_jax.kernels.tile_jobs import MARGIN, POSITIONS
 
 BAND = 1 << 18  # bytes of what a band of tiles is turned into, with its sums
 TILES = 32  # of a band, at least, where there are so many in one image or in several
+TILES_SUMMED = 64  # at most, where they are summed over
 CHANNELS, WORTH = 32, 256  # fewer channels, or tiles in all, are not worth the turns
 
 
@@ -35,33 +37,14 @@ def forward(
   block = 1 if bands > 1 else max(1, min(-(-TILES // (down * across)), images // threads))
   tiles = block * band * across
   x_position, out_position = inputs * tiles + MARGIN, outputs * tiles + MARGIN
-  parts = [
-    (
-      {
-        word.LINES: 1,
-        word.PIXELS: tiles,
-        word.TAPS: 1,
-        word.COUNT: inputs,
-        word.X: position * x_position,
-        word.X_STEP: tiles,
-        word.OUT: position * out_position,
-        word.OUT_PIXEL: outputs,
-        word.ROW: lanes,
-      },
-      [0],
-      [position * inputs * lanes],
-    )
-    for position in range(POSITIONS)
-  ]
-  more = {
-    word.DOWN: down,
-    word.BAND: band,
-    word.ACROSS: across,
-    word.MAP_HIGH: high,
-    word.MAP_WIDE: wide,
-    word.X_POSITION: x_position,
-    word.OUT_POSITION: out_position,
+  part = {
+    word.PIXELS: tiles,
+    word.COUNT: inputs,
+    word.X_STEP: tiles,
+    word.OUT_PIXEL: outputs,
+    word.ROW: lanes,
   }
+  parts = _parts(part, x_position, out_position, inputs * lanes)
   return written(
     (images, *sizes.map),
     frame,
@@ -72,6 +55,66 @@ def forward(
     depth=channels_at_once(inputs, 1, lanes),
     block=block,
     ending=ending,
-    more=more,
+    more=_words(sizes, band, x_position, out_position),
     scratch=MARGIN + POSITIONS * (x_position + out_position),
   )
+
+
+@functools.lru_cache(maxsize=256)
+def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
+  """The turned kernel [4, 4, C, O] = x times y, summed over tiles and images."""
+  (high, wide, outputs), inputs = sizes.map, sizes.kernel[2]
+  down, across = -(-high // 2), -(-wide // 2)
+  frame = around(sizes)._replace(high=2 * down + 2, wide=2 * across + 2)
+  band = max(1, min(down, TILES_SUMMED // across))
+  band = -(-down // -(-down // band))
+  share = -(-images // threads)
+  block = max(1, min(TILES_SUMMED // (down * across), share)) if band == down else 1
+  tiles = block * band * across
+  x_position, y_position = inputs * tiles + MARGIN, outputs * tiles + MARGIN
+  part = {
+    word.PIXELS: inputs,
+    word.COUNT: tiles,
+    word.X_STEP: inputs,
+    word.OUT_PIXEL: outputs,
+    word.ROW: outputs,
+  }
+  more = _words(sizes, band, x_position, y_position)
+  return written(
+    (4, 4, inputs, outputs),
+    frame,
+    _parts(part, x_position, inputs * outputs, y_position),
+    vectors,
+    threads,
+    next_w=vectors.lanes,
+    depth=tiles,
+    images=images,
+    block=block,
+    more={**more, word.STEP_W: high * wide * outputs},
+    scratch=MARGIN + POSITIONS * (x_position + y_position),
+  )
+
+
+def _parts(part: dict, x: int, out: int, w: int) -> list:
+  """A part for each of a tile's numbers, which are so far from each other."""
+  return [
+    (
+      {**part, word.LINES: 1, word.TAPS: 1, word.X: number * x, word.OUT: number * out},
+      [0],
+      [number * w],
+    )
+    for number in range(POSITIONS)
+  ]
+
+
+def _words(sizes: Sizes, band: int, x_position: int, out_position: int) -> dict[int, int]:
+  high, wide, _ = sizes.map
+  return {
+    word.BAND: band,
+    word.DOWN: -(-high // 2),
+    word.ACROSS: -(-wide // 2),
+    word.MAP_HIGH: high,
+    word.MAP_WIDE: wide,
+    word.X_POSITION: x_position,
+    word.OUT_POSITION: out_position,
+  }

@@ -33,24 +33,36 @@ def turned_kernel(kernel: jax.Array) -> jax.Array:
   return jnp.stack([jnp.stack(along(*column)) for column in columns], axis=1)
 
 
+def kernel_of(sums: jax.Array) -> jax.Array:
+  """[4, 4, C, O] -> [3, 3, C, O]: the transpose of `turned_kernel`."""
+
+  def along(first, second, third, fourth):
+    half = jnp.asarray(0.5, sums.dtype)
+    outer = half * (second + third)
+    return first + outer, half * (second - third), fourth + outer
+
+  columns = zip(*(along(*line) for line in sums), strict=True)
+  return jnp.stack([jnp.stack(along(*column)) for column in columns], axis=1)
+
+
 @functools.cache
 def turn_pixels(lanes: int):
-  """What makes 16 vectors, `position` apart, of 4 lines of pixels, for `lanes` tiles side by side.
+  """What makes 16 vectors, `position` apart, of 4x4 pixels: the pixels that meet a tile.
 
-  The pixels of a line lie as the even ones and, `plane` behind them, the odd ones.
+  Lines of pixels are `line` apart, the second pixel of a line is `next_to` the first, and the other
+  two as far from these as `pair` says. A vector holds tiles side by side, or channels of one.
   """
 
   @intrinsic
-  def turn(context, target, position, source, line, plane):
+  def turn(context, target, position, source, line, next_to, pair):
     def build(context, builder, signature, arguments):
-      target, position, source, line, plane = arguments
+      target, position, source, line, next_to, pair = arguments
       kind = ir.VectorType(_FLOAT, lanes)
       lines = []
       for row in range(SIDE):
-        even = _moved(builder, source, line, row)
-        odd = _moved(builder, even, plane, 1)
-        one = ir.Constant(_WORD, 4)
-        places = (even, odd, builder.add(even, one), builder.add(odd, one))
+        first = _moved(builder, source, line, row)
+        second = _moved(builder, first, next_to, 1)
+        places = (first, second, *(_moved(builder, p, pair, 1) for p in (first, second)))
         lines.append(_meeting(builder, *(_load(builder, place, kind) for place in places)))
       columns = [_meeting(builder, *column) for column in zip(*lines, strict=True)]
       for number in range(POSITIONS):
@@ -58,7 +70,39 @@ def turn_pixels(lanes: int):
         _store(builder, columns[number % SIDE][number // SIDE], place)
       return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), build
+    return types.void(*[types.int64] * 6), build
+
+  return turn
+
+
+@functools.cache
+def turn_tile(lanes: int):
+  """What makes 16 vectors, `position` apart, of a tile that is summed over: `turn_sums` transposed.
+
+  The tile's lines are `line` apart, its pixels `pixel`; there are so many `rows` and `columns` of
+  it, and zeros are read where there is none.
+  """
+
+  @intrinsic
+  def turn(context, target, position, source, line, pixel, rows, columns, zeros):
+    def build(context, builder, signature, arguments):
+      target, position, source, line, pixel, rows, columns, zeros = arguments
+      kind = ir.VectorType(_FLOAT, lanes)
+      lines = []
+      for row in (0, 1):
+        first = _moved(builder, source, line, row)
+        here = builder.icmp_signed('>', rows, ir.Constant(_WORD, row))
+        beside = builder.and_(here, builder.icmp_signed('>', columns, ir.Constant(_WORD, 1)))
+        places = ((here, first), (beside, _moved(builder, first, pixel, 1)))
+        pixels = [_load(builder, builder.select(there, at, zeros), kind) for there, at in places]
+        lines.append(_spread(builder, *pixels))
+      columns = [_spread(builder, *column) for column in zip(*lines, strict=True)]
+      for number in range(POSITIONS):
+        place = _moved(builder, target, position, number)
+        _store(builder, columns[number % SIDE][number // SIDE], place)
+      return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), build
 
   return turn
 
@@ -129,6 +173,12 @@ def _met(builder, first, second, third, fourth):
     builder.fadd(builder.fadd(first, second), third),
     builder.fsub(builder.fsub(second, third), fourth),
   )
+
+
+def _spread(builder, first, second):
+  """4 numbers of two pixels: the transpose of `_met`."""
+  negative = builder.fneg(second)
+  return first, builder.fadd(first, second), builder.fsub(first, second), negative
 
 
 def _moved(builder, address, floats, times):

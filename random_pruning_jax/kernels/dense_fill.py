@@ -1,0 +1,59 @@
+"""Images, into the frames that a thread has for them: as they are, or turned channel by channel."""
+
+from random_pruning_jax.kernels import dense_words as word
+from random_pruning_jax.kernels import llvm
+from random_pruning_jax.kernels.contract import Vectors
+from random_pruning_jax.kernels.llvm import compiled
+from random_pruning_jax.kernels.turn import turning
+
+
+@compiled
+def size(plan):
+  """Floats of the frame of one image."""
+  wide = plan[word.PLANES] * plan[word.PLANE] if plan[word.PLANES] else plan[word.WIDE]
+  return plan[word.HIGH] * wide * plan[word.INPUTS] * plan[word.FRAMED]
+
+
+@compiled
+def _copy(plan, source, frame):
+  """Copies an image into its frame, whose borders are zeros already."""
+  rows = min(plan[word.HEIGHT], plan[word.HIGH] - plan[word.TOP])
+  length = min(plan[word.WIDTH], plan[word.WIDE] - plan[word.LEFT]) * plan[word.INPUTS]
+  for row in range(rows):
+    inside = (row + plan[word.TOP]) * plan[word.WIDE] + plan[word.LEFT]
+    line = source + 4 * row * plan[word.WIDTH] * plan[word.INPUTS]
+    llvm.move(frame + 4 * inside * plan[word.INPUTS], line, length)
+
+
+def filling(vectors: Vectors):
+  """What brings an image into its frame, in compiled code."""
+  turn = turning(vectors)
+
+  @compiled
+  def turned(plan, source, frame):
+    """Channel by channel, with columns that are a stride apart beside each other."""
+    planes, inputs = plan[word.PLANES], plan[word.INPUTS]
+    rows = min(plan[word.HEIGHT], plan[word.HIGH] - plan[word.TOP])
+    columns = min(plan[word.WIDTH], plan[word.WIDE] - plan[word.LEFT])
+    pitch = planes * plan[word.PLANE]
+    for row in range(0, rows, plan[word.EACH]):
+      for first in range(min(plan[word.FILLED], columns)):
+        column = first + plan[word.LEFT]
+        line = (row + plan[word.TOP]) * inputs * pitch
+        turn(
+          frame + 4 * (line + column % planes * plan[word.PLANE] + column // planes),
+          pitch,
+          source + 4 * (row * plan[word.WIDTH] + first) * inputs,
+          planes * inputs,
+          (columns - first + planes - 1) // planes,
+          inputs,
+        )
+
+  @compiled
+  def fill(plan, source, frame):
+    if plan[word.PLANES]:
+      turned(plan, source, frame)
+    else:
+      _copy(plan, source, frame)
+
+  return fill

@@ -1,0 +1,111 @@
+"""A plan, as the words that `dense_jobs` reads."""
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from random_pruning_jax.kernels import dense_lines
+from random_pruning_jax.kernels import dense_words as word
+from random_pruning_jax.kernels.contract import Vectors
+from random_pruning_jax.kernels.dense_frames import Frame
+
+
+class Plan(NamedTuple):
+  words: np.ndarray  # int32
+  shape: tuple[int, ...]  # of the result
+  scratch: int  # floats
+
+
+class Ending(NamedTuple):
+  """What becomes of the sums of a convolution, in this order."""
+
+  offset: bool = False  # of each channel, is added
+  beside: bool = False  # an array like the result, is added
+  cut: bool = False  # at zero, below
+
+
+PLAIN = Ending()
+
+
+def written(
+  shape: Sequence[int],
+  frame: Frame,
+  parts: Sequence[tuple[dict[int, int], list[int], list[int]]],
+  vectors: Vectors,
+  threads: int,
+  *,
+  next_w: int,
+  depth: int,
+  images: int = 0,
+  block: int = 1,
+  chunk: int = 1,
+  ending: Ending = PLAIN,
+  more: Mapping[int, int] = MappingProxyType({}),
+  scratch: int = 0,
+) -> Plan:
+  """The head, the parts, and their tables, each of them once.
+
+  Each part is its words, and the tables of its taps in x and in w. With `images` the result is a
+  sum over so many of them. `more` words of the head take the place of those that are found here,
+  and `scratch` are more floats for each thread.
+  """
+  tables: dict[tuple, int] = {}
+  total = word.HEAD + word.PART * len(parts)
+  words, body = [], []
+  for part, *lists in parts:
+    own = np.zeros(word.PART, np.int32)
+    own[list(part)] = list(part.values())
+    for wide in (2, 1):
+      made_of = dense_lines.shapes(part[word.PIXELS], wide, vectors.registers)
+      lists.append([len(made_of), *made_of])
+    where = (word.PLACES, word.ROWS, word.BY_TWO, word.BY_ONE)
+    for place, table in zip(where, lists, strict=True):
+      if tuple(table) not in tables:
+        tables[tuple(table)] = total
+        total += len(table)
+        body.append(table)
+      own[place] = tables[tuple(table)]
+    words.append(own)
+  summed = bool(images)  # a kernel, over so many of them
+  height, width, channels = frame.image
+  head = {
+    word.THREADS: threads,
+    word.IMAGES: images or shape[0],
+    word.HEIGHT: height,
+    word.WIDTH: width,
+    word.INPUTS: channels,
+    word.TOP: frame.top,
+    word.LEFT: frame.left,
+    word.HIGH: frame.high,
+    word.WIDE: frame.wide,
+    word.FRAMED: frame.framed,
+    word.PLANES: frame.planes,
+    word.PLANE: frame.plane,
+    word.FILLED: frame.filled,
+    word.EACH: frame.each,
+    word.BLOCK: block,
+    word.OUTPUTS: shape[-1],
+    word.NEXT_W: next_w,
+    word.STEP_W: parts[0][0][word.ROW] * parts[0][0][word.COUNT] * parts[0][0][word.TAPS] * summed,
+    word.STEP_OUT: math.prod(shape if summed else shape[1:]),
+    word.SUMMED: summed,
+    word.CHUNK: chunk,
+    word.DEPTH: depth,
+    word.ZEROS: total,
+    word.OFFSETS: ending.offset,
+    word.BESIDE: ending.beside,
+    word.CUT: ending.cut,
+    word.PARTS: len(parts),
+    **more,
+  }
+  body.append([0] * 2 * vectors.lanes)
+  front = np.zeros(word.HEAD, np.int32)
+  front[list(head)] = list(head.values())
+  own = frame.size * block * frame.framed + head[word.STEP_OUT] * summed + scratch
+  front[word.OWN] = own
+  return Plan(
+    np.concatenate([front, *words, *body]).astype(np.int32), tuple(shape), max(1, threads * own)
+  )

@@ -3,8 +3,8 @@
 A layer's way is one of sparse_ways.WAYS. Which is the fastest depends on the machine, the batch and
 the layer, so each is timed once on the layer's own shapes, and the times are kept in the user's
 cache. Whole networks are timed at the end, since layers that lie in memory alike follow each other
-at no cost: of the chosen ways, `compiled` in every layer, and dense in every layer, the fastest is
-taken. What this is worth is in docs/efficiency.md.
+at no cost: of the chosen ways, `compiled` in every layer, and each dense way in every layer, the
+fastest is taken. What this is worth is in docs/efficiency.md.
 """
 
 import functools
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from random_pruning_jax import kernels, sparse_ways
+from random_pruning_jax import folding, kernels, sparse_ways
 from random_pruning_jax.data import places
 from random_pruning_jax.sparse_ways import WAYS, Site
 
@@ -84,7 +84,9 @@ def timed(
   ways = {
     name: way(kernel, site)
     for name, way in sparse_ways.available().items()
-    if name in names and not (one and name == 'taps')
+    if name in names
+    and not (one and name == 'taps')
+    and not (kernel.ndim == 2 and name == 'dense_compiled')
   }
   runs = {name: jax.jit(run) for name, run in ways.items() if name != 'compiled'}
   inputs = dict.fromkeys(runs, jnp.asarray(x))
@@ -120,8 +122,8 @@ def race(runs: Mapping[str, Callable], rounds: int) -> dict[str, float]:
 def _fastest_whole(model, variables, sites: list[Site], shape) -> Predictor:
   measured = {site.name: fastest(_kernel(variables, site.name), site) for site in sites}
   candidates = [{}, measured]
-  if 'compiled' in sparse_ways.available():
-    candidates.append(dict.fromkeys(measured, 'compiled'))
+  compiled = [name for name in ('compiled', 'dense_compiled') if name in sparse_ways.available()]
+  candidates += [dict.fromkeys(measured, name) for name in compiled]
   full = [_whole(model, variables, sites, ways) for ways in candidates]
   found = {tuple(one.ways.values()): one for one in full}
   images = jnp.zeros(shape)
@@ -150,7 +152,8 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
     with nn.intercept_methods(replace):
       return model.apply(variables, images, train=False)
 
-  return Predictor(jax.jit(apply), {site.name: ways.get(site.name, 'dense') for site in sites})
+  run = folding.folded(apply) if 'dense_compiled' in ways.values() else apply
+  return Predictor(jax.jit(run), {site.name: ways.get(site.name, 'dense') for site in sites})
 
 
 def _sites(model, variables, shape) -> list[Site]:
@@ -183,7 +186,9 @@ def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
   """Times of a layer of this shape and number of weights, measured once on this machine."""
   layer = [*kernel.shape, int(np.count_nonzero(kernel)), *site.shape, site.stride, site.pad]
   # Where `compiled` can run, BCSR is slower and takes long to compile.
-  names = ('dense', 'compiled') if not kernels.lacking() else ('dense', 'columns', 'taps')
+  names = tuple(sparse_ways.available())
+  if 'compiled' in names:
+    names = tuple(name for name in names if name not in ('columns', 'taps'))
   text = json.dumps([layer, _machine(), names, _version()])
   name = f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.json'
   path = pathlib.Path(places.cache_dir()) / 'sparse_inference' / name

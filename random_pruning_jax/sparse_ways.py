@@ -10,7 +10,7 @@ import scipy.sparse
 from jax import lax
 from jax.experimental import sparse
 
-from random_pruning_jax import kernels
+from random_pruning_jax import convolution, kernels
 
 _CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
 
@@ -26,14 +26,16 @@ class Site(NamedTuple):
 
 def dense(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
   """XLA's convolution or matrix product."""
+  return _dense(kernel, site, lax.conv_general_dilated)
+
+
+def _dense(kernel, site, convolve):
   kernel = jnp.asarray(kernel)
   if kernel.ndim == 2:
     return lambda x: x @ kernel
   pads = ((site.pad, site.pad),) * 2
   strides = (site.stride, site.stride)
-  return lambda x: lax.conv_general_dilated(
-    x, kernel, strides, pads, dimension_numbers=_CHANNELS_LAST
-  )
+  return lambda x: convolve(x, kernel, strides, pads, dimension_numbers=_CHANNELS_LAST)
 
 
 def columns(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
@@ -77,12 +79,30 @@ def compiled(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]
   return lambda x: kept.call(layer, x.astype(jnp.float32))
 
 
-WAYS = {'dense': dense, 'columns': columns, 'taps': taps, 'compiled': compiled}
+def dense_compiled(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:
+  """The kernel of `kernels/dense.py`, of all weights; a matrix product is XLA's.
+
+  Raises RuntimeError where it cannot run.
+  """
+  if convolution.fastest() is not convolution.compiled:
+    raise RuntimeError(f'the way dense_compiled needs {kernels.lacking() or "AVX2"}.')
+  return _dense(kernel, site, convolution.compiled)
+
+
+WAYS = {
+  'dense': dense,
+  'columns': columns,
+  'taps': taps,
+  'compiled': compiled,
+  'dense_compiled': dense_compiled,
+}
 
 
 def available() -> dict[str, Callable]:
   """Those of WAYS that can run here."""
-  return {name: way for name, way in WAYS.items() if name != 'compiled' or not kernels.lacking()}
+  runs = {'compiled': not kernels.lacking()}
+  runs['dense_compiled'] = convolution.fastest() is convolution.compiled
+  return {name: way for name, way in WAYS.items() if runs.get(name, True)}
 
 
 def channels_first(x: jax.Array) -> jax.Array:

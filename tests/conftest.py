@@ -17,7 +17,7 @@ os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 # Files are given to processes in this order, then as they come: one that takes minutes and is
 # begun last would leave the other processes nothing to do.
-LONGEST = ('test_hosts.py', 'test_faults.py', 'test_sweep.py', 'test_docs.py', 'test_smoke.py')
+LONGEST = ('test_processes.py', 'test_faults.py', 'test_sweep.py', 'test_docs.py', 'test_smoke.py')
 
 
 def pytest_configure(config):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import standin
-from test_hosts import free_port
+from ports import free_port
 from tiny import tiny_config
 
 from random_pruning_jax import checkpoints, parallel, preemption, processor, runlog, train
@@ -305,7 +305,7 @@ print(checkpoints.digest(train.train(tiny_config(), sys.argv[1], on=on, show=Fal
 @pytest.mark.parametrize('kind', ['stand-in', 'accelerator'])
 def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
   """It is the same to the bit, and its second half can be trained here. The stand-in is one for
-  JAX (standin.py). (test_hosts.py restores checkpoints whose notes of devices name others.)"""
+  JAX (standin.py). (test_processes.py restores checkpoints whose notes of devices name others.)"""
   environment = {name: value for name, value in os.environ.items() if name != 'JAX_PLATFORMS'}
   if kind == 'stand-in' and not standin.plugin():
     pytest.skip(f'{standin.PACKAGE}, which brings the stand-in, is not installed')

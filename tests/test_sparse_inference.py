@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import importlib.util
+import itertools
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from exported import network
 from small import two_layers
 
-from random_pruning_jax import convolution, sparse_inference, sparse_ways
+from random_pruning_jax import convolution, kernels, sparse_inference, sparse_ways
 
 SHAPE = (2, 8, 8, 1)
 IMAGES = np.random.default_rng(0).random(SHAPE, np.float32)
@@ -57,7 +58,7 @@ def test_the_measured_predictor_is_right_whatever_it_chose(monkeypatch, tmp_path
   model, variables = two_layers()
   found = sparse_inference.predictor(model, variables, SHAPE)
   assert set(found.ways) == {'stem', 'head'}
-  assert set(found.ways.values()) <= {'dense', 'columns', 'compiled'}
+  assert set(found.ways.values()) <= {'dense', 'columns', 'compiled', 'dense_compiled'}
   expected = model.apply(variables, IMAGES)
   assert np.abs(found.logits(IMAGES) - expected).max() < 1e-4
 
@@ -118,11 +119,15 @@ def test_the_compiled_product_is_the_dense_one(images):
 def test_compiled_networks_give_the_dense_logits(model, width, shape):
   stored = network(model=model, width=width, shape=shape, density=0.2, dataset='cifar10')
   images = np.random.default_rng(1).random((2, *shape), np.float32)
-  ways = {name.removesuffix('/kernel'): 'compiled' for name in stored.about.structure.shapes}
-  found = sparse_inference.predictor(stored.model, stored.variables, images.shape, ways=ways)
-  assert set(found.ways.values()) == {'compiled'}
-  expected = stored.logits(images)
-  assert np.abs(found.logits(images) - expected).max() < 1e-5 * np.abs(expected).max()
+  expected = stored.model.apply(stored.variables, images)
+  layers = [name.removesuffix('/kernel') for name in stored.about.structure.shapes]
+  mixed = dict(zip(layers, itertools.cycle(['compiled', 'dense_compiled', 'dense']), strict=False))
+  kernels_of = ['compiled', 'dense_compiled'] if kernels.registers() else ['compiled']
+  for ways in (*(dict.fromkeys(layers, way) for way in kernels_of), mixed):
+    if set(ways.values()) <= {'dense', *kernels_of}:
+      found = sparse_inference.predictor(stored.model, stored.variables, images.shape, ways=ways)
+      assert found.ways == ways
+      assert np.abs(found.logits(images) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 @needs_numba

@@ -9,7 +9,7 @@ import chex
 import jax
 import numpy as np
 
-from random_pruning_jax import cost, models
+from random_pruning_jax import convolution, cost, folding, models
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax.experiment import initial_shapes
 
@@ -99,7 +99,8 @@ class Stored:
   @functools.cached_property
   def _apply(self):
     variables = jax.device_put(self.variables)
-    return jax.jit(lambda images: self.model.apply(variables, images, train=False))
+    model = self.model.clone(conv_general_dilated=convolution.fastest())
+    return jax.jit(functools.partial(folding.evaluation(model, train=False), variables))
 
   def logits(self, images: chex.Array) -> np.ndarray:
     """Logits float32 [B, K] of pixels [B, H, W, C], float in [0, 1] or uint8."""

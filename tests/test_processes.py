@@ -1,0 +1,254 @@
+"""Real processes on loopback: two of two devices give the numbers of one with four."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ports import free_port
+from tiny import tiny_config
+
+from random_pruning_jax import checkpoints, optimizers, parallel, train
+from random_pruning_jax.experiment import experiment
+
+ROOT = pathlib.Path(__file__).parents[1]
+# A run that trains and evaluates; SNIP's densities come from gradients on all the processes, as
+# do the other scores' masks. A streamed run loses its last checkpoint, and goes on. So does a run
+# of one process, where there is one; and processes that disagree stop. All in one start of the
+# processes, since each of them compiles for itself.
+SCRIPT = """
+import json
+import sys
+sys.path.insert(0, 'tests')
+import jax
+jax.config.update('jax_num_cpu_devices', int(sys.argv[2]))
+from random_pruning_jax import hosts, parallel
+if len(sys.argv) > 3:
+  hosts.connect(sys.argv[3], 2, int(sys.argv[4]))
+from test_processes import SNIP, STREAMED
+from tiny import tiny_config
+import pathlib
+import shutil
+import numpy as np
+from random_pruning_jax import checkpoints, cost, experiment, feed, masks, run, train
+from random_pruning_jax import footprint, room
+workdir = pathlib.Path(sys.argv[1])
+first = jax.process_index() == 0
+run.run(tiny_config(**SNIP), workdir, show=False)
+kept = {}
+for score in ('grasp', 'synflow'):
+  parts = experiment.experiment(tiny_config(pruning__ratio=score, pruning__select=score))
+  shallow = parts.model.clone(depth=2, width=8)  # no block: stem, BatchNorm, head
+  structure = cost.structure(shallow, parts.spec.shape)
+  parts = parts._replace(model=shallow, structure=structure)
+  images = feed.feed(parts).images
+  key = experiment.keys(0).init
+  variables = experiment.initial_variables(parts.model, key, parts.spec.shape)
+  found = experiment.initial_masks(parts, variables, experiment.first_batch(parts, images))
+  kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
+place = workdir / 'streamed'
+whole = train.train(tiny_config(**STREAMED), place, show=False)
+parallel.wait_for_all('the whole run is saved')
+if first:
+  shutil.rmtree(place / 'checkpoints' / '20')
+parallel.wait_for_all('its last checkpoint is gone')
+again = train.train(tiny_config(**STREAMED), place, show=False)
+assert checkpoints.digest(again) == checkpoints.digest(whole)
+if first:
+  weights = masks.named_leaves(jax.device_get(again.params))
+  np.savez(workdir / 'scores.npz', **kept, **{f'weights/{n}': x for n, x in weights.items()})
+  (workdir / 'digest').write_text(checkpoints.digest(again))
+if jax.process_count() > 1:
+  (workdir / f'together{jax.process_index()}').write_text(str(room.group_size(tiny_config())))
+  try:
+    footprint.footprint(tiny_config(), tuple(jax.devices()))
+  except ValueError as error:
+    (workdir / f'refused{jax.process_index()}').write_text(str(error))
+  run.run(tiny_config(**SNIP), workdir / 'of_one', show=False)
+  number = jax.process_index()
+  mine = {'kernel': np.arange(6.0) + number}
+  same = {'kernel': np.ones(6, bool)}
+  def only_here():
+    with parallel.failing_together():
+      if number == 1:
+        raise OSError('no space is left here')
+  other = workdir / 'other'
+  disagreements = {
+    'config': lambda: train.train(tiny_config(seed=number), other, show=False),
+    'weights': lambda: train.check_beginning(mine, same),
+    'masks': lambda: train.check_beginning(same, {'kernel': mine['kernel'] > 0}),
+    # Which process 0 alone finds.
+    'workdir': lambda: run.run(tiny_config(epochs=3, **SNIP), workdir, show=False),
+    'disk': only_here,
+  }
+  said = {}
+  for name, disagree in disagreements.items():
+    try:
+      disagree()
+    except (ValueError, OSError) as error:
+      said[name] = str(error)
+  assert not other.exists()
+  (workdir / f'said{number}').write_text(json.dumps(said))
+"""
+# A small learning rate, so that rounding stays rounding.
+SNIP = {'pruning__ratio': 'snip', 'optimizer__lr': 0.01}
+STREAMED = {
+  'data_loading': 'streamed',
+  'augment__mode': 'resized',
+  'image_size': 8,
+  'data_workers': 0,
+}
+
+
+def start(workdir, devices, *rest):
+  environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+  return subprocess.Popen(
+    [sys.executable, '-c', SCRIPT, str(workdir), str(devices), *map(str, rest)],
+    env=environment,
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def row(workdir):
+  return json.loads((workdir / 'results.jsonl').read_text())
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """The workdir of one process of four devices."""
+  workdir = tmp_path_factory.mktemp('alone')
+  process = start(workdir, 4)
+  _, error = process.communicate()
+  assert process.returncode == 0, error
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def two(alone, tmp_path_factory):
+  """That of two processes of two; in `of_one` is the run of one process, from its step 10 on."""
+  workdir = tmp_path_factory.mktemp('two')
+  kept = ('config.json', 'train.jsonl', 'checkpoints')
+  others = [path.name for path in alone.iterdir() if path.name not in kept]
+  shutil.copytree(alone, workdir / 'of_one', ignore=shutil.ignore_patterns(*others))
+  shutil.rmtree(workdir / 'of_one' / 'checkpoints' / '20')
+  address = f'localhost:{free_port()}'
+  for process in [start(workdir, 2, address, i) for i in range(2)]:
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+  return workdir
+
+
+def read(workdir, devices, config):
+  """The last state of a run in `workdir`, on that many devices of this process."""
+  parts = experiment(tiny_config(**config))
+  like = train.blank_state(parts, optimizers.make(parts.config, 10))
+  with checkpoints.manager(workdir) as saved:
+    return checkpoints.restore(saved, like, parallel.devices(devices), 20).state
+
+
+def assert_close(one, other, tolerance):
+  """Weights that differ in the order in which gradients were summed, and nothing else."""
+  pairs = jax.device_get((one.params, other.params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), *pairs)
+
+
+def assert_same_numbers(one, other):
+  """Of all 360 test images, each once; rounding may change the answer to one of them."""
+  for found in (one, other):
+    assert found['images'] == sum(found['reliability']['count']) == 360
+  assert one['metrics'].keys() == other['metrics'].keys()
+  for name, value in one['metrics'].items():
+    assert other['metrics'][name] == pytest.approx(value, abs=1.1 / 360), name
+
+
+def test_two_processes_of_two_devices_equal_one_of_four(alone, two):
+  one, both = row(alone), row(two)
+  assert both['hosts'] == 2 and both['devices'] == 4
+  assert both['masks'] == one['masks']
+  assert_same_numbers(both, one)
+  assert_close(read(two, 4, SNIP), read(alone, 4, SNIP), 2e-4)
+  one, both = (np.load(workdir / 'scores.npz') for workdir in (alone, two))
+  assert set(one) == set(both) and any(name.startswith('grasp') for name in one)
+  for name in one:
+    if name.startswith('weights'):  # of the streamed run, interrupted
+      np.testing.assert_allclose(both[name], one[name], atol=2e-5, err_msg=name)
+    else:  # two weights swap places where their scores differ by less than rounding
+      assert (both[name] != one[name]).sum() <= 2, name
+
+
+def test_a_run_of_one_process_goes_on_in_two(alone, two):
+  """The checkpoint of step 10 was all that was left; two processes took it from there."""
+  assert (two / 'of_one' / 'checkpoints' / '20').exists()
+  assert row(two / 'of_one')['step'] == row(alone)['step']
+  assert_same_numbers(row(two / 'of_one'), row(alone))
+  assert_close(read(two / 'of_one', 4, SNIP), read(alone, 4, SNIP), 2e-4)
+
+
+def test_every_process_looks_at_the_memory_of_a_device_of_its_own(two):
+  assert [(two / f'together{i}').read_text() for i in range(2)] == ['4', '4']
+
+
+def test_a_footprint_is_for_one_process(two):
+  for i in range(2):
+    assert 'by one process' in (two / f'refused{i}').read_text()
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4])
+def test_a_checkpoint_of_two_processes_is_the_same_in_one(two, devices):
+  state = read(two / 'streamed', devices, STREAMED)
+  assert checkpoints.digest(state) == (two / 'digest').read_text()
+  assert len(state.params['head']['kernel'].sharding.device_set) == devices
+
+
+# What Orbax notes of where arrays were: ids of a mesh's devices, or the name of a single one.
+ELSEWHERE = {
+  'a larger mesh': lambda at: at | {'device_mesh': {'mesh': [{'id': 64 + i} for i in range(8)]}},
+  'a GPU': lambda at: {'sharding_type': 'SingleDeviceSharding', 'device_str': 'cuda:0'},
+  'a TPU': lambda at: {
+    'sharding_type': 'SingleDeviceSharding',
+    'device_str': 'TPU_0(process=0,(0,0,0,0))',
+  },
+}
+
+
+@pytest.mark.parametrize('where', ELSEWHERE)
+def test_a_checkpoint_written_on_devices_that_are_not_here_is_the_same(two, where, tmp_path):
+  shutil.copytree(two / 'streamed', tmp_path / 'streamed')
+  file = tmp_path / 'streamed' / 'checkpoints' / '20' / 'state' / '_sharding'
+  noted = {name: json.loads(at) for name, at in json.loads(file.read_text()).items()}
+  assert all(len(at['device_mesh']['mesh']) == 4 for at in noted.values())
+  elsewhere = {name: json.dumps(ELSEWHERE[where](at)) for name, at in noted.items()}
+  file.write_text(json.dumps(elsewhere))
+  state = read(tmp_path / 'streamed', 4, STREAMED)
+  assert checkpoints.digest(state) == (two / 'digest').read_text()
+
+
+@pytest.fixture(scope='module')
+def said(two):
+  """What each of the two was told where they did not agree."""
+  return [json.loads((two / f'said{i}').read_text()) for i in range(2)]
+
+
+@pytest.mark.parametrize(
+  ('what', 'whole'),
+  [('config', 'the config'), ('masks', 'the masks'), ('weights', 'the initial weights')],
+)
+def test_a_process_that_begins_with_another_is_named(said, what, whole):
+  wanted = f'{whole} must be the same on all 2 processes; process 1 differs from process 0.'
+  assert [each[what] for each in said] == [wanted] * 2
+
+
+def test_what_is_refused_on_one_process_ends_all(said):
+  assert 'holds another config: epochs is 2, got 3' in said[0]['workdir']
+  assert said[1]['workdir'] == f'process 0: {said[0]["workdir"]}'
+  assert [each['disk'] for each in said] == [
+    'process 1: no space is left here',
+    'no space is left here',
+  ]

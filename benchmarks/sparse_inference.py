@@ -124,7 +124,11 @@ def _whole(name: str, width: int, batches, densities, rounds: int) -> None:
       stored = network(name, width, data.SPECS[dataset], dataset, density)
       found = sparse.predictor(stored.model, stored.variables, (batch, *shape))
       images = jnp.zeros((batch, *shape))
-      runs = {'dense': {}, 'compiled': dict.fromkeys(found.ways, 'dense_compiled')}
+      runs = {
+        way: dict.fromkeys(found.ways, way)
+        for way in ('dense', 'dense_compiled')
+        if way in sparse_ways.available()
+      }
       runs = {
         way: sparse.predictor(stored.model, stored.variables, images.shape, ways=ways).logits
         for way, ways in runs.items()
@@ -134,7 +138,7 @@ def _whole(name: str, width: int, batches, densities, rounds: int) -> None:
       least = {run: min(values) for run, values in race(runs, rounds).items()}
       chosen = least.pop('chosen')
       counts = collections.Counter(found.ways.values())
-      cells = [least[way] for way in ('dense', *_layouts(), 'compiled')]
+      cells = [least.get(way, np.nan) for way in ('dense', *_layouts(), 'dense_compiled')]
       cells += [chosen, least['dense'] / chosen, min(least.values()) / chosen]
       print(
         f'| {name} x {width} | {batch} | {density:g} '

@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 from random_pruning_jax import kernels
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
+_LITTLE = 50_000_000  # products
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -227,8 +228,10 @@ def _kernel_gradient(x, g, shape, strides, pads, precision):
     x = x[:, :: strides[0], :: strides[1]]
     return lax.dot_general(x, g, (((0, 1, 2),) * 2, ((), ())), precision=precision)[None, None]
   # Pieces of 8 to 32 images are fastest: the routine packs vectors of 8, and a piece should stay in
-  # the cache. Few of them, because they are unrolled and each is compiled on its own.
-  size = min(max(8, len(x) // 8), 32)
+  # the cache. Few of them, because they are unrolled and each is compiled on its own; and of little
+  # work one, which is then as fast.
+  products = g.size * math.prod(shape[:3])
+  size = min(max(8, len(x) // 8), 32) if products > _LITTLE else len(x)
   cuts = [*range(size, len(x), size)]
   pieces = zip(jnp.split(x, cuts), jnp.split(g, cuts), strict=True)
   return sum(_piece(x, g, shape, strides, pads, precision) for x, g in pieces)

@@ -28,6 +28,7 @@ LAYERS = {
   'bottleneck': (4, 1, 1, NONE, 8, 2, 16),
   'imagenet stem': (16, 7, 2, SAME_7, 3, 8, 3),
   'wide': (14, 3, 1, SAME_3, 16, 48, 5),
+  'pieces': (16, 3, 1, SAME_3, 16, 24, 60),
   'tiles': (12, 3, 1, SAME_3, 32, 48, 8),
   'tiles, odd size': (7, 3, 1, SAME_3, 40, 32, 17),
   'tiles, VALID': (8, 3, 1, 'VALID', 32, 32, 30),
@@ -112,7 +113,7 @@ def _second(f):
   return derive
 
 
-@pytest.mark.parametrize('name', ['block', 'down, SAME', 'projection', 'tiles, odd size'])
+@pytest.mark.parametrize('name', ['block', 'down, SAME', 'projection', 'pieces', 'tiles, odd size'])
 def test_second_derivatives_are_those_of_jax(conv, name):
   layer = LAYERS[name]
   _assert_close(*_both(conv, _second, layer, *_operands(layer)))
@@ -209,6 +210,14 @@ def test_a_networks_gradients_do_not_depend_on_the_rule(conv):
     return jax.jit(jax.grad(loss))(variables['params'])
 
   _assert_close(gradient(fast), gradient(plain), 1e-4)
+
+
+def test_the_layer_named_pieces_is_made_of_several_and_no_other():
+  def pieces(name):
+    program = jax.make_jaxpr(jax.grad(_loss(by_pieces, LAYERS[name]), 1))(*_operands(LAYERS[name]))
+    return str(program).count('conv_general_dilated[')
+
+  assert {name for name in LAYERS if pieces(name) > 2} == {'pieces'}  # forward, and a gradient
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')

@@ -1,6 +1,7 @@
 """Kernels compiled by Numba: threads and kept machine code change no number."""
 
 import ctypes
+import math
 import os
 import subprocess
 import sys
@@ -54,32 +55,59 @@ def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads, ve
     np.testing.assert_array_equal(dense._run(plan, vectors, x, y), ours)
 
 
-@pytest.mark.parametrize('vectors', [Vectors(16, 32), Vectors(8, 16)])
-@pytest.mark.parametrize('side', [3, 10, 37])  # several images, one, and a part of one at once
-def test_tiles_make_up_images_of_any_size_and_what_follows_the_convolution(side, vectors):
+@pytest.mark.parametrize('channels', [16, 32])  # of these, 32 by tiles
+@pytest.mark.parametrize('images', [1, 2])
+def test_threads_divide_the_channels_of_few_images(images, channels):
   rng = np.random.default_rng(0)
-  sizes = dense_frames.Sizes((side, side, 32), (3, 3, 32, 64), (1, 1), ((1, 1), (1, 1)))
+  sizes = dense_frames.Sizes((33, 33, 32), (3, 3, 32, channels), (1, 1), ((1, 1), (1, 1)))
+  assert tile_plans.fits(images, sizes) == (channels == 32)
+  x, kernel, offset, beside = (
+    jnp.array(rng.normal(size=shape), jnp.float32)
+    for shape in ((images, *sizes.image), sizes.kernel, channels, (images, *sizes.map))
+  )
+  vectors = Vectors(8, 16)
+
+  def convolve(threads):
+    ending = dense_plan.Ending(offset=True, beside=True, cut=True)
+    return dense._convolved(x, kernel, sizes, vectors, threads, ending, offset, beside)
+
+  y = lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  one = convolve(1)
+  np.testing.assert_allclose(one, jnp.maximum(y + offset + beside, 0), atol=1e-4)
+  for threads in (2, 3, 8):
+    np.testing.assert_array_equal(convolve(threads), one)
+
+
+@pytest.mark.parametrize('vectors', [Vectors(16, 32), Vectors(8, 16)])
+# Several images at once, one, and a part of one.
+@pytest.mark.parametrize('high, wide', [(3, 3), (10, 1), (1, 21), (13, 10), (37, 37)])
+def test_tiles_make_up_images_of_any_size_and_what_follows_the_convolution(high, wide, vectors):
+  rng = np.random.default_rng(0)
+  sizes = dense_frames.Sizes((high, wide, 32), (3, 3, 32, 64), (1, 1), ((1, 1), (1, 1)))
   x, kernel, offset, beside = (
     jnp.array(rng.normal(size=shape), jnp.float32)
     for shape in ((11, *sizes.image), sizes.kernel, 64, (11, *sizes.map))
   )
+  x = x.at[4].set(jnp.nan)  # which stays with its image
   y = lax.conv_general_dilated(
     x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  turned = dense._by_vectors(tiles.turned_kernel(kernel), vectors)
+  weights = dense._by_vectors(tiles.transform_kernel(kernel), vectors)
   plain = tile_plans.forward(11, sizes, vectors, 2)
-  np.testing.assert_allclose(dense._run(plain, vectors, x, turned), y, atol=1e-4)
+  np.testing.assert_allclose(dense._run(plain, vectors, x, weights), y, atol=1e-4)
   ending = dense_plan.Ending(offset=True, beside=True, cut=True)
   plan = tile_plans.forward(11, sizes, vectors, 2, ending)
-  found = dense._run(plan, vectors, x, turned, offset, beside)
+  found = dense._run(plan, vectors, x, weights, offset, beside)
   np.testing.assert_allclose(found, jnp.maximum(y + offset + beside, 0), atol=1e-4)
 
 
 @pytest.mark.parametrize('vectors', [Vectors(16, 32), Vectors(8, 16)])
-@pytest.mark.parametrize('threads, side', [(1, 5), (2, 10), (3, 37)])
+@pytest.mark.parametrize('threads, side', [(1, (5, 5)), (2, (10, 3)), (3, (37, 37))])
 def test_a_kernels_gradient_meets_each_tile_once(threads, side, vectors):
   rng = np.random.default_rng(0)
-  sizes = dense_frames.Sizes((side, side, 40), (3, 3, 40, 32), (1, 1), ((1, 1), (1, 1)))
+  sizes = dense_frames.Sizes((*side, 40), (3, 3, 40, 32), (1, 1), ((1, 1), (1, 1)))
   x, y = (
     jnp.array(rng.normal(size=(11, *shape)), jnp.float32) for shape in (sizes.image, sizes.map)
   )
@@ -91,10 +119,10 @@ def test_a_kernels_gradient_meets_each_tile_once(threads, side, vectors):
 
   [expected] = jax.linear_transpose(convolve, jnp.zeros(sizes.kernel))(y)
   plan = tile_plans.to_kernel(11, sizes, vectors, threads)
-  found = tiles.kernel_of(dense._run(plan, vectors, x, y))
-  np.testing.assert_allclose(found, expected, atol=2e-6 * 11 * side**2)
+  found = tiles.gradient_of_kernel(dense._run(plan, vectors, x, y))
+  np.testing.assert_allclose(found, expected, atol=2e-6 * 11 * math.prod(side))
   for _ in range(5):  # whichever thread takes which images
-    np.testing.assert_array_equal(tiles.kernel_of(dense._run(plan, vectors, x, y)), found)
+    np.testing.assert_array_equal(tiles.gradient_of_kernel(dense._run(plan, vectors, x, y)), found)
 
 
 def test_tiles_round_no_worse_than_products_one_by_one():
@@ -109,7 +137,7 @@ def test_tiles_round_no_worse_than_products_one_by_one():
     tile_plans.forward(8, sizes, vectors, 2),
     vectors,
     x,
-    dense._by_vectors(tiles.turned_kernel(kernel), vectors),
+    dense._by_vectors(tiles.transform_kernel(kernel), vectors),
   )
   one_by_one = dense._run(
     dense_plans.forward(8, sizes, vectors, 2), vectors, x, dense._by_vectors(kernel, vectors)
@@ -186,7 +214,7 @@ import jax, jax.numpy as jnp, numpy as np
 from random_pruning_jax import convolution, kernels
 assert kernels.registers() == 16 and convolution.fastest() is convolution.compiled
 rng = np.random.default_rng(0)
-for pixels, channels, out, stride in ((15, 8, 24, 1), (14, 16, 8, 2)):
+for pixels, channels, out, stride in ((15, 8, 24, 1), (14, 16, 8, 2), (19, 32, 40, 1)):
   x = jnp.array(rng.normal(size=(3, pixels, pixels, channels)), jnp.float32)
   kernel = jnp.array(rng.normal(size=(3, 3, channels, out)), jnp.float32)
   def results(conv):

@@ -100,7 +100,7 @@ class Stored:
   def _apply(self):
     variables = jax.device_put(self.variables)
     model = self.model.clone(conv_general_dilated=convolution.fastest())
-    return jax.jit(functools.partial(folding.evaluation(model, train=False), variables))
+    return functools.partial(jax.jit(folding.evaluation(model, train=False)), variables)
 
   def logits(self, images: chex.Array) -> np.ndarray:
     """Logits float32 [B, K] of pixels [B, H, W, C], float in [0, 1] or uint8."""

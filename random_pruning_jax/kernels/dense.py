@@ -107,17 +107,19 @@ def _run(
 def _compute_forward(x, kernel, *, threads, sizes, others):
   if (vectors := filled(sizes.kernel[3])) is None:
     return others.forward(x, kernel, sizes)
-  return _summed(x, kernel, sizes, vectors, threads)
+  return _convolved(x, kernel, sizes, vectors, threads)
 
 
 def _compute_to_input(g, kernel, *, threads, sizes, others):
   if (vectors := filled(sizes.kernel[2])) is None:
     return others.to_input(g, kernel, sizes)
-  if tile_plans.fits(len(g), sizes):  # as the forward one, with the kernel turned around
+  if tile_plans.fits(len(g), sizes):  # as the forward one, with the kernel rotated
     pads = tuple(tuple(2 - pad for pad in side) for side in sizes.pads)
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    back = Sizes(sizes.map, turned.shape, sizes.strides, pads)
-    return _summed(g, turned, back, vectors, threads)
+    (*size, inputs, outputs) = sizes.kernel
+    back = Sizes(sizes.map, (*size, outputs, inputs), sizes.strides, pads)
+    plan = tile_plans.forward(len(g), back, vectors, threads)
+    rotated = tiles.transform_kernel(kernel, rotated=True).swapaxes(2, 3)
+    return _run(plan, vectors, g, _by_vectors(rotated, vectors))
   g, lined = _lined(g, sizes.kernel[3], sizes)
   plan = dense_plans.to_input(len(g), lined, vectors, threads)
   kernel = _by_vectors(kernel.swapaxes(2, 3), vectors)
@@ -127,9 +129,9 @@ def _compute_to_input(g, kernel, *, threads, sizes, others):
 def _compute_to_kernel(x, g, *, threads, sizes, others):
   if (vectors := filled(sizes.kernel[3])) is None:
     return others.to_kernel(x, g, sizes)
-  if tile_plans.fits(len(x), sizes):
+  if tile_plans.fits_gradient(len(x), sizes, threads):
     plan = tile_plans.to_kernel(len(x), sizes, vectors, threads)
-    return tiles.kernel_of(_run(plan, vectors, x, g))
+    return tiles.gradient_of_kernel(_run(plan, vectors, x, g))
   x, lined = _lined(x, sizes.image[2], sizes)
   return _run(dense_plans.to_kernel(len(x), lined, vectors, threads), vectors, x, g)
 
@@ -139,14 +141,14 @@ def _compute_finished(x, kernel, offset, *beside, threads, cut, sizes, others):
     y = sum(beside, others.forward(x, kernel, sizes) + offset)
     return jnp.maximum(y, 0) if cut else y
   ending = Ending(offset=True, beside=bool(beside), cut=cut)
-  return _summed(x, kernel, sizes, vectors, threads, ending, offset, *beside)
+  return _convolved(x, kernel, sizes, vectors, threads, ending, offset, *beside)
 
 
-def _summed(x, kernel, sizes, vectors, threads, ending=PLAIN, *added):
+def _convolved(x, kernel, sizes, vectors, threads, ending=PLAIN, *added):
   """What the forward convolution is, by tiles where that is faster."""
   if tile_plans.fits(len(x), sizes):
     plan = tile_plans.forward(len(x), sizes, vectors, threads, ending)
-    kernel = tiles.turned_kernel(kernel)
+    kernel = tiles.transform_kernel(kernel)
   else:
     x, lined = _lined(x, sizes.image[2], sizes)
     plan = dense_plans.forward(len(x), lined, vectors, threads, ending)

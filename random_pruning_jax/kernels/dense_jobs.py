@@ -1,4 +1,4 @@
-"""A convolution, or one of its gradients, of all channels: threads divide the images.
+"""A convolution, or one of its gradients: threads divide the images, or of few images the channels.
 
 Where pixels are multiplied by weights, a thread turns an image into a frame of its own: each line
 holds its pixels channel by channel, with zeros around the image, so that every tap of every pixel
@@ -37,7 +37,8 @@ def begin(frame):
   plan = ints(job[PLAN])
   # A kernel is summed over shares of the images that do not depend on which thread takes them.
   blocks = (plan[word.IMAGES] + plan[word.BLOCK] - 1) // plan[word.BLOCK]
-  job[ITEMS] = min(plan[word.THREADS], plan[word.IMAGES]) if plan[word.SUMMED] else blocks
+  shares = blocks * plan[word.SHARES]
+  job[ITEMS] = min(plan[word.THREADS], plan[word.IMAGES]) if plan[word.SUMMED] else shares
   job[WORKERS] = plan[word.THREADS]
   return place
 
@@ -79,12 +80,12 @@ def _clear(plan, own):
 @functools.cache
 def kind(vectors: Vectors) -> Kind:
   """The job, for such vectors of channels of the result."""
-  fill, parts = filling(vectors), summing(vectors)
+  fill, parts, lanes = filling(vectors), summing(vectors), vectors.lanes
   tiled = tiling(vectors, parts)
 
   @compiled
-  def some(job, plan, seat, start, stop):
-    """The result for images from `start` to `stop`, as many as there is room for."""
+  def some(job, plan, seat, start, stop, share):
+    """A share of the result for images from `start` to `stop`, as many as there is room for."""
     images, frame = stop - start, _own(job, seat)
     image = 4 * plan[word.HEIGHT] * plan[word.WIDTH] * plan[word.INPUTS]
     x = job[IN] + start * image
@@ -97,10 +98,13 @@ def kind(vectors: Vectors) -> Kind:
     out = _sums(job, seat) if plan[word.SUMMED] else job[RESULT] + place
     offset = job[OFFSET] if plan[word.OFFSETS] else 0
     beside = job[ADDED] + place if plan[word.BESIDE] else 0
+    channels = plan[word.OUTPUTS] // lanes
+    lower = channels * share // plan[word.SHARES]
+    upper = channels * (share + 1) // plan[word.SHARES]
     if plan[word.BAND]:
-      tiled(plan, job[PLAN], frame, images, x, w, offset, beside, out)
+      tiled(plan, job[PLAN], frame, images, x, w, offset, beside, out, lower, upper)
     else:
-      parts(plan, job[PLAN], images, x, w, offset, beside, plan[word.CUT], out)
+      parts(plan, job[PLAN], images, x, w, offset, beside, plan[word.CUT], out, lower, upper)
 
   @compiled
   def work(place):
@@ -112,7 +116,8 @@ def kind(vectors: Vectors) -> Kind:
     seat = llvm.add(place + 8 * SEAT, 1)
     clear = True
     while number < job[ITEMS]:
-      first = number * plan[word.BLOCK]
+      share = number % plan[word.SHARES]
+      first = number // plan[word.SHARES] * plan[word.BLOCK]
       last = min(first + plan[word.BLOCK], plan[word.IMAGES])
       if plan[word.SUMMED]:
         first = plan[word.IMAGES] * number // job[ITEMS]
@@ -123,7 +128,7 @@ def kind(vectors: Vectors) -> Kind:
         _clear(plan, _own(job, seat))
         clear = False
       for start in range(first, last, plan[word.BLOCK]):
-        some(job, plan, seat, start, min(start + plan[word.BLOCK], last))
+        some(job, plan, seat, start, min(start + plan[word.BLOCK], last), share)
       llvm.add(place + 8 * DONE, 1)
       number = llvm.add(place + 8 * ITEM, 1)
 

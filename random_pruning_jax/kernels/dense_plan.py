@@ -56,8 +56,8 @@ def written(
   total = word.HEAD + word.PART * len(parts)
   words, body = [], []
   for part, *lists in parts:
-    own = np.zeros(word.PART, np.int32)
-    own[list(part)] = list(part.values())
+    row = np.zeros(word.PART, np.int32)
+    row[list(part)] = list(part.values())
     for wide in (2, 1):
       made_of = dense_lines.shapes(part[word.PIXELS], wide, vectors.registers)
       lists.append([len(made_of), *made_of])
@@ -67,9 +67,11 @@ def written(
         tables[tuple(table)] = total
         total += len(table)
         body.append(table)
-      own[place] = tables[tuple(table)]
-    words.append(own)
+      row[place] = tables[tuple(table)]
+    words.append(row)
   summed = bool(images)  # a kernel, over so many of them
+  blocks = -(-(images or shape[0]) // block)
+  shares = 1 if summed else max(1, min(threads // blocks, shape[-1] // vectors.lanes))
   height, width, channels = frame.image
   head = {
     word.THREADS: threads,
@@ -87,6 +89,7 @@ def written(
     word.FILLED: frame.filled,
     word.EACH: frame.each,
     word.BLOCK: block,
+    word.SHARES: shares,
     word.OUTPUTS: shape[-1],
     word.NEXT_W: next_w,
     word.STEP_W: parts[0][0][word.ROW] * parts[0][0][word.COUNT] * parts[0][0][word.TAPS] * summed,
@@ -104,8 +107,8 @@ def written(
   body.append([0] * 2 * vectors.lanes)
   front = np.zeros(word.HEAD, np.int32)
   front[list(head)] = list(head.values())
-  own = frame.size * block * frame.framed + head[word.STEP_OUT] * summed + scratch
-  front[word.OWN] = own
+  floats = frame.size * block * frame.framed + head[word.STEP_OUT] * summed + scratch
+  front[word.OWN] = floats
   return Plan(
-    np.concatenate([front, *words, *body]).astype(np.int32), tuple(shape), max(1, threads * own)
+    np.concatenate([front, *words, *body]).astype(np.int32), tuple(shape), max(1, threads * floats)
   )

@@ -15,12 +15,15 @@ def summing(vectors: Vectors):
   pixels_of = tuple(pixels for pixels, _ in SHAPES[vectors.registers])
 
   @compiled
-  def part(plan, tables, own, x, w, offset, beside, cut, out, first, taps):
-    """The sums of some taps of one part of the result; offset and beside are 0 for none."""
+  def part(plan, tables, own, x, w, offset, beside, cut, out, lower, upper, first, taps):
+    """The sums of some taps of one part of the result, from one vector of its channels to another.
+
+    offset and beside are 0 for none.
+    """
     half, out_half = own[word.X_HALF], own[word.OUT_HALF]
-    channels, vector = plan[word.OUTPUTS] // lanes, 0
-    while vector < channels:
-      wide = 2 if channels - vector >= 2 else 1
+    vector = lower
+    while vector < upper:
+      wide = 2 if upper - vector >= 2 else 1
       shapes = ints(tables + 4 * own[word.BY_TWO if wide == 2 else word.BY_ONE])
       for begin in range(0, own[word.COUNT], plan[word.DEPTH]):
         start = out if plan[word.SUMMED] or begin else beside
@@ -63,15 +66,15 @@ def summing(vectors: Vectors):
       vector += wide
 
   @compiled
-  def parts(plan, tables, images, x, w, offset, beside, cut, out):
-    """All of them, some taps at a time where images are summed."""
+  def parts(plan, tables, images, x, w, offset, beside, cut, out, lower, upper):
+    """All parts, some taps at a time where images are summed."""
     taps = plan[word.CHUNK]
     if plan[word.SUMMED]:
       taps = images * ints(tables + 4 * word.HEAD)[word.TAPS]
     for chunk in range(0, taps, plan[word.CHUNK]):
       for number in range(plan[word.PARTS]):
         own = ints(tables + 4 * (word.HEAD + word.PART * number))
-        some = min(plan[word.CHUNK], taps - chunk) if plan[word.SUMMED] else own[word.TAPS]
-        part(plan, tables, own, x, w, offset, beside, cut, out, chunk, some)
+        now = min(plan[word.CHUNK], taps - chunk) if plan[word.SUMMED] else own[word.TAPS]
+        part(plan, tables, own, x, w, offset, beside, cut, out, lower, upper, chunk, now)
 
   return parts

@@ -1,4 +1,4 @@
-"""What the words of a plan are, by which `dense_plans` tells `dense_jobs` what to compute.
+"""What the words of a plan are, by which `dense_plan` tells `dense_jobs` what to compute.
 
 They are int32. A plan is its head, its parts and their tables.
 """
@@ -20,6 +20,7 @@ They are int32. A plan is its head, its parts and their tables.
   FILLED,  # how many of them
   EACH,  # and every how many-th row
   BLOCK,  # images at once
+  SHARES,  # of the channels of their result, where there are fewer images than threads
   OUTPUTS,  # channels of the result
   NEXT_W,  # floats from one vector of w to the next
   STEP_W,  # and from one image of w
@@ -41,7 +42,7 @@ They are int32. A plan is its head, its parts and their tables.
   OUT_POSITION,  # and after
   PARTS,  # how many
   HEAD,  # words of the head
-) = range(36)
+) = range(37)
 
 # Of a part: `lines` of `pixels` of the result, each with `taps` of `count` products.
 (

@@ -20,19 +20,19 @@ def tiling(vectors: Vectors, parts):
   take, meet, give = (make(vectors.lanes) for make in (_taking, _meeting, _giving))
 
   @compiled
-  def tiled(plan, tables, frame, images, source, w, offset, beside, out):
-    """Bands of lines of tiles: turned, multiplied, and turned back; the last begins early."""
+  def tiled(plan, tables, frame, images, source, w, offset, beside, out, lower, upper):
+    """Bands of lines of tiles; the last begins early, where they are no whole number of them."""
     x = frame + 4 * (before(plan) + MARGIN)
     second = x + 4 * POSITIONS * plan[word.X_POSITION]
     for start in range(0, plan[word.DOWN], plan[word.BAND]):
       first = min(start, plan[word.DOWN] - plan[word.BAND])
       if plan[word.SUMMED]:
         meet(plan, tables, source, w, x, second, images, first, start)
-        parts(plan, tables, 1, x, second, 0, 0, 0, out)
+        parts(plan, tables, 1, x, second, 0, 0, 0, out, lower, upper)
       else:
         take(plan, source, x, images, first)
-        parts(plan, tables, images, x, w, 0, 0, 0, second)
-        give(plan, tables, second, out, offset, beside, images, first)
+        parts(plan, tables, images, x, w, 0, 0, 0, second, lower, upper)
+        give(plan, tables, second, out, offset, beside, images, first, lower, upper)
 
   return tiled
 
@@ -45,7 +45,7 @@ def before(plan):
 
 def _taking(lanes: int):
   """Images in their frames, to [16, channels, tiles] of a band of their lines of tiles."""
-  turn = tiles.turn_pixels(lanes)
+  transform = tiles.transform_pixels(lanes)
 
   @compiled
   def take(plan, frame, target, images, first):
@@ -59,17 +59,17 @@ def _taking(lanes: int):
         source = frame + 4 * (image * size(plan) + 2 * inside * line + channel * pitch)
         place = target + 4 * (channel * step + row * across)
         for tile in range(0, across, lanes):
-          turn(place + 4 * tile, position, source + 4 * tile, line, plan[word.PLANE], 1)
+          transform(place + 4 * tile, position, source + 4 * tile, line, plan[word.PLANE], 1)
 
   return take
 
 
 def _giving(lanes: int):
   """[16, tiles, channels] of sums, to the result, with what follows the convolution."""
-  turn = tiles.turn_sums(lanes)
+  transform = tiles.transform_sums(lanes)
 
   @compiled
-  def give(plan, tables, source, out, offset, beside, images, first):
+  def give(plan, tables, source, out, offset, beside, images, first, lower, upper):
     across, band, channels = plan[word.ACROSS], plan[word.BAND], plan[word.OUTPUTS]
     high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
     zeros, floor = tables + 4 * plan[word.ZEROS], _ZERO if plan[word.CUT] else _NO_FLOOR
@@ -80,8 +80,8 @@ def _giving(lanes: int):
         columns = min(2, wide - 2 * column)
         place = 4 * (image * plan[word.STEP_OUT] + 2 * (inside * wide + column) * channels)
         sums = source + 4 * (row * across + column) * channels
-        for channel in range(0, 4 * channels, 4 * lanes):
-          turn(
+        for channel in range(4 * lanes * lower, 4 * lanes * upper, 4 * lanes):
+          transform(
             out + place + channel,
             wide * channels,
             channels,
@@ -103,7 +103,7 @@ def _meeting(lanes: int):
   Lines before `start` are zeros in the maps, since they have been summed, and so are images that
   are not there.
   """
-  turn_pixels, turn_tile = tiles.turn_pixels(lanes), tiles.turn_tile(lanes)
+  transform_pixels, transform_tile = tiles.transform_pixels(lanes), tiles.transform_tile(lanes)
 
   @compiled
   def meet(plan, tables, source, maps, x, y, images, first, start):
@@ -123,11 +123,11 @@ def _meeting(lanes: int):
             channel = min(begin, inputs - lanes)
             place = x + 4 * (tile * inputs + channel)
             position = plan[word.X_POSITION]
-            turn_pixels(place, position, pixels + 4 * channel, line, inputs, 2 * inputs)
+            transform_pixels(place, position, pixels + 4 * channel, line, inputs, 2 * inputs)
         sums = maps + 4 * (image * plan[word.STEP_W] + 2 * (inside * wide + column) * outputs)
         columns = min(2, wide - 2 * column)
         for channel in range(0, outputs, lanes):
-          turn_tile(
+          transform_tile(
             y + 4 * (tile * outputs + channel),
             plan[word.OUT_POSITION],
             sums + 4 * channel,

@@ -9,10 +9,11 @@ from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan, written
 from random_pruning_jax.kernels.dense_plans import channels_at_once
 from random_pruning_jax.kernels.tile_jobs import MARGIN, POSITIONS
 
-BAND = 1 << 18  # bytes of what a band of tiles is turned into, with its sums
-TILES = 32  # of a band, at least, where there are so many in one image or in several
-TILES_SUMMED = 64  # at most, where they are summed over
-CHANNELS, WORTH = 32, 256  # fewer channels, or tiles in all, are not worth the turns
+BYTES = 1 << 18  # of what a band of tiles is transformed into, with its sums, or for TILES of them
+TILES = 32  # at once, at least, for which the kernel is read
+SUMMED = 64  # at once, where they are summed over
+CHANNELS, WORTH = 32, 256  # fewer channels, or tiles in all, are not worth the transforms
+KERNELS = 1 << 28  # bytes of the sums of all threads, at most
 
 
 def fits(images: int, sizes: Sizes) -> bool:
@@ -23,15 +24,21 @@ def fits(images: int, sizes: Sizes) -> bool:
   return possible and min(channels) >= CHANNELS and tiles >= WORTH
 
 
+def fits_gradient(images: int, sizes: Sizes, threads: int) -> bool:
+  """The same of the gradient of a kernel, of which each thread has sums of its own."""
+  inputs, outputs = sizes.kernel[2:]
+  return fits(images, sizes) and 4 * POSITIONS * inputs * outputs * threads <= KERNELS
+
+
 @functools.lru_cache(maxsize=256)
 def forward(
   images: int, sizes: Sizes, vectors: Vectors, threads: int, ending: Ending = PLAIN
 ) -> Plan:
-  """y = the turned kernel [O / lanes, 16 C, lanes] over x."""
+  """y = the transformed kernel [O / lanes, 16 C, lanes] over x."""
   (high, wide, outputs), inputs, lanes = sizes.map, sizes.kernel[2], vectors.lanes
   down, across = -(-high // 2), -(-wide // 2)
   frame = around(sizes)._replace(high=2 * down + 2, wide=2 * across + 2, planes=2, filled=2)
-  most = max(1, BAND // (4 * POSITIONS * (inputs + outputs) * across))
+  most = max(-(-TILES // across), BYTES // (4 * POSITIONS * (inputs + outputs) * across))
   bands = -(-down // most)
   band = -(-down // bands)
   block = 1 if bands > 1 else max(1, min(-(-TILES // (down * across)), images // threads))
@@ -62,14 +69,14 @@ def forward(
 
 @functools.lru_cache(maxsize=256)
 def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
-  """The turned kernel [4, 4, C, O] = x times y, summed over tiles and images."""
+  """The transformed kernel [4, 4, C, O] = x times y, summed over tiles and images."""
   (high, wide, outputs), inputs = sizes.map, sizes.kernel[2]
   down, across = -(-high // 2), -(-wide // 2)
   frame = around(sizes)._replace(high=2 * down + 2, wide=2 * across + 2)
-  band = max(1, min(down, TILES_SUMMED // across))
+  band = max(1, min(down, SUMMED // across))
   band = -(-down // -(-down // band))
   share = -(-images // threads)
-  block = max(1, min(TILES_SUMMED // (down * across), share)) if band == down else 1
+  block = max(1, min(SUMMED // (down * across), share)) if band == down else 1
   tiles = block * band * across
   x_position, y_position = inputs * tiles + MARGIN, outputs * tiles + MARGIN
   part = {

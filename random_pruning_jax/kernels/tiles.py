@@ -1,15 +1,16 @@
 """A 3x3 convolution of stride 1 with 4 products for each pixel where it has 9: by tiles of 2x2.
 
-A tile is made of the 4x4 pixels that meet it. Turned into other 4x4 numbers, they are multiplied by
-a kernel that is turned too, number by number, and the products, summed over input channels, are
-turned into the tile: the algorithm of Winograd (1980), with the numbers of Lavin & Gray (2016). The
-turns are additions; as many as the 16 sums over channels are products for 4 channels.
+A tile is made of the 4x4 pixels that meet it. Transformed into 4x4 other numbers, they are
+multiplied by a kernel that is transformed too, number by number; and the products, summed over
+input channels, are transformed into the tile: the algorithm of Winograd (1980), with the numbers of
+Lavin & Gray (2016). The transforms of pixels and sums are additions.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -18,35 +19,29 @@ from random_pruning_jax.kernels import llvm
 
 SIDE = 4  # of what meets a tile
 POSITIONS = SIDE * SIDE
+# Of three weights, along a line or a column of a kernel.
+_WEIGHTS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 _WORD, _FLOAT = ir.IntType(64), ir.FloatType()
 
 
-def turned_kernel(kernel: jax.Array) -> jax.Array:
-  """[3, 3, C, O] -> [4, 4, C, O]."""
-
-  def along(first, second, third):
-    outer, half = first + third, jnp.asarray(0.5, kernel.dtype)
-    return first, half * (outer + second), half * (outer - second), third
-
-  columns = zip(*(along(*line) for line in kernel), strict=True)
-  return jnp.stack([jnp.stack(along(*column)) for column in columns], axis=1)
+def transform_kernel(kernel: jax.Array, *, rotated: bool = False) -> jax.Array:
+  """[3, 3, C, O] -> [4, 4, C, O]; of the kernel turned by 180 degrees, where that is asked for."""
+  along = _WEIGHTS[:, ::-1] if rotated else _WEIGHTS
+  both = jnp.asarray(np.kron(along, along), kernel.dtype)
+  numbers = jnp.matmul(both, kernel.reshape(9, -1), precision='highest')
+  return numbers.reshape(SIDE, SIDE, *kernel.shape[2:])
 
 
-def kernel_of(sums: jax.Array) -> jax.Array:
-  """[4, 4, C, O] -> [3, 3, C, O]: the transpose of `turned_kernel`."""
-
-  def along(first, second, third, fourth):
-    half = jnp.asarray(0.5, sums.dtype)
-    outer = half * (second + third)
-    return first + outer, half * (second - third), fourth + outer
-
-  columns = zip(*(along(*line) for line in sums), strict=True)
-  return jnp.stack([jnp.stack(along(*column)) for column in columns], axis=1)
+def gradient_of_kernel(sums: jax.Array) -> jax.Array:
+  """[4, 4, C, O] -> [3, 3, C, O]: the transpose of `transform_kernel`."""
+  both = jnp.asarray(np.kron(_WEIGHTS, _WEIGHTS).T, sums.dtype)
+  numbers = jnp.matmul(both, sums.reshape(POSITIONS, -1), precision='highest')
+  return numbers.reshape(3, 3, *sums.shape[2:])
 
 
 @functools.cache
-def turn_pixels(lanes: int):
+def transform_pixels(lanes: int):
   """What makes 16 vectors, `position` apart, of 4x4 pixels: the pixels that meet a tile.
 
   Lines of pixels are `line` apart, the second pixel of a line is `next_to` the first, and the other
@@ -54,7 +49,7 @@ def turn_pixels(lanes: int):
   """
 
   @intrinsic
-  def turn(context, target, position, source, line, next_to, pair):
+  def transform(context, target, position, source, line, next_to, pair):
     def build(context, builder, signature, arguments):
       target, position, source, line, next_to, pair = arguments
       kind = ir.VectorType(_FLOAT, lanes)
@@ -72,19 +67,19 @@ def turn_pixels(lanes: int):
 
     return types.void(*[types.int64] * 6), build
 
-  return turn
+  return transform
 
 
 @functools.cache
-def turn_tile(lanes: int):
-  """What makes 16 vectors, `position` apart, of a tile that is summed over: `turn_sums` transposed.
+def transform_tile(lanes: int):
+  """What makes 16 vectors, `position` apart, of a tile: the transpose of `transform_sums`.
 
   The tile's lines are `line` apart, its pixels `pixel`; there are so many `rows` and `columns` of
   it, and zeros are read where there is none.
   """
 
   @intrinsic
-  def turn(context, target, position, source, line, pixel, rows, columns, zeros):
+  def transform(context, target, position, source, line, pixel, rows, columns, zeros):
     def build(context, builder, signature, arguments):
       target, position, source, line, pixel, rows, columns, zeros = arguments
       kind = ir.VectorType(_FLOAT, lanes)
@@ -92,8 +87,8 @@ def turn_tile(lanes: int):
       for row in (0, 1):
         first = _moved(builder, source, line, row)
         here = builder.icmp_signed('>', rows, ir.Constant(_WORD, row))
-        beside = builder.and_(here, builder.icmp_signed('>', columns, ir.Constant(_WORD, 1)))
-        places = ((here, first), (beside, _moved(builder, first, pixel, 1)))
+        second = builder.and_(here, builder.icmp_signed('>', columns, ir.Constant(_WORD, 1)))
+        places = ((here, first), (second, _moved(builder, first, pixel, 1)))
         pixels = [_load(builder, builder.select(there, at, zeros), kind) for there, at in places]
         lines.append(_spread(builder, *pixels))
       columns = [_spread(builder, *column) for column in zip(*lines, strict=True)]
@@ -104,11 +99,11 @@ def turn_tile(lanes: int):
 
     return types.void(*[types.int64] * 8), build
 
-  return turn
+  return transform
 
 
 @functools.cache
-def turn_sums(lanes: int):
+def transform_sums(lanes: int):
   """What makes a tile of 16 vectors of sums, `position` apart, for `lanes` channels.
 
   `offset` and what lies `beside` the tile, where that is not 0, are added, and what is then below
@@ -117,7 +112,7 @@ def turn_sums(lanes: int):
   """
 
   @intrinsic
-  def turn(context, out, line, pixel, source, position, offset, beside, rows, columns, floor):
+  def transform(context, out, line, pixel, source, position, offset, beside, rows, columns, floor):
     def build(context, builder, signature, arguments):
       out, line, pixel, source, position, offset, beside, rows, columns, floor = arguments
       kind = ir.VectorType(_FLOAT, lanes)
@@ -154,7 +149,7 @@ def turn_sums(lanes: int):
 
     return types.void(*[types.int64] * 9, types.float32), build
 
-  return turn
+  return transform
 
 
 def _meeting(builder, first, second, third, fourth):

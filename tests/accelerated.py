@@ -9,7 +9,6 @@ import sys
 
 import jax
 from test_accelerator import PAIR
-from tiny import tiny_config
 
 from random_pruning_jax import parallel, stacked, train
 from random_pruning_jax.experiment import experiment
@@ -18,9 +17,9 @@ from random_pruning_jax.run import run_many
 
 def main(root: pathlib.Path) -> None:
   for name, devices in (('one', 1), ('four', 4)):
-    train.train(tiny_config(), root / name, on=parallel.devices(devices), show=False)
+    train.train(PAIR[0], root / name, on=parallel.devices(devices), show=False)
   rows = run_many(PAIR, [root / f'together{i}' for i in range(len(PAIR))], show=False)
-  run = train.prepare(experiment(tiny_config()))
+  run = train.prepare(experiment(PAIR[0]))
   facts = {
     'platform': jax.default_backend(),
     'way': stacked.default_way(jax.devices()),

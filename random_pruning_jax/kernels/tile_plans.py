@@ -1,6 +1,7 @@
 """Plans of 3x3 convolutions of stride 1 that are made of tiles: 16 products of one tap."""
 
 import functools
+import math
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.contract import Vectors
@@ -18,8 +19,8 @@ KERNELS = 1 << 28  # bytes of the sums of all threads, at most
 
 def fits(images: int, sizes: Sizes) -> bool:
   """Whether a convolution can be made of tiles, and is faster so."""
-  (rows, columns, *channels), (high, wide, _) = sizes.kernel, sizes.map
-  tiles = images * -(-high // 2) * -(-wide // 2)
+  rows, columns, *channels = sizes.kernel
+  tiles = images * math.prod(_grid(sizes))
   possible = (rows, columns) == (3, 3) and sizes.strides == (1, 1)
   return possible and min(channels) >= CHANNELS and tiles >= WORTH
 
@@ -35,8 +36,8 @@ def forward(
   images: int, sizes: Sizes, vectors: Vectors, threads: int, ending: Ending = PLAIN
 ) -> Plan:
   """y = the transformed kernel [O / lanes, 16 C, lanes] over x."""
-  (high, wide, outputs), inputs, lanes = sizes.map, sizes.kernel[2], vectors.lanes
-  down, across = -(-high // 2), -(-wide // 2)
+  (inputs, outputs), lanes = sizes.kernel[2:], vectors.lanes
+  down, across = _grid(sizes)
   frame = around(sizes)._replace(high=2 * down + 2, wide=2 * across + 2, planes=2, filled=2)
   most = max(-(-TILES // across), BYTES // (4 * POSITIONS * (inputs + outputs) * across))
   bands = -(-down // most)
@@ -70,8 +71,8 @@ def forward(
 @functools.lru_cache(maxsize=256)
 def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   """The transformed kernel [4, 4, C, O] = x times y, summed over tiles and images."""
-  (high, wide, outputs), inputs = sizes.map, sizes.kernel[2]
-  down, across = -(-high // 2), -(-wide // 2)
+  inputs, outputs = sizes.kernel[2:]
+  down, across = _grid(sizes)
   frame = around(sizes)._replace(high=2 * down + 2, wide=2 * across + 2)
   band = max(1, min(down, SUMMED // across))
   band = -(-down // -(-down // band))
@@ -97,9 +98,15 @@ def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan
     depth=tiles,
     images=images,
     block=block,
-    more={**more, word.STEP_W: high * wide * outputs},
+    more={**more, word.STEP_W: math.prod(sizes.map)},
     scratch=MARGIN + POSITIONS * (x_position + y_position),
   )
+
+
+def _grid(sizes: Sizes) -> tuple[int, int]:
+  """Lines of tiles, and tiles of a line, of a map."""
+  high, wide, _ = sizes.map
+  return -(-high // 2), -(-wide // 2)
 
 
 def _parts(part: dict, x: int, out: int, w: int) -> list:
@@ -115,11 +122,11 @@ def _parts(part: dict, x: int, out: int, w: int) -> list:
 
 
 def _words(sizes: Sizes, band: int, x_position: int, out_position: int) -> dict[int, int]:
-  high, wide, _ = sizes.map
+  (down, across), (high, wide, _) = _grid(sizes), sizes.map
   return {
     word.BAND: band,
-    word.DOWN: -(-high // 2),
-    word.ACROSS: -(-wide // 2),
+    word.DOWN: down,
+    word.ACROSS: across,
     word.MAP_HIGH: high,
     word.MAP_WIDE: wide,
     word.X_POSITION: x_position,

@@ -20,10 +20,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from random_pruning_jax import kernels
-from random_pruning_jax.kernels import dense_jobs, dense_plans, handler, tile_plans, tiles
-from random_pruning_jax.kernels.contract import Vectors
+from random_pruning_jax.kernels import dense_plans, targets, tile_plans, tiles
 from random_pruning_jax.kernels.dense_frames import Sizes
 from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan
+from random_pruning_jax.kernels.vectors import Vectors
 
 TARGET = 'random_pruning_jax_dense_{}_{}'
 LINE = 256  # pixels, about
@@ -96,12 +96,18 @@ def _run(
   beside: jax.Array = NONE,
 ) -> jax.Array:
   target = TARGET.format(*vectors)
-  handler.register(target, dense_jobs.kind(vectors))
+  targets.register(target, lambda: _kind(vectors))
   results = (
     jax.ShapeDtypeStruct(plan.shape, np.float32),
     jax.ShapeDtypeStruct((plan.scratch,), np.float32),
   )
   return jax.ffi.ffi_call(target, results)(x, w, plan.words, offset, beside)[0]
+
+
+def _kind(vectors):
+  from random_pruning_jax.kernels import dense_jobs
+
+  return dense_jobs.kind(vectors)
 
 
 def _compute_forward(x, kernel, *, threads, sizes, others):
@@ -177,7 +183,7 @@ def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
     del rest, options
     return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
-  made = handler.primitive(name, compute, outline)
+  made = targets.primitive(name, compute, outline)
   made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others', 'cut')))
   return made
 

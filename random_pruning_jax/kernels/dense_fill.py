@@ -2,9 +2,9 @@
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.llvm import compiled
 from random_pruning_jax.kernels.turn import turning
+from random_pruning_jax.kernels.vectors import Vectors
 
 
 @compiled

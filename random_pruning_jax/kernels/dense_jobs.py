@@ -10,7 +10,6 @@ import functools
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_fill import filling, size
 from random_pruning_jax.kernels.dense_sums import summing
 from random_pruning_jax.kernels.handler import (
@@ -25,6 +24,7 @@ from random_pruning_jax.kernels.handler import (
 )
 from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
 from random_pruning_jax.kernels.tile_jobs import before, tiling
+from random_pruning_jax.kernels.vectors import Vectors
 
 # Words of a job, int64.
 IN, WEIGHTS, PLAN, OFFSET, ADDED, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8)

@@ -2,7 +2,7 @@
 
 import functools
 
-from random_pruning_jax.kernels.contract import SHAPES
+from random_pruning_jax.kernels.vectors import SHAPES
 
 
 @functools.cache

@@ -9,8 +9,8 @@ import numpy as np
 
 from random_pruning_jax.kernels import dense_lines
 from random_pruning_jax.kernels import dense_words as word
-from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_frames import Frame
+from random_pruning_jax.kernels.vectors import Vectors
 
 
 class Plan(NamedTuple):

@@ -4,9 +4,9 @@ import functools
 import itertools
 
 from random_pruning_jax.kernels import dense_words as word
-from random_pruning_jax.kernels.contract import SHAPES, Vectors
 from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
 from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan, written
+from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
 NEAREST, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from random_pruning_jax.kernels import dense_words as word
-from random_pruning_jax.kernels.contract import SHAPES, Vectors, contract
+from random_pruning_jax.kernels.contract import contract
 from random_pruning_jax.kernels.llvm import compiled, ints
+from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
 _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 

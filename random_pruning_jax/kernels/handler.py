@@ -5,24 +5,13 @@ that it needs none of them to come. A thread that comes late must still find the
 therefore freed by the last to leave.
 """
 
-import ctypes
-import functools
-import os
-import pathlib
-import re
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numba
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
-from llvmlite import binding
 from numba import types
 
-from random_pruning_jax.kernels import llvm, objects
+from random_pruning_jax.kernels import llvm
 from random_pruning_jax.kernels.llvm import compiled, words
 
 # The words that every job begins with, int64: the next item, how many are done and how many there
@@ -31,7 +20,6 @@ ITEM, DONE, ITEMS, REFERENCES, WORKERS, SEAT, FIRST = range(7)
 
 METADATA, EXECUTE = 1, 3  # a kind of extension, a stage
 ARGUMENT = types.int64(types.int64)
-_once = threading.Lock()
 
 
 class Kind(NamedTuple):
@@ -42,96 +30,30 @@ class Kind(NamedTuple):
   finish: Callable  # (job): what is left to do after all of them
 
 
-def cores() -> int:
-  """Those that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def threads(context: mlir.LoweringRuleContext) -> int:
-  """Cores for each device of a program: threads that share a core would wait for each other."""
-  axis = getattr(context.module_context, 'axis_context', None)  # by another name in another JAX
-  mesh = getattr(axis, 'mesh', None)
-  devices = getattr(axis, 'num_devices', jax.device_count()) if mesh is None else mesh.size
-  return max(1, cores() * jax.process_count() // devices)
-
-
-def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -> Primitive:
-  """A function of arrays for JAX, that is `compute(*arrays, threads=..., **parameters)`."""
-  made = Primitive(name)
-
-  def rule(context, *arguments, **parameters):
-    told = functools.partial(compute, threads=threads(context))
-    return mlir.lower_fun(told, multiple_results=False)(context, *arguments, **parameters)
-
-  def one_by_one(arguments, axes, **parameters):
-    """Under `vmap`: as many calls as there are members."""
-    count = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
-    rows = [
-      [
-        x if axis is None else jax.lax.index_in_dim(x, i, axis, keepdims=False)
-        for i in range(count)
-      ]
-      for x, axis in zip(arguments, axes, strict=True)
-    ]
-    return jnp.stack([made.bind(*row, **parameters) for row in zip(*rows, strict=True)]), 0
-
-  made.def_abstract_eval(outline)
-  mlir.register_lowering(made, rule)
-  batching.primitive_batchers[made] = one_by_one
-  return made
-
-
-def register(target: str, kind: Kind) -> None:
-  """Compiles the handler of a kind of job, once a process, and gives it to XLA under `target`.
-
-  Raises RuntimeError where the installed XLA speaks another version of the interface.
-  """
-  with _once:
-    _registered(target, kind)
-
-
-@functools.cache
-def _registered(target: str, kind: Kind) -> None:
-  header = pathlib.Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
-  text = header.read_text()
-  major, minor = (
-    int(re.search(rf'define XLA_FFI_API_{part} (\d+)', text).group(1))
-    for part in ('MAJOR', 'MINOR')
-  )
-  if major != 0:
-    raise RuntimeError(f'the kernel speaks version 0 of the XLA FFI, this jaxlib has {major}.')
-  functions = re.findall(r'_STRUCT_FIELD\(XLA_FFI_(\w+)\);', text)
-  place = {function: 6 + number for number, function in enumerate(functions)}
-  # The handler knows its helper by name, since addresses are others in another process.
-  helper = f'{target}_helper'
-  binding.add_symbol(helper, objects.address(helper, lambda: _helper(kind)))
-  version = major + (minor << 32)
-  handler = objects.address(target, lambda: _handler(kind, helper, version, place))
-  function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(handler)
-  jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(function), platform='cpu')
-
-
-def _helper(kind: Kind) -> Any:
+def helper(kind: Kind) -> Any:
+  """What another thread of XLA's is to call with the address of a job, as a `numba.cfunc`."""
   work = kind.work
 
   @numba.cfunc(ARGUMENT, error_model='numpy')
-  def helper(job):
+  def help_with(job):
     work(job)
     _leave(job)
     return 0
 
-  return helper
+  return help_with
 
 
-def _handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) -> Any:
+def handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) -> Any:
+  """What XLA calls with the address of a call frame, as a `numba.cfunc`.
+
+  `version` and `place` are of XLA's interface: which word of its struct a function is.
+  """
   begin, finish, helper_of = kind.begin, kind.finish, llvm.function(helper_name)
   destroy, schedule = place['Error_Destroy'], place['ThreadPool_Schedule']
   count = place['ThreadPool_NumThreads']
 
   @numba.cfunc(ARGUMENT, error_model='numpy')
-  def handler(address):
+  def handle(address):
     frame = words(address)
     if frame[1] != 0 and words(frame[1])[1] & 0xFFFFFFFF == METADATA:
       metadata = words(words(frame[1])[3])
@@ -160,7 +82,7 @@ def _handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) 
     _leave(job)
     return 0
 
-  return handler
+  return handle
 
 
 @compiled

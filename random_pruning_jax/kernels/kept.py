@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from random_pruning_jax.kernels import handler, kept_jobs, llvm
+from random_pruning_jax.kernels import kept_words as word
+from random_pruning_jax.kernels import targets
 
 TARGET = 'random_pruning_jax_kept_weights'
 
@@ -23,7 +24,7 @@ class Layer(NamedTuple):
   values: np.ndarray  # f32[kept], an output channel after the other
   offsets: np.ndarray  # i32[kept]: where its input begins, in floats
   starts: np.ndarray  # i32[outputs + 1]
-  plan: np.ndarray  # i32[kept_jobs.PLAN]
+  plan: np.ndarray  # i32[kept_words.PLAN]
   scratch: int  # floats
 
 
@@ -42,10 +43,10 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   phase = -(-((high - 1) * stride + rows) // stride)
   output, channel, row, column = np.nonzero(kernel.transpose(3, 2, 0, 1))
   line = (channel * columns + column) * stride * phase + row % stride * phase + row // stride
-  workers = handler.cores()
-  mode = kept_jobs.SHARED if images < 4 * workers else kept_jobs.ALONE
-  if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= llvm.LANES:
-    mode = kept_jobs.DIRECT
+  workers = targets.cores()
+  mode = word.SHARED if images < 4 * workers else word.ALONE
+  if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= word.LANES:
+    mode = word.DIRECT
   copies = (0, images, workers)[mode]
   size = inputs * columns * stride * phase * wide
   return Layer(
@@ -54,7 +55,7 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
     (line * wide).astype(np.int32),
     np.searchsorted(output, np.arange(outputs + 1)).astype(np.int32),
     np.array([*plan, workers, mode], np.int32),
-    copies * size + llvm.LANES * (images * (4 * workers + 1) + 2),
+    copies * size + word.LANES * (images * (4 * workers + 1) + 2),
   )
 
 
@@ -67,11 +68,9 @@ def call(parts: Layer, x: jax.Array) -> jax.Array:
   """
   if x.shape != parts.shape:
     raise ValueError(f'the layer was laid out for inputs {parts.shape}, got {x.shape}.')
-  handler.register(TARGET, kept_jobs.KIND)
+  targets.register(TARGET, _kind)
   order = (0, 3, 1, 2) if x.ndim == 4 else (1, 0)
-  sizes = (
-    [kept_jobs.HIGH, kept_jobs.WIDE, kept_jobs.OUTPUTS] if x.ndim == 4 else [kept_jobs.OUTPUTS]
-  )
+  sizes = [word.HIGH, word.WIDE, word.OUTPUTS] if x.ndim == 4 else [word.OUTPUTS]
   shape = (len(x), *parts.plan[sizes].tolist())
   run = jax.ffi.ffi_call(
     TARGET,
@@ -83,3 +82,9 @@ def call(parts: Layer, x: jax.Array) -> jax.Array:
     output_layouts=[order, (0,)],
   )
   return run(x, parts.values, parts.offsets, parts.starts, parts.plan)[0]
+
+
+def _kind():
+  from random_pruning_jax.kernels import kept_jobs
+
+  return kept_jobs.KIND

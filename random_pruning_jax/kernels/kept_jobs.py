@@ -1,5 +1,6 @@
 """A call that reads kept weights only: threads divide first the copies, then the products."""
 
+from random_pruning_jax.kernels import kept_words as word
 from random_pruning_jax.kernels import llvm
 from random_pruning_jax.kernels.handler import (
   DONE,
@@ -11,14 +12,8 @@ from random_pruning_jax.kernels.handler import (
   Kind,
   started,
 )
+from random_pruning_jax.kernels.kept_sums import add_kept
 from random_pruning_jax.kernels.llvm import compiled, ints, words
-
-# Words of a plan, int32.
-IMAGES, INPUTS, HEIGHT, WIDTH, ROWS, COLUMNS, STRIDE, PAD = range(8)
-OUTPUTS, HIGH, WIDE, THREADS, MODE, PLAN = range(8, 14)
-
-# Modes: nothing to copy; all threads share an image; each thread has its own.
-DIRECT, SHARED, ALONE = range(3)
 
 # Words of a job, int64.
 COPY, COPIED, COPIES, BLOCKS, TILES, SIZE, SPARE = range(FIRST, FIRST + 7)
@@ -31,20 +26,20 @@ def begin(frame):
   place = started(frame, JOB, X, 5, 2)
   job = words(place)
   plan = ints(job[SETTINGS])
-  vectors = (plan[HIGH] * plan[WIDE] + llvm.LANES - 1) // llvm.LANES
-  job[TILES] = (vectors + llvm.VECTORS - 1) // llvm.VECTORS
-  lines = (plan[HIGH] - 1) * plan[STRIDE] + plan[ROWS] + plan[STRIDE] - 1
-  lines = lines // plan[STRIDE] * plan[STRIDE]
-  job[SIZE] = plan[COLUMNS] * lines * plan[WIDE]
-  images = plan[THREADS] if plan[MODE] == ALONE else plan[IMAGES]
+  vectors = (plan[word.HIGH] * plan[word.WIDE] + word.LANES - 1) // word.LANES
+  job[TILES] = (vectors + word.VECTORS - 1) // word.VECTORS
+  lines = (plan[word.HIGH] - 1) * plan[word.STRIDE] + plan[word.ROWS] + plan[word.STRIDE] - 1
+  lines = lines // plan[word.STRIDE] * plan[word.STRIDE]
+  job[SIZE] = plan[word.COLUMNS] * lines * plan[word.WIDE]
+  images = plan[word.THREADS] if plan[word.MODE] == word.ALONE else plan[word.IMAGES]
   job[SPARE] = job[SCRATCH]
-  if plan[MODE] != DIRECT:
-    job[SPARE] += 4 * images * plan[INPUTS] * job[SIZE] + 4 * llvm.LANES
-  pieces = plan[IMAGES] * job[TILES]
-  job[BLOCKS] = min(plan[OUTPUTS], max(1, (4 * plan[THREADS] + pieces - 1) // pieces))
-  job[COPIES] = plan[IMAGES] * plan[INPUTS] if plan[MODE] == SHARED else 0
-  job[ITEMS] = plan[IMAGES] if plan[MODE] == ALONE else pieces * job[BLOCKS]
-  job[WORKERS] = plan[THREADS]
+  if plan[word.MODE] != word.DIRECT:
+    job[SPARE] += 4 * images * plan[word.INPUTS] * job[SIZE] + 4 * word.LANES
+  pieces = plan[word.IMAGES] * job[TILES]
+  job[BLOCKS] = min(plan[word.OUTPUTS], max(1, (4 * plan[word.THREADS] + pieces - 1) // pieces))
+  job[COPIES] = plan[word.IMAGES] * plan[word.INPUTS] if plan[word.MODE] == word.SHARED else 0
+  job[ITEMS] = plan[word.IMAGES] if plan[word.MODE] == word.ALONE else pieces * job[BLOCKS]
+  job[WORKERS] = plan[word.THREADS]
   return place
 
 
@@ -65,14 +60,14 @@ def work(place):
   seat = llvm.add(place + 8 * SEAT, 1)
   number = llvm.add(place + 8 * ITEM, 1)
   while number < job[ITEMS]:
-    if plan[MODE] == ALONE:
+    if plan[word.MODE] == word.ALONE:
       _image(job, number, seat)
     else:
       block, tile = number % job[BLOCKS], number // job[BLOCKS] % job[TILES]
       image = number // (job[BLOCKS] * job[TILES])
-      base = job[X] if plan[MODE] == DIRECT else job[SCRATCH]
-      base += 4 * image * plan[INPUTS] * job[SIZE]
-      _multiply(job, image, tile, block, base, job[SPARE] + 4 * llvm.LANES * number)
+      base = job[X] if plan[word.MODE] == word.DIRECT else job[SCRATCH]
+      base += 4 * image * plan[word.INPUTS] * job[SIZE]
+      _multiply(job, image, tile, block, base, job[SPARE] + 4 * word.LANES * number)
     llvm.add(place + 8 * DONE, 1)
     number = llvm.add(place + 8 * ITEM, 1)
 
@@ -85,25 +80,30 @@ def finish(place):
 @compiled
 def _image(job, image, seat):
   """Copies and products of one image, in the part of the memory that is this thread's."""
-  inputs = ints(job[SETTINGS])[INPUTS]
+  inputs = ints(job[SETTINGS])[word.INPUTS]
   base = job[SCRATCH] + 4 * seat * inputs * job[SIZE]
   for channel in range(inputs):
     _shift(job, image * inputs + channel, base + 4 * channel * job[SIZE])
   for tile in range(job[TILES]):
     for block in range(job[BLOCKS]):
-      _multiply(job, image, tile, block, base, job[SPARE] + 4 * llvm.LANES * seat)
+      _multiply(job, image, tile, block, base, job[SPARE] + 4 * word.LANES * seat)
 
 
 @compiled
 def _shift(job, number, target):
   """One channel of one image, for each column of the kernel: phases of rows, rows, pixels."""
   plan = ints(job[SETTINGS])
-  height, width, stride, pad = plan[HEIGHT], plan[WIDTH], plan[STRIDE], plan[PAD]
-  wide = plan[WIDE]
-  rows = (plan[HIGH] - 1) * stride + plan[ROWS]
+  height, width, stride, pad = (
+    plan[word.HEIGHT],
+    plan[word.WIDTH],
+    plan[word.STRIDE],
+    plan[word.PAD],
+  )
+  wide = plan[word.WIDE]
+  rows = (plan[word.HIGH] - 1) * stride + plan[word.ROWS]
   phase = (rows + stride - 1) // stride
   source = job[X] + 4 * number * height * width
-  for column in range(plan[COLUMNS]):
+  for column in range(plan[word.COLUMNS]):
     copy = target + 4 * column * stride * phase * wide
     begin = min(wide, max(0, (pad - column + stride - 1) // stride))
     end = max(begin, min(wide, (width - 1 + pad - column) // stride + 1))
@@ -138,21 +138,21 @@ def _multiply(job, image, tile, block, base, spare):
   """One tile of pixels of one image, for one block of output channels."""
   plan = ints(job[SETTINGS])
   starts = ints(job[STARTS])
-  outputs = plan[OUTPUTS]
-  pixels = plan[HIGH] * plan[WIDE]
-  vectors = (pixels + llvm.LANES - 1) // llvm.LANES
+  outputs = plan[word.OUTPUTS]
+  pixels = plan[word.HIGH] * plan[word.WIDE]
+  vectors = (pixels + word.LANES - 1) // word.LANES
   first = vectors * tile // job[TILES]
   count = vectors * (tile + 1) // job[TILES] - first
-  position = first * llvm.LANES
-  last = max(0, min((count - 1) * llvm.LANES, pixels - llvm.LANES - position))
+  position = first * word.LANES
+  last = max(0, min((count - 1) * word.LANES, pixels - word.LANES - position))
   for output in range(outputs * block // job[BLOCKS], outputs * (block + 1) // job[BLOCKS]):
     start = starts[output]
     kept = starts[output + 1] - start
     out = job[OUT] + 4 * ((image * outputs + output) * pixels + position)
-    target = out if pixels >= llvm.LANES else spare
+    target = out if pixels >= word.LANES else spare
     values, offsets = job[VALUES] + 4 * start, job[OFFSETS] + 4 * start
-    llvm.tile(count, last, base + 4 * position, target, values, offsets, kept)
-    if pixels < llvm.LANES:
+    add_kept(count, last, base + 4 * position, target, values, offsets, kept)
+    if pixels < word.LANES:
       llvm.move(out, spare, pixels)
 
 

@@ -6,13 +6,11 @@ import hashlib
 import importlib.metadata
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding
-from numba.core import config
-from numba.core.registry import cpu_target
-from numba.core.runtime import rtsys
 
 from random_pruning_jax import kernels
 from random_pruning_jax.data import places
@@ -28,7 +26,11 @@ def address(name: str, make: Callable[[], Any]) -> int:
   code = _read(path)
   if code is None:
     made = make()
-    code = made.native_name.encode() + b'\0' + _machine().emit_object(_parsed(made.inspect_llvm()))
+    code = (
+      made.native_name.encode()
+      + b'\0'
+      + _machine().emit_object(_parsed(_alone(made.inspect_llvm())))
+    )
     _write(path, code)
   function, _, code = code.partition(b'\0')
   return _loaded(function.decode(), code)
@@ -36,7 +38,6 @@ def address(name: str, make: Callable[[], Any]) -> int:
 
 @functools.cache
 def _loaded(function: str, code: bytes) -> int:
-  rtsys.initialize(cpu_target.target_context)  # so that LLVM knows the functions of Numba's own
   engine = binding.create_mcjit_compiler(_parsed(''), _machine())
   engine.add_object_file(binding.ObjectFileRef.from_data(code))
   engine.finalize_object()
@@ -45,6 +46,16 @@ def _loaded(function: str, code: bytes) -> int:
 
 
 _engines: list[binding.ExecutionEngine] = []  # what they hold would else be freed
+
+
+def _alone(text: str) -> str:
+  """The module without Numba's runtime, which only errors call: a kernel that raises one stops.
+
+  So a later process can do without Numba.
+  """
+  call = re.compile(r'^declare (.*@(?:NRT|numba)_.*)$', re.MULTILINE)
+  stopped = call.sub(r'define internal \1 {\n  call void @llvm.trap()\n  unreachable\n}', text)
+  return f'{stopped}\ndeclare void @llvm.trap()\n'
 
 
 def _parsed(text: str) -> binding.ModuleRef:
@@ -59,7 +70,7 @@ def _machine() -> binding.TargetMachine:
 
 
 def _name() -> str:
-  return config.CPU_NAME or binding.get_host_cpu_name()
+  return os.environ.get('NUMBA_CPU_NAME') or binding.get_host_cpu_name()
 
 
 def _read(path: pathlib.Path) -> bytes | None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad
 
-from random_pruning_jax.kernels import handler, sums_jobs
+from random_pruning_jax.kernels import targets
 
 TARGET = 'random_pruning_jax_sums'
 SHARE = 1 << 14  # numbers that one thread sums at once
@@ -38,7 +38,7 @@ def _compute_sums(x, y, *, threads):
   columns = beside * channels
   rows = x.size // columns
   share = max(1, SHARE // columns)
-  handler.register(TARGET, sums_jobs.KIND)
+  targets.register(TARGET, _kind)
   results = (
     jax.ShapeDtypeStruct((2, columns), np.float32),
     jax.ShapeDtypeStruct((-(-rows // share) * 4 * columns,), np.float32),
@@ -48,13 +48,19 @@ def _compute_sums(x, y, *, threads):
   return found.reshape(2, beside, channels).sum(1)
 
 
+def _kind():
+  from random_pruning_jax.kernels import sums_jobs
+
+  return sums_jobs.KIND
+
+
 def _compute_spread(y, numbers, *, threads):
   del threads  # XLA's own
   return numbers[0] + numbers[1] * y
 
 
 def _primitive(name, compute, outline):
-  made = handler.primitive(name, compute, outline)
+  made = targets.primitive(name, compute, outline)
   made.def_impl(jax.jit(made.bind))
   return made
 

@@ -3,15 +3,12 @@
 import numpy as np
 
 from random_pruning_jax.kernels import dense_words as word
-from random_pruning_jax.kernels import tiles
-from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_fill import size
 from random_pruning_jax.kernels.llvm import compiled
+from random_pruning_jax.kernels.tile_code import transform_pixels, transform_sums, transform_tile
+from random_pruning_jax.kernels.tiles import MARGIN, POSITIONS
+from random_pruning_jax.kernels.vectors import Vectors
 
-POSITIONS = tiles.POSITIONS
-# Floats that a vector may write, or read, beyond the end. They lie between the 16 numbers of tiles
-# too, which else would be in the same sets of the cache.
-MARGIN = 16
 _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 
 
@@ -45,7 +42,7 @@ def before(plan):
 
 def _taking(lanes: int):
   """Images in their frames, to [16, channels, tiles] of a band of their lines of tiles."""
-  transform = tiles.transform_pixels(lanes)
+  transform = transform_pixels(lanes)
 
   @compiled
   def take(plan, frame, target, images, first):
@@ -66,7 +63,7 @@ def _taking(lanes: int):
 
 def _giving(lanes: int):
   """[16, tiles, channels] of sums, to the result, with what follows the convolution."""
-  transform = tiles.transform_sums(lanes)
+  transform = transform_sums(lanes)
 
   @compiled
   def give(plan, tables, source, out, offset, beside, images, first, lower, upper):
@@ -103,7 +100,7 @@ def _meeting(lanes: int):
   Lines before `start` are zeros in the maps, since they have been summed, and so are images that
   are not there.
   """
-  transform_pixels, transform_tile = tiles.transform_pixels(lanes), tiles.transform_tile(lanes)
+  of_pixels, of_tile = transform_pixels(lanes), transform_tile(lanes)
 
   @compiled
   def meet(plan, tables, source, maps, x, y, images, first, start):
@@ -123,11 +120,11 @@ def _meeting(lanes: int):
             channel = min(begin, inputs - lanes)
             place = x + 4 * (tile * inputs + channel)
             position = plan[word.X_POSITION]
-            transform_pixels(place, position, pixels + 4 * channel, line, inputs, 2 * inputs)
+            of_pixels(place, position, pixels + 4 * channel, line, inputs, 2 * inputs)
         sums = maps + 4 * (image * plan[word.STEP_W] + 2 * (inside * wide + column) * outputs)
         columns = min(2, wide - 2 * column)
         for channel in range(0, outputs, lanes):
-          transform_tile(
+          of_tile(
             y + 4 * (tile * outputs + channel),
             plan[word.OUT_POSITION],
             sums + 4 * channel,

@@ -4,11 +4,11 @@ import functools
 import math
 
 from random_pruning_jax.kernels import dense_words as word
-from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.dense_frames import Sizes, around
 from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan, written
 from random_pruning_jax.kernels.dense_plans import channels_at_once
-from random_pruning_jax.kernels.tile_jobs import MARGIN, POSITIONS
+from random_pruning_jax.kernels.tiles import MARGIN, POSITIONS
+from random_pruning_jax.kernels.vectors import Vectors
 
 BYTES = 1 << 18  # of what a band of tiles is transformed into, with its sums, or for TILES of them
 TILES = 32  # at once, at least, for which the kernel is read

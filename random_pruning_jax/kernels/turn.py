@@ -6,8 +6,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from random_pruning_jax.kernels.contract import Vectors
 from random_pruning_jax.kernels.llvm import compiled, floats
+from random_pruning_jax.kernels.vectors import Vectors
 
 _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 

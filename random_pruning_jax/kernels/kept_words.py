@@ -1,0 +1,13 @@
+"""What the words of a plan are, by which `kept` tells `kept_jobs` what to compute, and its vectors.
+
+The words are int32.
+"""
+
+LANES = 16  # floats of a vector; a narrower machine takes several registers
+VECTORS = 6  # at once: as many sums as fit into the registers of any machine
+
+IMAGES, INPUTS, HEIGHT, WIDTH, ROWS, COLUMNS, STRIDE, PAD = range(8)
+OUTPUTS, HIGH, WIDE, THREADS, MODE, PLAN = range(8, 14)
+
+# Modes: nothing to copy; all threads share an image; each thread has its own.
+DIRECT, SHARED, ALONE = range(3)

@@ -18,20 +18,25 @@ class BatchNorm(nn.BatchNorm):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    if self.use_running_average or self.is_initializing() or x.dtype != jnp.float32:
+    if self.use_running_average or x.dtype != jnp.float32:
       return super().__call__(x)
     channels = (x.shape[-1],)
     scale = self.param('scale', self.scale_init, channels)
     bias = self.param('bias', self.bias_init, channels)
-    y, new = _normalized(x, scale, bias, self.epsilon, self.axis_name)
-    for name, value in zip(('mean', 'var'), new, strict=True):
-      kept = self.variable('batch_stats', name, jnp.zeros, channels)
-      kept.value = self.momentum * kept.value + (1 - self.momentum) * value
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
+    var = self.variable('batch_stats', 'var', jnp.ones, channels)
+    beginning = self.is_initializing()  # where there is no axis, and statistics stay as they are
+    axis = None if beginning else self.axis_name
+    numbers = (scale, bias, mean.value, var.value)
+    y, *new = _normalized(x, *numbers, self.momentum, self.epsilon, axis)
+    if not beginning:
+      mean.value, var.value = new
     return y
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _normalized(x, scale, bias, epsilon, axis_name):
+# Compiled, so that it is traced and differentiated once for each shape, not for each layer.
+@functools.partial(jax.jit, static_argnums=(5, 6, 7))
+def _normalized(x, scale, bias, running_mean, running_var, momentum, epsilon, axis_name):
   from random_pruning_jax.kernels.sums import spread, sums
 
   mean, square = sums(x, x) / (x.size // x.shape[-1])
@@ -40,4 +45,7 @@ def _normalized(x, scale, bias, epsilon, axis_name):
   # Rounding may bring the variance of a constant below zero.
   var = jnp.maximum(square - mean**2, 0)
   factor = scale * jax.lax.rsqrt(var + epsilon)
-  return spread(x, jnp.stack([bias - mean * factor, factor])), (mean, var)
+  y = spread(x, jnp.stack([bias - mean * factor, factor]))
+  running_mean = momentum * running_mean + (1 - momentum) * mean
+  running_var = momentum * running_var + (1 - momentum) * var
+  return y, running_mean, running_var

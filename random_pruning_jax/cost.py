@@ -7,7 +7,7 @@ activations, which no mask touches, are not.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import flax.traverse_util
@@ -47,8 +47,12 @@ class Structure:
     return {layer.name: layer.shape for layer in self.layers}
 
 
-def structure(model: nn.Module, image_shape: Sequence[int]) -> Structure:
-  """Traces `model.init` for one image [H, W, C] without running it.
+def structure(
+  model: nn.Module, image_shape: Sequence[int], init: Callable[..., dict] | None = None
+) -> Structure:
+  """Traces the initialisation of a model for one image [H, W, C] without running it.
+
+  `init(key)`, where it is given, is called for that, and traces it for the first time.
 
   Raises:
     ValueError: the model has a kernel in a layer that is neither nn.Conv nor nn.Dense.
@@ -65,13 +69,10 @@ def structure(model: nn.Module, image_shape: Sequence[int]) -> Structure:
       found[name] = Layer(name, shape, before + macs)
     return output
 
-  def init(key: jax.Array, images: jax.Array):
-    with nn.intercept_methods(record):
-      return model.init(key, images)
-
   key = jax.eval_shape(lambda: jax.random.key(0))
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  variables = jax.eval_shape(init, key, images)
+  with nn.intercept_methods(record):
+    variables = init(key) if init else jax.eval_shape(model.init, key, images)
   names = flax.traverse_util.flatten_dict(variables['params'], sep='/')
   missed = [name for name in names if name.split('/')[-1] == 'kernel' and name not in found]
   if missed:

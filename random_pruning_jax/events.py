@@ -4,9 +4,12 @@ tensorboardX's own SummaryWriter hands each number to a thread through a queue. 
 lines of `Queue.put` leaves the queue's lock taken, and closing the writer then waits for ever.
 """
 
+import contextlib
 import os
 import pathlib
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 FLUSH_EVERY = 10.0  # seconds
@@ -17,8 +20,9 @@ class Events:
 
   def __init__(self, directory: str | os.PathLike, step: int):
     # Here, because they are slow to import.
-    from tensorboardX import event_file_writer, summary
-    from tensorboardX.proto import event_pb2
+    with _without('torch'):
+      from tensorboardX import event_file_writer, summary
+      from tensorboardX.proto import event_pb2
 
     self._event, self._scalar = event_pb2.Event, summary.scalar
     directory = pathlib.Path(directory)
@@ -41,3 +45,19 @@ class Events:
 
   def _write(self, step: int, **what: Any) -> None:
     self._file.write_event(self._event(step=step, wall_time=time.time(), **what))
+
+
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+  """Imports in here find no such module, unless it has been imported before.
+
+  tensorboardX imports PyTorch wherever it is installed, which takes seconds, for tensors alone.
+  """
+  if module in sys.modules:
+    yield
+    return
+  sys.modules[module] = None
+  try:
+    yield
+  finally:
+    sys.modules.pop(module, None)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import convolution, cost, data, models, parallel, pruning, scoring
+from random_pruning_jax import convolution, cost, data, drawn, models, parallel, pruning, scoring
 from random_pruning_jax.config import resolve
 from random_pruning_jax.ratios import RATIOS
 
@@ -44,7 +44,7 @@ def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> 
   pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
   spec = shown(config, data.describe(config.dataset, config.data_dir))
   model = network(config, spec, on[0].platform)
-  return Experiment(config, spec, model, _structure(model, spec.shape), on)
+  return Experiment(config, spec, model, _traced(model, spec.shape).structure, on)
 
 
 def check_budget(parts: Experiment) -> None:
@@ -92,26 +92,28 @@ def keys(seed: int) -> Keys:
 
 def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, int, int]) -> dict:
   """{'params', 'batch_stats'} for images of `shape` (height, width, channels)."""
-  return _initializer(model, shape)(key)
+  return _traced(model, shape).init(key)
 
 
-# Tracing a network takes as long as some epochs of the smallest: once is enough for many runs.
-_structure = functools.lru_cache(maxsize=64)(cost.structure)
-
-
-@functools.lru_cache(maxsize=64)
 def initial_shapes(model: models.Network, shape: tuple[int, int, int]) -> dict:
   """The same tree with shapes and dtypes in place of arrays; nothing is computed."""
-  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), image)
+  return _traced(model, shape).init.eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
 
 
+class _Traced(NamedTuple):
+  init: Any  # a compiled function: key -> variables
+  structure: cost.Structure
+
+
+# Tracing a network takes as long as some epochs of the smallest: once is enough for a run, and for
+# the many runs of a sweep.
 @functools.lru_cache(maxsize=64)
-def _initializer(model: models.Network, shape: tuple[int, int, int]):
-  # It runs once: on a CPU, where optimising the draws takes XLA long, it is not optimised.
-  quickly = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+def _traced(model: models.Network, shape: tuple[int, int, int]) -> _Traced:
+  # It runs once: on a CPU, to optimise the draws further takes longer than it saves.
+  quickly = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
   image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  return jax.jit(lambda key: model.lazy_init(key, image), compiler_options=quickly)
+  init = jax.jit(drawn.together(model.init, image), compiler_options=quickly)
+  return _Traced(init, cost.structure(model, shape, init.eval_shape))
 
 
 def initial_masks(parts: Experiment, variables: dict, batches: dict[str, dict]) -> Any:

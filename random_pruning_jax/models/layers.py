@@ -5,14 +5,16 @@ XLA's 'SAME' pads a convolution of stride 2 on the far side only.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import convolution
+from random_pruning_jax import convolution, drawn
 from random_pruning_jax.batch_norm import BatchNorm
 from random_pruning_jax.models.remat import remat
 
@@ -29,10 +31,12 @@ class Layers:
   axis_name: str | None
   conv_general_dilated: Callable | None
 
-  @property
-  def kernel_init(self) -> Callable:
+  def kernel_init(
+    self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
+  ) -> jax.Array:
     """Normal with variance 2 / fan (He et al., 2015); JAX's own he_normal is a truncated one."""
-    return nn.initializers.variance_scaling(2.0, self.kaiming, 'normal')
+    fan = math.prod(shape[:-1] if self.kaiming == 'fan_in' else (*shape[:-2], shape[-1]))
+    return drawn.normal(key, shape, dtype) * jnp.sqrt(jnp.array(2 / fan, dtype))
 
   def conv(self, features: int, size: int = 3, stride: int = 1, *, name: str) -> nn.Conv:
     """A convolution without bias, padded by size // 2 on every side."""

@@ -1,0 +1,109 @@
+"""Initial kernels, of which many are drawn as one array: the same numbers as each by itself.
+
+A CPU's XLA compiles each draw by itself, and loads each again at every later start: that took 3 s
+and 0.6 s of a ResNet-20. The program of `init` is read and rewritten, so that networks need not
+know.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, Literal, Var
+
+NAME = 'drawn'  # of a draw, in the program
+SHORT = 1 << 16  # numbers of a row that may be longer than is needed,
+LONGER = 4  # so many times at most
+MOST = 1 << 24  # numbers of one array
+
+
+def normal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+  """`jax.random.normal`, for `together` to find."""
+  return _drawn(key, math.prod(shape), dtype).reshape(shape)
+
+
+def _draw(key, length, dtype):
+  return jax.random.normal(key, (length,), dtype)
+
+
+_draw.__name__ = NAME
+_drawn = jax.jit(_draw, static_argnums=(1, 2))
+
+
+def together(init: Callable, *arguments: Any) -> Callable[[jax.Array], Any]:
+  """key -> `init(key, *arguments)`, to rounding, of which only what is needed is computed.
+
+  So `arguments` may be shapes. A draw's key must not be made of another draw.
+  """
+
+  def run(key):
+    closed, shapes = jax.make_jaxpr(init, return_shape=True)(key, *arguments)
+    program = closed.jaxpr
+    [given, *_] = program.invars
+    known = dict(zip(program.constvars, closed.consts, strict=True)) | {given: key}
+    made_by = {var: equation for equation in program.eqns for var in equation.outvars}
+    folded = [var for var, equation in made_by.items() if _folds(equation, given)]
+    drawn = _groups([var for var, equation in made_by.items() if _draws(equation)])
+
+    def value(atom: Var | Literal) -> Any:
+      if isinstance(atom, Literal):
+        return atom.val
+      if atom not in known:
+        equation = made_by[atom]
+        if _folds(equation, given):
+          numbers = [value(made_by[var].invars[1]) for var in folded]
+          keys = jax.vmap(lambda number: _compute(equation, key, number)[0])(jnp.stack(numbers))
+          known.update(zip(folded, keys, strict=True))
+        elif _draws(equation):
+          group = next(group for group in drawn if atom in group)
+          keys = jnp.stack([value(made_by[var].invars[0]) for var in group])
+          longest = group[0].aval
+          rows = jax.vmap(lambda key: _drawn(key, longest.size, longest.dtype))(keys)
+          known.update((var, row[: var.aval.size]) for var, row in zip(group, rows, strict=True))
+        else:
+          found = _compute(equation, *map(value, equation.invars))
+          known.update(zip(equation.outvars, found, strict=True))
+      return known[atom]
+
+    return jax.tree.unflatten(jax.tree.structure(shapes), list(map(value, program.outvars)))
+
+  return run
+
+
+def _groups(draws: Sequence[Var]) -> list[list[Var]]:
+  """Draws that are rows of one array, as long as the first of them.
+
+  A number depends on the key and on its place in the row alone, where JAX is told that draws may be
+  cut (jax_threefry_partitionable, its default): so a short row is the beginning of a long one.
+  """
+  groups: list[list[Var]] = []
+  for var in sorted(draws, key=lambda var: -var.aval.size):
+    if groups and _fits(var, groups[-1]):
+      groups[-1].append(var)
+    else:
+      groups.append([var])
+  return groups
+
+
+def _fits(var: Var, group: Sequence[Var]) -> bool:
+  length, needed = group[0].aval.size, var.aval.size
+  cut = jax.config.jax_threefry_partitionable and length <= min(SHORT, LONGER * needed)
+  alike = group[0].aval.dtype == var.aval.dtype and (length == needed or cut)
+  return alike and (len(group) + 1) * length <= MOST
+
+
+def _draws(equation: JaxprEqn) -> bool:
+  return equation.params.get('name') == NAME
+
+
+def _folds(equation: JaxprEqn, key: Var) -> bool:
+  """Whether it makes a layer's key of the network's."""
+  return equation.primitive.name == 'random_fold_in' and equation.invars[0] is key
+
+
+def _compute(equation: JaxprEqn, *operands: Any) -> Sequence[Any]:
+  options = equation.primitive.get_bind_params(equation.params)
+  found = equation.primitive.bind(*operands, **options)
+  return found if equation.primitive.multiple_results else [found]

@@ -7,8 +7,9 @@ shape works on parameters and masks.
     scores, densities --top--> masks --keep_sparse--> an optax transform that keeps the zeros zero
 """
 
+import concurrent.futures
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -47,7 +48,7 @@ def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
     score = _finite(name, score)
     return _highest(score.ravel(), kept_count(densities[name], score.size)).reshape(score.shape)
 
-  return _map_named(one, scores)
+  return map_named(one, scores)
 
 
 def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
@@ -68,7 +69,7 @@ def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
       )
     return score.astype(np.float64) < densities[name] * 2.0**32
 
-  return _map_named(one, scores)
+  return map_named(one, scores)
 
 
 def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
@@ -185,7 +186,7 @@ def _highest(score: np.ndarray, k: int) -> np.ndarray:
 
 def _finite(name: str, score: chex.Array) -> np.ndarray:
   score = np.asarray(score)
-  if not np.isfinite(score).all():
+  if score.dtype.kind not in 'iu' and not np.isfinite(score).all():
     raise ValueError(f'scores of {name} must be finite, got nan or infinity.')
   return score
 
@@ -200,6 +201,9 @@ def _check_names(scores: chex.ArrayTree, densities: Densities) -> None:
       raise ValueError(f'density of {name} must lie in [0, 1], got {density}.')
 
 
-def _map_named(fn, tree: chex.ArrayTree) -> chex.ArrayTree:
+def map_named(fn: Callable[[str, Any], Any], tree: chex.ArrayTree) -> chex.ArrayTree:
+  """The tree of `fn(name, leaf)`, in threads: NumPy's passes over large leaves let others run."""
   named = named_leaves(tree)
-  return jax.tree.unflatten(jax.tree.structure(tree), [fn(n, leaf) for n, leaf in named.items()])
+  with concurrent.futures.ThreadPoolExecutor() as threads:
+    leaves = list(threads.map(fn, named.keys(), named.values()))
+  return jax.tree.unflatten(jax.tree.structure(tree), leaves)

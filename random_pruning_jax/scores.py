@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from random_pruning_jax import masks
 from random_pruning_jax.synflow import synflow
 
 ApplyFn = Callable[..., chex.Array]  # (params, images [B, H, W, C]) -> logits [B, K]
@@ -40,11 +41,10 @@ def random(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex.PR
   del apply_fn, batch
   words = tuple(int(word) for word in jax.random.key_data(key).ravel())
 
-  def bits(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+  def bits(name, leaf):
     return random_bits(words, name, math.prod(jnp.shape(leaf))).reshape(jnp.shape(leaf))
 
-  return jax.tree_util.tree_map_with_path(bits, params)
+  return masks.map_named(bits, params)
 
 
 def random_bits(key: tuple[int, ...], name: str, size: int) -> np.ndarray:

@@ -71,8 +71,10 @@ def structure(
 
   key = jax.eval_shape(lambda: jax.random.key(0))
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  # A function of its own, since JAX does not trace the same one again.
+  init = init or (lambda key: jax.eval_shape(lambda *of: model.init(*of), key, images))
   with nn.intercept_methods(record):
-    variables = init(key) if init else jax.eval_shape(model.init, key, images)
+    variables = init(key)
   names = flax.traverse_util.flatten_dict(variables['params'], sep='/')
   missed = [name for name in names if name.split('/')[-1] == 'kernel' and name not in found]
   if missed:

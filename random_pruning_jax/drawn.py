@@ -39,7 +39,8 @@ def together(init: Callable, *arguments: Any) -> Callable[[jax.Array], Any]:
   """
 
   def run(key):
-    closed, shapes = jax.make_jaxpr(init, return_shape=True)(key, *arguments)
+    trace = jax.make_jaxpr(lambda *of: init(*of), return_shape=True)  # which JAX has not seen yet
+    closed, shapes = trace(key, *arguments)
     program = closed.jaxpr
     [given, *_] = program.invars
     known = dict(zip(program.constvars, closed.consts, strict=True)) | {given: key}

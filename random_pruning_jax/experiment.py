@@ -44,7 +44,7 @@ def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> 
   pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
   spec = shown(config, data.describe(config.dataset, config.data_dir))
   model = network(config, spec, on[0].platform)
-  return Experiment(config, spec, model, _traced(model, spec.shape).structure, on)
+  return Experiment(config, spec, model, initial_structure(model, spec.shape), on)
 
 
 def check_budget(parts: Experiment) -> None:
@@ -98,6 +98,11 @@ def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, i
 def initial_shapes(model: models.Network, shape: tuple[int, int, int]) -> dict:
   """The same tree with shapes and dtypes in place of arrays; nothing is computed."""
   return _traced(model, shape).init.eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def initial_structure(model: models.Network, shape: tuple[int, int, int]) -> cost.Structure:
+  """The prunable layers, in the network's order, and what they cost."""
+  return _traced(model, shape).structure
 
 
 class _Traced(NamedTuple):

@@ -1,12 +1,13 @@
 """Kernels are drawn together, and are those that each layer draws by itself."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
-from random_pruning_jax import drawn, models
-from random_pruning_jax.experiment import initial_variables
+from random_pruning_jax import cost, drawn, models
+from random_pruning_jax.experiment import initial_shapes, initial_structure, initial_variables
 
 KEY = jax.random.key(7)
 SHAPES = ((3, 5), (5, 3), (2, 2), (1, 3))
@@ -61,3 +62,24 @@ def test_what_the_result_does_not_need_is_not_computed():
     return drawn.normal(key, (2, image.shape[0]))
 
   assert drawn.together(init, IMAGE)(KEY).shape == (2, 1)
+
+
+traces = []
+
+
+class Network(models.Network):
+  """Remembers that it was traced."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    traces.append(images.shape)
+    return self.classify(self.layers.conv(4, name='stem')(self.normalized(images)), False)
+
+
+def test_structure_shapes_and_variables_come_of_one_trace():
+  model, shape = Network(10), IMAGE.shape[1:]
+  structure = initial_structure(model, shape)
+  shapes, variables = initial_shapes(model, shape), initial_variables(model, KEY, shape)
+  assert traces == [IMAGE.shape]
+  assert structure == cost.structure(model, shape)
+  chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)

@@ -191,6 +191,23 @@ def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monke
   assert (answer(), len(made)) == (42, 2)
 
 
+def test_a_later_process_does_without_numba(tmp_path):
+  script = """
+import sys
+import jax.numpy as jnp
+from random_pruning_jax.kernels.sums import sums
+print(sums(jnp.ones((6, 2)), jnp.ones((6, 2))).tolist(), 'numba' in sys.modules)
+"""
+  environment = {**os.environ, 'XDG_CACHE_HOME': str(tmp_path)}
+  said = [
+    subprocess.run(
+      [sys.executable, '-c', script], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    for _ in range(2)
+  ]
+  assert said == [f'[[6.0, 6.0], [6.0, 6.0]] {first}\n' for first in (True, False)]
+
+
 def test_a_cache_that_cannot_be_written_to_costs_nothing_but_time(tmp_path, monkeypatch):
   (tmp_path / 'random_pruning_jax').write_text('a file where the directory would be')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

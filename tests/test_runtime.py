@@ -47,19 +47,36 @@ def get_config():
 """
 
 
-def test_a_run_of_the_command_takes_its_settings_of_the_machine(tmp_path):
-  """In a process of its own; what GPUs read of them, a CPU takes and does not look at."""
-  (tmp_path / 'config.py').write_text(CONFIG)
-  command = [sys.executable, '-c', COMMAND, 'train', f'--config={tmp_path / "config.py"}']
-  command += [f'--workdir={tmp_path}', '--deterministic', '--mem_fraction=0.5', '--profile=3:4']
-  ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-  assert ran.returncode == 0, ran.stderr
-  last = ran.stdout.splitlines()[-1].split()
+@pytest.fixture(scope='module')
+def ran(tmp_path_factory):
+  """A run of the command in a process of its own, where PyTorch is installed and not to be used."""
+  workdir = tmp_path_factory.mktemp('ran')
+  (workdir / 'config.py').write_text(CONFIG)
+  (workdir / 'packages').mkdir()
+  (workdir / 'packages' / 'torch.py').write_text('raise AssertionError("imported")')
+  paths = [str(workdir / 'packages'), os.environ.get('PYTHONPATH', '')]
+  command = [sys.executable, '-c', COMMAND, 'train', f'--config={workdir / "config.py"}']
+  command += [f'--workdir={workdir}', '--deterministic', '--mem_fraction=0.5', '--profile=3:4']
+  environ = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ)
+  assert done.returncode == 0, done.stderr
+  return workdir, done.stdout
+
+
+def test_a_run_of_the_command_takes_its_settings_of_the_machine(ran):
+  """What GPUs read of them, a CPU takes and does not look at."""
+  workdir, said = ran
+  last = said.splitlines()[-1].split()
   assert '--xla_gpu_deterministic_ops=true' in last and last[-1] == '0.5'
-  traces = [path.name for path in (tmp_path / profiling.FOLDER).rglob('*') if path.is_file()]
+  traces = [path.name for path in (workdir / profiling.FOLDER).rglob('*') if path.is_file()]
   assert any(name.endswith('.xplane.pb') for name in traces)
   assert 'perfetto_trace.json.gz' in traces
-  assert (tmp_path / 'results.jsonl').exists()
+  assert (workdir / 'results.jsonl').exists()
+
+
+def test_a_run_writes_for_tensorboard_without_pytorch(ran):
+  workdir, _ = ran
+  assert list((workdir / 'tensorboard').iterdir())
 
 
 COMPILES = """

@@ -22,7 +22,7 @@ from random_pruning_jax.kernels.handler import (
   Kind,
   started,
 )
-from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
+from random_pruning_jax.kernels.llvm import compiled, floats, inlined, ints, words
 from random_pruning_jax.kernels.tile_jobs import before, tiling
 from random_pruning_jax.kernels.vectors import Vectors
 
@@ -83,7 +83,7 @@ def kind(vectors: Vectors) -> Kind:
   fill, parts, lanes = filling(vectors), summing(vectors), vectors.lanes
   tiled = tiling(vectors, parts)
 
-  @compiled
+  @inlined
   def some(job, plan, seat, start, stop, share):
     """A share of the result for images from `start` to `stop`, as many as there is room for."""
     images, frame = stop - start, _own(job, seat)
@@ -106,7 +106,7 @@ def kind(vectors: Vectors) -> Kind:
     else:
       parts(plan, job[PLAN], images, x, w, offset, beside, plan[word.CUT], out, lower, upper)
 
-  @compiled
+  @inlined
   def work(place):
     job = words(place)
     plan = ints(job[PLAN])

@@ -1,10 +1,11 @@
 """All sums of an image, or of several: the parts of a plan, through the loop of `contract`."""
 
 import numpy as np
+from numba import types
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.contract import contract
-from random_pruning_jax.kernels.llvm import compiled, ints
+from random_pruning_jax.kernels.llvm import INTS, compiled_for, inlined, ints
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
 _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
@@ -15,7 +16,7 @@ def summing(vectors: Vectors):
   loop, lanes = contract(vectors), vectors.lanes
   pixels_of = tuple(pixels for pixels, _ in SHAPES[vectors.registers])
 
-  @compiled
+  @inlined
   def part(plan, tables, own, x, w, offset, beside, cut, out, lower, upper, first, taps):
     """The sums of some taps of one part of the result, from one vector of its channels to another.
 
@@ -66,7 +67,7 @@ def summing(vectors: Vectors):
             pixel += pixels_of[shape]
       vector += wide
 
-  @compiled
+  @compiled_for(INTS, *[types.int64] * 10)
   def parts(plan, tables, images, x, w, offset, beside, cut, out, lower, upper):
     """All parts, some taps at a time where images are summed."""
     taps = plan[word.CHUNK]

@@ -9,7 +9,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-compiled = numba.njit(error_model='numpy', nogil=True, no_cpython_wrapper=True)
+_OPTIONS = {'error_model': 'numpy', 'nogil': True, 'no_cpython_wrapper': True}
+compiled = numba.njit(**_OPTIONS)
+inlined = numba.njit(inline='always', **_OPTIONS)
+INTS = types.int32[::1]
+
+
+def compiled_for(*arguments: types.Type):
+  """`compiled`, for such arguments alone: else once more for each that is a constant somewhere."""
+  return numba.njit(types.void(*arguments), **_OPTIONS)
+
 
 _WORD, _FLOAT = ir.IntType(64), ir.FloatType()
 

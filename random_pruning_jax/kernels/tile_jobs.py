@@ -4,7 +4,7 @@ import numpy as np
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_fill import size
-from random_pruning_jax.kernels.llvm import compiled
+from random_pruning_jax.kernels.llvm import compiled, inlined
 from random_pruning_jax.kernels.tile_code import transform_pixels, transform_sums, transform_tile
 from random_pruning_jax.kernels.tiles import MARGIN, POSITIONS
 from random_pruning_jax.kernels.vectors import Vectors
@@ -16,7 +16,7 @@ def tiling(vectors: Vectors, parts):
   """What computes images by tiles, in compiled code, where `parts` computes the sums of tiles."""
   take, meet, give = (make(vectors.lanes) for make in (_taking, _meeting, _giving))
 
-  @compiled
+  @inlined
   def tiled(plan, tables, frame, images, source, w, offset, beside, out, lower, upper):
     """Bands of lines of tiles; the last begins early, where they are no whole number of them."""
     x = frame + 4 * (before(plan) + MARGIN)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 class BatchNorm(nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes but the last, to rounding (Ioffe and Szegedy, 2015).
 
-  The kernel is for training in float32; everything else is flax's own.
+  The kernel is for the statistics of a batch, in training and where variables begin, in float32;
+  everything else is flax's own.
   """
 
   @nn.compact

@@ -52,7 +52,7 @@ def structure(
 ) -> Structure:
   """Traces the initialisation of a model for one image [H, W, C] without running it.
 
-  `init(key)`, where it is given, is called for that, and traces it for the first time.
+  `init(key)`, where it is given, is called for that; it must not have been traced before.
 
   Raises:
     ValueError: the model has a kernel in a layer that is neither nn.Conv nor nn.Dense.
@@ -76,6 +76,10 @@ def structure(
   with nn.intercept_methods(record):
     variables = init(key)
   names = flax.traverse_util.flatten_dict(variables['params'], sep='/')
+  if names and not found:
+    raise ValueError(
+      'no layer was seen: the function had been traced before, or has none to prune.'
+    )
   missed = [name for name in names if name.split('/')[-1] == 'kernel' and name not in found]
   if missed:
     raise ValueError(f'Only nn.Conv and nn.Dense are counted, but there is {", ".join(missed)}.')

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal, Var
 
-NAME = 'drawn'  # of a draw, in the program
+NAME = 'random_pruning_jax_normal'  # of a draw, in the program
 SHORT = 1 << 16  # numbers of a row that may be longer than is needed,
 LONGER = 4  # so many times at most
 MOST = 1 << 24  # numbers of one array
@@ -21,7 +21,7 @@ MOST = 1 << 24  # numbers of one array
 
 def normal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
   """`jax.random.normal`, for `together` to find."""
-  return _drawn(key, math.prod(shape), dtype).reshape(shape)
+  return _row(key, math.prod(shape), dtype).reshape(shape)
 
 
 def _draw(key, length, dtype):
@@ -29,24 +29,29 @@ def _draw(key, length, dtype):
 
 
 _draw.__name__ = NAME
-_drawn = jax.jit(_draw, static_argnums=(1, 2))
+_row = jax.jit(_draw, static_argnums=(1, 2))
 
 
-def together(init: Callable, *arguments: Any) -> Callable[[jax.Array], Any]:
-  """key -> `init(key, *arguments)`, to rounding, of which only what is needed is computed.
+def together(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
+  """key -> `init(key)`, to rounding, of which only what the result needs is computed.
 
-  So `arguments` may be shapes. A draw's key must not be made of another draw.
+  A draw's key must not be made of another draw. Keys of another generator than threefry, whose
+  draws change under `vmap`, are given to `init` as they are.
   """
 
   def run(key):
-    trace = jax.make_jaxpr(lambda *of: init(*of), return_shape=True)  # which JAX has not seen yet
-    closed, shapes = trace(key, *arguments)
+    if str(jax.random.key_impl(key)) != 'threefry2x32':
+      return init(key)
+    trace = jax.make_jaxpr(
+      lambda key: init(key), return_shape=True
+    )  # new to JAX, so not remembered
+    closed, shapes = trace(key)
     program = closed.jaxpr
-    [given, *_] = program.invars
+    [given] = program.invars
     known = dict(zip(program.constvars, closed.consts, strict=True)) | {given: key}
     made_by = {var: equation for equation in program.eqns for var in equation.outvars}
     folded = [var for var, equation in made_by.items() if _folds(equation, given)]
-    drawn = _groups([var for var, equation in made_by.items() if _draws(equation)])
+    groups = _groups([var for var, equation in made_by.items() if _draws(equation)])
 
     def value(atom: Var | Literal) -> Any:
       if isinstance(atom, Literal):
@@ -58,10 +63,10 @@ def together(init: Callable, *arguments: Any) -> Callable[[jax.Array], Any]:
           keys = jax.vmap(lambda number: _compute(equation, key, number)[0])(jnp.stack(numbers))
           known.update(zip(folded, keys, strict=True))
         elif _draws(equation):
-          group = next(group for group in drawn if atom in group)
+          group = next(group for group in groups if atom in group)
           keys = jnp.stack([value(made_by[var].invars[0]) for var in group])
           longest = group[0].aval
-          rows = jax.vmap(lambda key: _drawn(key, longest.size, longest.dtype))(keys)
+          rows = jax.vmap(lambda key: _row(key, longest.size, longest.dtype))(keys)
           known.update((var, row[: var.aval.size]) for var, row in zip(group, rows, strict=True))
         else:
           found = _compute(equation, *map(value, equation.invars))
@@ -96,7 +101,11 @@ def _fits(var: Var, group: Sequence[Var]) -> bool:
 
 
 def _draws(equation: JaxprEqn) -> bool:
-  return equation.params.get('name') == NAME
+  """Whether it is a call of `_row`, of one key: under a `vmap` of the network's own it has many."""
+  if equation.primitive.name not in ('jit', 'pjit') or equation.params['name'] != NAME:
+    return False
+  kinds = [atom.aval for atom in equation.invars]
+  return [kind.ndim for kind in kinds if jnp.issubdtype(kind.dtype, jax.dtypes.prng_key)] == [0]
 
 
 def _folds(equation: JaxprEqn, key: Var) -> bool:

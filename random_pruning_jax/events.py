@@ -51,7 +51,8 @@ class Events:
 def _without(module: str) -> Iterator[None]:
   """Imports in here find no such module, unless it has been imported before.
 
-  tensorboardX imports PyTorch wherever it is installed, which takes seconds, for tensors alone.
+  tensorboardX imports PyTorch wherever it is installed, which takes seconds, for tensors alone. Not
+  for several threads: what another imports meanwhile may not find it either.
   """
   if module in sys.modules:
     yield

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from random_pruning_jax import processor
+
 Params = chex.ArrayTree
 Masks = chex.ArrayTree
 Densities = Mapping[str, float]
@@ -204,6 +206,6 @@ def _check_names(scores: chex.ArrayTree, densities: Densities) -> None:
 def map_named(fn: Callable[[str, Any], Any], tree: chex.ArrayTree) -> chex.ArrayTree:
   """The tree of `fn(name, leaf)`, in threads: NumPy's passes over large leaves let others run."""
   named = named_leaves(tree)
-  with concurrent.futures.ThreadPoolExecutor() as threads:
+  with concurrent.futures.ThreadPoolExecutor(processor.cores()) as threads:
     leaves = list(threads.map(fn, named.keys(), named.values()))
   return jax.tree.unflatten(jax.tree.structure(tree), leaves)

@@ -45,6 +45,13 @@ def environment(before: Mapping[str, str], jaxlib: str) -> dict[str, str]:
   return {'XLA_FLAGS': f'{flags} {_FLAG}=LIBRARY_FUSION_TYPE_REDUCE'.strip()}
 
 
+def cores() -> int:
+  """Those that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def only_cpu(environ: Mapping[str, str], dev: pathlib.Path = pathlib.Path('/dev')) -> bool:
   """Whether JAX can find nothing but a CPU: told so, or without support for others that are here.
 

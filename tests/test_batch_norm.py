@@ -39,6 +39,15 @@ def test_output_statistics_and_gradients_are_those_of_flax():
   chex.assert_trees_all_close(ours, flaxs, rtol=1e-4, atol=1e-5)
 
 
+def test_variables_begin_as_those_of_flax_where_no_axis_is_there_yet():
+  options = {**OPTIONS, 'axis_name': parallel.AXIS}
+  (y, ours), (z, flaxs) = (
+    kind(**options).init_with_output(jax.random.key(0), X) for kind in (BatchNorm, nn.BatchNorm)
+  )
+  chex.assert_trees_all_equal(ours, flaxs)
+  np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-5)
+
+
 def test_second_derivatives_are_those_of_flax_in_both_modes():
   def both(kind):
     gradient = jax.grad(lambda x: loss(kind, VARIABLES['params'], x)[0])

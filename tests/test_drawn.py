@@ -14,9 +14,13 @@ SHAPES = ((3, 5), (5, 3), (2, 2), (1, 3))
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
 
 
+def lazily(model):
+  return lambda key: model.lazy_init(key, IMAGE)
+
+
 def draws(function):
   """How many draws, and how many keys, the program of a function of a key makes."""
-  equations = jax.make_jaxpr(function)(jax.random.key(0)).eqns
+  equations = jax.make_jaxpr(function)(KEY).eqns
   names = [equation.params.get('name', equation.primitive.name) for equation in equations]
   return names.count(drawn.NAME), names.count('random_fold_in')
 
@@ -24,44 +28,80 @@ def draws(function):
 def test_variables_are_those_of_flax():
   model = models.create('resnet10', 10, width=4)
   # In Python, one layer after the other, and as one program.
-  ours, flaxs = initial_variables(model, KEY, IMAGE.shape[1:]), model.init(KEY, _image())
-  chex.assert_trees_all_close(ours, flaxs, rtol=1e-6)
-
-
-def _image():
-  return jnp.zeros(IMAGE.shape, IMAGE.dtype)
+  flaxs = model.init(KEY, jnp.zeros(IMAGE.shape, IMAGE.dtype))
+  chex.assert_trees_all_close(initial_variables(model, KEY, IMAGE.shape[1:]), flaxs, rtol=1e-6)
 
 
 def test_kernels_of_a_like_size_are_one_draw_and_all_keys_one_more():
   model = models.create('resnet20', 10, width=4)
-  sizes = {
-    kernel.size
-    for kernel in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), IMAGE)['params'])
-    if kernel.ndim > 1
-  }
-  assert draws(lambda key: model.init(key, _image()))[0] == 22
+  variables = jax.eval_shape(lazily(model), KEY)
+  sizes = {kernel.size for kernel in jax.tree.leaves(variables['params']) if kernel.ndim > 1}
+  assert draws(lazily(model))[0] == 22
   # 2304, 1152, 576; 288, 160, 144, 128; 36, 32
   assert len(sizes) == 9
-  assert draws(drawn.together(model.init, IMAGE)) == (3, 1)
+  assert draws(drawn.together(lazily(model))) == (3, 1)
+
+
+def several(key):
+  return [drawn.normal(jax.random.fold_in(key, n), shape) for n, shape in enumerate(SHAPES)]
 
 
 def test_where_draws_may_not_be_cut_those_of_one_size_alone_are_one():
-  def init(key):
-    return [drawn.normal(jax.random.fold_in(key, n), shape) for n, shape in enumerate(SHAPES)]
-
-  assert draws(drawn.together(init)) == (2, 1)
-  chex.assert_trees_all_close(drawn.together(init)(KEY), init(KEY), rtol=1e-6)
+  assert draws(drawn.together(several)) == (2, 1)
+  chex.assert_trees_all_close(drawn.together(several)(KEY), several(KEY), rtol=1e-6)
   with jax.threefry_partitionable(False):
-    assert draws(drawn.together(init)) == (3, 1)
-    chex.assert_trees_all_close(drawn.together(init)(KEY), init(KEY), rtol=1e-6)
+    assert draws(drawn.together(several)) == (3, 1)
+    chex.assert_trees_all_close(drawn.together(several)(KEY), several(KEY), rtol=1e-6)
 
 
-def test_what_the_result_does_not_need_is_not_computed():
-  def init(key, image):
-    jax.debug.callback(pytest.fail, image.sum())
-    return drawn.normal(key, (2, image.shape[0]))
+@pytest.mark.parametrize('kind', ['rbg', 'unsafe_rbg'])
+def test_a_generator_whose_draws_vmap_changes_draws_one_by_one(kind):
+  key = jax.random.key(7, impl=kind)
+  chex.assert_trees_all_close(drawn.together(several)(key), several(key), rtol=1e-6)
 
-  assert drawn.together(init, IMAGE)(KEY).shape == (2, 1)
+
+def test_old_keys_give_the_same_numbers():
+  key = jax.random.PRNGKey(7)
+  chex.assert_trees_all_close(drawn.together(several)(key), several(KEY), rtol=1e-6)
+
+
+class Layer(nn.Module):
+  @nn.compact
+  def __call__(self, x, _=None):
+    return nn.Dense(5, kernel_init=lambda *of: drawn.normal(*of))(x), None
+
+
+class Lifted(nn.Module):
+  """Layers inside a transform of Flax's, which is one equation of the program, or many draws."""
+
+  lift: str
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Dense(5, kernel_init=lambda *of: drawn.normal(*of))(x.reshape(len(x), -1))
+    options = {'variable_axes': {'params': 0}, 'split_rngs': {'params': True}}
+    lifted = {
+      'remat': lambda: nn.remat(Layer),
+      'jit': lambda: nn.jit(Layer),
+      'scan': lambda: nn.scan(Layer, length=3, **options),
+      'vmap': lambda: nn.vmap(Layer, in_axes=None, axis_size=3, **options),
+    }
+    return lifted[self.lift]()()(x)[0]
+
+
+@pytest.mark.parametrize('lift', ['remat', 'jit', 'scan', 'vmap'])
+def test_layers_inside_transforms_of_flax_are_drawn_as_flax_draws_them(lift):
+  init = lazily(Lifted(lift))
+  chex.assert_trees_all_close(drawn.together(init)(KEY), init(KEY), rtol=1e-6)
+
+
+def test_a_function_of_that_name_that_draws_nothing_is_left_alone():
+  def init(key):
+    other = lambda x: 2 * x  # noqa: E731
+    other.__name__ = drawn.NAME
+    return jax.jit(other)(jnp.ones((2, 2))), drawn.normal(key, (3,))
+
+  chex.assert_trees_all_close(drawn.together(init)(KEY), init(KEY), rtol=1e-6)
 
 
 traces = []

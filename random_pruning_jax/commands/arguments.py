@@ -86,9 +86,9 @@ def default_workdir(file: str) -> str:
 
 
 def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
-  """Settings that must be made before JAX finds its devices; for `apart`, see `cpu_devices`."""
-  # A start makes hundreds of thousands of objects that stay: to look for what can be freed after
-  # every 700 new ones, which is Python's default, takes a fifteenth of its time.
+  """Settings of the process, before JAX finds its devices; for `apart`, see `cpu_devices`."""
+  # A start makes hundreds of thousands of objects that stay: to look for what can be freed as often
+  # as Python does by itself takes a fifteenth of its time.
   gc.set_threshold(_NEW_OBJECTS)
   os.environ.update(runtime_environment(args, os.environ))
   import jax
@@ -146,12 +146,11 @@ def cpu_devices(apart: bool) -> int:
   their work among the cores, and else on as many as there are cores; that is the largest power of
   two of them, since it divides usual batch sizes.
   """
-  from random_pruning_jax import kernels
+  from random_pruning_jax import kernels, processor
 
   if kernels.runs_dense() and not apart:
     return 1
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return 1 << (max(cores or 1, 1).bit_length() - 1)
+  return 1 << (processor.cores().bit_length() - 1)
 
 
 def _processor() -> str:

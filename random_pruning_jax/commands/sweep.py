@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files
+from random_pruning_jax import config_files, processor
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.progress import say
 
@@ -107,7 +107,7 @@ def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:
 
 def _share_cores(args: argparse.Namespace) -> None:
   """CPU devices and threads of a worker: all together have no more than there are cores."""
-  share = max(1, (os.cpu_count() or 1) // args.workers)
+  share = max(1, processor.cores() // args.workers)
   if args.workers > 1 and not args.cpu_devices:
     args.cpu_devices = 1 << (share.bit_length() - 1)
   if args.worker >= 0:

@@ -7,7 +7,6 @@ from its step with no other state saved. Each host reads its own share of each b
 
 import dataclasses
 import functools
-import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from random_pruning_jax import processor
 from random_pruning_jax.data import crops, decode
 from random_pruning_jax.data.load import find, split_expression
 from random_pruning_jax.data.order import batch_indices, steps_per_epoch
@@ -122,7 +122,7 @@ def batches(
   """
   import grain
 
-  threads = 1 if workers else _cores()
+  threads = 1 if workers else processor.cores()
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
   stream = grain.MapDataset.range(start, stop).map(example).to_iter_dataset(options)
   if workers:
@@ -140,11 +140,7 @@ def batches(
 
 def processes(workers: int) -> int:
   """How many `workers` of a config are here; 0 are threads."""
-  return min(workers if workers >= 0 else _cores(), MOST_WORKERS)
-
-
-def _cores() -> int:
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  return min(workers if workers >= 0 else processor.cores(), MOST_WORKERS)
 
 
 class Pixels:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from random_pruning_jax import processor
 from random_pruning_jax.kernels import kept_words as word
 from random_pruning_jax.kernels import targets
 
@@ -43,7 +44,7 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   phase = -(-((high - 1) * stride + rows) // stride)
   output, channel, row, column = np.nonzero(kernel.transpose(3, 2, 0, 1))
   line = (channel * columns + column) * stride * phase + row % stride * phase + row // stride
-  workers = targets.cores()
+  workers = processor.cores()
   mode = word.SHARED if images < 4 * workers else word.ALONE
   if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= word.LANES:
     mode = word.DIRECT

@@ -11,6 +11,8 @@ from numba.extending import intrinsic
 
 _OPTIONS = {'error_model': 'numpy', 'nogil': True, 'no_cpython_wrapper': True}
 compiled = numba.njit(**_OPTIONS)
+# Into what calls it, so that LLVM sees it once: over a function that is compiled by itself it goes
+# again in each of those that call it, and in their callers.
 inlined = numba.njit(inline='always', **_OPTIONS)
 INTS = types.int32[::1]
 

@@ -51,10 +51,13 @@ _engines: list[binding.ExecutionEngine] = []  # what they hold would else be fre
 def _alone(text: str) -> str:
   """The module without Numba's runtime, which only errors call: a kernel that raises one stops.
 
-  So a later process can do without Numba.
+  So a later process need not import Numba. Raises RuntimeError for what it could not do without.
   """
   call = re.compile(r'^declare (.*@(?:NRT|numba)_.*)$', re.MULTILINE)
   stopped = call.sub(r'define internal \1 {\n  call void @llvm.trap()\n  unreachable\n}', text)
+  left = re.findall(r'^(?:declare .*|.* external .*)"?(?:NRT|numba)_\w+', stopped, re.MULTILINE)
+  if left:
+    raise RuntimeError(f"machine code must need nothing of Numba's runtime; it needs: {left}")
   return f'{stopped}\ndeclare void @llvm.trap()\n'
 
 

@@ -5,7 +5,6 @@ Numba is imported where there is no machine code yet, and in later processes not
 
 import ctypes
 import functools
-import os
 import pathlib
 import re
 import threading
@@ -18,17 +17,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from llvmlite import binding
 
+from random_pruning_jax import processor
 from random_pruning_jax.kernels import objects
 
 _once = threading.Lock()
 _registered: set[str] = set()  # of this process
-
-
-def cores() -> int:
-  """Those that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def threads(context: mlir.LoweringRuleContext) -> int:
@@ -36,7 +29,7 @@ def threads(context: mlir.LoweringRuleContext) -> int:
   axis = getattr(context.module_context, 'axis_context', None)  # by another name in another JAX
   mesh = getattr(axis, 'mesh', None)
   devices = getattr(axis, 'num_devices', jax.device_count()) if mesh is None else mesh.size
-  return max(1, cores() * jax.process_count() // devices)
+  return max(1, processor.cores() * jax.process_count() // devices)
 
 
 def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -> Primitive:

@@ -64,12 +64,12 @@ def last_state(workdir, config=PAIR[0]):
     return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)
 
 
-def close(a, b):
+def close(a, b, atol=5e-3):
   """Floats to rounding, as it grows in twenty steps; masks and counts to the bit."""
 
   def compare(x, y):
     if np.issubdtype(np.asarray(x).dtype, np.floating):
-      np.testing.assert_allclose(x, y, rtol=1e-2, atol=5e-3)
+      np.testing.assert_allclose(x, y, rtol=1e-2, atol=atol)
     else:
       np.testing.assert_array_equal(x, y)
 
@@ -113,7 +113,8 @@ def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(tmp_path):
 
   It saves after each of 60 steps, and so is far from its end when the signal comes.
   """
-  long = {'epochs': 6, 'checkpoint__every_steps': 1, 'optimizer__lr': 0.01}
+  # At a rate at which rounding does not grow: in 60 steps at 0.01 it came to 0.01 once.
+  long = {'epochs': 6, 'checkpoint__every_steps': 1, 'optimizer__lr': 0.002}
   file = tmp_path / 'config.py'
   lines = ['import sys', "sys.path.insert(0, 'tests')", 'from tiny import tiny_config']
   lines += ['def get_config():', f'  return tiny_config(**{long})']
@@ -134,4 +135,4 @@ def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(tmp_path):
   went_on = train.train(tiny_config(**long), workdir, show=False)
   at_once = tiny_config(**long | {'checkpoint__every_steps': 0})
   whole = train.train(at_once, tmp_path / 'whole', show=False)
-  close(jax.device_get(went_on), jax.device_get(whole))
+  close(jax.device_get(went_on), jax.device_get(whole), atol=1e-4)

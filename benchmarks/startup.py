@@ -60,6 +60,17 @@ images, labels = rng.random((128, 32, 32, 3), np.float32), rng.integers(0, 10, 1
 jax_step(images, labels, 16, convolution.fastest(), 0.1)()
 print(time.perf_counter() - start)
 """
+# What the loop of `train` calls after its first step ends the process here.
+_TRAIN = """
+import time; start = time.perf_counter()
+import os, sys
+from random_pruning_jax import main, processor
+def first(call):
+  print(time.perf_counter() - start, flush=True)
+  os._exit(0)
+processor.settle = first
+main.main(['train', '--config=configs/digits.py', '--workdir=' + sys.argv[1]])
+"""
 _WIDE = (
   'import jax; from random_pruning_jax import cost, models, pruning, ratios, experiment; '
   "model = models.create('wrn101_2', 1000); shape = (224, 224, 3); "
@@ -106,6 +117,10 @@ def _rows(folder, images):
   first, *later = (_printed(_STEP, environment=own) for _ in range(4))
   yield 'first step of a first start', first, '-'
   yield 'first step of a second start', min(later), 5
+  runs = (_printed(_TRAIN, str(folder / f'run{i}'), environment=own) for i in range(4))
+  first, *later = runs
+  yield 'first step of `random-pruning train --config=configs/digits.py`', first, '-'
+  yield 'that of a second start', min(later), 5
   subprocess.run(
     [sys.executable, '-c', _IMAGES, folder / 'data', str(images)],
     check=True,

@@ -8,7 +8,7 @@ when they are read back.
 import contextlib
 import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import chex
@@ -164,9 +164,11 @@ def restore(
 
 
 def restore_newest(
-  of: ocp.CheckpointManager, like: Any, on: tuple[jax.Device, ...]
+  of: ocp.CheckpointManager, like: Callable[[], Any], on: tuple[jax.Device, ...]
 ) -> Restored | None:
   """The newest checkpoint that can be read, or None where there is none at all.
+
+  `like()` gives a state of the same shape; it is asked for one where there is a checkpoint.
 
   Newer ones that cannot be read are named, and moved beside the others. Raises NotReadableError
   where none can be.
@@ -175,7 +177,7 @@ def restore_newest(
   for step in sorted(of.all_steps(), reverse=True):
     try:
       with parallel.failing_together(NotReadableError):
-        read = restore(of, like, on, step)
+        read = restore(of, like(), on, step)
     except NotReadableError as error:
       refused[step] = error
       say(f'WARNING: {error} Trying the one before it.')

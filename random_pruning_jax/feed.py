@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import data, parallel
-from random_pruning_jax.data import places, resident, streamed
+from random_pruning_jax.data import decode, places, resident, streamed
 from random_pruning_jax.experiment import Experiment
 
 STREAMED = (0, 0)  # axes of a call's streamed images and labels
@@ -71,9 +71,9 @@ def held_out(parts: Experiment, split: str = 'validation') -> data.Images:
 
 def _large(name: str, data_dir: str) -> bool:
   path = data.find(name, data_dir)
-  if streamed.differ_in_size(name, path):
+  shape = decode.shape_of(name, path)
+  if None in shape:
     return True
-  shape = streamed.decode.kind_of(name, path).shape
   return math.prod(shape) * places.split_sizes(path).get('train', 0) > MOST_RESIDENT
 
 

@@ -164,8 +164,11 @@ def prepare(parts: Experiment, workdir: str | os.PathLike = '') -> Run:
 def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices; and its record."""
   parts = run.parts
-  tx = optimizers.make(parts.config, run.per_epoch)
-  read = checkpoints.restore_newest(run.saved, blank_state(parts, tx), parts.on)
+
+  def blank():
+    return blank_state(parts, optimizers.make(parts.config, run.per_epoch))
+
+  read = checkpoints.restore_newest(run.saved, blank, parts.on)
   if read is not None:
     return read
   config = parts.config

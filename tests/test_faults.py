@@ -249,10 +249,10 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on_with_room(
 def test_pixels_that_will_differ_after_a_resume_are_said(whole, capsys, monkeypatch):
   workdir, state = whole
   with checkpoints.manager(workdir) as saved:
-    checkpoints.restore_newest(saved, state, parallel.devices())
+    checkpoints.restore_newest(saved, lambda: state, parallel.devices())
     assert 'resized' not in capsys.readouterr().err
     monkeypatch.setattr(crops, 'pixels', lambda: 'another')
-    checkpoints.restore_newest(saved, state, parallel.devices())
+    checkpoints.restore_newest(saved, lambda: state, parallel.devices())
   said = capsys.readouterr().err
   assert 'WARNING: until step 20' in said and 'now another does' in said
 

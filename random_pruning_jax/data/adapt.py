@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from random_pruning_jax.data.decode import fit, kind_of
+from random_pruning_jax.data.decode import fit, shape_of
 from random_pruning_jax.data.load import Images, find, load
 
 NAMES = {1: 'grey', 3: 'colour'}
@@ -40,7 +40,7 @@ def load_adapted(
   how much is shown (`load`).
   """
   height, width, channels = shape
-  if None in kind_of(name, find(name, data_dir)).shape:
+  if None in shape_of(name, find(name, data_dir)):
     images, labels = load(name, split, data_dir, size=(height, width), resize=resize)
     images, note = adapt(images, height, width, channels)
     resized = f'resized to {height}x{width}' + (f' (centre of {resize})' if resize else '')

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from random_pruning_jax.data import crops, missing, places
-from random_pruning_jax.data.specs import DataError
+from random_pruning_jax.data.specs import DataError, spec_of
 
 CHUNK = 500  # images; 0.05 s of work at 32x32
 MOST_WORKERS = 16
@@ -51,6 +51,15 @@ def kind_of(name: str, path: pathlib.Path) -> Kind:
   ):
     raise DataError(f'{name} is no set of 8-bit images with a class label; it holds {features}')
   return Kind(image, label, features[image].shape, features[label].num_classes)
+
+
+def shape_of(name: str, path: pathlib.Path) -> tuple[int | None, int | None, int]:
+  """Height, width and channels of the images of a prepared set; None where they differ.
+
+  Of a known set as it is known: TFDS, which is slow to import, is asked of others.
+  """
+  spec = spec_of(name)
+  return spec.shape if spec and spec.mode != 'resized' else kind_of(name, path).shape
 
 
 def decode(

@@ -7,7 +7,6 @@ from its step with no other state saved. Each host reads its own share of each b
 
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -180,8 +179,3 @@ class Labels:
   def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
     del copy
     return self[:].astype(dtype or np.int32)
-
-
-def differ_in_size(name: str, path: pathlib.Path) -> bool:
-  """Whether the images of a prepared set have no common size."""
-  return None in decode.kind_of(name, path).shape

@@ -76,11 +76,12 @@ def structure(
   with nn.intercept_methods(record):
     variables = init(key)
   names = flax.traverse_util.flatten_dict(variables['params'], sep='/')
-  if names and not found:
-    raise ValueError(
-      'no layer was seen: the function had been traced before, or has none to prune.'
-    )
   missed = [name for name in names if name.split('/')[-1] == 'kernel' and name not in found]
+  if missed and not found:
+    raise ValueError(
+      f'no nn.Conv or nn.Dense was seen, but there is {", ".join(missed)}: the network has none, or '
+      'its initialisation had been traced before.'
+    )
   if missed:
     raise ValueError(f'Only nn.Conv and nn.Dense are counted, but there is {", ".join(missed)}.')
   return Structure(

@@ -79,8 +79,8 @@ def structure(
   missed = [name for name in names if name.split('/')[-1] == 'kernel' and name not in found]
   if missed and not found:
     raise ValueError(
-      f'no nn.Conv or nn.Dense was seen, but there is {", ".join(missed)}: the network has none, or '
-      'its initialisation had been traced before.'
+      f'no nn.Conv or nn.Dense was seen, but there is {", ".join(missed)}: the network has none, '
+      'or its initialisation had been traced before.'
     )
   if missed:
     raise ValueError(f'Only nn.Conv and nn.Dense are counted, but there is {", ".join(missed)}.')

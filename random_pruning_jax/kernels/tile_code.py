@@ -32,9 +32,7 @@ def transform_pixels(lanes: int):
         places = (first, second, *(_moved(builder, p, pair, 1) for p in (first, second)))
         lines.append(_meeting(builder, *(_load(builder, place, kind) for place in places)))
       columns = [_meeting(builder, *column) for column in zip(*lines, strict=True)]
-      for number in range(POSITIONS):
-        place = _moved(builder, target, position, number)
-        _store(builder, columns[number % SIDE][number // SIDE], place)
+      _store_columns(builder, columns, target, position)
       return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), build
@@ -64,9 +62,7 @@ def transform_tile(lanes: int):
         pixels = [_load(builder, builder.select(there, at, zeros), kind) for there, at in places]
         lines.append(_spread(builder, *pixels))
       columns = [_spread(builder, *column) for column in zip(*lines, strict=True)]
-      for number in range(POSITIONS):
-        place = _moved(builder, target, position, number)
-        _store(builder, columns[number % SIDE][number // SIDE], place)
+      _store_columns(builder, columns, target, position)
       return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8), build
@@ -158,3 +154,10 @@ def _load(builder, address, kind):
 
 def _store(builder, value, address):
   builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=4)
+
+
+def _store_columns(builder, columns, target, position):
+  """16 vectors, a line of all columns after the other."""
+  for number in range(POSITIONS):
+    place = _moved(builder, target, position, number)
+    _store(builder, columns[number % SIDE][number // SIDE], place)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import race, traced
-from random_pruning_jax import cost, feed, optimizers, parallel, tables, train
+from random_pruning_jax import cost, feed, optimizers, parallel, tables
 from random_pruning_jax.config import default
 from random_pruning_jax.experiment import (
   Experiment,
@@ -30,6 +30,8 @@ from random_pruning_jax.experiment import (
   initial_variables,
   keys,
 )
+from random_pruning_jax.program import Own, compiled, step_of
+from random_pruning_jax.step import create_state
 
 THIS = 'this code'
 ROWS = ('resnet20:128:bfloat16', 'resnet20:1024:bfloat16', 'wrn50_2:256:bfloat16')
@@ -82,12 +84,12 @@ def ours(parts: Experiment, images: np.ndarray, labels: np.ndarray, steps: int):
   masks = initial_masks(parts, variables, {})
   make = optimizers.maker(config, PER_EPOCH)
   rates = optimizers.rates(config)
-  create = jax.jit(lambda variables, masks: train.create_state(variables, masks, make(rates)))
+  create = jax.jit(lambda variables, masks: create_state(variables, masks, make(rates)))
   state = parallel.replicate(create(variables, masks), on)
-  own = parallel.replicate(train.Own(keys(0).augment, rates), on)
+  own = parallel.replicate(Own(keys(0).augment, rates), on)
   inputs = [np.broadcast_to(array, (1, steps, *array.shape)) for array in (images, labels)]
   inputs = jax.device_put(inputs, on[0])
-  call = train.compiled(train.step_of(parts, PER_EPOCH, feed.scaled), feed.STREAMED, on)
+  call = compiled(step_of(parts, PER_EPOCH, feed.scaled), feed.STREAMED, on)
 
   def run():
     nonlocal state

@@ -25,10 +25,10 @@ from random_pruning_jax import (
   pruning,
   stacked,
   step,
-  train,
 )
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
+from random_pruning_jax.program import Own, compiled, one_step
 
 SHAPE = (32, 32, 3)
 
@@ -91,18 +91,18 @@ def network(width):
   model = models.create(
     'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv
   )
-  one = train.one_step(model, optimizers.maker(settings, 100), (), gather)
+  one = one_step(model, optimizers.maker(settings, 100), (), gather)
   variables = initial_variables(model, jax.random.key(0), SHAPE)
   kept = pruning.make_masks(
     jax.random.key(1), None, variables['params'], None, ratio='erk', density=0.1
   )
   state = step.create_state(variables, kept, optimizers.make(settings, 100))
-  return one, jax.device_get(state), train.Own(jax.random.key(2), optimizers.rates(settings))
+  return one, jax.device_get(state), Own(jax.random.key(2), optimizers.rates(settings))
 
 
 def in_turn(options, count, on):
   one, state, shared, own, indices = parts(options, on)
-  call, own = train.compiled(one, (0,), on), parallel.replicate(own, on)
+  call, own = compiled(one, (0,), on), parallel.replicate(own, on)
   states = [parallel.replicate(state, on) for _ in range(count)]
 
   def run():

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 
 from benchmarks import network_parser, race, random_batch, start, table
-from random_pruning_jax import masks, models, parallel, pruning, train
+from random_pruning_jax import masks, models, parallel, pruning
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
+from random_pruning_jax.step import TrainState, create_state, train_step
 
 PLAIN = 'no masks'
 
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> None:
   variables = jax.device_get(initial_variables(model, jax.random.key(0), (32, 32, 3)))
   sgd = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True))
   sparse = optax.chain(sgd, masks.keep_sparse())
-  state = train.TrainState(
+  state = TrainState(
     np.int32(0), variables['params'], variables['batch_stats'], sgd.init(variables['params'])
   )
   runs = {PLAIN: stepping(model, sgd, state, batch, on)}
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> None:
     kept = pruning.make_masks(
       jax.random.key(1), None, variables['params'], None, ratio='erk', density=density
     )
-    state = train.create_state(variables, kept, sparse)
+    state = create_state(variables, kept, sparse)
     runs[f'masked, density {density}'] = stepping(model, sparse, state, batch, on)
   print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} devices\n')
   print(table(race(runs, options.rounds), PLAIN, options.batch))
@@ -49,7 +50,7 @@ def stepping(model, tx, state, batch, on):
   """A function that makes one step, through the project's own train_step and pmap."""
 
   def step(state, batch):
-    return train.train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
+    return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
 
   compiled = parallel.parallel(step, on, (None, 0), (None, None), donate=(0,))
   state = parallel.replicate(state, on)

@@ -7,7 +7,8 @@ import jax
 import optax
 
 from benchmarks import network_parser, race, random_batch, start, table
-from random_pruning_jax import convolution, experiment, masks, models, parallel, pruning, train
+from random_pruning_jax import convolution, experiment, masks, models, parallel, pruning
+from random_pruning_jax.step import create_state, train_step
 
 THIS = 'this code'
 
@@ -66,12 +67,12 @@ def jax_step(images, labels, width, conv, density, devices=0):
     select='random',
     density=density,
   )
-  create = jax.jit(lambda variables, kept: train.create_state(variables, kept, tx))
+  create = jax.jit(lambda variables, kept: create_state(variables, kept, tx))
   state = parallel.replicate(create(variables, kept), on)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
 
   def step(state, batch):
-    return train.train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
+    return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
 
   step = parallel.parallel(step, on, (None, 0), (None, None), donate=(0,))
 

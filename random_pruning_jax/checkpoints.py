@@ -7,17 +7,15 @@ when they are read back.
 
 import contextlib
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from random_pruning_jax import masks, parallel
+from random_pruning_jax.checkpoint_manager import Manager
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
 
@@ -37,30 +35,13 @@ class Restored(NamedTuple):
   record: dict[str, Any]
 
 
-def manager(workdir: str | pathlib.Path, keep: int = 2) -> ocp.CheckpointManager:
-  """Checkpoints in `workdir/checkpoints`: the last `keep`, and the best on validation accuracy."""
-  policy = checkpoint_managers.AnyPreservationPolicy(
-    [
-      checkpoint_managers.LatestN(keep),
-      checkpoint_managers.BestN(
-        get_metric_fn=lambda metrics: metrics['accuracy'],
-        n=1,
-        reverse=False,
-        keep_checkpoints_without_metrics=False,
-      ),
-    ]
-  )
-  return ocp.CheckpointManager(
-    pathlib.Path(workdir).absolute() / 'checkpoints',
-    options=ocp.CheckpointManagerOptions(preservation_policy=policy),
-  )
-
-
-def save(to: ocp.CheckpointManager, state: Any, record: dict[str, Any]) -> None:
+def save(to: Manager, state: Any, record: dict[str, Any]) -> None:
   """Writes in the background; `record['validation']` may hold the accuracy that ranks it.
 
   Raises NotWrittenError where this or the last one could not be written (a full disk).
   """
+  import orbax.checkpoint as ocp
+
   step = int(state.step)
   host = jax.device_get(state)
   # pmap gives each of several processes arrays of its own; Orbax wants common ones. A process that
@@ -69,7 +50,7 @@ def save(to: ocp.CheckpointManager, state: Any, record: dict[str, Any]) -> None:
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
   record |= {'pixels': crops.pixels()}
   try:
-    to.save(
+    to.orbax.save(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
       metrics=record['validation'],
@@ -79,17 +60,19 @@ def save(to: ocp.CheckpointManager, state: Any, record: dict[str, Any]) -> None:
     raise _not_written(to, step, error) from error
 
 
-def finish(to: ocp.CheckpointManager) -> None:
+def finish(to: Manager) -> None:
   """Returns when all is written. Raises NotWrittenError where that fails."""
+  if not to.used:
+    return
   try:
-    to.wait_until_finished()
-    to.check_for_errors()
+    to.orbax.wait_until_finished()
+    to.orbax.check_for_errors()
   except Exception as error:
-    raise _not_written(to, to.latest_step(), error) from error
+    raise _not_written(to, to.orbax.latest_step(), error) from error
 
 
 @contextlib.contextmanager
-def closing(to: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
+def closing(to: Manager) -> Iterator[Manager]:
   """Closes the manager on leaving. Raises NotWrittenError where what it still wrote failed.
 
   An error that is already on its way is not hidden by what closing says of it.
@@ -104,10 +87,8 @@ def closing(to: ocp.CheckpointManager) -> Iterator[ocp.CheckpointManager]:
   to.close()
 
 
-def _not_written(to: ocp.CheckpointManager, step: int | None, error: Exception) -> NotWrittenError:
-  whole = sorted(
-    int(path.name) for path in pathlib.Path(to.directory).iterdir() if path.name.isdigit()
-  )
+def _not_written(to: Manager, step: int | None, error: Exception) -> NotWrittenError:
+  whole = sorted(int(path.name) for path in to.directory.glob('*') if path.name.isdigit())
   there = f'that of step {whole[-1]} is there' if whole else 'there is none before it'
   return NotWrittenError(
     f'the checkpoint at step {step} could not be written to {to.directory} '
@@ -125,26 +106,24 @@ def _reason(error: Exception) -> str:
 
 
 def restore(
-  of: ocp.CheckpointManager, like: Any, on: tuple[jax.Device, ...], step: int | None = None
+  of: Manager, like: Any, on: tuple[jax.Device, ...], step: int | None = None
 ) -> Restored:
   """The state at `step` (default: the latest), a copy on each device of `on`.
 
   `like` is a state of the same shape. Raises ValueError where there is no such checkpoint and
   NotReadableError for one that is truncated or altered.
   """
-  steps = sorted(of.all_steps())
-  step = of.latest_step() if step is None else step
+  import orbax.checkpoint as ocp
+
+  steps = of.all_steps()
+  step = (steps or [None])[-1] if step is None else step
   if step not in steps:
     raise ValueError(f'{of.directory} must hold a checkpoint of step {step}; it has {steps}.')
-  place = parallel.sharding(on)
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), like
-  )
   try:
-    read = of.restore(
+    read = of.orbax.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
+        state=ocp.args.StandardRestore(parallel.replicated(like, on)), record=ocp.args.JsonRestore()
       ),
     )
   except Exception as error:  # Orbax raises of many kinds, as the damage is
@@ -164,7 +143,7 @@ def restore(
 
 
 def restore_newest(
-  of: ocp.CheckpointManager, like: Callable[[], Any], on: tuple[jax.Device, ...]
+  of: Manager, like: Callable[[], Any], on: tuple[jax.Device, ...]
 ) -> Restored | None:
   """The newest checkpoint that can be read, or None where there is none at all.
 
@@ -174,7 +153,7 @@ def restore_newest(
   where none can be.
   """
   refused: dict[int, NotReadableError] = {}
-  for step in sorted(of.all_steps(), reverse=True):
+  for step in reversed(of.all_steps()):
     try:
       with parallel.failing_together(NotReadableError):
         read = restore(of, like(), on, step)
@@ -207,9 +186,9 @@ def _check_pixels(before: str, step: int) -> None:
     )
 
 
-def _set_aside(of: ocp.CheckpointManager, steps: dict[int, Exception]) -> None:
+def _set_aside(of: Manager, steps: dict[int, Exception]) -> None:
   """Moves checkpoints away, since the run will come to their steps again."""
-  home = pathlib.Path(of.directory)
+  home = of.directory
   if jax.process_index() == 0:
     for step in steps:
       to = home.parent / UNREADABLE / f'{step}'
@@ -219,7 +198,7 @@ def _set_aside(of: ocp.CheckpointManager, steps: dict[int, Exception]) -> None:
       (home / str(step)).rename(to)
       say(f'WARNING: checkpoint {step} was moved to {to}.')
   parallel.wait_for_all('checkpoints were set aside')
-  of.reload()
+  of.orbax.reload()
 
 
 def digest(tree: chex.ArrayTree) -> str:
@@ -231,9 +210,9 @@ def digest(tree: chex.ArrayTree) -> str:
   return total.hexdigest()
 
 
-def find(of: ocp.CheckpointManager, which: str) -> int:
+def find(of: Manager, which: str) -> int:
   """The step of the checkpoint 'best' on validation accuracy, the 'latest', or a step itself."""
-  steps = sorted(of.all_steps())
+  steps = of.all_steps()
   if not steps:
     raise ValueError(f'{of.directory} must hold a checkpoint; it has none.')
   if which == 'latest':
@@ -245,16 +224,18 @@ def find(of: ocp.CheckpointManager, which: str) -> int:
   return int(which)
 
 
-def record_of(of: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+def record_of(of: Manager, step: int) -> dict[str, Any]:
   """What was saved beside the state at `step`. Raises NotReadableError where it cannot be read."""
+  import orbax.checkpoint as ocp
+
   try:
-    return of.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+    return of.orbax.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
   except Exception as error:
     raise NotReadableError(
       f'checkpoint {of.directory}/{step} cannot be read: {_reason(error)}'
     ) from error
 
 
-def _validation_accuracy(of: ocp.CheckpointManager, step: int) -> float:
+def _validation_accuracy(of: Manager, step: int) -> float:
   validation = record_of(of, step)['validation']
   return validation['accuracy'] if validation else -1.0

@@ -63,6 +63,16 @@ def loading(config: ConfigDict) -> str:
   return 'streamed' if _large(config.dataset, config.data_dir) else 'resident'
 
 
+def shapes(parts: Experiment, where: str, steps: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Of the inputs of a call of so many steps, for the devices of one process that has them all."""
+  devices = len(parts.on)
+  head = (devices, steps, parts.config.batch_size // devices)
+  if where == 'resident':
+    return jax.ShapeDtypeStruct(head, jnp.int32), jax.ShapeDtypeStruct((steps,), jnp.int32)
+  images = jax.ShapeDtypeStruct((*head, *parts.spec.shape), jnp.uint8)
+  return images, jax.ShapeDtypeStruct(head, jnp.int32)
+
+
 def held_out(parts: Experiment, split: str = 'validation') -> data.Images:
   """Images of a split of the config's own set, as evaluation shows them to the network."""
   config, spec = parts.config, parts.spec

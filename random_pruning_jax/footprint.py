@@ -17,6 +17,7 @@ from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, ta
 from random_pruning_jax.chips import Chip
 from random_pruning_jax.data import resident, streamed
 from random_pruning_jax.experiment import Experiment, check_budget, experiment, keys
+from random_pruning_jax.program import Own, compiled, step_of
 
 PER_EPOCH = 1000  # steps, where the data set is not here to tell
 
@@ -75,12 +76,12 @@ def footprint(
   config = parts.config
   gather, axes, shared, inputs, steps = _arriving(parts)
   # When the learning rate changes is no matter of size.
-  state = train.blank_state(parts, optimizers.make(config, PER_EPOCH))
+  state = train.blank_state(parts, PER_EPOCH)
   own = jax.eval_shape(
-    lambda: train.Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
+    lambda: Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
   )
-  step = train.step_of(parts, PER_EPOCH, gather)
-  lowered = train.compiled(step, axes, on).lower(state, shared, own, *inputs)
+  step = step_of(parts, PER_EPOCH, gather)
+  lowered = compiled(step, axes, on).lower(state, shared, own, *inputs)
   start = time.perf_counter()
   try:
     program = lowered.compile(dict(chip.options) if chip else None)
@@ -129,23 +130,18 @@ def _arriving(parts: Experiment) -> tuple[Callable, tuple, tuple, tuple, int]:
 
   And the steps of the longest call. No image is read where they are streamed.
   """
-  config, devices = parts.config, len(parts.on)
-  each = (config.batch_size // devices,)
+  config = parts.config
   if _streamed(config):
     feed.check_mode(config, 'streamed')
     per_epoch = _steps_per_epoch(config)
     every = calls.acts(config, per_epoch)
     length = config.steps_per_call or 1
     steps = _longest(calls.ends(0, config.epochs * per_epoch, length, every), length)
-    head = (devices, steps, *each)
-    images = jax.ShapeDtypeStruct((*head, *parts.spec.shape), jnp.uint8)
-    return feed.scaled, feed.STREAMED, (), (images, jax.ShapeDtypeStruct(head, jnp.int32)), steps
+    return feed.scaled, feed.STREAMED, (), feed.shapes(parts, 'streamed', steps), steps
   run = train.prepare(parts)
   shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   steps = _longest(run.calls(0), run.steps_per_call)
-  indices = jax.ShapeDtypeStruct((devices, steps, *each), jnp.int32)
-  epochs = jax.ShapeDtypeStruct((steps,), jnp.int32)
-  return run.feed.gather, run.feed.axes, shared, (indices, epochs), steps
+  return run.feed.gather, run.feed.axes, shared, feed.shapes(parts, 'resident', steps), steps
 
 
 def _streamed(config: ConfigDict) -> bool:

@@ -12,7 +12,6 @@ from random_pruning_jax import (
   checkpoints,
   cost,
   masks,
-  optimizers,
   parallel,
   pruning,
   results,
@@ -86,12 +85,11 @@ def load_state(
   trained: TrainState | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
   """A checkpoint of a run: 'best' on validation, 'latest', or a step; `trained` if that is it."""
-  with checkpoints.manager(workdir, parts.config.checkpoint.keep) as saved:
+  with checkpoints.Manager(workdir, parts.config.checkpoint.keep) as saved:
     step = checkpoints.find(saved, checkpoint)
     if trained is not None and int(trained.step) == step:
       return parallel.replicate(trained, parts.on), checkpoints.record_of(saved, step)
-    tx = optimizers.make(parts.config, 1)  # its state has one shape, however long an epoch is
-    return checkpoints.restore(saved, blank_state(parts, tx), parts.on, step)
+    return checkpoints.restore(saved, blank_state(parts, 1), parts.on, step)
 
 
 def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]:

@@ -202,6 +202,12 @@ def replicate(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTre
   return jax.tree.map(place, tree)
 
 
+def replicated(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTree:
+  """What `replicate` gives, as shapes, types and places alone."""
+  place = sharding(on)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), tree)
+
+
 def split(array: np.ndarray, on: Sequence[jax.Device]) -> np.ndarray:
   """[B, ...] of the whole batch -> [D, B / D, ...] for the devices of this process."""
   return mine(array.reshape(len(on), -1, *array.shape[1:]), on)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import feed, optimizers, parallel, stacked
+from random_pruning_jax import feed, parallel, stacked
 from random_pruning_jax.experiment import experiment
 from random_pruning_jax.train import Run, blank_state, prepare
 
@@ -39,7 +39,7 @@ def of_one(run: Run, shared: int) -> int:
   That is its state, what a call computes, and the state again, which is what a checkpoint reads.
   """
   parts = run.parts
-  state = blank_state(parts, optimizers.make(parts.config, run.per_epoch))
+  state = blank_state(parts, run.per_epoch)
   images = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   flags = jax.ShapeDtypeStruct((1,), bool)
   state, own = jax.tree.map(

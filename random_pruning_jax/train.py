@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from random_pruning_jax import (
@@ -33,15 +32,9 @@ from random_pruning_jax.experiment import (
   initial_variables,
   keys,
 )
+from random_pruning_jax.program import Own, ahead, compiled, step_of
 from random_pruning_jax.progress import Progress
-from random_pruning_jax.step import TrainState, create_state, in_turn, train_step
-
-
-class Own(NamedTuple):
-  """What a run does not share with others that use the same compiled program."""
-
-  key: jax.Array  # of augmentation
-  rates: optimizers.Rates
+from random_pruning_jax.step import TrainState, create_state
 
 
 class Run(NamedTuple):
@@ -50,7 +43,7 @@ class Run(NamedTuple):
   parts: Experiment
   feed: feed.Feed
   validation: data.Images
-  saved: ocp.CheckpointManager | None  # in its workdir
+  saved: checkpoints.Manager | None  # in its workdir
   per_epoch: int  # steps
 
   @property
@@ -79,34 +72,6 @@ class Run(NamedTuple):
     return self.parts.config.steps_per_call or (calls.fewest(every) if loop else 1)
 
 
-def step_of(parts: Experiment, per_epoch: int, gather: Callable) -> Callable:
-  """(state, shared, own, inputs) -> state and figures, of a config and of how its images arrive."""
-  config = parts.config
-  names = ('label_smoothing', 'accumulate', 'average_decay')
-  options = tuple((name, config.optimizer[name]) for name in names)
-  return one_step(parts.model, optimizers.maker(config, per_epoch), options, gather)
-
-
-@functools.lru_cache(maxsize=64)
-def one_step(model, make_optimizer, options, gather):
-  def step(state, shared, own, inputs):
-    batch = gather(shared, own.key, *inputs)
-    tx = make_optimizer(own.rates)
-    return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS, **dict(options))
-
-  return step
-
-
-@functools.lru_cache(maxsize=64)
-def compiled(step, axes, on):
-  """The steps of a call, for every device. Runs with the same step share one compilation."""
-
-  def call(state, shared, own, *inputs):
-    return in_turn(lambda state, inputs: step(state, shared, own, inputs), state, inputs)
-
-  return parallel.parallel(call, on, (None, None, None, *axes), (None, None), donate=(0,))
-
-
 def train(
   config: ConfigDict,
   workdir: str | os.PathLike,
@@ -127,7 +92,9 @@ def train(
   first = jax.process_index() == 0
   claim(parts, workdir)
   run = prepare(parts, workdir)
+  at = (profile[0] - 1, profile[1]) if profile else ()
   with checkpoints.closing(run.saved):
+    compile_step = _ahead(run, at)
     state, record = begin(run)
     done = int(state.step)
     if done == run.last_step:
@@ -140,7 +107,7 @@ def train(
     ):
       progress.figures('compiling the step')
       book = Book(run, state, record, log, progress)
-      at = (profile[0] - 1, profile[1]) if profile else ()
+      compile_step()
       return _loop(run, state, book, watch, trace, at)
 
 
@@ -157,25 +124,21 @@ def prepare(parts: Experiment, workdir: str | os.PathLike = '') -> Run:
   config = parts.config
   fed = feed.feed(parts)
   per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
-  saved = checkpoints.manager(workdir, config.checkpoint.keep) if workdir else None
+  saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
   return Run(parts, fed, feed.held_out(parts), saved, per_epoch)
 
 
 def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices; and its record."""
   parts = run.parts
-
-  def blank():
-    return blank_state(parts, optimizers.make(parts.config, run.per_epoch))
-
+  blank = functools.partial(blank_state, parts, run.per_epoch)
   read = checkpoints.restore_newest(run.saved, blank, parts.on)
   if read is not None:
     return read
   config = parts.config
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
   kept = initial_masks(parts, variables, first_batch(parts, run.feed.images))
-  make = optimizers.maker(config, run.per_epoch)
-  create = _creator(make, config.optimizer.average_decay > 0)
+  create = _creator(config, run.per_epoch)
   state = create(variables, kept, optimizers.rates(config))
   check_beginning(state.params, state.masks)
   state = parallel.replicate(state, parts.on)
@@ -188,8 +151,20 @@ def check_beginning(params: masks.Params, kept: masks.Masks) -> None:
   parallel.check_same('the initial weights', checkpoints.digest(params))
 
 
+def blank_state(parts: Experiment, per_epoch: int) -> TrainState:
+  """Shapes and dtypes of the config's state, however long an epoch is; nothing is computed."""
+  variables, config = initial_shapes(parts.model, parts.spec.shape), parts.config
+  kept = jax.eval_shape(masks.ones, variables['params'])
+  return _creator(config, per_epoch).eval_shape(variables, kept, optimizers.rates(config))
+
+
+def _creator(config: ConfigDict, per_epoch: int) -> Callable:
+  average = config.optimizer.average_decay > 0
+  return _creating(optimizers.maker(config, per_epoch), average)
+
+
 @functools.lru_cache(maxsize=64)
-def _creator(make_optimizer, average):
+def _creating(make_optimizer, average):
   # One program: else each operation is one, for each shape of the network's arrays.
   def create(variables, kept, rates):
     return create_state(variables, kept, make_optimizer(rates), average)
@@ -197,14 +172,20 @@ def _creator(make_optimizer, average):
   return jax.jit(create)
 
 
-def blank_state(parts: Experiment, tx: Any) -> TrainState:
-  """Shapes and dtypes of the config's state, for reading a checkpoint; nothing is computed."""
+def _ahead(run: Run, at: tuple[int, ...]) -> Callable[[], Any]:
+  """Begins to compile the first call's program, which needs shapes alone; waits for it if called.
 
-  def make(variables):
-    average = parts.config.optimizer.average_decay > 0
-    return create_state(variables, masks.ones(variables['params']), tx, average)
-
-  return jax.eval_shape(make, initial_shapes(parts.model, parts.spec.shape))
+  So it compiles, or is read from the cache, while the weights are drawn.
+  """
+  on, latest = run.parts.on, (run.saved.all_steps() or [0])[-1]
+  start, end = next(run.calls(latest, at), (0, 0))
+  if start == end or jax.process_count() > 1:  # several processes lower arrays alone
+    return lambda: None
+  images = () if run.feed.loading == 'streamed' else feed.on_devices(run.feed.images)
+  given = (blank_state(run.parts, run.per_epoch), images, jax.eval_shape(lambda: run.own))
+  call = compiled(run.step, run.feed.axes, on)
+  inputs = feed.shapes(run.parts, run.feed.loading, end - start)
+  return ahead(call, *parallel.replicated(given, on), *inputs)
 
 
 def _loop(

@@ -59,8 +59,8 @@ def facts(runs):
 def last_state(workdir, config=PAIR[0]):
   """What a workdir holds, read onto the CPU."""
   parts = train.experiment(config)
-  like = train.blank_state(parts, train.optimizers.make(parts.config, 10))
-  with checkpoints.manager(workdir) as saved:
+  like = train.blank_state(parts, 10)
+  with checkpoints.Manager(workdir) as saved:
     return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)
 
 

@@ -15,7 +15,7 @@ import random_pruning_jax
 from random_pruning_jax import checkpoints, cost, files, main, masks, optimizers, runlog
 from random_pruning_jax.experiment import experiment, keys
 from random_pruning_jax.files import bitmap, container, packed, seeded
-from random_pruning_jax.train import create_state
+from random_pruning_jax.step import create_state
 
 FORMATS = ('seeded', 'bitmap', 'safetensors')
 
@@ -277,7 +277,7 @@ def run(tmp_path_factory):
   tx = optimizers.make(parts.config, 1)
   state = create_state(stored.variables, stored.masks, tx)
   runlog.claim(workdir, parts.config)
-  with checkpoints.manager(workdir) as saved:
+  with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
   return workdir, state
 

@@ -184,7 +184,7 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(copy, capsys):
 def test_one_altered_weight_is_refused(whole, tmp_path):
   """A checkpoint that can be read, but is not what was saved."""
   _, state = whole
-  with checkpoints.manager(tmp_path) as saved:
+  with checkpoints.Manager(tmp_path) as saved:
     digest = checkpoints.digest
     with pytest.MonkeyPatch.context() as patch:
       other = state.replace(step=state.step + 1)
@@ -248,7 +248,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on_with_room(
 
 def test_pixels_that_will_differ_after_a_resume_are_said(whole, capsys, monkeypatch):
   workdir, state = whole
-  with checkpoints.manager(workdir) as saved:
+  with checkpoints.Manager(workdir) as saved:
     checkpoints.restore_newest(saved, lambda: state, parallel.devices())
     assert 'resized' not in capsys.readouterr().err
     monkeypatch.setattr(crops, 'pixels', lambda: 'another')
@@ -261,11 +261,11 @@ EIGHT = """
 import sys
 sys.path.insert(0, 'tests')
 from tiny import tiny_config
-from random_pruning_jax import checkpoints, optimizers, parallel, train
+from random_pruning_jax import checkpoints, parallel, train
 from random_pruning_jax.experiment import experiment
 parts = experiment(tiny_config())
-like = train.blank_state(parts, optimizers.make(parts.config, 10))
-with checkpoints.manager(sys.argv[1]) as saved:
+like = train.blank_state(parts, 10)
+with checkpoints.Manager(sys.argv[1]) as saved:
   for devices in (1, 2, 4, 8):
     state = checkpoints.restore(saved, like, parallel.devices(devices)).state
     on = state.params['head']['kernel'].sharding.device_set
@@ -320,7 +320,7 @@ def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
   if kind == 'accelerator' and ran.returncode == 77:
     pytest.skip('no accelerator was found')
   assert ran.returncode == 0, ran.stderr
-  with checkpoints.manager(tmp_path / 'run') as saved:
+  with checkpoints.Manager(tmp_path / 'run') as saved:
     read = checkpoints.restore(saved, whole[1], parallel.devices()).state
   assert checkpoints.digest(read) == ran.stdout.split()[-1]
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')

@@ -63,7 +63,7 @@ def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
 def test_a_resumed_run_logs_the_same_gradient_flow_once(measured, tmp_path):
   config = tiny_config(gradient_flow_every=4, checkpoint__every_steps=10)
   train.train(config, tmp_path, show=False)
-  with checkpoints.manager(tmp_path) as saved:
-    saved.delete(20)
+  with checkpoints.Manager(tmp_path) as saved:
+    saved.orbax.delete(20)
   train.train(config, tmp_path, show=False)
   assert lines(tmp_path, 'gradient') == lines(measured[0], 'gradient')

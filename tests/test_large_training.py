@@ -13,6 +13,7 @@ from tiny import tiny_config
 
 from random_pruning_jax import masks, models, train
 from random_pruning_jax.experiment import experiment, initial_variables
+from random_pruning_jax.step import create_state, train_step
 
 
 @functools.cache
@@ -24,8 +25,8 @@ def parts_of(**settings):
 def stepped(batch, *, tx=None, average=False, model=None, **options):
   network, variables = parts_of(**(model or {}))
   tx = tx or optax.chain(optax.sgd(0.5), masks.keep_sparse())
-  state = train.create_state(variables, masks.ones(variables['params']), tx, average)
-  step = functools.partial(train.train_step, model=network, tx=tx, **options)
+  state = create_state(variables, masks.ones(variables['params']), tx, average)
+  step = functools.partial(train_step, model=network, tx=tx, **options)
   return state, *jax.jit(step)(state, batch)
 
 
@@ -76,9 +77,9 @@ def test_smoothed_labels_leave_a_share_to_every_class():
   variables = {'params': {'head': {'kernel': jnp.array([[math.log(3), 0.0]])}}}
   variables['batch_stats'] = {'none': jnp.zeros(())}
   tx = optax.chain(optax.sgd(1.0), masks.keep_sparse())
-  state = train.create_state(variables, masks.ones(variables['params']), tx)
+  state = create_state(variables, masks.ones(variables['params']), tx)
   batch = {'image': jnp.ones((1, 1)), 'label': jnp.array([0])}
-  step = functools.partial(train.train_step, state, batch, model=OneLayer(), tx=tx)
+  step = functools.partial(train_step, state, batch, model=OneLayer(), tx=tx)
   _, plain = step()
   assert float(plain['loss']) == pytest.approx(-math.log(0.75))
   stepped, smooth = step(label_smoothing=0.2)

@@ -71,8 +71,8 @@ def same_lines(found, expected):
 
 
 def saved_steps(workdir):
-  with checkpoints.manager(workdir) as saved:
-    return sorted(saved.all_steps())
+  with checkpoints.Manager(workdir) as saved:
+    return saved.all_steps()
 
 
 @pytest.fixture(scope='module')
@@ -142,8 +142,8 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
     patch.setattr(groups.Book, 'took', stop_at_7)
     many.train_many(configs(**changes), some, **train_some)
   assert [saved_steps(place) for place in some] == [[4, 7]] * 3
-  with checkpoints.manager(some[2]) as saved:
-    saved.delete(7)
+  with checkpoints.Manager(some[2]) as saved:
+    saved.orbax.delete(7)
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 6'):
     patch.setattr(preemption.Watch, 'asked', lambda self, number: number == 2)
     train.train(configs(**changes)[2], some[2], **train_some)  # alone, from step 4
@@ -189,7 +189,7 @@ def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images
   run = prepare(train.experiment(tiny_config(), ONE_DEVICE))
   images = sum(array.nbytes for array in run.feed.images)
   found = room.of_one(run, images)
-  state = room.blank_state(run.parts, room.optimizers.make(run.parts.config, run.per_epoch))
+  state = room.blank_state(run.parts, run.per_epoch)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   activations = 120 * 8 * 8 * 2 * 4  # of the first layer, at least
   assert 2 * size + activations < found < room.of_one(run, 0)

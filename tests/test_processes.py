@@ -13,7 +13,7 @@ import pytest
 from ports import free_port
 from tiny import tiny_config
 
-from random_pruning_jax import checkpoints, optimizers, parallel, train
+from random_pruning_jax import checkpoints, parallel, train
 from random_pruning_jax.experiment import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -148,8 +148,8 @@ def two(alone, tmp_path_factory):
 def read(workdir, devices, config):
   """The last state of a run in `workdir`, on that many devices of this process."""
   parts = experiment(tiny_config(**config))
-  like = train.blank_state(parts, optimizers.make(parts.config, 10))
-  with checkpoints.manager(workdir) as saved:
+  like = train.blank_state(parts, 10)
+  with checkpoints.Manager(workdir) as saved:
     return checkpoints.restore(saved, like, parallel.devices(devices), 20).state
 
 

@@ -26,6 +26,7 @@ from random_pruning_jax import (
   train,
 )
 from random_pruning_jax.experiment import initial_variables
+from random_pruning_jax.step import create_state, train_step
 
 
 def assert_equal(a, b):
@@ -56,12 +57,12 @@ def one_step(density, batch, devices=None):
   tx = optax.chain(
     optax.add_decayed_weights(0.1), optax.sgd(0.5, momentum=0.9), masks.keep_sparse()
   )
-  state = train.create_state(variables, kept, tx)
+  state = create_state(variables, kept, tx)
   if devices is None:
-    return jax.jit(functools.partial(train.train_step, model=model, tx=tx))(state, batch)
+    return jax.jit(functools.partial(train_step, model=model, tx=tx))(state, batch)
 
   def step(state, batch):
-    return train.train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
+    return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
 
   on = parallel.devices(devices)
   batch = {name: parallel.split(np.asarray(array), on) for name, array in batch.items()}
@@ -171,9 +172,9 @@ def test_a_run_on_one_device_equals_four_and_goes_on_on_two(tmp_path):
   config = tiny_config(optimizer__lr=0.01)
   four = train.train(config, tmp_path / 'four', show=False)
   one = train.train(config, tmp_path / 'one', on=parallel.devices(1), show=False)
-  with checkpoints.manager(tmp_path / 'one') as saved:
-    assert sorted(saved.all_steps()) == [10, 20]
-    saved.delete(20)
+  with checkpoints.Manager(tmp_path / 'one') as saved:
+    assert saved.all_steps() == [10, 20]
+    saved.orbax.delete(20)
   two = train.train(config, tmp_path / 'one', on=parallel.devices(2), show=False)
   for state in (one, two):
     assert int(state.step) == 20
@@ -206,9 +207,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path):
 
 def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
   _, state = whole
-  with checkpoints.manager(tmp_path) as saved:
+  with checkpoints.Manager(tmp_path) as saved:
     checkpoints.save(saved, state, {'validation': None})
-    saved.wait_until_finished()
+    saved.orbax.wait_until_finished()
     record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
     text = record.read_text()
     record.write_text(text.replace(masks.checksum(jax.device_get(state.masks)), '0' * 16))
@@ -218,13 +219,13 @@ def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
 
 def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
   found = {1: 0.5, 2: 0.9, 3: 0.6, 4: None, 5: 0.6, 6: 0.8, 7: 0.7}  # accuracy, where validated
-  with checkpoints.manager(tmp_path, keep=2) as saved:
+  with checkpoints.Manager(tmp_path, keep=2) as saved:
     for step, accuracy in found.items():
       validation = None if accuracy is None else {'accuracy': accuracy}
       state = whole[1].replace(step=jnp.int32(step))
       checkpoints.save(saved, state, {'validation': validation})
     checkpoints.finish(saved)
-    assert sorted(saved.all_steps()) == [2, 6, 7]
+    assert saved.all_steps() == [2, 6, 7]
     assert checkpoints.find(saved, 'best') == 2
   on_disk = [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
   assert sorted(on_disk) == ['2', '6', '7']

@@ -20,6 +20,7 @@ from random_pruning_jax import (
   train,
   verify,
 )
+from random_pruning_jax.step import create_state
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +37,7 @@ def broken(trained, tmp_path, change):
   shutil.rmtree(tmp_path / 'run' / 'checkpoints')
   params, kept = change(*jax.device_get((state.params, state.masks)))
   state = state.replace(params=params, opt_state=masks.with_masks(state.opt_state, kept))
-  with checkpoints.manager(tmp_path / 'run') as saved:
+  with checkpoints.Manager(tmp_path / 'run') as saved:
     checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
   return tmp_path / 'run'
 
@@ -121,8 +122,8 @@ def untrained(config, workdir, batches_of=None):
   runlog.claim(workdir, parts.config)
   variables = train.initial_variables(parts.model, train.keys(0).init, parts.spec.shape)
   kept = train.initial_masks(parts, variables, train.first_batch(parts, batches_of))
-  state = train.create_state(variables, kept, train.optimizers.make(parts.config, 1))
-  with checkpoints.manager(workdir) as saved:
+  state = create_state(variables, kept, train.optimizers.make(parts.config, 1))
+  with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
   return kept
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from random_pruning_jax import cost, data, masks, optimizers, parallel, tables, train
+from random_pruning_jax import cost, data, masks, optimizers, parallel, tables
 from random_pruning_jax.data import places, resident
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
+from random_pruning_jax.step import create_state, train_step
 from random_pruning_jax.sweep import plan
 from random_pruning_jax.sweep.plan import Job
 
@@ -100,7 +101,7 @@ def _measure(parts: Experiment, steps: int = 3) -> float:
   config = parts.config
   tx = optimizers.make(config, 100)
   variables = initial_variables(parts.model, keys(0).init, parts.spec.shape)
-  state = train.create_state(variables, masks.ones(variables['params']), tx)
+  state = create_state(variables, masks.ones(variables['params']), tx)
   state = parallel.replicate(state, parts.on)
   batch = {
     'image': jnp.full((config.batch_size, *parts.spec.shape), 0.5),
@@ -109,7 +110,7 @@ def _measure(parts: Experiment, steps: int = 3) -> float:
   batch = {name: parallel.split(jax.device_get(array), parts.on) for name, array in batch.items()}
 
   def step(state, batch):
-    return train.train_step(state, batch, model=parts.model, tx=tx, axis_name=parallel.AXIS)
+    return train_step(state, batch, model=parts.model, tx=tx, axis_name=parallel.AXIS)
 
   compiled = parallel.parallel(step, parts.on, (None, 0), (None, None))
   state, _ = jax.block_until_ready(compiled(state, batch))

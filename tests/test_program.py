@@ -1,0 +1,40 @@
+"""The step is compiled once, while the rest of a run begins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from random_pruning_jax import checkpoints, feed, train
+from random_pruning_jax.experiment import experiment
+from random_pruning_jax.program import ahead
+
+
+def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
+  config = tiny_config(optimizer__label_smoothing=0.07)  # whose step no other test compiles
+  for on in (jax.devices()[:1], jax.devices()):  # from the start, and going on from step 10
+    caplog.clear()
+    with jax.log_compiles():
+      train.train(config, tmp_path, on=tuple(on), show=False)
+    with checkpoints.Manager(tmp_path) as saved:
+      saved.orbax.delete(20)
+    said = [record.getMessage() for record in caplog.records]
+    steps = [text for text in said if text.startswith('Compiling') and 'uint8[1257,64]' in text]
+    assert len(steps) == 1  # programs that are given the training images
+
+
+@pytest.mark.parametrize('loading', ['resident', 'streamed'])
+def test_shapes_of_a_feed_are_those_of_its_inputs(loading):
+  parts = experiment(tiny_config(data_loading=loading, augment__mode='none'))
+  [inputs] = feed.feed(parts).stream([(2, 5)])
+  expected = feed.shapes(parts, loading, 3)
+  found = [jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)) for x in inputs]
+  assert found == list(expected)
+
+
+def test_what_a_compiler_refuses_is_said_by_who_waits():
+  unknown = jax.ffi.ffi_call('nobody_registered_this', jax.ShapeDtypeStruct((3,), np.float32))
+  wait = ahead(jax.jit(unknown), jnp.zeros(3))
+  with pytest.raises(Exception, match='nobody_registered_this'):
+    wait()

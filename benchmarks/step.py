@@ -70,6 +70,7 @@ def jax_step(images, labels, width, conv, density, devices=0):
   create = jax.jit(lambda variables, kept: create_state(variables, kept, tx))
   state = parallel.replicate(create(variables, kept), on)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
+  batch = parallel.place_apart(batch, on)  # as PyTorch has its own
 
   def step(state, batch):
     return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)

@@ -13,20 +13,22 @@ import jax.numpy as jnp
 class BatchNorm(nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes but the last, to rounding (Ioffe and Szegedy, 2015).
 
-  The kernel is for the statistics of a batch, in training and where variables begin, in float32;
-  everything else is flax's own.
+  The kernel is for the statistics of a batch in float32. Everything else is flax's own, except where
+  variables begin, of which nothing but their shapes is used.
   """
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    if self.use_running_average or x.dtype != jnp.float32:
+    beginning = self.is_initializing()  # where there is no axis, and statistics stay as they are
+    if x.dtype != jnp.float32 or (self.use_running_average and not beginning):
       return super().__call__(x)
     channels = (x.shape[-1],)
     scale = self.param('scale', self.scale_init, channels)
     bias = self.param('bias', self.bias_init, channels)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     var = self.variable('batch_stats', 'var', jnp.ones, channels)
-    beginning = self.is_initializing()  # where there is no axis, and statistics stay as they are
+    if self.use_running_average:
+      return _scaled(x, scale, bias, mean.value, var.value, self.epsilon)
     axis = None if beginning else self.axis_name
     numbers = (scale, bias, mean.value, var.value)
     y, *new = _normalized(x, *numbers, self.momentum, self.epsilon, axis)
@@ -35,7 +37,12 @@ class BatchNorm(nn.BatchNorm):
     return y
 
 
-# Compiled, so that it is traced and differentiated once for each shape, not for each layer.
+# Both are compiled, so that they are traced and differentiated once for each shape, not each layer.
+@functools.partial(jax.jit, static_argnums=5)
+def _scaled(x, scale, bias, mean, var, epsilon):
+  return (x - mean) * (scale * jax.lax.rsqrt(var + epsilon)) + bias
+
+
 @functools.partial(jax.jit, static_argnums=(5, 6, 7))
 def _normalized(x, scale, bias, running_mean, running_var, momentum, epsilon, axis_name):
   from random_pruning_jax.kernels.sums import spread, sums

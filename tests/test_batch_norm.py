@@ -39,8 +39,9 @@ def test_output_statistics_and_gradients_are_those_of_flax():
   chex.assert_trees_all_close(ours, flaxs, rtol=1e-4, atol=1e-5)
 
 
-def test_variables_begin_as_those_of_flax_where_no_axis_is_there_yet():
-  options = {**OPTIONS, 'axis_name': parallel.AXIS}
+@pytest.mark.parametrize('average', [False, True])
+def test_variables_begin_as_those_of_flax_where_no_axis_is_there_yet(average):
+  options = {**OPTIONS, 'axis_name': parallel.AXIS, 'use_running_average': average}
   (y, ours), (z, flaxs) = (
     kind(**options).init_with_output(jax.random.key(0), X) for kind in (BatchNorm, nn.BatchNorm)
   )

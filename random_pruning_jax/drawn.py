@@ -5,15 +5,16 @@ and 0.6 s of a ResNet-20. The program of `init` is read and rewritten, so that n
 know.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, Literal, Var
+from jax.extend.core import JaxprEqn, Literal, Primitive, Var
+from jax.interpreters import batching, mlir
 
-NAME = 'random_pruning_jax_normal'  # of a draw, in the program
 SHORT = 1 << 16  # numbers of a row that may be longer than is needed,
 LONGER = 4  # so many times at most
 MOST = 1 << 24  # numbers of one array
@@ -21,15 +22,28 @@ MOST = 1 << 24  # numbers of one array
 
 def normal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
   """`jax.random.normal`, for `together` to find."""
-  return _row(key, math.prod(shape), dtype).reshape(shape)
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
+  return _row.bind(key, length=math.prod(shape), dtype=jnp.dtype(dtype)).reshape(shape)
 
 
-def _draw(key, length, dtype):
+def _draw(key, *, length, dtype):
   return jax.random.normal(key, (length,), dtype)
 
 
-_draw.__name__ = NAME
-_row = jax.jit(_draw, static_argnums=(1, 2))
+def _draw_each(keys, axes, **options):
+  [keys], [axis] = keys, axes
+  return jax.vmap(functools.partial(_draw, **options), axis)(keys), 0
+
+
+# One equation of a program until that is compiled: JAX's own would be traced for each length.
+_row = Primitive('random_pruning_jax_normal')
+_row.def_abstract_eval(
+  lambda key, *, length, dtype: key.update(shape=(length,), dtype=dtype, weak_type=False)
+)
+_row.def_impl(jax.jit(_row.bind, static_argnames=('length', 'dtype')))
+mlir.register_lowering(_row, mlir.lower_fun(_draw, multiple_results=False))
+batching.primitive_batchers[_row] = _draw_each
 
 
 def together(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
@@ -51,7 +65,7 @@ def together(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
     known = dict(zip(program.constvars, closed.consts, strict=True)) | {given: key}
     made_by = {var: equation for equation in program.eqns for var in equation.outvars}
     folded = [var for var, equation in made_by.items() if _folds(equation, given)]
-    groups = _groups([var for var, equation in made_by.items() if _draws(equation)])
+    groups = _groups([var for var, equation in made_by.items() if equation.primitive is _row])
 
     def value(atom: Var | Literal) -> Any:
       if isinstance(atom, Literal):
@@ -62,11 +76,12 @@ def together(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
           numbers = [value(made_by[var].invars[1]) for var in folded]
           keys = jax.vmap(lambda number: _compute(equation, key, number)[0])(jnp.stack(numbers))
           known.update(zip(folded, keys, strict=True))
-        elif _draws(equation):
+        elif equation.primitive is _row:
           group = next(group for group in groups if atom in group)
           keys = jnp.stack([value(made_by[var].invars[0]) for var in group])
           longest = group[0].aval
-          rows = jax.vmap(lambda key: _row(key, longest.size, longest.dtype))(keys)
+          draw = functools.partial(_draw, length=longest.size, dtype=longest.dtype)
+          rows = jax.vmap(draw)(keys)
           known.update((var, row[: var.aval.size]) for var, row in zip(group, rows, strict=True))
         else:
           found = _compute(equation, *map(value, equation.invars))
@@ -98,14 +113,6 @@ def _fits(var: Var, group: Sequence[Var]) -> bool:
   cut = jax.config.jax_threefry_partitionable and length <= min(SHORT, LONGER * needed)
   alike = group[0].aval.dtype == var.aval.dtype and (length == needed or cut)
   return alike and (len(group) + 1) * length <= MOST
-
-
-def _draws(equation: JaxprEqn) -> bool:
-  """Whether it is a call of `_row`, of one key: under a `vmap` of the network's own it has many."""
-  if equation.primitive.name not in ('jit', 'pjit') or equation.params['name'] != NAME:
-    return False
-  kinds = [atom.aval for atom in equation.invars]
-  return [kind.ndim for kind in kinds if jnp.issubdtype(kind.dtype, jax.dtypes.prng_key)] == [0]
 
 
 def _folds(equation: JaxprEqn, key: Var) -> bool:

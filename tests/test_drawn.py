@@ -22,7 +22,9 @@ def draws(function):
   """How many draws, and how many keys, the program of a function of a key makes."""
   equations = jax.make_jaxpr(function)(KEY).eqns
   names = [equation.params.get('name', equation.primitive.name) for equation in equations]
-  return names.count(drawn.NAME), names.count('random_fold_in')
+  # Alone it is a primitive, together they are JAX's function under `vmap`.
+  draws = names.count(drawn._row.name) + names.count('_normal')
+  return draws, names.count('random_fold_in')
 
 
 def test_variables_are_those_of_flax():
@@ -91,15 +93,6 @@ class Lifted(nn.Module):
 @pytest.mark.parametrize('lift', ['remat', 'jit', 'scan', 'vmap'])
 def test_layers_inside_transforms_of_flax_are_drawn_as_flax_draws_them(lift):
   init = lazily(Lifted(lift))
-  chex.assert_trees_all_close(drawn.together(init)(KEY), init(KEY), rtol=1e-6)
-
-
-def test_a_function_of_that_name_that_draws_nothing_is_left_alone():
-  def init(key):
-    other = lambda x: 2 * x  # noqa: E731
-    other.__name__ = drawn.NAME
-    return jax.jit(other)(jnp.ones((2, 2))), drawn.normal(key, (3,))
-
   chex.assert_trees_all_close(drawn.together(init)(KEY), init(KEY), rtol=1e-6)
 
 

@@ -36,7 +36,7 @@ class Layers:
   ) -> jax.Array:
     """Normal with variance 2 / fan (He et al., 2015); JAX's own he_normal is a truncated one."""
     fan = math.prod(shape[:-1] if self.kaiming == 'fan_in' else (*shape[:-2], shape[-1]))
-    return drawn.normal(key, shape, dtype) * jnp.sqrt(jnp.array(2 / fan, dtype))
+    return drawn.normal(key, shape, dtype) * np.sqrt(np.array(2 / fan, dtype))
 
   def conv(self, features: int, size: int = 3, stride: int = 1, *, name: str) -> nn.Conv:
     """A convolution without bias, padded by size // 2 on every side."""

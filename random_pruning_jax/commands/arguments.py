@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import config_files
 
-_NEW_OBJECTS = 100_000
+_NEW_OBJECTS = 500_000
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

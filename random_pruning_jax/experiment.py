@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -92,12 +93,17 @@ def keys(seed: int) -> Keys:
 
 def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, int, int]) -> dict:
   """{'params', 'batch_stats'} for images of `shape` (height, width, channels)."""
-  return _traced(model, shape).init(key)
+  return initializer(model, shape)(key)
+
+
+def initializer(model: models.Network, shape: tuple[int, int, int]) -> Callable[[jax.Array], dict]:
+  """The compiled function of a key that gives them."""
+  return _traced(model, shape).init
 
 
 def initial_shapes(model: models.Network, shape: tuple[int, int, int]) -> dict:
   """The same tree with shapes and dtypes in place of arrays; nothing is computed."""
-  return _traced(model, shape).init.eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
+  return initializer(model, shape).eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def initial_structure(model: models.Network, shape: tuple[int, int, int]) -> cost.Structure:

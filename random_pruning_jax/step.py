@@ -68,7 +68,7 @@ def train_step(
     parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
     batch_stats, found = jax.lax.scan(gradients, state.batch_stats, parts)
     grads, figures = jax.tree.map(lambda x: x.mean(0), found)
-  if axis_name:
+  if axis_name and jax.lax.axis_size(axis_name) > 1:  # else each would be traced, divided by one
     grads, batch_stats, figures = jax.lax.pmean((grads, batch_stats, figures), axis_name)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)

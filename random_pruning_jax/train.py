@@ -30,6 +30,7 @@ from random_pruning_jax.experiment import (
   initial_masks,
   initial_shapes,
   initial_variables,
+  initializer,
   keys,
 )
 from random_pruning_jax.program import Own, ahead, compiled, step_of
@@ -94,7 +95,10 @@ def train(
   run = prepare(parts, workdir)
   at = (profile[0] - 1, profile[1]) if profile else ()
   with checkpoints.closing(run.saved):
-    compile_step = _ahead(run, at)
+    with Progress(run.last_step, show=show and first) as progress:
+      progress.figures('compiling')
+      ready_to_begin, ready_to_step = _ahead(run, at)
+      ready_to_begin()
     state, record = begin(run)
     done = int(state.step)
     if done == run.last_step:
@@ -107,7 +111,7 @@ def train(
     ):
       progress.figures('compiling the step')
       book = Book(run, state, record, log, progress)
-      compile_step()
+      ready_to_step()
       return _loop(run, state, book, watch, trace, at)
 
 
@@ -153,9 +157,14 @@ def check_beginning(params: masks.Params, kept: masks.Masks) -> None:
 
 def blank_state(parts: Experiment, per_epoch: int) -> TrainState:
   """Shapes and dtypes of the config's state, however long an epoch is; nothing is computed."""
-  variables, config = initial_shapes(parts.model, parts.spec.shape), parts.config
+  given = _given_to_create(parts)
+  return _creator(parts.config, per_epoch).eval_shape(*given)
+
+
+def _given_to_create(parts: Experiment) -> tuple:
+  variables = initial_shapes(parts.model, parts.spec.shape)
   kept = jax.eval_shape(masks.ones, variables['params'])
-  return _creator(config, per_epoch).eval_shape(variables, kept, optimizers.rates(config))
+  return variables, kept, optimizers.rates(parts.config)
 
 
 def _creator(config: ConfigDict, per_epoch: int) -> Callable:
@@ -172,20 +181,26 @@ def _creating(make_optimizer, average):
   return jax.jit(create)
 
 
-def _ahead(run: Run, at: tuple[int, ...]) -> Callable[[], Any]:
-  """Begins to compile the first call's program, which needs shapes alone; waits for it if called.
+def _ahead(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], None], Callable[[], None]]:
+  """Begins to compile what `begin` runs, and the program of the first call; waits for either.
 
-  So it compiles, or is read from the cache, while the weights are drawn.
+  Shapes are enough for that. So programs are compiled, or read from the cache, while the next one
+  is traced, and that of the step while weights are drawn.
   """
-  on, latest = run.parts.on, (run.saved.all_steps() or [0])[-1]
-  start, end = next(run.calls(latest, at), (0, 0))
+  parts, on, steps = run.parts, run.parts.on, run.saved.all_steps()
+  start, end = next(run.calls(max(steps, default=0), at), (0, 0))
   if start == end or jax.process_count() > 1:  # several processes lower arrays alone
-    return lambda: None
+    return (lambda: None,) * 2
   images = () if run.feed.loading == 'streamed' else feed.on_devices(run.feed.images)
-  given = (blank_state(run.parts, run.per_epoch), images, jax.eval_shape(lambda: run.own))
+  given = (blank_state(parts, run.per_epoch), images, jax.eval_shape(lambda: run.own))
+  inputs = feed.shapes(parts, run.feed.loading, end - start)
   call = compiled(run.step, run.feed.axes, on)
-  inputs = feed.shapes(run.parts, run.feed.loading, end - start)
-  return ahead(call, *parallel.replicated(given, on), *inputs)
+  step = ahead(call, *parallel.replicated(given, on), *inputs)  # first, as it takes longest
+  if steps:
+    return lambda: None, step
+  draw = ahead(initializer(parts.model, parts.spec.shape), keys(parts.config.seed).init)
+  create = ahead(_creator(parts.config, run.per_epoch), *_given_to_create(parts))
+  return lambda: (draw(), create()), step
 
 
 def _loop(

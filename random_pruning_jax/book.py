@@ -42,6 +42,7 @@ class Book:
     self.step = int(state.step)
     self._meter = runlog.Meter(self.step, record['meter'])
     self._started = time.perf_counter() - record['seconds']
+    self._rates = optimizers.learning_rates(run.parts.config, run.per_epoch)
     self._flows = flow.FlowLog(run.parts, run.feed.images)
     self._kept: TrainState | None = None  # to be validated and saved
     self._settled = True
@@ -103,8 +104,7 @@ class Book:
   def _log_mean(self) -> None:
     mean = self._meter.mean()
     speed = mean.pop('steps_per_second') * self._run.parts.config.batch_size
-    rates = optimizers.learning_rates(self._run.parts.config, self._run.per_epoch)
-    lr = float(rates[self.step - 1])
+    lr = float(self._rates[self.step - 1])
     self._log.write('train', self.step, mean | {'lr': lr, 'images_per_second': speed})
     self._progress.figures(
       f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, {speed:,.0f} images/s'

@@ -181,7 +181,7 @@ def _creating(make_optimizer, average):
   return jax.jit(create)
 
 
-def _ahead(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], None], Callable[[], None]]:
+def _ahead(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[], Any]]:
   """Begins to compile what `begin` runs, and the program of the first call; waits for either.
 
   Shapes are enough for that. So programs are compiled, or read from the cache, while the next one

@@ -1,7 +1,7 @@
 """What follows a convolution at evaluation, done by its kernel as it writes: for CPUs.
 
-BatchNorm with running statistics is a factor and an offset for each channel. The factor becomes a
-part of the kernel, and the offset, a shortcut that is added and ReLU cost nothing where sums are
+BatchNorm with running statistics is a factor and a bias for each channel. The factor becomes a
+part of the kernel, and the bias, a shortcut that is added and ReLU cost nothing where sums are
 still in registers; as operations of their own they are a pass over memory. The program of a
 function is read and rewritten, so that networks need not know.
 """
@@ -25,8 +25,8 @@ class _Chain(NamedTuple):
 
   equations: tuple[int, ...]  # where they are, in the program's order
   channels: tuple[tuple[str, Any], ...]  # 'add', 'sub' or 'mul', and numbers [1, 1, 1, C]
-  beside: Any | None  # what is added, of the result's shape
-  cut: bool  # at zero
+  residual: Any | None  # what is added, of the result's shape
+  relu: bool  # max(y, 0)
 
 
 def evaluation(model: nn.Module, **options: Any) -> Callable:
@@ -75,17 +75,17 @@ def _finish(program: Jaxpr, chain: _Chain, value: Callable) -> jax.Array:
 
   equation = program.eqns[chain.equations[0]]
   x, kernel = map(value, equation.invars)
-  offset = jnp.zeros(kernel.shape[-1], kernel.dtype)
+  bias = jnp.zeros(kernel.shape[-1], kernel.dtype)
   for name, atom in chain.channels:
     numbers = value(atom).reshape(-1)
     if name == 'mul':
-      kernel, offset = kernel * numbers, offset * numbers
+      kernel, bias = kernel * numbers, bias * numbers
     else:
-      offset = offset + numbers if name == 'add' else offset - numbers
+      bias = bias + numbers if name == 'add' else bias - numbers
   # As in `convolution`: where shard_map replicates the numbers, their gradient is summed.
-  offset = offset + jax.lax.full_like(x, 0, shape=())
-  beside = None if chain.beside is None else value(chain.beside)
-  return dense.finished(x, kernel, offset, beside, chain.cut, **equation.params)
+  bias = bias + jax.lax.full_like(x, 0, shape=())
+  residual = None if chain.residual is None else value(chain.residual)
+  return dense.finished(x, kernel, bias, residual, chain.relu, **equation.params)
 
 
 def _chains(program: Jaxpr) -> list[_Chain]:
@@ -108,30 +108,30 @@ def _chains(program: Jaxpr) -> list[_Chain]:
 
 
 def _chain(equations: Sequence[JaxprEqn], place: int, readers, ends, taken) -> _Chain:
-  places, channels, beside, cut = [place], [], None, False
-  while not cut:
+  places, channels, residual, relu = [place], [], None, False
+  while not relu:
     y = equations[places[-1]].outvars[0]
     after = readers.get(y, [])
     if y in ends or len(after) != 1 or after[0] in taken:
       break
     kind, other = _kind(equations[after[0]], y)
-    # Where something is added beside, nothing but the cut comes after it.
-    if not kind or (beside is not None and kind != 'cut'):
+    # Where a residual is added, nothing but ReLU comes after it.
+    if not kind or (residual is not None and kind != 'relu'):
       break
-    if kind == 'cut':
-      cut = True
-    elif kind == 'beside':
-      beside = other
+    if kind == 'relu':
+      relu = True
+    elif kind == 'residual':
+      residual = other
     else:
       channels.append((kind, other))
     places.append(after[0])
-  return _Chain(tuple(places), tuple(channels), beside, cut)
+  return _Chain(tuple(places), tuple(channels), residual, relu)
 
 
 def _kind(equation: JaxprEqn, y: Var) -> tuple[str, Any]:
-  """'add', 'sub' or 'mul' of y and channels, 'beside' or 'cut', and what else it reads; else ''."""
+  """'add', 'sub', 'mul' (of channels), 'residual' or 'relu', and what else it reads; or ''."""
   if _is_relu(equation):
-    return 'cut', None
+    return 'relu', None
   name = equation.primitive.name
   if name not in ('add', 'sub', 'mul') or equation.invars.count(y) != 1:
     return '', None
@@ -140,7 +140,7 @@ def _kind(equation: JaxprEqn, y: Var) -> tuple[str, Any]:
     return '', None
   if other.aval.shape == (1, 1, 1, y.aval.shape[-1]):
     return name, other
-  return ('beside', other) if name == 'add' and other.aval.shape == y.aval.shape else ('', None)
+  return ('residual', other) if name == 'add' and other.aval.shape == y.aval.shape else ('', None)
 
 
 def _is_relu(equation: JaxprEqn) -> bool:

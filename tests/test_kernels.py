@@ -60,21 +60,21 @@ def test_threads_divide_the_channels_of_few_images(images, channels):
   rng = np.random.default_rng(0)
   sizes = dense_frames.Sizes((33, 33, 32), (3, 3, 32, channels), (1, 1), ((1, 1), (1, 1)))
   assert tile_plans.fits(images, sizes) == (channels == 32)
-  x, kernel, offset, beside = (
+  x, kernel, bias, residual = (
     jnp.array(rng.normal(size=shape), jnp.float32)
     for shape in ((images, *sizes.image), sizes.kernel, channels, (images, *sizes.map))
   )
   vectors = Vectors(8, 16)
 
   def convolve(threads):
-    ending = dense_plan.Ending(offset=True, beside=True, cut=True)
-    return dense._convolved(x, kernel, sizes, vectors, threads, ending, offset, beside)
+    epilogue = dense_plan.Epilogue(bias=True, residual=True, relu=True)
+    return dense._convolved(x, kernel, sizes, vectors, threads, epilogue, bias, residual)
 
   y = lax.conv_general_dilated(
     x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
   one = convolve(1)
-  np.testing.assert_allclose(one, jnp.maximum(y + offset + beside, 0), atol=1e-4)
+  np.testing.assert_allclose(one, jnp.maximum(y + bias + residual, 0), atol=1e-4)
   for threads in (2, 3, 8):
     np.testing.assert_array_equal(convolve(threads), one)
 
@@ -85,7 +85,7 @@ def test_threads_divide_the_channels_of_few_images(images, channels):
 def test_tiles_make_up_images_of_any_size_and_what_follows_the_convolution(high, wide, vectors):
   rng = np.random.default_rng(0)
   sizes = dense_frames.Sizes((high, wide, 32), (3, 3, 32, 64), (1, 1), ((1, 1), (1, 1)))
-  x, kernel, offset, beside = (
+  x, kernel, bias, residual = (
     jnp.array(rng.normal(size=shape), jnp.float32)
     for shape in ((11, *sizes.image), sizes.kernel, 64, (11, *sizes.map))
   )
@@ -96,10 +96,10 @@ def test_tiles_make_up_images_of_any_size_and_what_follows_the_convolution(high,
   weights = dense._by_vectors(tiles.transform_kernel(kernel), vectors)
   plain = tile_plans.forward(11, sizes, vectors, 2)
   np.testing.assert_allclose(dense._run(plain, vectors, x, weights), y, atol=1e-4)
-  ending = dense_plan.Ending(offset=True, beside=True, cut=True)
-  plan = tile_plans.forward(11, sizes, vectors, 2, ending)
-  found = dense._run(plan, vectors, x, weights, offset, beside)
-  np.testing.assert_allclose(found, jnp.maximum(y + offset + beside, 0), atol=1e-4)
+  epilogue = dense_plan.Epilogue(bias=True, residual=True, relu=True)
+  plan = tile_plans.forward(11, sizes, vectors, 2, epilogue)
+  found = dense._run(plan, vectors, x, weights, bias, residual)
+  np.testing.assert_allclose(found, jnp.maximum(y + bias + residual, 0), atol=1e-4)
 
 
 @pytest.mark.parametrize('vectors', [Vectors(16, 32), Vectors(8, 16)])

@@ -2,7 +2,7 @@
 
     out[p, o] = sum over t, k of x[places[t] + p + k * step] * w[rows[t] + k * row + o]
 
-for some p and one or two vectors of o. The sum begins with offset[o], to which start[p, o] may be
+for some p and one or two vectors of o. The sum begins with bias[o], to which start[p, o] may be
 added, and what is below a floor becomes that. The names are those of a convolution, where p are
 pixels, t taps, k input channels and o output channels; in the gradient of a kernel p are input
 channels, t rows and k pixels. Neighbours p lie next to each other in memory, so that the machine
@@ -41,7 +41,7 @@ class Operands(NamedTuple):
   pixel: ir.Value  # of the result
   out_half: ir.Value
   start: ir.Value  # lies as the result does; 0 for none
-  offset: ir.Value
+  bias: ir.Value
   floor: ir.Value  # a number
 
 
@@ -67,7 +67,7 @@ def contract(vectors: Vectors):
     pixel,
     out_half,
     start,
-    offset,
+    bias,
     floor,
   ):
     def build(context, builder, signature, arguments):
@@ -103,22 +103,19 @@ def _loops(builder, lanes, pixels, vectors, given):
   names = ('present', 'begin', 'head', 'tap', 'channel', 'tail', 'end')
   present, begin, head, tap, channel, tail, end = map(builder.append_basic_block, names)
   entry = builder.block
-  offset, start = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (given.offset, given.start))
-  offsets = [
-    _load(builder, builder.gep(offset, [ir.Constant(_WORD, v * lanes)]), kind)
-    for v in range(vectors)
+  bias, start = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (given.bias, given.start))
+  biases = [
+    _load(builder, builder.gep(bias, [ir.Constant(_WORD, v * lanes)]), kind) for v in range(vectors)
   ]
   builder.cbranch(builder.icmp_signed('!=', given.start, ir.Constant(_WORD, 0)), present, begin)
 
   builder.position_at_end(present)
   there = {i: _load(builder, builder.gep(start, [inside[i]]), kind) for i in each}
-  there = {(p, v): builder.fadd(there[p, v], offsets[v]) for p, v in each}
+  there = {(p, v): builder.fadd(there[p, v], biases[v]) for p, v in each}
   builder.branch(begin)
 
   builder.position_at_end(begin)
-  first = {
-    (p, v): _phi(builder, kind, (offsets[v], entry), (there[p, v], present)) for p, v in each
-  }
+  first = {(p, v): _phi(builder, kind, (biases[v], entry), (there[p, v], present)) for p, v in each}
   builder.branch(head)
 
   builder.position_at_end(head)

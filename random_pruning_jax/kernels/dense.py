@@ -22,7 +22,7 @@ from jax.interpreters import ad
 from random_pruning_jax import kernels
 from random_pruning_jax.kernels import dense_plans, targets, tile_plans, tiles
 from random_pruning_jax.kernels.dense_frames import Sizes
-from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan
+from random_pruning_jax.kernels.dense_plan import PLAIN, Epilogue, Plan
 from random_pruning_jax.kernels.vectors import Vectors
 
 TARGET = 'random_pruning_jax_dense_{}_{}'
@@ -47,20 +47,20 @@ def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, others: Others) -> j
 def finished(
   x: jax.Array,
   kernel: jax.Array,
-  offset: jax.Array,
-  beside: jax.Array | None,
-  cut: bool,
+  bias: jax.Array,
+  residual: jax.Array | None,
+  relu: bool,
   sizes: Sizes,
   others: Others,
 ) -> jax.Array:
-  """convolve(x, kernel) + offset [O] + beside [N, h', w', O]; with `cut` its part above zero."""
-  given = (x, kernel, offset, *([] if beside is None else [beside]))
-  return _finished.bind(*given, cut=cut, sizes=sizes, others=others)
+  """convolve(x, kernel) + bias [O] + residual [N, h', w', O]; with `relu` max(., 0) of that."""
+  given = (x, kernel, bias, *([] if residual is None else [residual]))
+  return _finished.bind(*given, relu=relu, sizes=sizes, others=others)
 
 
-def _finished_jvp(cut, sizes, others, primals, tangents):
-  x, kernel, offset, beside = primals
-  y = finished(x, kernel, offset, beside, cut, sizes, others)
+def _finished_jvp(relu, sizes, others, primals, tangents):
+  x, kernel, bias, residual = primals
+  y = finished(x, kernel, bias, residual, relu, sizes, others)
   options = {'sizes': sizes, 'others': others}
   ways = (
     lambda dx: _forward.bind(dx, kernel, **options),
@@ -74,7 +74,7 @@ def _finished_jvp(cut, sizes, others, primals, tangents):
     if tangent is not None and not isinstance(tangent, SymbolicZero)
   ]
   dy = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
-  return y, jnp.where(y > 0, dy, 0) if cut else dy
+  return y, jnp.where(y > 0, dy, 0) if relu else dy
 
 
 finished.defjvp(_finished_jvp, symbolic_zeros=True)
@@ -92,8 +92,8 @@ def _run(
   vectors: Vectors,
   x: jax.Array,
   w: jax.Array,
-  offset: jax.Array = NONE,
-  beside: jax.Array = NONE,
+  bias: jax.Array = NONE,
+  residual: jax.Array = NONE,
 ) -> jax.Array:
   target = TARGET.format(*vectors)
   targets.register(target, lambda: _kind(vectors))
@@ -101,7 +101,7 @@ def _run(
     jax.ShapeDtypeStruct(plan.shape, np.float32),
     jax.ShapeDtypeStruct((plan.scratch,), np.float32),
   )
-  return jax.ffi.ffi_call(target, results)(x, w, plan.words, offset, beside)[0]
+  return jax.ffi.ffi_call(target, results)(x, w, plan.words, bias, residual)[0]
 
 
 def _kind(vectors):
@@ -142,22 +142,22 @@ def _compute_to_kernel(x, g, *, threads, sizes, others):
   return _run(dense_plans.to_kernel(len(x), lined, vectors, threads), vectors, x, g)
 
 
-def _compute_finished(x, kernel, offset, *beside, threads, cut, sizes, others):
+def _compute_finished(x, kernel, bias, *residual, threads, relu, sizes, others):
   if (vectors := filled(sizes.kernel[3])) is None:
-    y = sum(beside, others.forward(x, kernel, sizes) + offset)
-    return jnp.maximum(y, 0) if cut else y
-  ending = Ending(offset=True, beside=bool(beside), cut=cut)
-  return _convolved(x, kernel, sizes, vectors, threads, ending, offset, *beside)
+    y = sum(residual, others.forward(x, kernel, sizes) + bias)
+    return jnp.maximum(y, 0) if relu else y
+  epilogue = Epilogue(bias=True, residual=bool(residual), relu=relu)
+  return _convolved(x, kernel, sizes, vectors, threads, epilogue, bias, *residual)
 
 
-def _convolved(x, kernel, sizes, vectors, threads, ending=PLAIN, *added):
+def _convolved(x, kernel, sizes, vectors, threads, epilogue=PLAIN, *added):
   """What the forward convolution is, by tiles where that is faster."""
   if tile_plans.fits(len(x), sizes):
-    plan = tile_plans.forward(len(x), sizes, vectors, threads, ending)
+    plan = tile_plans.forward(len(x), sizes, vectors, threads, epilogue)
     kernel = tiles.transform_kernel(kernel)
   else:
     x, lined = _lined(x, sizes.image[2], sizes)
-    plan = dense_plans.forward(len(x), lined, vectors, threads, ending)
+    plan = dense_plans.forward(len(x), lined, vectors, threads, epilogue)
   y = _run(plan, vectors, x, _by_vectors(kernel, vectors), *added)
   return y.reshape(-1, *sizes.map)
 
@@ -184,7 +184,7 @@ def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
     return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
   made = targets.primitive(name, compute, outline)
-  made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others', 'cut')))
+  made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others', 'relu')))
   return made
 
 

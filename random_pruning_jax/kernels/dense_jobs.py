@@ -27,7 +27,7 @@ from random_pruning_jax.kernels.tile_jobs import before, tiling
 from random_pruning_jax.kernels.vectors import Vectors
 
 # Words of a job, int64.
-IN, WEIGHTS, PLAN, OFFSET, ADDED, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8)
+IN, WEIGHTS, PLAN, BIAS, RESIDUAL, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8)
 
 
 @compiled
@@ -96,15 +96,15 @@ def kind(vectors: Vectors) -> Kind:
     w = job[WEIGHTS] + 4 * start * plan[word.STEP_W]
     place = 4 * start * plan[word.STEP_OUT]
     out = _sums(job, seat) if plan[word.SUMMED] else job[RESULT] + place
-    offset = job[OFFSET] if plan[word.OFFSETS] else 0
-    beside = job[ADDED] + place if plan[word.BESIDE] else 0
+    bias = job[BIAS] if plan[word.BIAS] else 0
+    residual = job[RESIDUAL] + place if plan[word.RESIDUAL] else 0
     channels = plan[word.OUTPUTS] // lanes
     lower = channels * share // plan[word.SHARES]
     upper = channels * (share + 1) // plan[word.SHARES]
     if plan[word.BAND]:
-      tiled(plan, job[PLAN], frame, images, x, w, offset, beside, out, lower, upper)
+      tiled(plan, job[PLAN], frame, images, x, w, bias, residual, out, lower, upper)
     else:
-      parts(plan, job[PLAN], images, x, w, offset, beside, plan[word.CUT], out, lower, upper)
+      parts(plan, job[PLAN], images, x, w, bias, residual, plan[word.RELU], out, lower, upper)
 
   @inlined
   def work(place):

@@ -19,15 +19,15 @@ class Plan(NamedTuple):
   scratch: int  # floats
 
 
-class Ending(NamedTuple):
+class Epilogue(NamedTuple):
   """What becomes of the sums of a convolution, in this order."""
 
-  offset: bool = False  # of each channel, is added
-  beside: bool = False  # an array like the result, is added
-  cut: bool = False  # at zero, below
+  bias: bool = False  # of each channel, is added
+  residual: bool = False  # an array like the result, is added
+  relu: bool = False  # max(., 0) of that
 
 
-PLAIN = Ending()
+PLAIN = Epilogue()
 
 
 def written(
@@ -42,7 +42,7 @@ def written(
   images: int = 0,
   block: int = 1,
   chunk: int = 1,
-  ending: Ending = PLAIN,
+  epilogue: Epilogue = PLAIN,
   more: Mapping[int, int] = MappingProxyType({}),
   scratch: int = 0,
 ) -> Plan:
@@ -98,9 +98,9 @@ def written(
     word.CHUNK: chunk,
     word.DEPTH: depth,
     word.ZEROS: total,
-    word.OFFSETS: ending.offset,
-    word.BESIDE: ending.beside,
-    word.CUT: ending.cut,
+    word.BIAS: epilogue.bias,
+    word.RESIDUAL: epilogue.residual,
+    word.RELU: epilogue.relu,
     word.PARTS: len(parts),
     **more,
   }

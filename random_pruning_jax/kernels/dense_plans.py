@@ -5,7 +5,7 @@ import itertools
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
-from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan, written
+from random_pruning_jax.kernels.dense_plan import PLAIN, Epilogue, Plan, written
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
 NEAREST, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
@@ -13,7 +13,7 @@ NEAREST, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of
 
 @functools.lru_cache(maxsize=256)
 def forward(
-  images: int, sizes: Sizes, vectors: Vectors, threads: int, ending: Ending = PLAIN
+  images: int, sizes: Sizes, vectors: Vectors, threads: int, epilogue: Epilogue = PLAIN
 ) -> Plan:
   """y = the kernel [O / lanes, h w C, lanes] over x: a part, whose taps are those of the kernel."""
   lanes = vectors.lanes
@@ -40,7 +40,9 @@ def forward(
   next_w = len(taps) * inputs * lanes
   depth = channels_at_once(inputs, len(taps), lanes)
   shape = (images, *sizes.map)
-  return written(shape, frame, parts, vectors, threads, next_w=next_w, depth=depth, ending=ending)
+  return written(
+    shape, frame, parts, vectors, threads, next_w=next_w, depth=depth, epilogue=epilogue
+  )
 
 
 @functools.lru_cache(maxsize=256)

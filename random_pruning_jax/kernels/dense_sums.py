@@ -17,10 +17,10 @@ def summing(vectors: Vectors):
   pixels_of = tuple(pixels for pixels, _ in SHAPES[vectors.registers])
 
   @inlined
-  def part(plan, tables, own, x, w, offset, beside, cut, out, lower, upper, first, taps):
+  def part(plan, tables, own, x, w, bias, residual, relu, out, lower, upper, first, taps):
     """The sums of some taps of one part of the result, from one vector of its channels to another.
 
-    offset and beside are 0 for none.
+    bias and residual are 0 for none.
     """
     half, out_half = own[word.X_HALF], own[word.OUT_HALF]
     vector = lower
@@ -28,11 +28,11 @@ def summing(vectors: Vectors):
       wide = 2 if upper - vector >= 2 else 1
       shapes = ints(tables + 4 * own[word.BY_TWO if wide == 2 else word.BY_ONE])
       for begin in range(0, own[word.COUNT], plan[word.DEPTH]):
-        start = out if plan[word.SUMMED] or begin else beside
+        start = out if plan[word.SUMMED] or begin else residual
         lift, floor = tables + 4 * plan[word.ZEROS], _NO_FLOOR
-        if offset and begin == 0:
-          lift = offset + 4 * vector * lanes
-        if cut and begin + plan[word.DEPTH] >= own[word.COUNT]:
+        if bias and begin == 0:
+          lift = bias + 4 * vector * lanes
+        if relu and begin + plan[word.DEPTH] >= own[word.COUNT]:
           floor = _ZERO
         for line in range(own[word.LINES]):
           pixel = 0
@@ -68,7 +68,7 @@ def summing(vectors: Vectors):
       vector += wide
 
   @compiled_for(INTS, *[types.int64] * 10)
-  def parts(plan, tables, images, x, w, offset, beside, cut, out, lower, upper):
+  def parts(plan, tables, images, x, w, bias, residual, relu, out, lower, upper):
     """All parts, some taps at a time where images are summed."""
     taps = plan[word.CHUNK]
     if plan[word.SUMMED]:
@@ -77,6 +77,6 @@ def summing(vectors: Vectors):
       for number in range(plan[word.PARTS]):
         own = ints(tables + 4 * (word.HEAD + word.PART * number))
         now = min(plan[word.CHUNK], taps - chunk) if plan[word.SUMMED] else own[word.TAPS]
-        part(plan, tables, own, x, w, offset, beside, cut, out, lower, upper, chunk, now)
+        part(plan, tables, own, x, w, bias, residual, relu, out, lower, upper, chunk, now)
 
   return parts

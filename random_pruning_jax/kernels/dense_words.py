@@ -29,9 +29,9 @@ They are int32. A plan is its head, its parts and their tables.
   CHUNK,  # taps at once
   DEPTH,  # products of each at once
   ZEROS,  # where the plan has some
-  OFFSETS,  # whether numbers for each channel are added,
-  BESIDE,  # and numbers like the result,
-  CUT,  # and whether what is below zero then becomes that
+  BIAS,  # whether numbers for each channel are added,
+  RESIDUAL,  # and numbers like the result,
+  RELU,  # and whether what is below zero then becomes that
   OWN,  # floats that a thread has for itself
   BAND,  # where the result is made of tiles: lines of them at once; else 0
   DOWN,  # lines of tiles in all

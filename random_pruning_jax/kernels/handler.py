@@ -18,8 +18,13 @@ from random_pruning_jax.kernels.llvm import compiled, words
 # are, threads that still look at the job, threads that may, and the one that comes next.
 ITEM, DONE, ITEMS, REFERENCES, WORKERS, SEAT, FIRST = range(7)
 
-METADATA, EXECUTE = 1, 3  # a kind of extension, a stage
-ARGUMENT = types.int64(types.int64)
+# Words of XLA's structs, as of the version that `targets` asks for, and what some of them hold.
+EXTENSION, API, CONTEXT, STAGE, ARGUMENTS, RESULTS = 1, 2, 3, 4, 9, 14  # of XLA_FFI_CallFrame
+TYPE, METADATA = 1, 3  # of XLA_FFI_Extension_Base, of XLA_FFI_Metadata_Extension
+VERSION, TRAITS, STATE = 3, 4, 5  # of XLA_FFI_Metadata
+DATA = 3  # of XLA_FFI_Buffer
+IS_METADATA, EXECUTE = 1, 3  # a type of extension, a stage
+SIGNATURE = types.int64(types.int64)
 
 
 class Kind(NamedTuple):
@@ -34,7 +39,7 @@ def helper(kind: Kind) -> Any:
   """What another thread of XLA's is to call with the address of a job, as a `numba.cfunc`."""
   work = kind.work
 
-  @numba.cfunc(ARGUMENT, error_model='numpy')
+  @numba.cfunc(SIGNATURE, error_model='numpy')
   def help_with(job):
     work(job)
     _leave(job)
@@ -52,25 +57,28 @@ def handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) -
   destroy, schedule = place['Error_Destroy'], place['ThreadPool_Schedule']
   count = place['ThreadPool_NumThreads']
 
-  @numba.cfunc(ARGUMENT, error_model='numpy')
+  @numba.cfunc(SIGNATURE, error_model='numpy')
   def handle(address):
     frame = words(address)
-    if frame[1] != 0 and words(frame[1])[1] & 0xFFFFFFFF == METADATA:
-      metadata = words(words(frame[1])[3])
-      metadata[3], metadata[4], metadata[5] = version, 0, 0
+    if frame[EXTENSION] != 0 and words(frame[EXTENSION])[TYPE] & 0xFFFFFFFF == IS_METADATA:
+      metadata = words(words(frame[EXTENSION])[METADATA])
+      metadata[VERSION], metadata[TRAITS], metadata[STATE] = version, 0, 0
       return 0
-    if frame[4] & 0xFFFFFFFF != EXECUTE:
+    if frame[STAGE] & 0xFFFFFFFF != EXECUTE:
       return 0
-    api, job, helper = words(frame[2]), begin(frame), helper_of()
+    api, job, helper = words(frame[API]), begin(frame), helper_of()
     place = llvm.allocate(8 * 6)
     request = words(place)
-    request[0], request[1], request[2], request[3], request[5] = 32, 0, frame[3], place + 40, 1
+    # Requests begin with their size in bytes, no extension, and the call's context.
+    request[0], request[1], request[2] = 32, 0, frame[CONTEXT]
+    request[3], request[5] = place + 40, 1  # where the number of threads goes
     _destroy(api[destroy], llvm.call(api[count], place), request)
     state = words(job)
     workers = min(request[5], state[WORKERS], state[ITEMS])
     for _ in range(workers - 1):
       llvm.add(job + 8 * REFERENCES, 1)
-      request[0], request[1], request[2], request[3], request[4] = 40, 0, frame[3], helper, job
+      request[0], request[1], request[2] = 40, 0, frame[CONTEXT]
+      request[3], request[4] = helper, job
       if _destroy(api[destroy], llvm.call(api[schedule], place), request):
         llvm.add(job + 8 * REFERENCES, -1)
     llvm.free(place)
@@ -90,11 +98,11 @@ def started(frame, size, first, arguments, results):
   """A job of `size` words for the call `frame`, all zeros, and from word `first` on its buffers."""
   place = llvm.allocate(8 * size)
   llvm.clear(place, 2 * size)
-  job, given, made = words(place), words(frame[9]), words(frame[14])
+  job, given, made = words(place), words(frame[ARGUMENTS]), words(frame[RESULTS])
   for number in range(arguments):
-    job[first + number] = words(given[number])[3]
+    job[first + number] = words(given[number])[DATA]
   for number in range(results):
-    job[first + arguments + number] = words(made[number])[3]
+    job[first + arguments + number] = words(made[number])[DATA]
   job[REFERENCES] = 1
   return place
 

@@ -30,8 +30,8 @@ def transform_pixels(lanes: int):
         first = _moved(builder, source, line, row)
         second = _moved(builder, first, next_to, 1)
         places = (first, second, *(_moved(builder, p, pair, 1) for p in (first, second)))
-        lines.append(_meeting(builder, *(_load(builder, place, kind) for place in places)))
-      columns = [_meeting(builder, *column) for column in zip(*lines, strict=True)]
+        lines.append(_input_transform(builder, *(_load(builder, place, kind) for place in places)))
+      columns = [_input_transform(builder, *column) for column in zip(*lines, strict=True)]
       _store_columns(builder, columns, target, position)
       return context.get_dummy_value()
 
@@ -60,8 +60,8 @@ def transform_tile(lanes: int):
         second = builder.and_(here, builder.icmp_signed('>', columns, ir.Constant(_WORD, 1)))
         places = ((here, first), (second, _moved(builder, first, pixel, 1)))
         pixels = [_load(builder, builder.select(there, at, zeros), kind) for there, at in places]
-        lines.append(_spread(builder, *pixels))
-      columns = [_spread(builder, *column) for column in zip(*lines, strict=True)]
+        lines.append(_output_transposed(builder, *pixels))
+      columns = [_output_transposed(builder, *column) for column in zip(*lines, strict=True)]
       _store_columns(builder, columns, target, position)
       return context.get_dummy_value()
 
@@ -74,23 +74,25 @@ def transform_tile(lanes: int):
 def transform_sums(lanes: int):
   """What makes a tile of 16 vectors of sums, `position` apart, for `lanes` channels.
 
-  `offset` and what lies `beside` the tile, where that is not 0, are added, and what is then below
+  `bias` and, where its address is not 0, `residual` are added, and what is then below
   the floor becomes that. The tile's lines are `line` apart, its pixels `pixel`; those of the second
   are there where `rows`, or `columns`, is 2.
   """
 
   @intrinsic
-  def transform(context, out, line, pixel, source, position, offset, beside, rows, columns, floor):
+  def transform(context, out, line, pixel, source, position, bias, residual, rows, columns, floor):
     def build(context, builder, signature, arguments):
-      out, line, pixel, source, position, offset, beside, rows, columns, floor = arguments
+      out, line, pixel, source, position, bias, residual, rows, columns, floor = arguments
       kind = ir.VectorType(_FLOAT, lanes)
       sums = [
         _load(builder, _moved(builder, source, position, number), kind)
         for number in range(POSITIONS)
       ]
-      lines = [_met(builder, *sums[SIDE * row : SIDE * (row + 1)]) for row in range(SIDE)]
-      tile = [_met(builder, *column) for column in zip(*lines, strict=True)]
-      added, floors = _load(builder, offset, kind), llvm.all_lanes(builder, floor, kind)
+      lines = [
+        _output_transform(builder, *sums[SIDE * row : SIDE * (row + 1)]) for row in range(SIDE)
+      ]
+      tile = [_output_transform(builder, *column) for column in zip(*lines, strict=True)]
+      added, floors = _load(builder, bias, kind), llvm.all_lanes(builder, floor, kind)
       zero, two = ir.Constant(_WORD, 0), ir.Constant(_WORD, 2)
       for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         there = ir.Constant(ir.IntType(1), 1)
@@ -104,8 +106,8 @@ def transform_sums(lanes: int):
           )
           total = builder.fadd(tile[column][row], added)
           before = builder.block
-          with builder.if_then(builder.icmp_signed('!=', beside, zero)):
-            more = builder.fadd(total, _load(builder, _moved(builder, beside, away, 1), kind))
+          with builder.if_then(builder.icmp_signed('!=', residual, zero)):
+            more = builder.fadd(total, _load(builder, _moved(builder, residual, away, 1), kind))
             inside = builder.block
           all_of = builder.phi(kind)
           all_of.add_incoming(total, before)
@@ -120,8 +122,8 @@ def transform_sums(lanes: int):
   return transform
 
 
-def _meeting(builder, first, second, third, fourth):
-  """Of 4 pixels, along a line or a column."""
+def _input_transform(builder, first, second, third, fourth):
+  """B^T d of 4 pixels, along a line or a column."""
   return (
     builder.fsub(first, third),
     builder.fadd(second, third),
@@ -130,16 +132,16 @@ def _meeting(builder, first, second, third, fourth):
   )
 
 
-def _met(builder, first, second, third, fourth):
-  """Two pixels of 4 sums."""
+def _output_transform(builder, first, second, third, fourth):
+  """A^T m: two pixels of 4 sums."""
   return (
     builder.fadd(builder.fadd(first, second), third),
     builder.fsub(builder.fsub(second, third), fourth),
   )
 
 
-def _spread(builder, first, second):
-  """4 numbers of two pixels: the transpose of `_met`."""
+def _output_transposed(builder, first, second):
+  """A y: 4 numbers of two pixels."""
   negative = builder.fneg(second)
   return first, builder.fadd(first, second), builder.fsub(first, second), negative
 

@@ -14,22 +14,24 @@ _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 
 def tiling(vectors: Vectors, parts):
   """What computes images by tiles, in compiled code, where `parts` computes the sums of tiles."""
-  take, meet, give = (make(vectors.lanes) for make in (_taking, _meeting, _giving))
+  inputs, both, outputs = (
+    make(vectors.lanes) for make in (_input_transform, _gradient_transform, _output_transform)
+  )
 
   @inlined
-  def tiled(plan, tables, frame, images, source, w, offset, beside, out, lower, upper):
+  def tiled(plan, tables, frame, images, source, w, bias, residual, out, lower, upper):
     """Bands of lines of tiles; the last begins early, where they are no whole number of them."""
     x = frame + 4 * (before(plan) + MARGIN)
     second = x + 4 * POSITIONS * plan[word.X_POSITION]
     for start in range(0, plan[word.DOWN], plan[word.BAND]):
       first = min(start, plan[word.DOWN] - plan[word.BAND])
       if plan[word.SUMMED]:
-        meet(plan, tables, source, w, x, second, images, first, start)
+        both(plan, tables, source, w, x, second, images, first, start)
         parts(plan, tables, 1, x, second, 0, 0, 0, out, lower, upper)
       else:
-        take(plan, source, x, images, first)
+        inputs(plan, source, x, images, first)
         parts(plan, tables, images, x, w, 0, 0, 0, second, lower, upper)
-        give(plan, tables, second, out, offset, beside, images, first, lower, upper)
+        outputs(plan, tables, second, out, bias, residual, images, first, lower, upper)
 
   return tiled
 
@@ -40,12 +42,12 @@ def before(plan):
   return size(plan) * plan[word.BLOCK] + plan[word.STEP_OUT] * plan[word.SUMMED]
 
 
-def _taking(lanes: int):
+def _input_transform(lanes: int):
   """Images in their frames, to [16, channels, tiles] of a band of their lines of tiles."""
   transform = transform_pixels(lanes)
 
   @compiled
-  def take(plan, frame, target, images, first):
+  def run(plan, frame, target, images, first):
     across, band = plan[word.ACROSS], plan[word.BAND]
     pitch, position = plan[word.PLANES] * plan[word.PLANE], plan[word.X_POSITION]
     line, step = plan[word.INPUTS] * pitch, plan[word.BLOCK] * band * across
@@ -58,18 +60,18 @@ def _taking(lanes: int):
         for tile in range(0, across, lanes):
           transform(place + 4 * tile, position, source + 4 * tile, line, plan[word.PLANE], 1)
 
-  return take
+  return run
 
 
-def _giving(lanes: int):
+def _output_transform(lanes: int):
   """[16, tiles, channels] of sums, to the result, with what follows the convolution."""
   transform = transform_sums(lanes)
 
   @compiled
-  def give(plan, tables, source, out, offset, beside, images, first, lower, upper):
+  def run(plan, tables, source, out, bias, residual, images, first, lower, upper):
     across, band, channels = plan[word.ACROSS], plan[word.BAND], plan[word.OUTPUTS]
     high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
-    zeros, floor = tables + 4 * plan[word.ZEROS], _ZERO if plan[word.CUT] else _NO_FLOOR
+    zeros, floor = tables + 4 * plan[word.ZEROS], _ZERO if plan[word.RELU] else _NO_FLOOR
     for row in range(images * band):
       image, inside = row // band, first + row % band
       rows = min(2, high - 2 * inside)
@@ -84,17 +86,17 @@ def _giving(lanes: int):
             channels,
             sums + channel,
             plan[word.OUT_POSITION],
-            offset + channel if offset else zeros,
-            beside + place + channel if beside else 0,
+            bias + channel if bias else zeros,
+            residual + place + channel if residual else 0,
             rows,
             columns,
             floor,
           )
 
-  return give
+  return run
 
 
-def _meeting(lanes: int):
+def _gradient_transform(lanes: int):
   """Images, in frames if any, and maps, to [16, tiles, channels] each, of a band of lines of tiles.
 
   Lines before `start` are zeros in the maps, since they have been summed, and so are images that
@@ -103,7 +105,7 @@ def _meeting(lanes: int):
   of_pixels, of_tile = transform_pixels(lanes), transform_tile(lanes)
 
   @compiled
-  def meet(plan, tables, source, maps, x, y, images, first, start):
+  def run(plan, tables, source, maps, x, y, images, first, start):
     across, band = plan[word.ACROSS], plan[word.BAND]
     inputs, outputs = plan[word.INPUTS], plan[word.OUTPUTS]
     high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
@@ -135,4 +137,4 @@ def _meeting(lanes: int):
             zeros,
           )
 
-  return meet
+  return run

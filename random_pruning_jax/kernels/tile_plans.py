@@ -5,7 +5,7 @@ import math
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_frames import Sizes, around
-from random_pruning_jax.kernels.dense_plan import PLAIN, Ending, Plan, written
+from random_pruning_jax.kernels.dense_plan import PLAIN, Epilogue, Plan, written
 from random_pruning_jax.kernels.dense_plans import channels_at_once
 from random_pruning_jax.kernels.tiles import MARGIN, POSITIONS
 from random_pruning_jax.kernels.vectors import Vectors
@@ -33,7 +33,7 @@ def fits_gradient(images: int, sizes: Sizes, threads: int) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def forward(
-  images: int, sizes: Sizes, vectors: Vectors, threads: int, ending: Ending = PLAIN
+  images: int, sizes: Sizes, vectors: Vectors, threads: int, epilogue: Epilogue = PLAIN
 ) -> Plan:
   """y = the transformed kernel [O / lanes, 16 C, lanes] over x."""
   (inputs, outputs), lanes = sizes.kernel[2:], vectors.lanes
@@ -62,7 +62,7 @@ def forward(
     next_w=POSITIONS * inputs * lanes,
     depth=channels_at_once(inputs, 1, lanes),
     block=block,
-    ending=ending,
+    epilogue=epilogue,
     more=_words(sizes, band, x_position, out_position),
     scratch=MARGIN + POSITIONS * (x_position + out_position),
   )

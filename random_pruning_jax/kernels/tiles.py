@@ -2,8 +2,12 @@
 
 A tile is made of the 4x4 pixels that meet it. Transformed into 4x4 other numbers, they are
 multiplied by a kernel that is transformed too, number by number; and the products, summed over
-input channels, are transformed into the tile: the algorithm of Winograd (1980), with the numbers of
-Lavin & Gray (2016). The transforms of pixels and sums are additions.
+input channels, are transformed into the tile: the algorithm F(2x2, 3x3) of Winograd (1980),
+
+    tile = A^T m A,    m = (G kernel G^T) * (B^T pixels B) summed over channels,
+
+with G, B and A of Lavin & Gray (2016, section 4.1). The transforms of pixels and sums are
+additions.
 """
 
 import jax
@@ -16,12 +20,12 @@ POSITIONS = SIDE * SIDE
 # too, which else would be in the same sets of the cache.
 MARGIN = 16
 # Of three weights, along a line or a column of a kernel.
-_WEIGHTS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
 def transform_kernel(kernel: jax.Array, *, rotated: bool = False) -> jax.Array:
   """[3, 3, C, O] -> [4, 4, C, O]; of the kernel turned by 180 degrees, where that is asked for."""
-  along = _WEIGHTS[:, ::-1] if rotated else _WEIGHTS
+  along = _G[:, ::-1] if rotated else _G
   both = jnp.asarray(np.kron(along, along), kernel.dtype)
   numbers = jnp.matmul(both, kernel.reshape(9, -1), precision='highest')
   return numbers.reshape(SIDE, SIDE, *kernel.shape[2:])
@@ -29,6 +33,6 @@ def transform_kernel(kernel: jax.Array, *, rotated: bool = False) -> jax.Array:
 
 def gradient_of_kernel(sums: jax.Array) -> jax.Array:
   """[4, 4, C, O] -> [3, 3, C, O]: the transpose of `transform_kernel`."""
-  both = jnp.asarray(np.kron(_WEIGHTS, _WEIGHTS).T, sums.dtype)
+  both = jnp.asarray(np.kron(_G, _G).T, sums.dtype)
   numbers = jnp.matmul(both, sums.reshape(POSITIONS, -1), precision='highest')
   return numbers.reshape(3, 3, *sums.shape[2:])

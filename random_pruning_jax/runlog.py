@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from random_pruning_jax import atomic
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.events import Events
 
@@ -37,9 +38,7 @@ def claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
       fields = '; '.join(f'{name} is {old!r}, got {new!r}' for name, (old, new) in changed.items())
       raise ValueError(f'{workdir} holds another config: {fields}. Choose another workdir.')
   path.parent.mkdir(parents=True, exist_ok=True)
-  whole = path.with_suffix(f'.{os.getpid()}.tmp')
-  whole.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n')
-  whole.replace(path)  # at once, so that a killed process leaves no half of it
+  atomic.write(path, json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n')
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -79,9 +78,7 @@ class RunLog:
     path = pathlib.Path(workdir) / LOG_FILE
     # At step 0 nothing is kept: a line of step 0 is written again.
     kept = [line for line in read_log(workdir) if line['step'] <= step and step]
-    whole = path.with_suffix('.tmp')
-    whole.write_text(''.join(json.dumps(line) + '\n' for line in kept))
-    whole.replace(path)
+    atomic.write(path, ''.join(json.dumps(line) + '\n' for line in kept))
     self._lines = path.open('a')
     self._events = Events(path.parent / 'tensorboard', step + 1)
 
@@ -94,7 +91,7 @@ class RunLog:
       self._events.close()
 
   def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
-    """One line; `kind` is 'train', 'epoch' or 'validation'."""
+    """One line; `kind` is 'train', 'epoch', 'validation' or 'gradient'."""
     if self._lines:
       self._lines.write(json.dumps({'kind': kind, 'step': step} | figures) + '\n')
       self._lines.flush()

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from random_pruning_jax import folding, kernels, sparse_ways
+from random_pruning_jax import atomic, folding, kernels, sparse_ways
 from random_pruning_jax.data import places
 from random_pruning_jax.sparse_ways import WAYS, Site
 
@@ -196,9 +196,7 @@ def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
     return json.loads(path.read_text())
   times = timed(kernel, site, names=names)
   path.parent.mkdir(parents=True, exist_ok=True)
-  whole = path.with_suffix('.tmp')
-  whole.write_text(json.dumps(times))
-  whole.replace(path)
+  atomic.write(path, json.dumps(times))
   return times
 
 

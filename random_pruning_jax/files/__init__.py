@@ -12,6 +12,7 @@ two are specified byte by byte in docs/file-format.md.
 import os
 import pathlib
 
+from random_pruning_jax import atomic
 from random_pruning_jax.files import container, packed, program, tensors
 from random_pruning_jax.files.program import Program
 from random_pruning_jax.files.stored import About, Draw, Stored
@@ -43,9 +44,7 @@ def save(
   except ImportError as error:
     raise _missing(format, error) from error
   path.parent.mkdir(parents=True, exist_ok=True)
-  whole = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  whole.write_bytes(data)
-  whole.replace(path)
+  atomic.write(path, data)
   return path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llvmlite import binding
 
-from random_pruning_jax import kernels
+from random_pruning_jax import atomic, kernels
 from random_pruning_jax.data import places
 
 
@@ -88,14 +88,9 @@ def _read(path: pathlib.Path) -> bytes | None:
 
 def _write(path: pathlib.Path, code: bytes) -> None:
   """Where the user has a cache that can be written to."""
-  part = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  try:
+  with contextlib.suppress(OSError):
     path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(hashlib.sha256(code).digest() + code)
-    part.replace(path)
-  except OSError:
-    with contextlib.suppress(OSError):
-      part.unlink()
+    atomic.write(path, hashlib.sha256(code).digest() + code)
 
 
 @functools.cache

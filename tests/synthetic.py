@@ -18,7 +18,8 @@ def config_of(**fields):
 def row_of(config, noise=0.001, gap=1.0, seed_noise=None):
   """Accuracy falls with sparsity, less so for larger networks and for ERK."""
   density, seed = config['pruning.density'], config['seed']
-  parameters = PARAMETERS.get(config['model.name'], 100_000)
+  wider = (config['model.width'] or 16) / 16  # CIFAR ResNets' own is 16
+  parameters = round(PARAMETERS.get(config['model.name'], 100_000) * wider**2)
   lucky = random.Random(f'{config}').gauss(0, noise)
   worse = {'uniform': 1.4, 'uniform_plus': 1.3, 'snip': 1.1}.get(config['pruning.ratio'], 1.0)
   lost = 0.0 if density == 1 else gap * worse * (1 - density) ** 6 * 6_000 / parameters

@@ -171,6 +171,43 @@ def test_claims_are_supported_contradicted_or_undecided_by_the_numbers(tmp_path)
   assert set(single.values()) == {'cannot decide'}
 
 
+def size_verdict(tmp_path, size, *networks):
+  """What runs of networks (name, width) say of size, where smaller ones lose more."""
+  for i, (name, width) in enumerate(networks):
+    fields = {'networks': (name,), 'model.width': width, 'sparsities': (0.9,), 'noise': 1e-4}
+    synthetic.write_runs(tmp_path / str(i), **fields)
+  return claims.size_matters('', claims.cells_of(runs.read([tmp_path])), size).verdict
+
+
+def test_a_width_of_zero_is_the_familys_own(tmp_path):
+  assert size_verdict(tmp_path, claims.by_width, ('resnet20', 0), ('resnet20', 8)) == 'supported'
+
+
+def test_depths_are_compared_within_a_family_alone(tmp_path):
+  two = ('resnet20', 0), ('vgg19', 0)  # the deeper one has fewer parameters here, and loses more
+  assert size_verdict(tmp_path, claims.by_depth, *two) == 'cannot decide'
+  found = [
+    runs.Run('done', '', {'model.name': name}, {}).family
+    for name in ('resnet20', 'cifar_resnet8', 'resnet18', 'vgg16', 'wrn50_2', 'wrn14_2')
+  ]
+  assert found == ['cifar_resnet', 'cifar_resnet', 'resnet', 'vgg', 'wrn_2', 'wrn_2']
+
+
+def test_a_scheme_has_one_name_in_either_recipe():
+  for recipe in ('clean', 'authors'):
+    fields = {'recipe': recipe, 'pruning.ratio': 'snip', 'pruning.select': 'snip'}
+    assert runs.Run('done', '', synthetic.config_of(**fields), {}).scheme == 'snip/snip'
+
+
+def test_figures_of_the_caller_are_left_alone(swept):
+  import matplotlib.pyplot as plt
+
+  own, backend = plt.figure(), plt.get_backend()
+  assert next(figures.draw(runs.read([swept]))).svg
+  assert plt.get_fignums() == [own.number] and plt.get_backend() == backend
+  plt.close(own)
+
+
 def test_gradient_flow_explains_the_gap_where_the_two_rank_alike():
   def a_run(seed, density, accuracy, norm):
     config = synthetic.config_of(**{'seed': seed, 'pruning.density': density})

@@ -73,17 +73,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return adjusted
 
 
-def can(
-  claim: str, found: Sequence[Evidence], unit: str, against: Sequence[Evidence] = ()
-) -> Answer:
-  """A claim of the kind "can"; `against` holds the tests of the opposite (default: the same)."""
+def can(claim: str, found: Sequence[Evidence], unit: str) -> Answer:
+  """A claim of the kind "can"."""
   tested = [each for each in found if each.p_for is not None]
-  opposite = [each for each in (against or found) if each.p_against is not None]
   if not tested:
     return Answer(claim, UNDECIDED, _no_seeds(found), list(found), unit)
   adjusted = holm([each.p_for for each in tested])
   wins = [each for each, p in zip(tested, adjusted, strict=True) if p < LEVEL]
-  losses = sum(each.p_against < LEVEL for each in opposite)
+  losses = sum(each.p_against < LEVEL for each in tested)
   count = f'{len(tested)} cell{"s" * (len(tested) > 1)}'
   if wins:
     why = f'It holds in {len(wins)} of {count} (p < {LEVEL} after correction for their number).'
@@ -164,7 +161,7 @@ def size_matters(claim: str, cells: Sequence[Cell], size: Callable[[Run], float 
   for cell in cells:
     run = cell.sparse[0]
     other = run.config.get('model.width', 0) if size is by_depth else run.config.get('model.name')
-    key = (run.dataset, run.setting, run.scheme, run.sparsity, other)
+    key = (run.dataset, run.setting, run.scheme, run.sparsity, run.family, other)
     if run.sparsity >= HIGH - 1e-9 and size(run) is not None:
       alike.setdefault(key, {})[size(run)] = cell
   found = []
@@ -182,7 +179,8 @@ def by_depth(run: Run) -> float | None:
 
 
 def by_width(run: Run) -> float | None:
-  return run.config.get('model.width', 0) or 16  # the CIFAR ResNets' own
+  """Parameters, which rise with width in networks of one name: width 0 is each family's own."""
+  return run.row.get('parameters')
 
 
 def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:

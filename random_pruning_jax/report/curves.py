@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
@@ -39,7 +40,7 @@ def cells(runs: Sequence[Run], metric: str) -> dict[float, Cell]:
   return {sparsity: cell for sparsity, cell in both.items() if cell.values}
 
 
-def by_network(runs: Sequence[Run], metric: str = 'accuracy') -> plt.Figure | None:
+def by_network(runs: Sequence[Run], metric: str = 'accuracy') -> Figure | None:
   """A panel for each network, a line for each scheme, a band for the dense network."""
   networks = names(runs, lambda run: run.network)
   figure, axes = style.panels(len(networks))
@@ -57,7 +58,7 @@ def by_network(runs: Sequence[Run], metric: str = 'accuracy') -> plt.Figure | No
   return figure if drawn else None
 
 
-def by_scheme(runs: Sequence[Run]) -> plt.Figure | None:
+def by_scheme(runs: Sequence[Run]) -> Figure | None:
   """A panel for each scheme, a line for each network from light (small) to dark, dense dashed."""
   networks, found = names(runs, lambda run: run.network), schemes(runs)
   if not found:
@@ -81,22 +82,16 @@ def by_scheme(runs: Sequence[Run]) -> plt.Figure | None:
   return figure
 
 
-def beyond_accuracy(runs: Sequence[Run]) -> plt.Figure | None:
+def beyond_accuracy(runs: Sequence[Run]) -> Figure | None:
   """Calibration, foreign images and attacks: a row for each metric, a panel for each network."""
   metrics = [m for m in BEYOND if any(run.metric(m) is not None for run in runs)]
   networks = names(runs, lambda run: run.network)
   if not metrics:
     return None
   width, height = style.PANEL
-  figure, grid = plt.subplots(
-    len(metrics),
-    len(networks),
-    figsize=(max(4.2, 0.85 * width * len(networks)), 0.8 * height * len(metrics) + 0.4),
-    sharex=True,
-    sharey='row',
-    squeeze=False,
-    layout='constrained',
-  )
+  size = (max(4.2, 0.85 * width * len(networks)), 0.8 * height * len(metrics) + 0.4)
+  figure = Figure(figsize=size, layout='constrained')
+  grid = figure.subplots(len(metrics), len(networks), sharex=True, sharey='row', squeeze=False)
   for metric, axes in zip(metrics, grid, strict=True):
     for ax, network in zip(axes, networks, strict=True):
       _panel(ax, [run for run in runs if run.network == network], metric)
@@ -110,7 +105,7 @@ def beyond_accuracy(runs: Sequence[Run]) -> plt.Figure | None:
   return figure
 
 
-def _panel(ax: plt.Axes, runs: Sequence[Run], metric: str) -> bool:
+def _panel(ax: Axes, runs: Sequence[Run], metric: str) -> bool:
   """Lines of one network; whether there was anything to draw."""
   dense = cell_of([run for run in runs if run.dense], metric)
   percent, _ = scale(metric)
@@ -129,7 +124,7 @@ def _panel(ax: plt.Axes, runs: Sequence[Run], metric: str) -> bool:
 
 
 def _line(
-  ax: plt.Axes, line: dict[float, Cell], metric: str, colour: str, marker: str, label: str
+  ax: Axes, line: dict[float, Cell], metric: str, colour: str, marker: str, label: str
 ) -> None:
   if not line:
     return
@@ -141,7 +136,7 @@ def _line(
   )
 
 
-def _paper(ax: plt.Axes, runs: Sequence[Run]) -> bool:
+def _paper(ax: Axes, runs: Sequence[Run]) -> bool:
   """Draws the paper's readings of the cells that these runs have, hollow and dotted."""
   drawn = False
   for scheme in schemes(runs):
@@ -169,7 +164,7 @@ def _paper(ax: plt.Axes, runs: Sequence[Run]) -> bool:
   return drawn
 
 
-def _sparsity_axis(ax: plt.Axes) -> None:
+def _sparsity_axis(ax: Axes) -> None:
   ax.set_xlabel('sparsity')
   ax.set_xlim(None, 1.0)
   low = ax.get_xlim()[0]

@@ -3,8 +3,9 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from random_pruning_jax import runlog
 from random_pruning_jax.report import style
@@ -14,7 +15,7 @@ from random_pruning_jax.report.runs import DENSE, Run
 Series = tuple[np.ndarray, np.ndarray]  # x, y
 
 
-def layers(runs: Sequence[Run]) -> plt.Figure | None:
+def layers(runs: Sequence[Run]) -> Figure | None:
   """Density of each layer as trained: a row a network, a panel a sparsity, a line a scheme."""
   pruned = [run for run in runs if not run.dense and run.row.get('layers')]
   networks = names(pruned, lambda run: run.network)
@@ -46,7 +47,7 @@ def layers(runs: Sequence[Run]) -> plt.Figure | None:
   return figure
 
 
-def reliability(runs: Sequence[Run]) -> plt.Figure | None:
+def reliability(runs: Sequence[Run]) -> Figure | None:
   """Accuracy of images of like confidence, all seeds together."""
 
   def series(members: Sequence[Run]) -> Series | None:
@@ -63,7 +64,7 @@ def reliability(runs: Sequence[Run]) -> plt.Figure | None:
     ]
     return means[0], means[1]
 
-  def axis(ax: plt.Axes) -> None:
+  def axis(ax: Axes) -> None:
     ax.plot([0, 1], [0, 1], color=style.FAINT, lw=0.9, ls='--')
     ax.set_xlabel('confidence')
     ax.set_aspect('equal')
@@ -71,7 +72,7 @@ def reliability(runs: Sequence[Run]) -> plt.Figure | None:
   return _by_scheme_at_highest_sparsity(runs, series, axis, 'accuracy', marked=True)
 
 
-def gradient_norm(runs: Sequence[Run]) -> plt.Figure | None:
+def gradient_norm(runs: Sequence[Run]) -> Figure | None:
   """Norm of the masked gradient along training, where the runs logged it; mean over seeds."""
 
   def of(run: Run) -> Series | None:
@@ -80,14 +81,14 @@ def gradient_norm(runs: Sequence[Run]) -> plt.Figure | None:
       return None
     return np.array(flow['step'], float), np.array(flow['gradient_norm'], float)
 
-  def axis(ax: plt.Axes) -> None:
+  def axis(ax: Axes) -> None:
     ax.set_yscale('log')
     ax.set_xlabel('step')
 
   return _by_scheme_at_highest_sparsity(runs, _mean_of(of), axis, 'gradient norm')
 
 
-def learning(runs: Sequence[Run]) -> plt.Figure | None:
+def learning(runs: Sequence[Run]) -> Figure | None:
   """Validation accuracy along training; mean over seeds."""
 
   def of(run: Run) -> Series | None:
@@ -97,7 +98,7 @@ def learning(runs: Sequence[Run]) -> plt.Figure | None:
     x = np.array([line['step'] for line in found], float)
     return x, 100 * np.array([line['accuracy'] for line in found], float)
 
-  def axis(ax: plt.Axes) -> None:
+  def axis(ax: Axes) -> None:
     ax.set_xlabel('step')
 
   return _by_scheme_at_highest_sparsity(runs, _mean_of(of), axis, 'validation accuracy, %')
@@ -120,10 +121,10 @@ def _mean_of(of: Callable[[Run], Series | None]) -> Callable[[Sequence[Run]], Se
 def _by_scheme_at_highest_sparsity(
   runs: Sequence[Run],
   series: Callable[[Sequence[Run]], Series | None],
-  axis: Callable[[plt.Axes], None],
+  axis: Callable[[Axes], None],
   label: str,
   marked: bool = False,
-) -> plt.Figure | None:
+) -> Figure | None:
   """A panel for each network: its dense runs, and each scheme at its highest sparsity."""
   done = [run for run in runs if run.state == 'done']
   lines: dict[str, list[tuple[str, str, Series]]] = {}

@@ -90,7 +90,6 @@ def draw(runs: Sequence[Run], png_to: pathlib.Path | None = None) -> Iterator[Fi
           svg = _save(figure, whole, png_to)
           caption = f'{kind.caption} {where}, {_seeds(members)}{_source(members, name)}.'
           yield Figure(whole, caption, svg)
-        style.plt.close('all')
 
 
 def _save(figure, name: str, to: pathlib.Path | None) -> str:

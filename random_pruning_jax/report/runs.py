@@ -24,6 +24,7 @@ _NOT_SETTINGS = (
   'seed',
   'steps_per_call',
 )
+_CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
 _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
 
 
@@ -73,11 +74,17 @@ class Run:
     return int(found[0]) if found else None
 
   @property
+  def family(self) -> str:
+    """What networks that differ in depth alone have in common: 'cifar_resnet', 'vgg', 'wrn_2'."""
+    name = str(self.config.get('model.name', ''))
+    return 'cifar_resnet' if _CIFAR_RESNET.fullmatch(name) else re.sub(r'\d+', '', name, count=1)
+
+  @property
   def scheme(self) -> str:
     """'erk', 'erk/magnitude', 'erk, fan_in', or 'dense'; the same in either recipe."""
     if self.dense:
       return DENSE
-    select = self.config.get('pruning.select', 'random')
+    select = str(self.config.get('pruning.select', 'random')).removesuffix('_authors')
     ratio = str(self.config.get('pruning.ratio', 'unknown')).removesuffix('_authors')
     sampling = self.config.get('pruning.sampling', 'exact')
     usual = 'bernoulli' if self.config.get('recipe') == 'authors' else 'exact'

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from random_pruning_jax.report import style
@@ -16,7 +17,7 @@ AXES = {
 }
 
 
-def against(runs: Sequence[Run], size: str) -> plt.Figure | None:
+def against(runs: Sequence[Run], size: str) -> Figure | None:
   """Accuracy against weights or multiply-adds: a panel a scheme, a line a network."""
   found, networks = schemes(runs), names(runs, lambda run: run.network)
   if not found or all(run.row.get(size) is None for run in runs):
@@ -43,7 +44,7 @@ def against(runs: Sequence[Run], size: str) -> plt.Figure | None:
   return figure
 
 
-def gap(runs: Sequence[Run]) -> plt.Figure | None:
+def gap(runs: Sequence[Run]) -> Figure | None:
   """Dense minus sparse accuracy, seed by seed, against the size of the dense network."""
   found, networks = schemes(runs), names(runs, lambda run: run.network)
   sparsities = sorted({run.sparsity for run in runs if not run.dense})
@@ -73,7 +74,7 @@ def gap(runs: Sequence[Run]) -> plt.Figure | None:
   return figure
 
 
-def _log_axis(ax: plt.Axes) -> None:
+def _log_axis(ax: Axes) -> None:
   """Sizes as 50k, 2M: powers alone would leave most panels with a single number."""
   ax.set_xscale('log')
   low, high = ax.get_xlim()

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
-
-matplotlib.use('Agg')  # files only, whatever the machine has
-import matplotlib.pyplot as plt
 from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot's, which would be kept beside the caller's own
 
 from random_pruning_jax.report.runs import DENSE
 
@@ -66,7 +65,8 @@ def network_title(name: str) -> str:
 
 def shades(count: int) -> list[Any]:
   """Colours from light to dark for things that have an order, as sizes or sparsities."""
-  return [plt.get_cmap('viridis')(0.80 - 0.58 * i / max(1, count - 1)) for i in range(count)]
+  colours = matplotlib.colormaps['viridis']
+  return [colours(0.80 - 0.58 * i / max(1, count - 1)) for i in range(count)]
 
 
 def markers() -> Iterator[str]:
@@ -106,25 +106,24 @@ def paper_style(name: str) -> Iterator[None]:
     'svg.hashsalt': name,
     'svg.fonttype': 'path',
   }
-  with plt.rc_context(settings):
+  with matplotlib.rc_context(settings):
     yield
 
 
-def panels(count: int, columns: int = 5, share_y: bool = True) -> tuple[plt.Figure, list[plt.Axes]]:
+def panels(count: int, columns: int = 5, share_y: bool = True) -> tuple[Figure, list[Axes]]:
   """A grid of equal panels with no more columns than fit on a page."""
   across = min(count, columns)
   down = -(-count // across)
   size = (PANEL[0] * across if across > 1 else 4.2, PANEL[1] * down if count > 1 else 3.2)
-  figure, axes = plt.subplots(
-    down, across, figsize=size, sharey=share_y, squeeze=False, layout='constrained'
-  )
+  figure = Figure(figsize=size, layout='constrained')
+  axes = figure.subplots(down, across, sharey=share_y, squeeze=False)
   flat = list(axes.ravel())
   for spare in flat[count:]:
     spare.remove()
   return figure, flat[:count]
 
 
-def legend_below(figure: plt.Figure, axes: Sequence[plt.Axes]) -> None:
+def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
   """One legend for all the panels, each label once."""
   found: dict[str, Any] = {}
   for ax in axes:

@@ -180,6 +180,7 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     [small(pruning__ratio='er', pruning__density=1.0), small(pruning__density=1.0)],
     [small(), small(data_dir='/elsewhere')],
     [small(), small(pruning__sampling='exact')],  # what the recipe says anyway
+    [small(), small(evaluation__attacked_images=9)],  # measured otherwise, and in one directory
   ],
 )
 def test_duplicates_are_refused(configs):
@@ -237,6 +238,21 @@ def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
   assert not any((tmp_path / job.tag).exists() for job in both.jobs)
 
 
+def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
+  both = plan.plan(
+    [
+      small(pruning__dense=('stem',)),
+      small(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3),
+    ]
+  )
+  held, structured = estimate.costs(both.jobs, both.parts)
+  parts = both.parts[both.jobs[0].group]
+  sizes = {layer.name: layer.size for layer in parts.structure.layers}
+  stem = sizes['stem/kernel']
+  assert held.kept == pytest.approx(stem + 0.3 * (sum(sizes.values()) - stem), abs=5)
+  assert 'n_m sampling' in structured.infeasible
+
+
 def test_durations_are_said_in_units_that_fit():
   assert [estimate.duration(s) for s in (3.2, 80, 600, 7200, 864_000)] == [
     '4 s',
@@ -262,7 +278,7 @@ def test_every_sweep_file_can_be_planned(path):
   known = [
     config
     for config in configs
-    if {config.pruning.ratio, config.pruning.select} <= {*plan.RATIOS, *plan.pruning.SCORES}
+    if {config.pruning.ratio, config.pruning.select} <= {*plan.pruning.RATIOS, *plan.pruning.SCORES}
   ]
   jobs = plan.plan(known[:: max(1, len(known) // 4)], need_data=False).jobs
   assert jobs

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from random_pruning_jax import cost, data, masks, optimizers, parallel, tables
+from random_pruning_jax import plan as budget
 from random_pruning_jax.data import places, resident
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
@@ -59,7 +60,7 @@ def _cost(job: Job, parts: Experiment) -> Cost:
   if config.pruning.density == 1:
     flops = dense
   elif config.pruning.ratio in RATIOS and not bad:
-    densities = RATIOS[config.pruning.ratio](structure.shapes, config.pruning.density)
+    densities = budget.densities(config, structure)
     kept = cost.kept(layers, densities)
     flops = cost.training_flops(layers, samples, densities) if samples else None
   return Cost(structure.parameters, None if bad else kept, steps, dense, flops, bad)
@@ -77,7 +78,7 @@ def _train_images(name: str, data_dir: str, spec: data.Spec) -> int | None:
 
 
 def seconds_per_step(jobs: Sequence[Job], parts: dict[str, Experiment]) -> dict[str, float]:
-  """Seconds of a training step of each group, measured on random images, smallest network first.
+  """Seconds of a training step of each group, measured on blank images, smallest network first.
 
   Measuring ends after some seconds; the groups that are left get the time of the largest network
   that was measured, times the ratio of their multiply-adds.
@@ -123,7 +124,7 @@ def _measure(parts: Experiment, steps: int = 3) -> float:
 
 
 def duration(seconds: float) -> str:
-  """42 s, 7 min, 3.4 h, 12 days."""
+  """42 s, 7 min, 3.4 h, 12.0 days."""
   for size, unit, digits in ((86_400, 'days', 1), (3_600, 'h', 1), (60, 'min', 0)):
     if seconds >= 1.5 * size or (unit == 'h' and seconds >= size):
       return f'{seconds / size:.{digits}f} {unit}'

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,10 +9,9 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from random_pruning_jax import atomic, data, many, pruning, results, runlog
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import data, many, pruning, results, runlog
-from random_pruning_jax.experiment import Experiment, experiment
-from random_pruning_jax.ratios import RATIOS
+from random_pruning_jax.experiment import Experiment, check_budget, experiment
 from random_pruning_jax.sweep import claim
 
 FAILED = 'failed.json'  # in a run's directory: its error, traceback and config
@@ -39,6 +37,8 @@ def plan(
   configs: Sequence[ConfigDict], *, skip_invalid: bool = False, need_data: bool = True
 ) -> Plan:
   """Checks every config and orders the jobs. Raises one ValueError that names all that is wrong.
+
+  But for budgets that a network cannot spend, which each run says of itself (`infeasible`).
 
   With `skip_invalid`, configs that cannot be become jobs with an `error` instead. Without
   `need_data`, the data need not be on this machine.
@@ -101,7 +101,7 @@ def network(config: ConfigDict) -> str:
 
 def state(directory: pathlib.Path) -> str:
   """'done', 'failed', 'running', 'interrupted' or 'waiting', as the run's directory says."""
-  if (directory / results.FILE).exists() and results.read([directory / results.FILE]):
+  if results.last(directory):
     return 'done'
   if (directory / FAILED).exists():
     return 'failed'
@@ -114,12 +114,10 @@ def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   """Adds the jobs to the sweep's manifest, by which a report knows what is missing."""
   directory.mkdir(parents=True, exist_ok=True)
   with claim.alone(directory):
-    path = directory / MANIFEST
     known = read_manifest(directory)
     known |= {job.tag: _flat(job.config) for job in jobs}
-    whole = path.with_suffix(f'.{os.getpid()}.tmp')
-    whole.write_text(json.dumps({'format': 1, 'runs': known}, sort_keys=True) + '\n')
-    whole.replace(path)
+    content = json.dumps({'format': 1, 'runs': known}, sort_keys=True) + '\n'
+    atomic.write(directory / MANIFEST, content)
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -134,11 +132,9 @@ def read_failure(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def infeasible(config: ConfigDict, parts: Experiment) -> str:
-  """Why the ratio cannot spend the budget on this network; '' where it can, or is a score."""
-  ratio = RATIOS.get(config.pruning.ratio)
+  """Why the budget cannot be spent on this network; '' where it can, or the ratio is a score."""
   try:
-    if ratio:
-      ratio(parts.structure.shapes, config.pruning.density)
+    check_budget(parts._replace(config=config))
   except ValueError as error:
     return str(error)
   return ''
@@ -176,8 +172,9 @@ def _check(config: ConfigDict, parts: dict[str, Experiment], need_data: bool) ->
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:
+  """What is trained, by field: how it is measured does not make another run."""
   flat = config_lib.flat(config)
-  return {field: flat[field] for field in flat if field not in config_lib.NOT_COMPARED}
+  return {field: flat[field] for field in flat if config_lib.is_compared(field)}
 
 
 def _identity(config: ConfigDict) -> str:

@@ -3,14 +3,13 @@
 import contextlib
 import datetime
 import json
-import os
 import pathlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
 
+from random_pruning_jax import atomic, results, room, run
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import results, room, run
 from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import claim, plan
 from random_pruning_jax.sweep.plan import Job
@@ -40,10 +39,12 @@ def work(
   seconds: dict[str, float] = {}  # that the last few of a group took together
   while left and more():
     first = left[0]
-    if first.group not in sizes:
-      sizes[first.group] = _size(first, together)
-    like = [job for job in left if job.group == first.group and not job.error]
-    chosen = [first] if first.error else like[: sizes[first.group]]
+    chosen = [first]
+    if not first.error:
+      if first.group not in sizes:
+        sizes[first.group] = _size(first, together)
+      like = [job for job in left if job.group == first.group and not job.error]
+      chosen = like[: sizes[first.group]]
     tags = {job.tag for job in chosen}
     left = [job for job in left if job.tag not in tags]
     with contextlib.ExitStack() as held:
@@ -70,9 +71,7 @@ def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -
     'commit': results.commit(),
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
-  whole = place / f'{plan.FAILED}.{os.getpid()}.tmp'
-  whole.write_text(json.dumps(found, indent=2, sort_keys=True) + '\n')
-  whole.replace(place / plan.FAILED)
+  atomic.write(place / plan.FAILED, json.dumps(found, indent=2, sort_keys=True) + '\n')
 
 
 def _over(job: Job, directory: pathlib.Path) -> bool:
@@ -83,7 +82,8 @@ def _size(job: Job, together: int) -> int:
   """How many jobs like this one train at once."""
   try:
     return together if together == 1 else room.group_size(job.config, together)
-  except Exception:  # what is wrong with the job is said where it runs
+  except Exception as error:  # no run's own, which would be recorded: as no room for even one
+    say(f'how many runs there is room for is not known, and they train in turn: {error}')
     return 1
 
 

@@ -43,7 +43,7 @@ def configs(a: pathlib.Path, b: pathlib.Path) -> str:
 
 def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
   """Every number that both rows have, and B - A; '+' where B is better, '-' where it is worse."""
-  rows = [_row(place) for place in (a, b)]
+  rows = [results.last(place) for place in (a, b)]
   for name, row in zip('AB', rows, strict=True):
     if row is None:
       return f'{name} has no results yet.'
@@ -120,18 +120,12 @@ def _masks_of_runs(a: pathlib.Path, b: pathlib.Path) -> str:
   for name, place in (('A', a), ('B', b)):
     try:
       config = runlog.read_config(place)
-      parts = experiment(config, tuple(jax.devices()[:1]))
+      parts = experiment(config, tuple(jax.devices()[:1]), trains=False)
       state, _ = measure.load_state(parts, place, config.evaluation.checkpoint)
     except (ValueError, OSError) as error:
       return f'{name}: {error}'
     found.append(state.masks)
   return overlap(*found)
-
-
-def _row(place: pathlib.Path) -> dict[str, Any] | None:
-  path = place / results.FILE
-  rows = results.read([path]) if path.exists() else []
-  return rows[0] if rows else None
 
 
 def _validation(row: dict[str, Any]) -> float | None:

@@ -16,8 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import names
-from random_pruning_jax.data.specs import SPECS
+from random_pruning_jax.config_checks import check, choice
+from random_pruning_jax.data.specs import spec_of
 from random_pruning_jax.smoke import smoked
 
 
@@ -41,7 +41,8 @@ RECIPES = {
 CURVE = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # epsilons of attacks
 
 # Where a run may differ from the one that its workdir holds: these change nothing that is trained.
-NOT_COMPARED = ('data_dir', 'data_workers', 'steps_per_call', 'evaluation.')
+NOT_COMPARED = ('data_dir', 'data_workers', 'steps_per_call')
+NOT_COMPARED_BELOW = ('evaluation.',)
 
 
 def default() -> ConfigDict:
@@ -152,14 +153,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
   for field in ('ratio', 'select'):
     if recipe.scores == 'authors' and config.pruning[field] in ('snip', 'grasp'):
       config.pruning[field] += '_authors'
-  spec = SPECS.get(config.dataset)
+  spec = spec_of(config.dataset)
   if config.augment.mode == 'dataset':
     config.augment.mode = spec.mode if spec else 'none'
   if config.augment.pad == -1:
     config.augment.pad = spec.pad if spec else 0
   if config.augment.flip == 'dataset':
     config.augment.flip = 'yes' if spec and spec.flip else 'no'
-  _check(config)
+  check(config)
   return config
 
 
@@ -178,94 +179,17 @@ def flat(config: ConfigDict) -> dict[str, Any]:
   return out
 
 
+def is_compared(name: str) -> bool:
+  """Whether a field of a flat config says what is trained."""
+  return name not in NOT_COMPARED and not name.startswith(NOT_COMPARED_BELOW)
+
+
 def differences(wanted: dict[str, Any], got: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
   """Fields of two flat configs that differ and that training depends on, with both values."""
   missing = '(absent)'
   pairs = {
     name: (wanted.get(name, missing), got.get(name, missing))
     for name in sorted(wanted.keys() | got.keys())
-    if not name.startswith(NOT_COMPARED)
+    if is_compared(name)
   }
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def choice(field: str, value: Any, known) -> Any:
-  """`value`, or ValueError that lists the known ones."""
-  if value not in known:
-    raise ValueError(f'{field} must be one of {", ".join(sorted(known))}; got {value!r}.')
-  return value
-
-
-def _check(config: ConfigDict) -> None:
-  """Names, and ranges that nothing else checks before the first step."""
-  for name in names.of(config):
-    choice(*name)
-  if not 0 < config.pruning.density <= 1:
-    raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
-  choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'resized', 'none'))
-  choice('data_loading', config.data_loading, ('auto', 'resident', 'streamed'))
-  choice('augment.flip', config.augment.flip, ('yes', 'no'))
-  choice('optimizer.decay', config.optimizer.decay, ('kernels', 'all'))
-  choice('schedule.name', config.schedule.name, ('milestones', 'cosine', 'constant'))
-  choice('evaluation.checkpoint', config.evaluation.checkpoint, ('best', 'latest'))
-  for field, low in (
-    ('seed', 0),
-    ('augment.pad', 0),
-    ('data_workers', -1),
-    ('image_size', 0),
-    ('resize', 0),
-    ('epochs', 1),
-    ('batch_size', 1),
-    ('optimizer.accumulate', 1),
-    ('optimizer.lr', 0),
-    ('optimizer.weight_decay', 0),
-    ('schedule.warmup_epochs', 0),
-    ('steps_per_call', 0),
-    ('log_every', 1),
-    ('gradient_flow_every', 0),
-    ('checkpoint.every_epochs', 1),
-    ('checkpoint.every_steps', 0),
-    ('checkpoint.keep', 1),
-    ('evaluation.batch_size', 1),
-    ('evaluation.attacked_images', 0),
-    ('evaluation.corrupted_images', 0),
-    ('evaluation.hessian_steps', 1),
-    ('pruning.block', 1),
-  ):
-    value = flat(config)[field]
-    if value < low:
-      raise ValueError(f'{field} must be at least {low}, got {value}.')
-  for field, low, high in (('area', 0.0, 1.0), ('aspect', 0.0, float('inf'))):
-    first, last = config.augment[field]
-    if not low < first <= last <= high:
-      raise ValueError(f'augment.{field} must rise within ({low}, {high}], got {first}, {last}.')
-  for field, value in (
-    ('optimizer.momentum', config.optimizer.momentum),
-    ('optimizer.label_smoothing', config.optimizer.label_smoothing),
-    ('optimizer.average_decay', config.optimizer.average_decay),
-  ):
-    if not 0 <= value < 1:
-      raise ValueError(f'{field} must lie in [0, 1), got {value}.')
-  _check_evaluation(config.evaluation)
-
-
-def _check_evaluation(evaluation: ConfigDict) -> None:
-  epsilons = {'evaluation.epsilons': evaluation.epsilons}
-  for name, settings in evaluation.attacks.items():
-    if 'epsilons' not in settings:
-      raise ValueError(f'evaluation.attacks.{name} must hold epsilons, got {list(settings)}.')
-    norm = settings.norm if 'norm' in settings else name[-2:]
-    if norm != 'l2':  # where epsilon is the length of all pixels' changes together
-      epsilons[f'evaluation.attacks.{name}.epsilons'] = settings.epsilons
-  for field, values in epsilons.items():
-    for epsilon in values:
-      if not 0 <= epsilon <= 1:
-        raise ValueError(f'{field} must lie in [0, 1] (pixels), got {epsilon}.')
-  for severity in evaluation.severities:
-    if severity not in range(1, 6):
-      raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')
-  if evaluation.validation_foreign and evaluation.validation_foreign in evaluation.foreign:
-    raise ValueError(
-      'evaluation.validation_foreign must be no test set, that is none of evaluation.foreign; '
-      f'got {evaluation.validation_foreign!r}.'
-    )

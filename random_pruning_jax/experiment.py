@@ -25,23 +25,30 @@ class Keys(NamedTuple):
 class Experiment(NamedTuple):
   """What a config says, checked: nothing here has read an image yet."""
 
-  config: ConfigDict  # resolved: no 'recipe' and no 'dataset' left in it
+  config: ConfigDict  # resolved: no value is 'recipe' or 'dataset' any more
   spec: data.Spec
   model: models.Network
   structure: cost.Structure  # prunable layers, in the network's order, and what they cost
   on: tuple[jax.Device, ...]
 
 
-def experiment(config: ConfigDict, on: tuple[jax.Device, ...] | None = None) -> Experiment:
-  """Checks a config and builds what it names. Raises ValueError in one line for what is wrong."""
+def experiment(
+  config: ConfigDict, on: tuple[jax.Device, ...] | None = None, *, trains: bool = True
+) -> Experiment:
+  """Checks a config and builds what it names. Raises ValueError in one line for what is wrong.
+
+  Where the network `trains`, the devices must divide its batch; what looks at a trained one may
+  have other devices.
+  """
   config = resolve(config)
   on = parallel.devices() if on is None else on
-  parallel.check_batch(config.batch_size, on)
-  if config.batch_size // len(on) % config.optimizer.accumulate:
-    raise ValueError(
-      f'optimizer.accumulate must divide the batch of a device, {config.batch_size // len(on)}; '
-      f'got {config.optimizer.accumulate}.'
-    )
+  if trains:
+    parallel.check_batch(config.batch_size, on)
+    if config.batch_size // len(on) % config.optimizer.accumulate:
+      raise ValueError(
+        f'optimizer.accumulate must divide the batch of a device, {config.batch_size // len(on)}; '
+        f'got {config.optimizer.accumulate}.'
+      )
   pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
   spec = shown(config, data.describe(config.dataset, config.data_dir))
   model = network(config, spec, on[0].platform)

@@ -45,7 +45,7 @@ def export(
 def read(workdir: str | os.PathLike, checkpoint: str = '') -> files.Stored:
   """The network of a checkpoint of a run."""
   config = runlog.read_config(workdir)
-  parts = experiment(config)
+  parts = experiment(config, trains=False)
   config = parts.config
   state, record = measure.load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
   spec, settings = parts.spec, config.pruning

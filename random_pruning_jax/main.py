@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return args.run(args, rest) or 0
   except (ValueError, OSError) as error:
+    if args.traceback:
+      raise
     return _refuse(str(error))
   except ArithmeticError as error:
     print(f'random-pruning: {error}', file=sys.stderr)
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'random-pruning: {stop}; the same command goes on.', file=sys.stderr)
     return preemption.EXIT_STATUS
   except KeyboardInterrupt:
-    print('random-pruning: interrupted; the same command goes on from the last checkpoint.')
+    message = 'interrupted; the same command goes on from the last checkpoint.'
+    print(f'random-pruning: {message}', file=sys.stderr)
     return 130
 
 
@@ -50,10 +53,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     prog='random-pruning',
     description='Train randomly pruned networks from scratch, and measure them.',
   )
+  parser.add_argument(
+    '--traceback', action='store_true', help='show where in the code an error came from'
+  )
   commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+  asked = next((argument for argument in argv if not argument.startswith('-')), '')
   for name, what in COMMANDS.items():
     command = commands.add_parser(name, help=what, description=what)
-    if name in argv[:1]:  # others are not imported: an answer should not wait for JAX
+    if name == asked:  # others are not imported: an answer should not wait for JAX
       module = importlib.import_module(f'random_pruning_jax.commands.{name.replace("-", "_")}')
       module.add_arguments(command)
       command.set_defaults(run=module.run)

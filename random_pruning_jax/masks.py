@@ -42,15 +42,12 @@ def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
   Equal scores are kept in the order of their index. A layer that `densities` does not name is kept
   whole. Raises ValueError for a name that `scores` lacks and for scores that are not numbers.
   """
-  _check_names(scores, densities)
 
-  def one(name: str, score: chex.Array) -> np.ndarray:
-    if name not in densities:
-      return np.ones(np.shape(score), bool)
-    score = _finite(name, score)
-    return _highest(score.ravel(), kept_count(densities[name], score.size)).reshape(score.shape)
+  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
+    del name
+    return _highest(score.ravel(), kept_count(density, score.size)).reshape(score.shape)
 
-  return map_named(one, scores)
+  return select(pick, scores, densities)
 
 
 def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
@@ -59,17 +56,33 @@ def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
   `scores` are uniform random bits (`scores.random`, uint32), so that the number of weights kept is
   random too, with standard deviation sqrt(density * (1 - density) * size).
   """
-  _check_names(scores, densities)
 
-  def one(name: str, score: chex.Array) -> np.ndarray:
-    if name not in densities:
-      return np.ones(np.shape(score), bool)
-    score = np.asarray(score)
+  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
     if score.dtype != np.uint32:
       raise ValueError(
         f'bernoulli sampling needs random scores (uint32 bits), got {score.dtype} for {name}.'
       )
-    return score.astype(np.float64) < densities[name] * 2.0**32
+    return score.astype(np.float64) < density * 2.0**32
+
+  return select(pick, scores, densities)
+
+
+def select(
+  pick: Callable[[str, np.ndarray, float], np.ndarray],
+  scores: chex.ArrayTree,
+  densities: Densities,
+) -> Masks:
+  """Masks of `pick(name, score, density)` for each layer that is not kept whole.
+
+  Those that `densities` does not name are kept whole, as those of density 1. Raises ValueError for
+  a name that `scores` lacks, a density outside [0, 1], and scores that are not numbers.
+  """
+  _check_names(scores, densities)
+
+  def one(name: str, score: chex.Array) -> np.ndarray:
+    if densities.get(name, 1.0) == 1.0:
+      return np.ones(np.shape(score), bool)
+    return pick(name, _finite(name, score), densities[name])
 
   return map_named(one, scores)
 

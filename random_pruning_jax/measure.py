@@ -1,7 +1,6 @@
 """A checkpoint becomes a result row: read it, run suites on it, and add what they find."""
 
 import os
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -49,7 +48,7 @@ def evaluate_run(
   config = runlog.read_config(workdir)
   config.data_dir = data_dir or config.data_dir
   config.update_from_flattened_dict(dict(changes))
-  parts = experiment(config, on)
+  parts = experiment(config, on, trains=False)
   names = tuple(suite) or config.evaluation.suites
   suites.check(parts.config.evaluation, names)
   started = time.perf_counter()
@@ -94,11 +93,10 @@ def load_state(
 
 def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]:
   """The row with what was found of the same checkpoint before; what is new replaces what is old."""
-  path = pathlib.Path(workdir) / results.FILE
-  rows = results.read([path]) if path.exists() else []
-  if not rows or any(rows[0].get(name) != row[name] for name in ('step', 'masks')):
+  before = results.last(workdir)
+  if not before or any(before.get(name) != row[name] for name in ('step', 'masks')):
     return row
-  before = {name: value for name, value in rows[0].items() if name != 'run'}
+  del before['run']
   joined = before | row | {part: before.get(part, {}) | row[part] for part in GATHERED}
   for name in joined['skipped'].keys() - row['skipped'].keys():
     if any(number == name or number.startswith(f'{name}/') for number in row['metrics']):

@@ -107,6 +107,14 @@ def check_batch(batch_size: int, on: Sequence[jax.Device]) -> None:
     )
 
 
+def that_divide(size: int, on: tuple[jax.Device, ...]) -> tuple[jax.Device, ...]:
+  """All of these devices if they divide `size`, else as many of this process's as do."""
+  if size % len(on) == 0:
+    return on
+  local = tuple(device for device in on if device.process_index == jax.process_index())
+  return local[: max(n for n in range(1, len(local) + 1) if size % n == 0)]
+
+
 @functools.lru_cache(maxsize=64)
 def parallel(
   fn: Callable,

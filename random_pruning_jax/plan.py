@@ -122,7 +122,7 @@ def densities(config: ConfigDict, structure: cost.Structure) -> Densities:
   say(f'{settings.ratio} looks at initial weights' + (f' and {config.dataset} images.' * of_data))
   config = ConfigDict(config.to_dict())
   config.pruning.select = 'random'  # which weights stay does not change how many
-  parts = experiment(config)
+  parts = experiment(config, trains=False)
   images = feed.feed(parts).images if of_data else None
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
   kept = masks.count(initial_masks(parts, variables, first_batch(parts, images)))

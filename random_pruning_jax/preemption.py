@@ -39,13 +39,13 @@ class Watch:
     if self._own:
       signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
-  def asked(self, step: int) -> bool:
-    """Whether to stop after `step`; to be called after every step, on every host."""
+  def asked(self, call: int) -> bool:
+    """Whether to stop after this `call`; to be asked after every one, on every host."""
     if self._alone:
       return self._asked
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(call)
 
   def _note(self, *_: Any) -> None:
     self._asked = True

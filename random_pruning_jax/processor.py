@@ -26,7 +26,8 @@ _DEVICES = {'libtpu': ('accel*', 'vfio/*'), 'xla_cuda': ('nvidia*', 'dxg')}
 def prepare() -> None:
   """Chooses XLA's routines for CPUs, and keeps freed memory for the next step where only a CPU is.
 
-  Must come before JAX is imported: memory of threads that already run is not kept.
+  Must come before JAX finds its devices: it reads flags then, and starts threads, whose memory is
+  not kept if they run already.
   """
   os.environ.update(environment(os.environ, importlib.metadata.version('jaxlib')))
   if only_cpu(os.environ):

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class Progress:
-  """A bar for `total` steps that begins at `done`; silent on every process but the first."""
+  """A bar for `total` steps that begins at `done`; silent unless `show`."""
 
   def __init__(self, total: int, *, done: int = 0, unit: str = 'step', show: bool = True):
     self.show = show

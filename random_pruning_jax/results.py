@@ -78,6 +78,13 @@ def read(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
   return rows
 
 
+def last(workdir: str | os.PathLike) -> dict[str, Any] | None:
+  """The last row of a run, with its directory in it as 'run'; None where there is none yet."""
+  path = pathlib.Path(workdir) / FILE
+  rows = read([path]) if path.exists() else []
+  return rows[0] if rows else None
+
+
 def _parse(line: str) -> dict[str, Any] | None:
   try:
     row = json.loads(line)

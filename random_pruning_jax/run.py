@@ -112,9 +112,9 @@ def _row(
   config: ConfigDict, workdir: pathlib.Path, show: bool, trained: TrainState
 ) -> dict[str, Any]:
   """Of a trained network: the one that is there, or else measured."""
-  rows = results.read([workdir / results.FILE]) if (workdir / results.FILE).exists() else []
+  row = results.last(workdir)
   # A row measured in another way than this config asks for is measured again.
   asked = config_lib.flat(config_lib.resolve(config))
-  if rows and rows[0]['config'] == asked:
-    return rows[0]
+  if row and row['config'] == asked:
+    return row
   return evaluate_run(workdir, trained=trained, show=show)

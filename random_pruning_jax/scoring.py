@@ -112,9 +112,7 @@ def _average(fn, trees: tuple, batch: dict, *, on: tuple[jax.Device, ...], most:
   images = len(batch['label'])
   parts = next(n for n in range(-(-images // most), images + 1) if images % n == 0)
   size = images // parts
-  if size % len(on):
-    local = tuple(device for device in on if device.process_index == jax.process_index())
-    on = local[: max(n for n in range(1, len(local) + 1) if size % n == 0)]
+  on = parallel.that_divide(size, on)
   compiled, mean = _compiled(fn, on, len(trees)), None
   for start in range(0, images, size):
     part = {name: _floats(array[start : start + size]) for name, array in batch.items()}

@@ -7,7 +7,6 @@ structured masks. Both meet their budget or raise ValueError saying which budget
 import math
 
 import chex
-import jax
 import numpy as np
 
 from random_pruning_jax import masks as masks_lib
@@ -38,12 +37,13 @@ def n_m_densities(shapes: Shapes, densities: Densities, block: int) -> Densities
 def n_m(scores: chex.ArrayTree, densities: Densities, block: int) -> masks_lib.Masks:
   """Keeps N = density * block of every `block` consecutive inputs, for each tap and output unit."""
 
-  def pick(score: np.ndarray, density: float) -> np.ndarray:
+  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
+    del name
     *taps, inputs, outputs = score.shape
     blocks = score.reshape(*taps, inputs // block, block, outputs)
     return _highest(blocks, masks_lib.kept_count(density, block), axis=-2).reshape(score.shape)
 
-  return _map_pruned(pick, scores, densities)
+  return masks_lib.select(pick, scores, densities)
 
 
 def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
@@ -86,12 +86,13 @@ def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
 def fan_in(scores: chex.ArrayTree, densities: Densities) -> masks_lib.Masks:
   """Keeps the same number of incoming weights of every output unit (Lasby et al., 2023)."""
 
-  def pick(score: np.ndarray, density: float) -> np.ndarray:
+  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
+    del name
     incoming = score.reshape(-1, score.shape[-1])
     kept = _highest(incoming, masks_lib.kept_count(density, len(incoming)), axis=0)
     return kept.reshape(score.shape)
 
-  return _map_pruned(pick, scores, densities)
+  return masks_lib.select(pick, scores, densities)
 
 
 def _highest(scores: np.ndarray, k: int, axis: int) -> np.ndarray:
@@ -110,21 +111,3 @@ def _sums(numbers: list[int]) -> list[int]:
   for number in numbers:
     reach.append(reach[-1] | reach[-1] << number)
   return reach
-
-
-def _map_pruned(pick, scores: chex.ArrayTree, densities: Densities) -> masks_lib.Masks:
-  named = masks_lib.named_leaves(scores)
-  unknown = sorted(set(densities) - set(named))
-  if unknown:
-    raise ValueError(f'densities name layers without scores: {unknown}; known: {sorted(named)}.')
-
-  def one(name: str, score: chex.Array) -> np.ndarray:
-    if densities.get(name, 1.0) == 1.0:
-      return np.ones(np.shape(score), bool)
-    score = np.asarray(score)
-    if not np.isfinite(score).all():
-      raise ValueError(f'scores of {name} must be finite, got nan or infinity.')
-    return pick(score, densities[name])
-
-  leaves = [one(name, score) for name, score in named.items()]
-  return jax.tree.unflatten(jax.tree.structure(scores), leaves)

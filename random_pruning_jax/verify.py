@@ -66,7 +66,7 @@ def verify(
   saved with them.
   """
   config = runlog.read_config(workdir)
-  parts = experiment(config, parallel.devices(1) if on is None else on)
+  parts = experiment(config, parallel.devices(1) if on is None else on, trains=False)
   state, record = load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
   params = masks.named_leaves(jax.device_get(state.params))
   kept = jax.device_get(state.masks)
@@ -146,6 +146,5 @@ def _planned(
     )
     named = masks.named_leaves(drawn)
     return {name: int(np.asarray(named[name]).sum()) for name in size}, named
-  options = {name: settings[name] for name in ('ratio', 'density', 'sampling', 'block')}
-  wanted = dict.fromkeys(size, 1.0) | pruning.densities(shapes, **options)
+  wanted = plan.densities(parts.config, structure)
   return {name: masks.kept_count(wanted[name], size[name]) for name in size}, None

@@ -62,6 +62,13 @@ def test_recipes_are_resolved_to_what_they_stand_for():
   assert config_lib.resolve(authors) == authors
 
 
+def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
+  config = config_lib.default()
+  usual = config_lib.resolve(config).augment
+  config.dataset = 'cifar10:3.0.2'
+  assert config_lib.resolve(config).augment == usual
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [

@@ -120,6 +120,12 @@ def test_what_is_wrong_is_one_line_and_status_two(arguments, message, capsys, mo
   assert error.count('\n') == 1
 
 
+def test_a_traceback_is_shown_to_those_who_ask(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  with pytest.raises(ValueError, match=r'unknown field config\.sed'):
+    main.main(['--traceback', 'train', '--config=configs/digits.py', '--config.sed=1'])
+
+
 def test_help_lists_the_commands_and_imports_no_jax():
   script = (
     '-c import sys\nfrom random_pruning_jax.main import main\n'

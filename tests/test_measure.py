@@ -105,6 +105,20 @@ def test_the_numbers_are_those_of_training_on_other_devices_and_batches(copied):
     assert row['metrics'][name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
 
 
+def test_devices_that_do_not_divide_the_batch_measure_all_the_same(copied):
+  on = parallel.devices()
+  changes = [('evaluation.hessian_steps', 2)]
+  config = json.loads((copied / runlog.CONFIG_FILE).read_text())
+  config['batch_size'] = 122  # of two devices and not of four
+  (copied / runlog.CONFIG_FILE).write_text(json.dumps(config))
+  row = measure.evaluate_run(copied, suite=('gradients',), changes=changes, on=on, show=False)
+  two = measure.evaluate_run(
+    copied, suite=('gradients',), changes=changes, on=parallel.devices(2), show=False
+  )
+  for name in ('gradients/gradient_norm', 'gradients/top_eigenvalue'):
+    assert row['metrics'][name] == pytest.approx(two['metrics'][name], rel=1e-4)
+
+
 def test_several_runs_and_their_twins_make_one_table(copied, capsys):
   other = copied.parent / 'other'
   shutil.copytree(copied, other)
@@ -126,7 +140,10 @@ def test_several_runs_and_their_twins_make_one_table(copied, capsys):
   [
     (['--suite=oood'], 'suite must be one of adversarial, calibration'),
     (['--config.seed=3'], 'a checkpoint takes --config.evaluation.FIELD=VALUE'),
-    (['--config.evaluation.sed=3'], 'unknown field config.evaluation.sed; known: evaluation.'),
+    (
+      ['--config.evaluation.sed=3'],
+      'unknown field config.evaluation.sed; config.evaluation',
+    ),
     (['--config.evaluation.batch_size=many'], 'many'),
     (['--config.evaluation.severities=(6,)'], 'severities must be from 1 to 5, got 6'),
   ],

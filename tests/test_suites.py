@@ -307,6 +307,19 @@ def test_without_all_fifteen_there_is_no_mean(corrupted_digits):
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
 
 
+def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):
+  monkeypatch.setattr(corrupted, 'available', lambda shape: '')
+  monkeypatch.setattr(corrupted, 'corrupted', lambda images, *_: images)
+  found = run(('corruptions',), corruptions=('fog',), corrupted_images=20)
+  note = found.notes['corruptions_regenerated']
+  assert note.startswith('the first 20 test images, corrupted here') and 'no mean' in note
+
+
+def test_images_of_training_are_read_once():
+  on = bench()
+  assert on.images(split='train') is on.images(split='train')
+
+
 def test_alexnet_itself_has_an_mce_of_one():
   found = corruptions.against_alexnet(corruptions.ALEXNET, corruptions.ALEXNET_CLEAN)
   assert found['mce'] == pytest.approx(1) and found['relative_mce'] == pytest.approx(1)

@@ -79,7 +79,8 @@ def test_every_array_has_pytorchs_name_and_shape(name, model):
 
 
 def test_every_known_architecture_is_recognised_by_its_arrays():
-  for name in ('resnet18', 'resnet50', 'resnet101', 'wrn101_2', 'resnet20', 'cifar_resnet14'):
+  large = ('resnet10', 'resnet14', 'resnet18', 'resnet50', 'resnet101', 'wrn14_2', 'wrn101_2')
+  for name in (*large, 'resnet20', 'cifar_resnet14'):
     model = models.create(name, 7)
     described = about(model=name, num_classes=7, width=model.width, shape=(32, 32, 3), mean=(0.5,))
     arrays = {}

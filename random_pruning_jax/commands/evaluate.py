@@ -70,27 +70,14 @@ def _with_twin(workdir: pathlib.Path, twin: str, file: str) -> list[pathlib.Path
 
 def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:
   """('evaluation.FIELD', value) of each override; ValueError in one line for what is wrong."""
-  from absl import flags
-  from ml_collections import config_flags
-
+  from random_pruning_jax import config_files
   from random_pruning_jax.config import flat
 
-  names = []
-  for argument in rest:
-    name, _, value = argument.removeprefix('--config.').partition('=')
-    if not argument.startswith('--config.evaluation.') or not value:
+  names = [argument.removeprefix('--config.').partition('=')[0] for argument in rest]
+  for name, argument in zip(names, rest, strict=True):
+    if not name.startswith('evaluation.'):
       raise ValueError(
         f'unknown argument {argument}; a checkpoint takes --config.evaluation.FIELD=VALUE.'
       )
-    known = [field for field in flat(config) if field.startswith('evaluation.')]
-    if name not in known:
-      raise ValueError(f'unknown field config.{name}; known: {", ".join(known)}.')
-    names.append(name)
-  values = flags.FlagValues()
-  argv = ['random-pruning', *rest]
-  try:
-    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
-    values(argv)
-  except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
-    raise ValueError(' '.join(str(error).split())) from error
-  return [(name, flat(values.config)[name]) for name in names]
+  changed = flat(config_files.override(config, rest))
+  return [(name, changed[name]) for name in names]

@@ -153,7 +153,7 @@ def _large(shapes: Mapping[str, tuple]) -> str | None:
   depths = [
     depth
     for depth, stages in imagenet_resnet.STAGES.items()
-    if stages == counts and (depth >= 50) == bottleneck
+    if stages == counts and (depth not in imagenet_resnet.BASIC) == bottleneck
   ]
   widen = shapes['layer1.0.conv1.weight'][0] // shapes['conv1.weight'][0] if bottleneck else 1
   name = f'resnet{depths[0]}' if depths else ''

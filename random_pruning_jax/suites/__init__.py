@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ml_collections import ConfigDict
 
 from random_pruning_jax.attacks import ATTACKS
-from random_pruning_jax.config import choice
+from random_pruning_jax.config_checks import choice
 from random_pruning_jax.suites import (
   adversarial,
   calibration,

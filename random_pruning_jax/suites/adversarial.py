@@ -6,6 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import attacks, evaluate
+from random_pruning_jax.config_checks import norm_of
 from random_pruning_jax.suites.bench import Bench, Findings
 
 
@@ -37,13 +38,6 @@ def full(bench: Bench) -> Findings:
         found.notes[_name(attack, epsilon)] = f'the first {count:,} test images'
   found.add(_worst_case(tried, count))
   return found
-
-
-def norm_of(attack: str, settings: ConfigDict) -> str:
-  """'linf' or 'l2', whichever the attack's epsilon is measured in."""
-  if 'norm' in settings:
-    return settings.norm
-  return 'l2' if attack.endswith('_l2') else 'linf'
 
 
 def _fgsm(bench: Bench) -> dict[str, np.ndarray]:

@@ -58,9 +58,11 @@ class Bench:
 
   def images(self, name: str = OWN, split: str = 'test') -> data.Images:
     """A split in the network's shape. Raises data.DataError where it is missing."""
+    if (name, split) in self._images:
+      return self._images[name, split]
     if (name, split) == (OWN, 'train'):  # perhaps too many to hold at once
       self._images[name, split] = feed.feed(self.parts).images
-    if (name, split) not in self._images:
+    else:
       dataset = name or self.parts.config.dataset
       found, note = data.load_adapted(
         dataset,

@@ -67,7 +67,12 @@ def full(bench: Bench) -> Findings:
 
 
 def _measure(bench: Bench, family: Family | None, prefix: str) -> Findings:
-  found, means = Findings(), {}
+  found, means, notes = Findings(), {}, []
+  if family is None:
+    notes.append(
+      f'the first {_count(bench):,} test images, corrupted here: harsher than the published set of '
+      'small images, so compare with no table'
+    )
   for name in _names(bench):
     try:
       each = [_one(bench, family, name, severity) for severity in bench.config.severities]
@@ -87,11 +92,9 @@ def _measure(bench: Bench, family: Family | None, prefix: str) -> Findings:
         {f'{prefix}/{name}': value for name, value in against_alexnet(errors, clean).items()}
       )
   else:
-    found.notes[prefix] = 'no mean: it is over all fifteen corruptions and five severities'
-  if family is None:
-    found.notes[prefix] = f'the first {_count(bench):,} test images, corrupted here: ' + (
-      'harsher than the published set of small images, so compare with no table'
-    )
+    notes.append('no mean: it is over all fifteen corruptions and five severities')
+  if notes:
+    found.notes[prefix] = '; '.join(notes)
   return found
 
 

@@ -16,8 +16,9 @@ def full(bench: Bench) -> Findings:
 
   The loss is the mean cross-entropy with running BatchNorm statistics; no augmentation.
   """
-  variables, masks, on = bench.network.variables, bench.masks, bench.network.on
   batch = flow.first_batch(bench.parts, bench.images(split='train'))
+  on = parallel.that_divide(len(batch['label']), bench.network.on)
+  variables, masks = parallel.replicate(jax.device_get((bench.network.variables, bench.masks)), on)
   rest = (variables, masks, *(parallel.split(batch[name], on) for name in ('image', 'label')))
   gradient, hessian = _compiled(bench.network.model, on)
   steps = bench.config.hessian_steps

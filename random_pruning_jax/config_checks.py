@@ -1,0 +1,98 @@
+"""What is wrong with a resolved config, said before JAX is imported."""
+
+import functools
+import operator
+from collections.abc import Collection
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from random_pruning_jax import names
+
+
+def choice(field: str, value: Any, known: Collection) -> Any:
+  """`value`, or ValueError that lists the known ones."""
+  if value not in known:
+    raise ValueError(f'{field} must be one of {", ".join(sorted(known))}; got {value!r}.')
+  return value
+
+
+def check(config: ConfigDict) -> None:
+  """Names, and ranges that nothing else checks before the first step."""
+  for name in names.of(config):
+    choice(*name)
+  if not 0 < config.pruning.density <= 1:
+    raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
+  choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'resized', 'none'))
+  choice('data_loading', config.data_loading, ('auto', 'resident', 'streamed'))
+  choice('augment.flip', config.augment.flip, ('yes', 'no'))
+  choice('optimizer.decay', config.optimizer.decay, ('kernels', 'all'))
+  choice('schedule.name', config.schedule.name, ('milestones', 'cosine', 'constant'))
+  choice('evaluation.checkpoint', config.evaluation.checkpoint, ('best', 'latest'))
+  for field, low in (
+    ('seed', 0),
+    ('augment.pad', 0),
+    ('data_workers', -1),
+    ('image_size', 0),
+    ('resize', 0),
+    ('epochs', 1),
+    ('batch_size', 1),
+    ('optimizer.accumulate', 1),
+    ('optimizer.lr', 0),
+    ('optimizer.weight_decay', 0),
+    ('schedule.warmup_epochs', 0),
+    ('steps_per_call', 0),
+    ('log_every', 1),
+    ('gradient_flow_every', 0),
+    ('checkpoint.every_epochs', 1),
+    ('checkpoint.every_steps', 0),
+    ('checkpoint.keep', 1),
+    ('evaluation.batch_size', 1),
+    ('evaluation.attacked_images', 0),
+    ('evaluation.corrupted_images', 0),
+    ('evaluation.hessian_steps', 1),
+    ('pruning.block', 1),
+  ):
+    value = functools.reduce(operator.getitem, field.split('.'), config)
+    if value < low:
+      raise ValueError(f'{field} must be at least {low}, got {value}.')
+  for field, low, high in (('area', 0.0, 1.0), ('aspect', 0.0, float('inf'))):
+    first, last = config.augment[field]
+    if not low < first <= last <= high:
+      raise ValueError(f'augment.{field} must rise within ({low}, {high}], got {first}, {last}.')
+  for field, value in (
+    ('optimizer.momentum', config.optimizer.momentum),
+    ('optimizer.label_smoothing', config.optimizer.label_smoothing),
+    ('optimizer.average_decay', config.optimizer.average_decay),
+  ):
+    if not 0 <= value < 1:
+      raise ValueError(f'{field} must lie in [0, 1), got {value}.')
+  _check_evaluation(config.evaluation)
+
+
+def _check_evaluation(evaluation: ConfigDict) -> None:
+  epsilons = {'evaluation.epsilons': evaluation.epsilons}
+  for name, settings in evaluation.attacks.items():
+    if 'epsilons' not in settings:
+      raise ValueError(f'evaluation.attacks.{name} must hold epsilons, got {list(settings)}.')
+    if norm_of(name, settings) != 'l2':  # whose epsilon is the length of all pixels' changes
+      epsilons[f'evaluation.attacks.{name}.epsilons'] = settings.epsilons
+  for field, values in epsilons.items():
+    for epsilon in values:
+      if not 0 <= epsilon <= 1:
+        raise ValueError(f'{field} must lie in [0, 1] (pixels), got {epsilon}.')
+  for severity in evaluation.severities:
+    if severity not in range(1, 6):
+      raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')
+  if evaluation.validation_foreign and evaluation.validation_foreign in evaluation.foreign:
+    raise ValueError(
+      'evaluation.validation_foreign must be no test set, that is none of evaluation.foreign; '
+      f'got {evaluation.validation_foreign!r}.'
+    )
+
+
+def norm_of(attack: str, settings: ConfigDict) -> str:
+  """'linf' or 'l2', whichever the attack's epsilon is measured in."""
+  if 'norm' in settings:
+    return settings.norm
+  return 'l2' if attack.endswith('_l2') else 'linf'

@@ -27,7 +27,8 @@ class Book:
   """Keeps the record of one run; is told of each call, and waits for nothing.
 
   What is due at the end of a call is done by `settle`, which is called when the devices already
-  have the next one: they do not wait for files.
+  have the next one. They compute validation after that; files they do not wait for, since a thread
+  fetches, checks and writes a checkpoint (`checkpoints.save`).
   """
 
   def __init__(

@@ -1,13 +1,21 @@
 """Orbax's manager of a run's checkpoints, made when there is something to read or write."""
 
+import concurrent.futures
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 
 if TYPE_CHECKING:
   import orbax.checkpoint as ocp
+
+
+@functools.cache
+def _thread() -> concurrent.futures.ThreadPoolExecutor:
+  # One for all managers: saves of Orbax's that begin at the same time wait for each other forever.
+  return concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
 
 
 class Manager:
@@ -20,6 +28,7 @@ class Manager:
   def __init__(self, workdir: str | pathlib.Path, keep: int = 2):
     self.directory = pathlib.Path(workdir).absolute() / 'checkpoints'
     self._keep = keep
+    self._begun: concurrent.futures.Future | None = None
 
   @functools.cached_property
   def orbax(self) -> 'ocp.CheckpointManager':
@@ -40,6 +49,7 @@ class Manager:
 
   def all_steps(self) -> list[int]:
     """Steps of which there is a checkpoint, in order."""
+    self.wait()
     # Several processes make their managers together, or one would wait for the others.
     if jax.process_count() == 1 and not self.directory.exists():
       return []
@@ -50,9 +60,23 @@ class Manager:
     """Whether anything was read or written."""
     return 'orbax' in vars(self)
 
+  def later(self, work: Callable[[], None]) -> None:
+    """Does `work` in a thread, after what was begun before. Raises what that raised."""
+    self.wait()
+    self._begun = _thread().submit(work)
+
+  def wait(self) -> None:
+    """Returns when what was begun is done. Raises what it raised, once."""
+    begun, self._begun = self._begun, None
+    if begun is not None:
+      begun.result()
+
   def close(self) -> None:
-    if self.used:
-      self.orbax.close()
+    try:
+      self.wait()
+    finally:
+      if self.used:
+        self.orbax.close()
 
   def __enter__(self) -> 'Manager':
     return self

@@ -6,6 +6,7 @@ when they are read back.
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -36,10 +37,19 @@ class Restored(NamedTuple):
 
 
 def save(to: Manager, state: Any, record: dict[str, Any]) -> None:
-  """Writes in the background; `record['validation']` may hold the accuracy that ranks it.
+  """Fetches and writes in a thread; `record['validation']` may hold the accuracy that ranks it.
 
-  Raises NotWrittenError where this or the last one could not be written (a full disk).
+  So the memory of `state` must stay until the next call of this, of `finish` or of the manager's
+  `close`. Raises NotWrittenError where the last one could not be written (a full disk).
   """
+  write = functools.partial(_write, to, state, record)
+  if jax.process_count() > 1:
+    write()  # Orbax lets processes meet on their devices, where steps may be in another order
+  else:
+    to.later(write)
+
+
+def _write(to: Manager, state: Any, record: dict[str, Any]) -> None:
   import orbax.checkpoint as ocp
 
   step = int(state.step)
@@ -62,6 +72,7 @@ def save(to: Manager, state: Any, record: dict[str, Any]) -> None:
 
 def finish(to: Manager) -> None:
   """Returns when all is written. Raises NotWrittenError where that fails."""
+  to.wait()
   if not to.used:
     return
   try:

@@ -190,7 +190,7 @@ def test_one_altered_weight_is_refused(whole, tmp_path):
       other = state.replace(step=state.step + 1)
       patch.setattr(checkpoints, 'digest', lambda tree: digest(jax.device_get(other)))
       checkpoints.save(saved, state, {'validation': None})
-    checkpoints.finish(saved)
+      checkpoints.finish(saved)
     with pytest.raises(checkpoints.NotReadableError, match=r'/20: the state has checksum'):
       checkpoints.restore(saved, state, parallel.devices())
 

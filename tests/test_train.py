@@ -209,12 +209,30 @@ def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
   _, state = whole
   with checkpoints.Manager(tmp_path) as saved:
     checkpoints.save(saved, state, {'validation': None})
-    saved.orbax.wait_until_finished()
+    checkpoints.finish(saved)
     record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
     text = record.read_text()
     record.write_text(text.replace(masks.checksum(jax.device_get(state.masks)), '0' * 16))
     with pytest.raises(ValueError, match='the checkpoint was altered'):
       checkpoints.restore(saved, state, parallel.devices())
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+  import orbax.checkpoint as ocp
+
+  write, met = ocp.CheckpointManager.save, []
+
+  def write_late(self, step, **rest):
+    began = time.monotonic()
+    while step < 20 and runlog.read_log(tmp_path)[-1]['step'] <= step:
+      assert time.monotonic() < began + 30, 'the log waits for the checkpoint'
+      time.sleep(0.01)
+    met.append(step)
+    return write(self, step, **rest)
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'save', write_late)
+  train.train(tiny_config(), tmp_path, show=False)
+  assert met == [10, 20]
 
 
 def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):

@@ -104,13 +104,14 @@ def torch_steps(
   steps: int,
   *,
   dtype: str,
-  compiled: bool = False,
+  mode: str = '',
 ) -> Callable[[], None]:
   """A function that makes `steps` steps on a GPU, or here without one, and waits for them.
 
   Images [N, H, W, 3] are uint8 and scaled in each step. Weights are channels_last and float32, and
-  bfloat16 is autocast.
+  bfloat16 is autocast; `mode` is torch.compile's, '' does not compile.
   """
+  torch.backends.cudnn.benchmark = True  # the fastest algorithm of each convolution, as XLA looks
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
   model = NETWORKS[name](width).to(device, memory_format=torch.channels_last)
   optimizer = torch.optim.SGD(
@@ -123,7 +124,7 @@ def torch_steps(
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == 'bfloat16'):
       return functional.cross_entropy(model(x.float() / 255), y)
 
-  forward = torch.compile(loss) if compiled else loss
+  forward = torch.compile(loss, mode=mode) if mode else loss
 
   def run() -> None:
     for _ in range(steps):

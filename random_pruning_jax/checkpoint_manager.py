@@ -35,8 +35,11 @@ class Manager:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers
 
+    def accuracy(metrics: dict[str, float]) -> float:
+      return metrics['accuracy']
+
     best = checkpoint_managers.BestN(
-      get_metric_fn=lambda metrics: metrics['accuracy'],
+      get_metric_fn=accuracy,
       n=1,
       reverse=False,
       keep_checkpoints_without_metrics=False,
@@ -44,7 +47,9 @@ class Manager:
     policy = checkpoint_managers.AnyPreservationPolicy(
       [checkpoint_managers.LatestN(self._keep), best]
     )
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+    # With `best_fn` metrics are written too: else a run that goes on would not know of those from
+    # before, and lose its best checkpoint.
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=accuracy)
     return ocp.CheckpointManager(self.directory, options=options)
 
   def all_steps(self) -> list[int]:

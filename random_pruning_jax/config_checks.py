@@ -23,6 +23,8 @@ def check(config: ConfigDict) -> None:
     choice(*name)
   if not 0 < config.pruning.density <= 1:
     raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
+  if not 0 <= config.seed < 2**32:
+    raise ValueError(f'seed must lie in [0, {2**32}), got {config.seed}.')
   choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'resized', 'none'))
   choice('data_loading', config.data_loading, ('auto', 'resident', 'streamed'))
   choice('augment.flip', config.augment.flip, ('yes', 'no'))
@@ -30,7 +32,6 @@ def check(config: ConfigDict) -> None:
   choice('schedule.name', config.schedule.name, ('milestones', 'cosine', 'constant'))
   choice('evaluation.checkpoint', config.evaluation.checkpoint, ('best', 'latest'))
   for field, low in (
-    ('seed', 0),
     ('augment.pad', 0),
     ('data_workers', -1),
     ('image_size', 0),

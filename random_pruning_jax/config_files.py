@@ -1,5 +1,6 @@
 """Functions of config and sweep files, which are Python files outside any package."""
 
+import inspect
 import pathlib
 import runpy
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,22 @@ def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:
 def beside(file: str, path: str) -> Callable[..., Any]:
   """`get_config` of a file named relative to another: `beside(__file__, '../cifar.py')`."""
   return function_of((pathlib.Path(file).parent / path).resolve(), 'get_config')
+
+
+def made_by(function: Callable[..., Any], path: str, argument: str) -> Any:
+  """What a file's function returns for an argument, or without one.
+
+  Raises ValueError where it takes none or needs one, and where it returns nothing.
+  """
+  try:
+    inspect.signature(function).bind(*filter(None, [argument]))
+  except TypeError as error:
+    wanted = f'takes no argument, got {argument!r}' if argument else 'needs one, as FILE:ARGUMENT'
+    raise ValueError(f'{path} {wanted}.') from error
+  found = function(argument) if argument else function()
+  if found is None:
+    raise ValueError(f'{function.__name__}() of {path} must return something, got None.')
+  return found
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

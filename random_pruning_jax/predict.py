@@ -111,6 +111,15 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
   return powers / powers.sum(axis=1, keepdims=True)
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+  """Of images of 16 bits a pixel, which Pillow would cut off at 255; others as they are."""
+  if image.mode.startswith('I;16'):
+    return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+  if image.mode in ('I', 'F'):
+    raise ValueError(f'{image.filename} must have 8 or 16 bits a pixel, got mode {image.mode}.')
+  return image
+
+
 def _open(name: str, shape: tuple[int, int, int]) -> np.ndarray:
   """An image file as uint8 of `shape`."""
   height, width, channels = shape
@@ -118,7 +127,7 @@ def _open(name: str, shape: tuple[int, int, int]) -> np.ndarray:
     raise ValueError(f'image files have 1 or 3 channels; the network takes {channels}.')
   try:
     with Image.open(name) as image:
-      pixels = np.asarray(image.convert(_MODES[channels]))
+      pixels = np.asarray(_eight_bits(image).convert(_MODES[channels]))
   except (OSError, SyntaxError) as error:
     raise ValueError(f'{name} must be an image file: {error}.') from error
   return data.adapt(pixels.reshape(1, *pixels.shape[:2], channels), height, width, channels)[0][0]

@@ -16,6 +16,7 @@ that of the layers that are left.
 """
 
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping
 
 import chex
@@ -81,6 +82,8 @@ def pruned(shapes: Shapes, dense: Collection[str] = ()) -> Shapes:
   unknown = sorted(set(dense) - set(known) - set(shapes))
   if unknown:
     raise ValueError(f'dense must name layers; got {unknown}, known: {", ".join(known)}.')
+  if not shapes:
+    raise ValueError("there must be a leaf to prune; by default those called 'kernel', got none.")
   held = {known.get(name, name) for name in dense}
   if len(held) == len(shapes):
     raise ValueError('dense names every layer: there is none left to prune.')
@@ -90,10 +93,17 @@ def pruned(shapes: Shapes, dense: Collection[str] = ()) -> Shapes:
 def densities(
   shapes: Shapes, *, ratio: str, density: float, sampling: str = 'exact', block: int = BLOCK
 ) -> Densities:
-  """What each layer keeps: the ratio's densities, or the nearest that the sampling can keep."""
+  """What each layer keeps: the ratio's densities, or the nearest that the sampling can keep.
+
+  Raises ValueError for budgets that they cannot meet, and where not one weight would be kept.
+  """
   if density == 1.0:
     return dict.fromkeys(shapes, 1.0)
-  return _fit(sampling, shapes, RATIOS[ratio](shapes, density), block)
+  found = _fit(sampling, shapes, RATIOS[ratio](shapes, density), block)
+  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  if not any(masks_lib.kept_count(found[name], size) for name, size in sizes.items()):
+    raise ValueError(f'density {density} keeps none of {sum(sizes.values()):,} weights.')
+  return found
 
 
 def make_masks(
@@ -116,13 +126,16 @@ def make_masks(
   `shapes` names the leaves to prune, in the network's order (default: every kernel, in tree order);
   of these, layers called `dense` are kept whole, and the density is that of the others. `block` is
   the M of `sampling='n_m'`. `apply_fn` and `batch` are read by data-dependent scores only. Raises
-  ValueError for unknown names and for budgets that the ratio or the sampling cannot meet.
+  ValueError for unknown names, for budgets that the ratio or the sampling cannot meet, and for
+  structured sampling of leaves that are not stored as their `shapes` say, (..., in, out).
   """
   check_names(ratio, select, sampling)
   masks_lib.check_density(density)
   shapes = pruned(prunable_shapes(params) if shapes is None else shapes, dense)
   if density == 1.0:
     return masks_lib.ones(params)
+  if sampling in FITS:
+    _check_stored(sampling, shapes, params)
 
   @functools.cache  # once when ratio and select name the same score: that is SNIP itself
   def saliency(name: str) -> chex.ArrayTree:
@@ -136,6 +149,16 @@ def make_masks(
     wanted = masks_lib.layer_densities({name: leaves[name] for name in shapes}, density)
     wanted = _fit(sampling, shapes, wanted, block)
   return SAMPLINGS[sampling](saliency(select), wanted, block)
+
+
+def _check_stored(sampling: str, shapes: Shapes, params: chex.ArrayTree) -> None:
+  stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
+  for name, shape in shapes.items():
+    if stored.get(name, shape) != tuple(shape):
+      raise ValueError(
+        f'{sampling} sampling needs leaves stored as (..., in, out); {name} is stored as '
+        f'{stored[name]}, and its shape is given as {tuple(shape)}.'
+      )
 
 
 def _fit(sampling: str, shapes: Shapes, wanted: Densities, block: int) -> Densities:

@@ -51,8 +51,11 @@ def commit() -> str:
 def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:
   """Adds a row; numbers that are not finite become null, since JSON has no name for them."""
   path = pathlib.Path(workdir) / FILE
-  with path.open('a') as file:
-    file.write(json.dumps(_finite(row), allow_nan=False) + '\n')
+  with path.open('a+b') as file:
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+    cut_short = file.read() not in (b'', b'\n')  # by a crash: this row begins a line of its own
+    file.write(b'\n' * cut_short + json.dumps(_finite(row), allow_nan=False).encode() + b'\n')
     file.flush()
     os.fsync(file.fileno())
 
@@ -60,15 +63,15 @@ def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:
 def read(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
   """The last row of every `results.jsonl` at or below the paths, with the run's directory in it.
 
-  A line cut short by a crash is passed over. Raises ValueError where a path does not exist and for
-  rows of a later format than this code knows.
+  A line cut short by a crash, or damaged, is passed over. Raises ValueError where a path does not
+  exist and for rows of a later format than this code knows.
   """
   rows = []
   for path in map(pathlib.Path, paths):
     if not path.exists():
       raise ValueError(f'{path} must be a run or a directory of runs; it does not exist.')
     for file in sorted(path.rglob(FILE)) if path.is_dir() else [path]:
-      whole = [row for row in map(_parse, file.read_text().splitlines()) if row]
+      whole = [row for row in map(_parse, file.read_text(errors='replace').splitlines()) if row]
       if not whole:
         continue
       row = whole[-1]

@@ -1,8 +1,10 @@
 """A run from its config to its result row: train, measure, and the dense twin beside it."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +40,11 @@ def run(
     todo.append((dense(config), pathlib.Path(workdir) / TWIN))
   for each, place in todo:  # all that can be wrong is said before the first training step
     _check(each, place)
-  return [_finish(each, place, show, profile) for each, place in todo]
+  with contextlib.ExitStack() as held:
+    with parallel.failing_together():
+      if jax.process_index() == 0:
+        held.enter_context(_alone(pathlib.Path(workdir)))
+    return [_finish(each, place, show, profile) for each, place in todo]
 
 
 def run_many(
@@ -81,6 +87,19 @@ def dense(config: ConfigDict) -> ConfigDict:
   twin.pruning.density = 1.0
   twin.dense_twin = False
   return twin
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Raises ValueError where another process is inside; the system ends that when a process dies."""
+  with (workdir / '.lock').open('a') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ValueError(f'{workdir} is being trained by another process.') from error
+    except OSError:
+      pass  # a file system without locks
+    yield
 
 
 def _finish(

@@ -44,7 +44,7 @@ def claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
   """The resolved config of a run; a field that is newer than the run has its default.
 
-  Raises ValueError where there is no config.
+  Raises ValueError where there is no config, or none that can be read.
   """
   path = pathlib.Path(workdir) / CONFIG_FILE
   if not path.exists():
@@ -62,9 +62,13 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
       else:
         config[name] = ConfigDict(value) if isinstance(value, dict) else value
 
+  try:
+    fields = tuples(json.loads(path.read_text()))
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}.') from error
   config = config_lib.default()
   with config.unlocked(), config.ignore_type():
-    update(config, tuples(json.loads(path.read_text())))
+    update(config, fields)
   return config
 
 
@@ -102,7 +106,7 @@ class RunLog:
 def read_log(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   """The lines of `train.jsonl`, without one that a crash cut short; [] where there is no file."""
   path = pathlib.Path(workdir) / LOG_FILE
-  lines = path.read_text().splitlines() if path.exists() else []
+  lines = path.read_text(errors='replace').splitlines() if path.exists() else []
   out = []
   for line in lines:
     try:

@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import attacks, models, names, pruning, scores, suites
+from random_pruning_jax import attacks, config_files, models, names, pruning, scores, suites
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.experiment import experiment
@@ -72,6 +72,8 @@ def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
+    ({'seed': -1}, r'seed must lie in \[0, 4294967296\), got -1'),
+    ({'seed': 2**32}, r'seed must lie in \[0, 4294967296\), got 4294967296'),
     ({'pruning__density': 1.5}, r'pruning.density must lie in \(0, 1\], got 1.5'),
     ({'pruning__density': 0.0}, r'pruning.density must lie in \(0, 1\], got 0.0'),
     ({'pruning__ratio': 'erkk'}, r"pruning.ratio must be one of .*erk.*; got 'erkk'"),
@@ -141,6 +143,20 @@ def test_a_wrong_override_is_refused_with_the_fields_there_are(override, message
 def test_a_config_file_that_is_not_there_is_named():
   with pytest.raises(ValueError, match=r'no configs/none.py'):
     arguments.load_config('configs/none.py', [])
+
+
+def test_a_config_file_that_takes_no_argument_or_returns_nothing_is_named(tmp_path):
+  file = tmp_path / 'config.py'
+  for code, argument, message in (
+    ('return 1', 'x', "takes no argument, got 'x'"),
+    ('pass', '', r'get_config\(\) of .* must return something'),
+  ):
+    file.write_text(f'def get_config():\n  {code}\n')
+    get_config = config_files.function_of(file, 'get_config')
+    with pytest.raises(ValueError, match=message):
+      config_files.made_by(get_config, str(file), argument)
+  with pytest.raises(ValueError, match='needs one'):
+    config_files.made_by(lambda argument: argument, 'a file', '')
 
 
 def test_differences_name_the_fields_that_results_depend_on():

@@ -1,5 +1,6 @@
 """A run is measured again and again: rows gather what was found, one table shows several runs."""
 
+import fcntl
 import json
 import shutil
 
@@ -117,6 +118,15 @@ def test_devices_that_do_not_divide_the_batch_measure_all_the_same(copied):
   )
   for name in ('gradients/gradient_norm', 'gradients/top_eigenvalue'):
     assert row['metrics'][name] == pytest.approx(two['metrics'][name], rel=1e-4)
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(copied):
+  config = runlog.read_config(copied)
+  with (copied / '.lock').open('a') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match='is being trained by another process'):
+      run.run(config, copied, show=False)
+  assert run.run(config, copied, show=False)[0]['step'] == 20
 
 
 def test_several_runs_and_their_twins_make_one_table(copied, capsys):

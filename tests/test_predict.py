@@ -94,6 +94,22 @@ def test_what_cannot_be_predicted_is_said_in_one_line(arguments, message, file, 
   assert message in err and err.count('\n') == 1
 
 
+def test_an_image_of_16_bits_is_what_it_is_with_8(loaded, images, tmp_path):
+  _, pixels = images
+  Image.fromarray(pixels[0, ..., 0].astype(np.uint16) * 257).save(tmp_path / 'deep.png')
+  (deep,) = predict.of_files(loaded, [str(tmp_path / 'deep.png')], show=False)
+  (usual,) = predict.of_files(loaded, images[0][:1], show=False)
+  np.testing.assert_array_equal(deep.probabilities, usual.probabilities)
+
+
+@pytest.mark.parametrize('kind', [np.int32, np.uint16, bool])
+def test_images_of_other_integers_and_no_images_are_refused(loaded, images, kind):
+  with pytest.raises(ValueError, match='must be uint8, or float in'):
+    loaded.logits(images[1].astype(kind))
+  with pytest.raises(ValueError, match='at least one, got none'):
+    loaded.logits(images[1][:0])
+
+
 def test_images_of_another_shape_are_refused(loaded):
   with pytest.raises(ValueError, match='must have the shape'):
     loaded.logits(np.zeros((1, 9, 8, 1), np.uint8))

@@ -118,6 +118,13 @@ def test_layers_held_dense_must_be_there_and_leave_some():
     make('erk', 'random', dense=('stem', 'body', 'head'))
 
 
+def test_a_network_that_would_keep_no_weight_is_refused():
+  with pytest.raises(ValueError, match='keeps none of 1,000 weights'):
+    pruning.densities({'w': (10, 100)}, ratio='uniform', density=1e-9)
+  with pytest.raises(ValueError, match='must be a leaf to prune'):
+    pruning.make_masks(jax.random.key(0), None, {'bias': 0.0}, None, ratio='er', density=0.5)
+
+
 def test_unknown_names_are_refused_with_the_known_ones():
   with pytest.raises(ValueError, match=r"ratio must be one of \['balanced', .*'uniform.*got 'erq'"):
     make('erq', 'random')

@@ -32,6 +32,24 @@ def test_a_line_cut_short_is_passed_over(tmp_path):
   assert results.read([tmp_path])[0]['seed'] == 3
 
 
+def test_a_row_after_one_cut_short_is_not_lost(tmp_path):
+  results.append(tmp_path, {'format': 1, 'seed': 0})
+  path = tmp_path / results.FILE
+  path.write_bytes(path.read_bytes()[:-5])
+  results.append(tmp_path, {'format': 1, 'seed': 1})
+  results.append(tmp_path, {'format': 1, 'seed': 2})
+  assert len(path.read_text().splitlines()) == 3
+  assert results.last(tmp_path)['seed'] == 2
+  path.write_bytes(path.read_bytes() + b'{"seed": "\xff')
+  assert results.last(tmp_path)['seed'] == 2
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  (tmp_path / runlog.CONFIG_FILE).write_text('{"seed": 0')
+  with pytest.raises(ValueError, match=r'config\.json is damaged'):
+    runlog.read_config(tmp_path)
+
+
 def test_rows_of_a_later_format_and_paths_that_are_not_there_are_refused(tmp_path):
   (tmp_path / results.FILE).write_text(json.dumps({'format': 99}) + '\n')
   with pytest.raises(ValueError, match='format 99; known: up to 1'):

@@ -104,6 +104,22 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
     structured.fan_in_densities(two, {'a/kernel': 0.5, 'b/kernel': 0.001})
 
 
+@pytest.mark.parametrize('sampling', ['n_m', 'fan_in'])
+def test_leaves_that_are_stored_otherwise_are_refused(sampling):
+  params, shapes = {'fc': {'kernel': np.ones((12, 20))}}, {'fc/kernel': (20, 12)}
+  with pytest.raises(ValueError, match=r'fc/kernel is stored as \(12, 20\)'):
+    pruning.make_masks(
+      jax.random.key(0),
+      None,
+      params,
+      None,
+      ratio='uniform',
+      density=0.5,
+      sampling=sampling,
+      shapes=shapes,
+    )
+
+
 def test_scores_choose_within_the_structure():
   weights = {'kernel': np.random.RandomState(0).randn(8, 5).astype(np.float32)}
   kept = pruning.make_masks(

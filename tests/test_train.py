@@ -237,12 +237,13 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
 
 def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
   found = {1: 0.5, 2: 0.9, 3: 0.6, 4: None, 5: 0.6, 6: 0.8, 7: 0.7}  # accuracy, where validated
+  for part in ((1, 2, 3), (4, 5), (6, 7)):  # a process each, which goes on where the last one ended
+    with checkpoints.Manager(tmp_path, keep=2) as saved:
+      for step in part:
+        validation = None if found[step] is None else {'accuracy': found[step]}
+        state = whole[1].replace(step=jnp.int32(step))
+        checkpoints.save(saved, state, {'validation': validation})
   with checkpoints.Manager(tmp_path, keep=2) as saved:
-    for step, accuracy in found.items():
-      validation = None if accuracy is None else {'accuracy': accuracy}
-      state = whole[1].replace(step=jnp.int32(step))
-      checkpoints.save(saved, state, {'validation': validation})
-    checkpoints.finish(saved)
     assert saved.all_steps() == [2, 6, 7]
     assert checkpoints.find(saved, 'best') == 2
   on_disk = [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]

@@ -73,7 +73,7 @@ def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
   """
   path, _, argument = file.partition(':')
   get_config = config_files.function_of(path, 'get_config')
-  config = config_files.override(get_config(argument) if argument else get_config(), overrides)
+  config = config_files.override(config_files.made_by(get_config, path, argument), overrides)
   config_lib.resolve(config)
   return config
 

@@ -96,7 +96,7 @@ def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:
   """The configs of `FILE` or `FILE:ARGUMENT`, each with the overrides ('--config.epochs=5')."""
   path, _, argument = file.partition(':')
   get_sweep = config_files.function_of(path, 'get_sweep')
-  configs = list(get_sweep(argument) if argument else get_sweep())
+  configs = list(config_files.made_by(get_sweep, path, argument))
   if not configs or not overrides:
     return configs
   first = config_files.override(ConfigDict(configs[0].to_dict()), overrides)  # parsed once

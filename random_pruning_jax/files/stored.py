@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import convolution, cost, folding, models
@@ -117,8 +118,12 @@ def pixels(about: About, images: chex.Array) -> np.ndarray:
   images = np.asarray(images)
   if images.ndim != 4 or images.shape[1:] != about.shape:
     raise ValueError(f'images must have the shape [B, {about.shape}], got {images.shape}.')
+  if not len(images):
+    raise ValueError('images must hold at least one, got none.')
   if images.dtype == np.uint8:
     return images.astype(np.float32) / 255
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(f'images must be uint8, or float in [0, 1]; got {images.dtype}.')
   return images.astype(np.float32)
 
 

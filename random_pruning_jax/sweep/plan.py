@@ -123,7 +123,10 @@ def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
 def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
   """{tag: flat config} of every run planned in a directory; {} where there was no sweep."""
   path = directory / MANIFEST
-  return json.loads(path.read_text())['runs'] if path.exists() else {}
+  try:
+    return json.loads(path.read_text())['runs'] if path.exists() else {}
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}; without it, a sweep makes it anew.') from error
 
 
 def read_failure(directory: pathlib.Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`python -m benchmarks NAME [options]` prints one table of times and ratios."""
 
 import importlib
+import importlib.metadata
 import pkgutil
 import platform
 import sys
@@ -8,17 +9,26 @@ import sys
 import benchmarks
 from random_pruning_jax import processor
 
+PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'numba', 'torch')
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return ''
+
 
 def main(arguments: list[str]) -> None:
   if '--devices=1' in arguments:
     processor.prepare()  # before JAX
-  import jax
 
   names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
   names = [name for name in names if name not in ('__main__', 'torch_peer', 'traced')]
   if not arguments or arguments[0] not in names:
     raise SystemExit(f'usage: python -m benchmarks NAME [options]; NAME is {", ".join(names)}.')
-  print(f'Python {platform.python_version()}, jax {jax.__version__}')
+  found = [f'{name} {version}' for name in PACKAGES if (version := _version(name))]
+  print(', '.join([f'Python {platform.python_version()}', *found]))
   importlib.import_module(f'benchmarks.{arguments[0]}').main(arguments[1:])
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks import race, start, table
-from random_pruning_jax import attacks, data, evaluate, masks, parallel, suites
+from random_pruning_jax import attacks, batches, data, evaluate, masks, parallel, suites
 from random_pruning_jax.commands.arguments import cpu_devices
 from random_pruning_jax.config import default
 from random_pruning_jax.experiment import experiment, initial_variables
@@ -93,7 +93,7 @@ def _passes(bench: Made):
     return network.model.apply(variables, gradient)
 
   def passes():
-    for _ in parallel.map_batches(
+    for _ in batches.map_batches(
       run, (network.variables,), (images, labels), batch_size=network.batch_size, on=network.on
     ):
       pass

@@ -1,9 +1,9 @@
 """Many ResNet-20 at once: images/s of all of them, trained in turn and together.
 
-In turn is one compiled step, called for one network after the other, each batch split over the
-devices. Together is one call for all; on a CPU, each device has networks of its own. All see the
-same batch again and again, out of device memory: what is timed is a step of each, and nothing
-around it.
+In turn is one compiled step, called for one network after the other, on the devices that `train`
+takes: on a CPU one whose kernels share the cores or, without these, all. Together is one call for
+all; on a CPU, each core is a device with networks of its own. All see the same batch again and
+again, out of device memory: what is timed is a step of each, and nothing around it.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from random_pruning_jax import (
   stacked,
   step,
 )
+from random_pruning_jax.commands.arguments import cpu_devices
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
 from random_pruning_jax.program import Own, compiled, one_step
@@ -47,12 +48,14 @@ def main(arguments: list[str]) -> None:
   processor.keep_memory()
   jax.config.update('jax_num_cpu_devices', options.devices)
   on = parallel.devices()
+  alone = on[: cpu_devices(apart=False)] if on[0].platform == 'cpu' else on  # as `train` does
   ways = options.ways or [stacked.default_way(on)]
-  print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} devices\n')
+  devices = f'{len(alone)} and {len(on)} devices'
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {devices}\n')
   print('| networks | in turn, images/s | together | images/s | time / in turn |')
   print('|---|---|---|---|---|')
   for count in options.networks:
-    runs = {'in turn': in_turn(options, count, on)}
+    runs = {'in turn': in_turn(options, count, alone)}
     runs |= {way: together(options, count, on, way) for way in ways}
     times = race(runs, options.rounds)
     speed = {

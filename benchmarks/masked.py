@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> None:
   on = parallel.devices(options.devices)
   images, labels = random_batch(options.batch)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
+  batch = parallel.place_apart(batch, on)  # once, as in a loop of steps
   conv = fastest()
   model = models.create(
     'resnet20', 10, width=options.width, axis_name=parallel.AXIS, conv_general_dilated=conv

@@ -36,20 +36,20 @@ class Restored(NamedTuple):
   record: dict[str, Any]
 
 
-def save(to: Manager, state: Any, record: dict[str, Any]) -> None:
+def save(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   """Fetches and writes in a thread; `record['validation']` may hold the accuracy that ranks it.
 
   So the memory of `state` must stay until the next call of this, of `finish` or of the manager's
   `close`. Raises NotWrittenError where the last one could not be written (a full disk).
   """
-  write = functools.partial(_write, to, state, record)
+  write = functools.partial(_write, manager, state, record)
   if jax.process_count() > 1:
     write()  # Orbax lets processes meet on their devices, where steps may be in another order
   else:
-    to.later(write)
+    manager.later(write)
 
 
-def _write(to: Manager, state: Any, record: dict[str, Any]) -> None:
+def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   import orbax.checkpoint as ocp
 
   step = int(state.step)
@@ -60,49 +60,49 @@ def _write(to: Manager, state: Any, record: dict[str, Any]) -> None:
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
   record |= {'pixels': crops.pixels()}
   try:
-    to.orbax.save(
+    manager.orbax.save(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
       metrics=record['validation'],
       force=True,
     )
   except Exception as error:
-    raise _not_written(to, step, error) from error
+    raise _not_written(manager, step, error) from error
 
 
-def finish(to: Manager) -> None:
+def finish(manager: Manager) -> None:
   """Returns when all is written. Raises NotWrittenError where that fails."""
-  to.wait()
-  if not to.used:
+  manager.wait()
+  if not manager.used:
     return
   try:
-    to.orbax.wait_until_finished()
-    to.orbax.check_for_errors()
+    manager.orbax.wait_until_finished()
+    manager.orbax.check_for_errors()
   except Exception as error:
-    raise _not_written(to, to.orbax.latest_step(), error) from error
+    raise _not_written(manager, manager.orbax.latest_step(), error) from error
 
 
 @contextlib.contextmanager
-def closing(to: Manager) -> Iterator[Manager]:
+def closing(manager: Manager) -> Iterator[Manager]:
   """Closes the manager on leaving. Raises NotWrittenError where what it still wrote failed.
 
   An error that is already on its way is not hidden by what closing says of it.
   """
   try:
-    yield to
+    yield manager
   except BaseException:
     with contextlib.suppress(Exception):
-      to.close()
+      manager.close()
     raise
-  finish(to)
-  to.close()
+  finish(manager)
+  manager.close()
 
 
-def _not_written(to: Manager, step: int | None, error: Exception) -> NotWrittenError:
-  whole = sorted(int(path.name) for path in to.directory.glob('*') if path.name.isdigit())
+def _not_written(manager: Manager, step: int | None, error: Exception) -> NotWrittenError:
+  whole = sorted(int(path.name) for path in manager.directory.glob('*') if path.name.isdigit())
   there = f'that of step {whole[-1]} is there' if whole else 'there is none before it'
   return NotWrittenError(
-    f'the checkpoint at step {step} could not be written to {to.directory} '
+    f'the checkpoint at step {step} could not be written to {manager.directory} '
     f'({_reason(error)}); {there}, and the same command goes on from it.'
   )
 
@@ -117,7 +117,7 @@ def _reason(error: Exception) -> str:
 
 
 def restore(
-  of: Manager, like: Any, on: tuple[jax.Device, ...], step: int | None = None
+  manager: Manager, like: Any, on: tuple[jax.Device, ...], step: int | None = None
 ) -> Restored:
   """The state at `step` (default: the latest), a copy on each device of `on`.
 
@@ -126,12 +126,12 @@ def restore(
   """
   import orbax.checkpoint as ocp
 
-  steps = of.all_steps()
+  steps = manager.all_steps()
   step = (steps or [None])[-1] if step is None else step
   if step not in steps:
-    raise ValueError(f'{of.directory} must hold a checkpoint of step {step}; it has {steps}.')
+    raise ValueError(f'{manager.directory} must hold a checkpoint of step {step}; it has {steps}.')
   try:
-    read = of.orbax.restore(
+    read = manager.orbax.restore(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardRestore(parallel.replicated(like, on)), record=ocp.args.JsonRestore()
@@ -139,7 +139,7 @@ def restore(
     )
   except Exception as error:  # Orbax raises of many kinds, as the damage is
     raise NotReadableError(
-      f'checkpoint {of.directory}/{step} cannot be read: {_reason(error)}'
+      f'checkpoint {manager.directory}/{step} cannot be read: {_reason(error)}'
     ) from error
   host = jax.device_get(read.state)
   checked = {'masks': masks.checksum(host.masks), 'state': digest(host)}
@@ -147,14 +147,14 @@ def restore(
   for what, checksum in checked.items():
     if checksum != saved[what]:
       raise NotReadableError(
-        f'checkpoint {of.directory}/{step}: the {what} has checksum {checksum}, saved as '
+        f'checkpoint {manager.directory}/{step}: the {what} has checksum {checksum}, saved as '
         f'{saved[what]}: the checkpoint was altered.'
       )
   return Restored(read.state, read.record)
 
 
 def restore_newest(
-  of: Manager, like: Callable[[], Any], on: tuple[jax.Device, ...]
+  manager: Manager, like: Callable[[], Any], on: tuple[jax.Device, ...]
 ) -> Restored | None:
   """The newest checkpoint that can be read, or None where there is none at all.
 
@@ -164,10 +164,10 @@ def restore_newest(
   where none can be.
   """
   refused: dict[int, NotReadableError] = {}
-  for step in reversed(of.all_steps()):
+  for step in reversed(manager.all_steps()):
     try:
       with parallel.failing_together(NotReadableError):
-        read = restore(of, like(), on, step)
+        read = restore(manager, like(), on, step)
     except NotReadableError as error:
       refused[step] = error
       say(f'WARNING: {error} Trying the one before it.')
@@ -176,7 +176,7 @@ def restore_newest(
     found = f'{step} {read.record["masks"]} {read.record.get("digest")}'
     parallel.check_same('the checkpoint to go on from', found)
     if refused:
-      _set_aside(of, refused)
+      _set_aside(manager, refused)
       say(f'WARNING: going on from step {step}.')
     _check_pixels(read.record.get('pixels', crops.pixels()), step)
     return read
@@ -197,9 +197,9 @@ def _check_pixels(before: str, step: int) -> None:
     )
 
 
-def _set_aside(of: Manager, steps: dict[int, Exception]) -> None:
+def _set_aside(manager: Manager, steps: dict[int, Exception]) -> None:
   """Moves checkpoints away, since the run will come to their steps again."""
-  home = of.directory
+  home = manager.directory
   if jax.process_index() == 0:
     for step in steps:
       to = home.parent / UNREADABLE / f'{step}'
@@ -209,7 +209,7 @@ def _set_aside(of: Manager, steps: dict[int, Exception]) -> None:
       (home / str(step)).rename(to)
       say(f'WARNING: checkpoint {step} was moved to {to}.')
   parallel.wait_for_all('checkpoints were set aside')
-  of.orbax.reload()
+  manager.orbax.reload()
 
 
 def digest(tree: chex.ArrayTree) -> str:
@@ -221,32 +221,34 @@ def digest(tree: chex.ArrayTree) -> str:
   return total.hexdigest()
 
 
-def find(of: Manager, which: str) -> int:
+def find(manager: Manager, which: str) -> int:
   """The step of the checkpoint 'best' on validation accuracy, the 'latest', or a step itself."""
-  steps = of.all_steps()
+  steps = manager.all_steps()
   if not steps:
-    raise ValueError(f'{of.directory} must hold a checkpoint; it has none.')
+    raise ValueError(f'{manager.directory} must hold a checkpoint; it has none.')
   if which == 'latest':
     return steps[-1]
   if which == 'best':
-    return max(steps, key=lambda step: (_validation_accuracy(of, step), step))
+    return max(steps, key=lambda step: (_validation_accuracy(manager, step), step))
   if not which.isdigit() or int(which) not in steps:
     raise ValueError(f"checkpoint must be 'best', 'latest' or one of {steps}, got {which!r}.")
   return int(which)
 
 
-def record_of(of: Manager, step: int) -> dict[str, Any]:
+def record_of(manager: Manager, step: int) -> dict[str, Any]:
   """What was saved beside the state at `step`. Raises NotReadableError where it cannot be read."""
   import orbax.checkpoint as ocp
 
   try:
-    return of.orbax.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+    return manager.orbax.restore(
+      step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
+    ).record
   except Exception as error:
     raise NotReadableError(
-      f'checkpoint {of.directory}/{step} cannot be read: {_reason(error)}'
+      f'checkpoint {manager.directory}/{step} cannot be read: {_reason(error)}'
     ) from error
 
 
-def _validation_accuracy(of: Manager, step: int) -> float:
-  validation = record_of(of, step)['validation']
+def _validation_accuracy(manager: Manager, step: int) -> float:
+  validation = record_of(manager, step)['validation']
   return validation['accuracy'] if validation else -1.0

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import attacks, folding, norms, ood, parallel
+from random_pruning_jax import attacks, batches, folding, norms, ood
 
 
 class Network(NamedTuple):
@@ -201,7 +201,7 @@ def _shuffled(indices: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _map(network: Network, run: Callable, arguments: tuple, arrays: tuple) -> Iterator[tuple]:
-  return parallel.map_batches(run, arguments, arrays, batch_size=network.batch_size, on=network.on)
+  return batches.map_batches(run, arguments, arrays, batch_size=network.batch_size, on=network.on)
 
 
 def _joined(parts: Iterator[Any], advance: Callable[[int], None] | None) -> Any:

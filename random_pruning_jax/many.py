@@ -63,7 +63,7 @@ def train_many(
       with member.guarded():
         member.open(stack)
     if going := [member for member in members if member.outcome is None]:
-      size = {'turn': len(on) if spread else 1}.get(way, len(going))
+      size = len(going) if way != 'turn' else len(on) if spread else 1
       make = Spread if spread else Group
       ends, shared = calls_of(going), parallel.replicate(going[0].run.feed.shared(), on)
       cuts = range(0, len(going), size)

@@ -7,7 +7,6 @@ over the devices on the way in and joined on the way out.
 import contextlib
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -236,50 +235,3 @@ def copy(tree: chex.ArrayTree) -> chex.ArrayTree:
 def row(tree: chex.ArrayTree, i: int) -> chex.ArrayTree:
   """Row i of every leaf [M, ...] of a replicated tree, likewise."""
   return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
-
-
-def map_batches(
-  fn: Callable,
-  arguments: tuple,
-  arrays: tuple[np.ndarray, ...],
-  *,
-  batch_size: int,
-  on: tuple[jax.Device, ...],
-) -> Iterator[tuple[int, chex.ArrayTree]]:
-  """Runs `fn(*arguments, *batch)` over all rows of `arrays`, each row exactly once.
-
-  `arguments` are replicated; `arrays` have equal lengths N and are cut into batches of at most
-  `batch_size` rows, rounded up to a multiple of the devices. The last batch is filled up with
-  copies of its first row, whose outputs are dropped. Yields (rows, outputs [rows, ...]) in order.
-  The next batch is dispatched before the outputs of the last one are fetched.
-  """
-  n = len(arrays[0])
-  if any(len(array) != n for array in arrays):
-    raise ValueError(f'arrays must have one length, got {[len(array) for array in arrays]}.')
-  if batch_size < 1:
-    raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
-  size = math.ceil(batch_size / len(on)) * len(on)  # also where n is less: one compilation
-  compiled = parallel(fn, on, (None,) * len(arguments) + (0,) * len(arrays), 0)
-  pending = None
-  for start in range(0, n, size):
-    rows = min(size, n - start)
-    batch = [_fill(array[start : start + rows], size) for array in arrays]
-    outputs = compiled(*arguments, *(split(array, on) for array in batch))
-    if pending is not None:
-      yield _fetch(*pending)
-    pending = (rows, outputs)
-  if pending is not None:
-    yield _fetch(*pending)
-
-
-def _fill(array: np.ndarray, size: int) -> np.ndarray:
-  missing = size - len(array)
-  return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
-
-
-def _fetch(rows: int, outputs: chex.ArrayTree) -> tuple[int, chex.ArrayTree]:
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    outputs = multihost_utils.process_allgather(outputs, tiled=True)
-  return rows, jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:rows], outputs)

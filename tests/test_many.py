@@ -111,15 +111,18 @@ def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, spread,
   assert len({masks.checksum(state.masks) for state in found}) == 3
 
 
-def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone, tmp_path):
+@pytest.mark.parametrize('way', ['turn', 'vmap'])  # as CPUs do, and as GPUs and TPUs do
+def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone, tmp_path, way):
   first, _, last = configs()
   absurd = tiny_config(epochs=1, seed=3, pruning__density=0.6, optimizer__lr=1e30)
-  found = many.train_many([first, absurd, last], places(tmp_path), on=ONE_DEVICE, show=False)
+  some = [first, absurd, last]
+  found = many.train_many(some, places(tmp_path), on=ONE_DEVICE, way=way, show=False)
   assert isinstance(found[1], runlog.NotFiniteError)
   with pytest.raises(runlog.NotFiniteError) as by_itself:
     train.train(absurd, tmp_path / 'by itself', on=ONE_DEVICE, show=False)
-  assert str(found[1]) == str(by_itself.value)
-  assert lines(tmp_path / '1') == lines(tmp_path / 'by itself')
+  if way == 'turn':  # in another order of sums it overflows in another step
+    assert str(found[1]) == str(by_itself.value)
+    assert lines(tmp_path / '1') == lines(tmp_path / 'by itself')
   close(found[0], alone[1][0])
   close(found[2], alone[1][2])
 

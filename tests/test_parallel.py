@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from random_pruning_jax import parallel
+from random_pruning_jax import batches, parallel
 
 
 @pytest.mark.parametrize('devices', [1, 3, 4])
 @pytest.mark.parametrize('batch_size', [1, 4, 7, 50])
 def test_every_row_is_computed_once_and_in_order(devices, batch_size):
   rows = np.arange(11, dtype=np.float32)
-  parts = parallel.map_batches(
+  parts = batches.map_batches(
     lambda factor, x, y: {'out': factor * x + y},
     (np.float32(2),),
     (rows, rows),
@@ -45,10 +45,10 @@ def test_too_many_devices_and_odd_batches_are_refused():
   with pytest.raises(ValueError, match='multiple of the number of devices, 4; got 6'):
     parallel.check_batch(6, jax.devices())
   with pytest.raises(ValueError, match='batch_size must be at least 1'):
-    list(parallel.map_batches(abs, (), (np.ones(3),), batch_size=0, on=parallel.devices(1)))
+    list(batches.map_batches(abs, (), (np.ones(3),), batch_size=0, on=parallel.devices(1)))
   with pytest.raises(ValueError, match='one length'):
     arrays = (np.ones(3), np.ones(4))
-    list(parallel.map_batches(max, (), arrays, batch_size=2, on=parallel.devices(1)))
+    list(batches.map_batches(max, (), arrays, batch_size=2, on=parallel.devices(1)))
 
 
 def test_programs_of_several_cpu_devices_run_one_after_the_other():

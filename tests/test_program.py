@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import checkpoints, feed, train
+from random_pruning_jax import checkpoints, feed, parallel, train
 from random_pruning_jax.experiment import experiment
-from random_pruning_jax.program import ahead
+from random_pruning_jax.program import ahead, compiled
 
 
 def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
@@ -22,6 +22,16 @@ def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
     said = [record.getMessage() for record in caplog.records]
     steps = [text for text in said if text.startswith('Compiling') and 'uint8[1257,64]' in text]
     assert len(steps) == 1  # programs that are given the training images
+
+
+def test_a_call_takes_the_memory_of_the_state_before_it(tmp_path):
+  run = train.prepare(experiment(tiny_config()), tmp_path)
+  on = run.parts.on
+  state, _ = train.begin(run)
+  given = (state, run.feed.shared(), parallel.replicate(run.own, on))
+  new, _ = compiled(run.step, run.feed.axes, on)(*given, *next(run.feed.stream([(0, 1)])))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((new, given[1:])))
 
 
 @pytest.mark.parametrize('loading', ['resident', 'streamed'])

@@ -105,15 +105,14 @@ def _chunks(name, source, kind, shape, resize):
   # workers are fresh processes (a fork of one that runs JAX may hang) and need no main guard.
   count = len(source)
   workers = min(joblib.cpu_count(), MOST_WORKERS) if count > 8 * CHUNK else 1
-  labels = []
   parallel = joblib.Parallel(n_jobs=workers, return_as='generator', idle_worker_timeout=IDLE)
   decoded = parallel(
-    joblib.delayed(_decode_chunk)(encoded, shape, resize if None in kind.shape else None)
-    for encoded in _read(source, kind, labels)
+    joblib.delayed(_decode_chunk)(encoded, labels, shape, resize if None in kind.shape else None)
+    for encoded, labels in _read(source, kind)
   )
   with _progress(name, count) as bar:
-    for images in decoded:
-      yield images, labels.pop(0)
+    for images, labels in decoded:
+      yield images, labels
       bar.update(len(images))
 
 
@@ -125,22 +124,22 @@ def _progress(name, count):
   )
 
 
-def _read(source, kind: Kind, labels: list[np.ndarray]) -> Iterator[list[bytes]]:
-  """Yields the encoded images of each chunk; appends their labels to `labels`."""
+def _read(source, kind: Kind) -> Iterator[tuple[list[bytes], np.ndarray]]:
+  """The encoded images of each chunk, and their labels."""
   # TFDS's own parser costs more than decoding a small image.
   from tensorflow_datasets.proto import tf_example_pb2
 
   for start in range(0, len(source), CHUNK):
     records = source.__getitems__(list(range(start, min(start + CHUNK, len(source)))))
     examples = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
-    labels.append(np.array([e[kind.label].int64_list.value[0] for e in examples], np.int32))
-    yield [e[kind.image].bytes_list.value[0] for e in examples]
+    labels = np.array([e[kind.label].int64_list.value[0] for e in examples], np.int32)
+    yield [e[kind.image].bytes_list.value[0] for e in examples], labels
 
 
 def _decode_chunk(
-  encoded: Sequence[bytes], shape: tuple[int, int, int], resize: int | None
-) -> np.ndarray:
-  """Images of one shape as they are, with `resize` None; else their central parts."""
+  encoded: Sequence[bytes], labels: np.ndarray, shape: tuple[int, int, int], resize: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Images of one shape as they are, with `resize` None, else their central parts; and labels."""
   height, width, channels = shape
   images = np.empty((len(encoded), *shape), np.uint8)
   for index, data in enumerate(encoded):
@@ -155,7 +154,7 @@ def _decode_chunk(
     except OSError as error:
       raise DataError(f'an image cannot be decoded: {error}') from error
     images[index] = np.asarray(image).reshape(shape)
-  return images
+  return images, labels
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:

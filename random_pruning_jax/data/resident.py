@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The order is said where no JAX is needed, and asked for here.
+# In a file of its own, since who only needs the order needs no JAX.
 from random_pruning_jax.data.order import batch_indices, epoch_order, steps_per_epoch
 
 __all__ = [

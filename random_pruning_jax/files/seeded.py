@@ -45,7 +45,7 @@ def describe(masks: Mapping[str, np.ndarray], draw: Draw | None) -> dict[str, An
 
 def redraw(fields: dict[str, Any], shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
   """The masks of every parameter in `shapes`; those that no layer of `fields` names are whole."""
-  draw = _checked(fields)
+  draw = of_file(fields)
   unknown = sorted(set(fields['layers']) - set(shapes))
   if unknown:
     raise ValueError(f'the masks name layers that the network does not have: {unknown}.')
@@ -57,10 +57,6 @@ def redraw(fields: dict[str, Any], shapes: Mapping[str, tuple]) -> dict[str, np.
   }
 
 
-def of_file(fields: dict[str, Any]) -> Draw:
-  return _checked(fields)
-
-
 def _layer(draw: Draw, name: str, shape: tuple, number: int) -> np.ndarray:
   size = int(np.prod(shape))
   density = number / (_WORD if draw.sampling == 'bernoulli' else size)
@@ -70,7 +66,7 @@ def _layer(draw: Draw, name: str, shape: tuple, number: int) -> np.ndarray:
   return pruning.SAMPLINGS[draw.sampling](bits, {name: density}, draw.block)[name]
 
 
-def _checked(fields: dict[str, Any]) -> Draw:
+def of_file(fields: dict[str, Any]) -> Draw:
   if fields.get('generator') != GENERATOR:
     raise ValueError(
       f'the generator of the masks must be {GENERATOR}, got {fields.get("generator")!r}: a newer '

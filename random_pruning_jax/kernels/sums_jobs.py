@@ -7,7 +7,7 @@ from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
 # Words of a plan, int32: rows in all and of an item, columns.
 THREADS, ROWS, SHARE, COLUMNS, PLAN = range(5)
 
-# Summed by themselves first, so that rounding grows with the roots of few numbers.
+# Summed by themselves first: rounding errors grow with how many numbers one sum takes.
 ROWS_AT_ONCE = 64
 
 # Words of a job, int64.

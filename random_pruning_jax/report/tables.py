@@ -83,7 +83,7 @@ def cell_of(runs: Sequence[Run], metric: str) -> Cell:
   )
 
 
-def show(cell: Cell | None, metric: str, dagger: str = ' ± ') -> str:
+def show(cell: Cell | None, metric: str) -> str:
   """'93.12 ± 0.21 (n=3)', 'failed (2)', or '-'; in percent where the metric is."""
   if cell is None:
     return '-'
@@ -92,7 +92,7 @@ def show(cell: Cell | None, metric: str, dagger: str = ' ± ') -> str:
   notes += [f'{cell.missing} missing'] if cell.missing else []
   if not cell.values:
     return ', '.join(notes) or '-'
-  sd = f'{dagger}{cell.sd * percent:.{digits}f}' if cell.sd is not None else ''
+  sd = f' ± {cell.sd * percent:.{digits}f}' if cell.sd is not None else ''
   inside = ', '.join([f'n={len(cell.values)}', *notes])
   return f'{cell.mean * percent:.{digits}f}{sd} ({inside})'
 
@@ -108,11 +108,11 @@ def scale(metric: str) -> tuple[float, int]:
 
 
 def as_text(table: Table) -> str:
-  return f'{table.title}\n\n{text_tables.text(_grid(table, str_field))}'
+  return f'{table.title}\n\n{text_tables.text(_grid(table))}'
 
 
 def as_markdown(table: Table) -> str:
-  head, *body = _grid(table, str_field)
+  head, *body = _grid(table)
   lines = [head, ['---', *['---:'] * (len(head) - 1)], *body]
   escaped = [[cell.replace('|', r'\|') for cell in line] for line in lines]
   return f'**{table.title}**\n\n' + '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
@@ -120,7 +120,7 @@ def as_markdown(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
   """A tabular with the rules of the package booktabs."""
-  head, *body = _grid(table, str_field)
+  head, *body = _grid(table)
   lines = [' & '.join(map(_tex, line)) + r' \\' for line in body]
   return '\n'.join(
     [
@@ -217,12 +217,15 @@ def _sorted(values: Iterable[Any]) -> list[Any]:
   )
 
 
-def _grid(table: Table, name: Callable[[Any], str]) -> list[list[str]]:
+def _grid(table: Table) -> list[list[str]]:
   body = [
-    [name(row), *(show(table.cells.get((row, column)), table.metric) for column in table.columns)]
+    [
+      str_field(row),
+      *(show(table.cells.get((row, column)), table.metric) for column in table.columns),
+    ]
     for row in table.rows
   ]
-  return [[table.corner, *map(name, table.columns)], *body]
+  return [[table.corner, *map(str_field, table.columns)], *body]
 
 
 def _tex(text: str) -> str:

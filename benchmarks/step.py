@@ -3,6 +3,8 @@
 All take the same batch again and again: what is timed is forward, backward and update alone.
 """
 
+import time
+
 import jax
 import optax
 
@@ -43,7 +45,16 @@ def main(arguments: list[str]) -> None:
       )
   print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices;')
   print(f"{len(parallel.devices())} without Numba and with derivatives of XLA's\n")
+  first = {name: seconds(run) for name, run in runs.items()}
   print(table(race(runs, options.rounds), THIS, options.batch))
+  each = ', '.join(f'{name} {spent:.1f}' for name, spent in first.items())
+  print(f'\nSeconds of the first call, which compiles: {each}')
+
+
+def seconds(run) -> float:
+  start = time.perf_counter()
+  run()
+  return time.perf_counter() - start
 
 
 def jax_step(images, labels, width, conv, density, devices=0):

@@ -3,8 +3,8 @@
 import concurrent.futures
 import functools
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -16,6 +16,35 @@ if TYPE_CHECKING:
 def _thread() -> concurrent.futures.ThreadPoolExecutor:
   # One for all managers: saves of Orbax's that begin at the same time wait for each other forever.
   return concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
+
+
+class Best:
+  """Preserves the checkpoint of the highest validation accuracy, the latest of equal ones.
+
+  Orbax's own policy knows what was saved since its manager was made, and a run that goes on would
+  lose the best one from before; so that is read from its record. One that cannot be read is none.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    self._directory = directory
+
+  def should_preserve(self, checkpoints: Sequence, *, context: object) -> list[bool]:
+    del context
+    found = [(self._accuracy(each), each.step) for each in checkpoints]
+    best = max((pair for pair in found if pair[0] is not None), default=None)
+    return [pair == best for pair in found]
+
+  def _accuracy(self, checkpoint: Any) -> float | None:
+    import orbax.checkpoint as ocp
+
+    figures = checkpoint.metrics
+    if figures is None:
+      place = self._directory / str(checkpoint.step) / 'record'
+      try:
+        figures = ocp.JsonCheckpointHandler().restore(place)['validation']
+      except Exception:  # of many kinds, as the damage is; who wants to read it is told
+        return None
+    return figures['accuracy'] if figures else None
 
 
 class Manager:
@@ -35,21 +64,10 @@ class Manager:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers
 
-    def accuracy(metrics: dict[str, float]) -> float:
-      return metrics['accuracy']
-
-    best = checkpoint_managers.BestN(
-      get_metric_fn=accuracy,
-      n=1,
-      reverse=False,
-      keep_checkpoints_without_metrics=False,
-    )
     policy = checkpoint_managers.AnyPreservationPolicy(
-      [checkpoint_managers.LatestN(self._keep), best]
+      [checkpoint_managers.LatestN(self._keep), Best(self.directory)]
     )
-    # With `best_fn` metrics are written too: else a run that goes on would not know of those from
-    # before, and lose its best checkpoint.
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=accuracy)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy)
     return ocp.CheckpointManager(self.directory, options=options)
 
   def all_steps(self) -> list[int]:

@@ -246,8 +246,12 @@ def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
   with checkpoints.Manager(tmp_path, keep=2) as saved:
     assert saved.all_steps() == [2, 6, 7]
     assert checkpoints.find(saved, 'best') == 2
+    (tmp_path / 'checkpoints/6/record/metadata').write_text('{"valid')  # and no harm is done
+    checkpoints.save(saved, whole[1].replace(step=jnp.int32(8)), {'validation': {'accuracy': 0.1}})
+    checkpoints.finish(saved)
+    assert saved.all_steps() == [2, 7, 8]
   on_disk = [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
-  assert sorted(on_disk) == ['2', '6', '7']
+  assert sorted(on_disk) == ['2', '7', '8']
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():

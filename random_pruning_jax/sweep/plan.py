@@ -38,7 +38,7 @@ def plan(
 ) -> Plan:
   """Checks every config and orders the jobs. Raises one ValueError that names all that is wrong.
 
-  But for budgets that a network cannot spend, which each run says of itself (`infeasible`).
+  A budget that a network cannot spend is not: the run says it, and before that `infeasible`.
 
   With `skip_invalid`, configs that cannot be become jobs with an `error` instead. Without
   `need_data`, the data need not be on this machine.

@@ -12,7 +12,7 @@ from random_pruning_jax import kernels, models
 from random_pruning_jax.convolution import by_pieces, compiled
 
 NUMBERS = ('NHWC', 'HWIO', 'NHWC')
-SIDE, BATCH = 6, 2
+SIDE, BATCH = 4, 2
 # All of a kind of network together, since they share most of their layers: (name, width).
 KINDS = {
   'CIFAR ResNets': [*(('resnet20', width) for width in (4, 8, 16, 32)), ('resnet110', 16)],
@@ -25,7 +25,9 @@ LACKING = kernels.lacking()
 
 @functools.cache
 def layers(kind):
-  """(kernel shape, strides, padding) of all its convolutions, each once."""
+  """(kernel shape, strides, padding) of its convolutions that no kind before it has, each once."""
+  before = list(KINDS)[: list(KINDS).index(kind)]
+  known = {layer for other in before for layer in layers(other)}
   found = {}
 
   def note(x, kernel, strides, padding, **options):
@@ -36,7 +38,7 @@ def layers(kind):
   for name, width in KINDS[kind]:
     model = models.create(name, 10, width=width, conv_general_dilated=note)
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-  return tuple(found)
+  return tuple(layer for layer in found if layer not in known)
 
 
 def derivatives(conv, kind, dtype):

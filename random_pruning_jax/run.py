@@ -1,7 +1,6 @@
 """A run from its config to its result row: train, measure, and the dense twin beside it."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -94,11 +93,13 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
   """Raises ValueError where another process is inside; the system ends that when a process dies."""
   with (workdir / '.lock').open('a') as lock:
     try:
+      import fcntl  # which Windows lacks
+
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise ValueError(f'{workdir} is being trained by another process.') from error
-    except OSError:
-      pass  # a file system without locks
+    except (ImportError, OSError):
+      pass  # a system, or a file system, without locks
     yield
 
 

@@ -191,4 +191,4 @@ def _identity(config: ConfigDict) -> str:
 def _hint(config: ConfigDict) -> str:
   if config.pruning.density == 1:
     return 'at density 1.0 every ratio is the dense network; list it once for each seed.'
-  return 'an override may have made them equal.'
+  return 'an override may have made them equal, or they differ in how they are evaluated alone.'

@@ -110,10 +110,9 @@ def test_devices_that_do_not_divide_the_batch_measure_all_the_same(copied):
   config = json.loads((copied / runlog.CONFIG_FILE).read_text())
   config['batch_size'] = 122  # of two devices and not of four
   (copied / runlog.CONFIG_FILE).write_text(json.dumps(config))
-  changes = [('evaluation.hessian_steps', 1)]
-  row = measure.evaluate_run(copied, suite=('gradients',), changes=changes, show=False)
-  assert row['metrics']['gradients/gradient_norm'] > 0
-  assert len(parallel.that_divide(122, jax.devices())) == 2
+  before = rows_of(copied)[-1]['metrics']
+  row = measure.evaluate_run(copied, suite=('calibration',), show=False)
+  assert row['metrics']['accuracy'] == before['accuracy']
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(copied):

@@ -15,7 +15,7 @@ from random_pruning_jax import attacks, data, flow, suites
 from random_pruning_jax.config import resolve
 from random_pruning_jax.data import corrupted
 from random_pruning_jax.progress import Stages
-from random_pruning_jax.suites import corruptions, ood, shifts
+from random_pruning_jax.suites import corruptions, gradients, ood, shifts
 
 from tiny import tiny_config  # isort: skip
 
@@ -226,6 +226,15 @@ def test_fgsm_is_the_attack_on_every_image_where_the_clean_one_is_right(whole):
   moved = attacks.fgsm(lambda x: attacks.cross_entropy(logits_fn(x), labels), pixels, 4 / 255)
   right = (logits_fn(moved).argmax(-1) == labels) & (logits_fn(pixels).argmax(-1) == labels)
   assert whole.numbers['adversarial/fgsm/4/255'] == pytest.approx(float(right.mean()), abs=3e-3)
+
+
+def test_gradients_are_measured_on_as_many_devices_as_divide_the_batch():
+  found = []
+  for devices in (2, 4):
+    on = bench(devices=devices, hessian_steps=2)
+    on.parts.config.batch_size = 122
+    found.append(gradients.full(on).numbers)
+  assert found[0] == found[1]
 
 
 def test_the_top_eigenvalue_is_that_of_the_explicit_hessian():

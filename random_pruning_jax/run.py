@@ -3,14 +3,14 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import parallel, results, suites
+from random_pruning_jax import lock, parallel, results, suites
 from random_pruning_jax.experiment import check_budget, experiment
 from random_pruning_jax.many import train_many
 from random_pruning_jax.measure import evaluate_run
@@ -42,7 +42,7 @@ def run(
   with contextlib.ExitStack() as held:
     with parallel.failing_together():
       if jax.process_index() == 0:
-        held.enter_context(_alone(pathlib.Path(workdir)))
+        _lock(held, pathlib.Path(workdir))
     return [_finish(each, place, show, profile) for each, place in todo]
 
 
@@ -88,19 +88,14 @@ def dense(config: ConfigDict) -> ConfigDict:
   return twin
 
 
-@contextlib.contextmanager
-def _alone(workdir: pathlib.Path) -> Iterator[None]:
-  """Raises ValueError where another process is inside; the system ends that when a process dies."""
-  with (workdir / '.lock').open('a') as lock:
-    try:
-      import fcntl  # which Windows lacks
-
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise ValueError(f'{workdir} is being trained by another process.') from error
-    except (ImportError, OSError):
-      pass  # a system, or a file system, without locks
-    yield
+def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
+  """Keeps other processes out of the workdir while `held` is; ValueError where one is inside."""
+  try:
+    held.enter_context(lock.alone(workdir, wait=False))
+  except BlockingIOError as error:
+    raise ValueError(f'{workdir} is being trained by another process.') from error
+  except (ImportError, OSError):
+    pass  # a system, or a file system, without locks
 
 
 def _finish(

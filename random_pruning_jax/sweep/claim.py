@@ -5,7 +5,6 @@ when nobody has touched the file for ten minutes; the next process takes it over
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -13,6 +12,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+from random_pruning_jax import lock
 
 FILE = 'claim.json'
 TOUCHED_EVERY = 30.0  # seconds
@@ -24,7 +25,7 @@ def hold(directory: pathlib.Path) -> Iterator[bool]:
   """Claims a run for this process; False where another process has it."""
   directory.mkdir(parents=True, exist_ok=True)
   path = directory / FILE
-  with alone(directory.parent):
+  with lock.alone(directory.parent):
     mine = holder(directory) is None
     if mine:
       path.write_text(json.dumps(_me()))
@@ -59,14 +60,6 @@ def pid(path: pathlib.Path) -> int | None:
     return json.loads(path.read_text())['pid']
   except (FileNotFoundError, json.JSONDecodeError):
     return None
-
-
-@contextlib.contextmanager
-def alone(directory: pathlib.Path) -> Iterator[None]:
-  """Only one process at a time is inside, for a directory."""
-  with (directory / '.lock').open('a') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
 
 
 def _me() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import atomic, data, many, pruning, results, runlog
+from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, check_budget, experiment
 from random_pruning_jax.sweep import claim
@@ -113,7 +113,7 @@ def state(directory: pathlib.Path) -> str:
 def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   """Adds the jobs to the sweep's manifest, by which a report knows what is missing."""
   directory.mkdir(parents=True, exist_ok=True)
-  with claim.alone(directory):
+  with lock.alone(directory):
     known = read_manifest(directory)
     known |= {job.tag: _flat(job.config) for job in jobs}
     content = json.dumps({'format': 1, 'runs': known}, sort_keys=True) + '\n'

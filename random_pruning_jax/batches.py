@@ -9,6 +9,8 @@ import numpy as np
 
 from random_pruning_jax import parallel
 
+AHEAD = 8  # batches that devices are given beyond the one that is done
+
 
 def map_batches(
   fn: Callable,
@@ -25,6 +27,43 @@ def map_batches(
   copies of its first row, whose outputs are dropped. Yields (rows, outputs [rows, ...]) in order.
   The next batch is dispatched before the outputs of the last one are fetched.
   """
+  pending = None
+  for given in _given(fn, arguments, arrays, batch_size, on):
+    if pending is not None:
+      yield _fetch(*pending)
+    pending = given
+  if pending is not None:
+    yield _fetch(*pending)
+
+
+def begin(
+  fn: Callable,
+  arguments: tuple,
+  arrays: tuple[np.ndarray, ...],
+  *,
+  batch_size: int,
+  on: tuple[jax.Device, ...],
+) -> Callable[[], list[tuple[int, chex.ArrayTree]]]:
+  """`map_batches` in two parts: gives the devices all batches, and returns what waits for them.
+
+  So the devices may be given other work before the outputs are fetched.
+  """
+  given = []
+  for each in _given(fn, arguments, arrays, batch_size, on):
+    given.append(each)
+    if len(given) > AHEAD:  # the images of so many batches lie on the devices
+      jax.block_until_ready(given[-AHEAD - 1])
+  return lambda: [_fetch(*each) for each in given]
+
+
+def _given(
+  fn: Callable,
+  arguments: tuple,
+  arrays: tuple[np.ndarray, ...],
+  batch_size: int,
+  on: tuple[jax.Device, ...],
+) -> Iterator[tuple[int, chex.ArrayTree]]:
+  """Rows and outputs of each batch, which the devices have been given and may not have done."""
   n = len(arrays[0])
   if any(len(array) != n for array in arrays):
     raise ValueError(f'arrays must have one length, got {[len(array) for array in arrays]}.')
@@ -32,16 +71,10 @@ def map_batches(
     raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
   size = math.ceil(batch_size / len(on)) * len(on)  # also where n is less: one compilation
   compiled = parallel.parallel(fn, on, (None,) * len(arguments) + (0,) * len(arrays), 0)
-  pending = None
   for start in range(0, n, size):
     rows = min(size, n - start)
     batch = [_fill(array[start : start + rows], size) for array in arrays]
-    outputs = compiled(*arguments, *(parallel.split(array, on) for array in batch))
-    if pending is not None:
-      yield _fetch(*pending)
-    pending = (rows, outputs)
-  if pending is not None:
-    yield _fetch(*pending)
+    yield rows, compiled(*arguments, *(parallel.split(array, on) for array in batch))
 
 
 def _fill(array: np.ndarray, size: int) -> np.ndarray:

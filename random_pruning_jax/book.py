@@ -2,10 +2,12 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import chex
 import jax
+import numpy as np
 
 from random_pruning_jax import (
   checkpoints,
@@ -27,8 +29,9 @@ class Book:
   """Keeps the record of one run; is told of each call, and waits for nothing.
 
   What is due at the end of a call is done by `settle`, which is called when the devices already
-  have the next one. They compute validation after that; files they do not wait for, since a thread
-  fetches, checks and writes a checkpoint (`checkpoints.save`).
+  have the next one. Validation they compute after that; its logits are fetched by the `settle`
+  after, when they have yet another call. Files they do not wait for: a thread fetches, checks and
+  writes a checkpoint (`checkpoints.save`).
   """
 
   def __init__(
@@ -46,6 +49,7 @@ class Book:
     self._rates = optimizers.learning_rates(run.parts.config, run.per_epoch)
     self._flows = flow.FlowLog(run.parts, run.feed.images)
     self._kept: TrainState | None = None  # to be validated and saved
+    self._finish: Callable[[], None] | None = None  # waits for validation, and saves
     self._settled = True
     if self.step == 0:
       self._flows.measure(0, state)
@@ -74,10 +78,11 @@ class Book:
       self._kept = state
 
   def settle(self) -> None:
-    """Does what is due at the step that was told of last, once.
+    """Does what is due at the step that was told of last, once; `finish` does the rest.
 
     Raises runlog.NotFiniteError and checkpoints.NotWrittenError.
     """
+    self.finish()
     if self._settled:
       return
     self._settled, config = True, self._run.parts.config
@@ -92,8 +97,14 @@ class Book:
       for when, numbers in self._flows.take():
         self._log.write('gradient', when, numbers)
     if self._kept is not None:
-      self._save(self._kept, epoch)
+      self._begin_to_save(self._kept, epoch)
       self._kept = None
+
+  def finish(self) -> None:
+    """Waits for a validation that `settle` began, writes what it found, and saves."""
+    if self._finish is not None:
+      finish, self._finish = self._finish, None
+      finish()
 
   def _due(self, step: int) -> tuple[bool, bool]:
     """Whether to validate, and whether to save besides, after `step` steps."""
@@ -111,31 +122,41 @@ class Book:
       f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, {speed:,.0f} images/s'
     )
 
-  def _save(self, state: TrainState, epoch: dict[str, float]) -> None:
+  def _begin_to_save(self, state: TrainState, epoch: dict[str, float]) -> None:
     meter = self._meter.record()  # first, because it refuses a loss that is no number
     validate, _ = self._due(self.step)
-    validation = self._validate(state, epoch) if validate else None
-    seconds = time.perf_counter() - self._started
-    record = {'meter': meter, 'seconds': seconds, 'validation': validation}
-    checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
-    self._meter.pause()
+    step, logits = self.step, None
+    with self._meter.pausing():
+      if validate:
+        run = self._run
+        logits = evaluate.begin_to_predict(
+          run.parts.model,
+          state.variables,
+          run.validation.images,
+          batch_size=run.parts.config.evaluation.batch_size,
+          on=run.parts.on,
+        )
 
-  def _validate(self, state: TrainState, trained: dict[str, float]) -> dict[str, float]:
+    def finish() -> None:
+      with self._meter.stopped():
+        validation = self._validated(step, logits(), epoch) if validate else None
+        seconds = time.perf_counter() - self._started
+        record = {'meter': meter, 'seconds': seconds, 'validation': validation}
+        checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
+
+    self._finish = finish
+    if not validate:
+      self.finish()
+
+  def _validated(
+    self, step: int, logits: np.ndarray, trained: dict[str, float]
+  ) -> dict[str, float]:
     """Accuracy and NLL on the validation images, written to the log and told to the person."""
-    run, config = self._run, self._run.parts.config
-    logits = evaluate.predict(
-      run.parts.model,
-      state.variables,
-      run.validation.images,
-      batch_size=config.evaluation.batch_size,
-      on=run.parts.on,
-    )
-    figures = {
-      name: float(figure) for name, figure in _figures(logits, run.validation.labels).items()
-    }
-    self._log.write('validation', self.step, figures)
+    run, labels = self._run, self._run.validation.labels
+    figures = {name: float(figure) for name, figure in _figures(logits, labels).items()}
+    self._log.write('validation', step, figures)
     self._progress.line(
-      f'epoch {self.step // run.per_epoch:>3}/{config.epochs}  step {self.step}  '
+      f'epoch {step // run.per_epoch:>3}/{run.parts.config.epochs}  step {step}  '
       f'loss {trained["loss"]:.4f}  accuracy {trained["accuracy"]:.2%}  '
       f'validation accuracy {figures["accuracy"]:.2%}'
     )

@@ -80,7 +80,21 @@ def predict(
   on: tuple[jax.Device, ...],
 ) -> np.ndarray:
   """Logits float32 [N, K] of images uint8 [N, H, W, C], with BatchNorm's running statistics."""
-  return outputs(Network(model, variables, batch_size, on), stored(images)).logits
+  return begin_to_predict(model, variables, images, batch_size=batch_size, on=on)()
+
+
+def begin_to_predict(
+  model,
+  variables: dict,
+  images: np.ndarray,
+  *,
+  batch_size: int,
+  on: tuple[jax.Device, ...],
+) -> Callable[[], np.ndarray]:
+  """Gives the devices what `predict` has them compute; what it returns waits for the logits."""
+  run, source = _forward(model, pixels, features=False), stored(images)
+  wait = batches.begin(run, (variables,), source.arrays, batch_size=batch_size, on=on)
+  return lambda: np.concatenate([logits for _, (logits, _) in wait()])
 
 
 def outputs(

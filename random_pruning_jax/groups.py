@@ -104,7 +104,10 @@ class Group:
       member.settle()
       if self._going[i] and member.outcome is None:
         with member.guarded():
-          state = self._state(i) if save or member.book.wants_state(end) else None
+          state = None
+          if save or member.book.wants_state(end):
+            member.book.finish()  # else two copies may be held
+            state = self._state(i)
           member.book.took(end, state, self._figures_of(i), save=save)
 
   def finish(self) -> None:
@@ -112,6 +115,7 @@ class Group:
       member.settle()
       if member.outcome is None:
         with member.guarded():
+          member.book.finish()
           checkpoints.finish(member.run.saved)
           member.outcome = self._state(i)
 

@@ -184,11 +184,20 @@ class Meter:
     self._epoch = [0.0, 0.0, 0]
     return {'loss': loss / steps, 'accuracy': accuracy / steps}
 
-  def pause(self) -> None:
-    """Leaves the time since the last figures, of validating and saving, out of the speed; and the
-    call that the devices took meanwhile, which is the next to be added."""
-    self._since += time.perf_counter() - self._last
+  @contextlib.contextmanager
+  def pausing(self) -> Iterator[None]:
+    """Around what is done between two calls: see `stopped`. The call that the devices took
+    meanwhile, which is the next to be added, is left out too."""
+    with self.stopped():
+      yield
     self._paused = True
+
+  @contextlib.contextmanager
+  def stopped(self) -> Iterator[None]:
+    """Around what waits for a validation or saves, whose time is left out of the speed."""
+    began = time.perf_counter()
+    yield
+    self._since += time.perf_counter() - began
 
   def _fetch(self) -> None:
     import jax  # here, because who only reads logs does not need it
@@ -207,10 +216,9 @@ class Meter:
       self._epoch = [self._epoch[0] + pair[0], self._epoch[1] + pair[1], self._epoch[2] + 1]
     self._fetched += len(loss)
     self._coming = []
-    self._last = time.perf_counter()
 
   def _restart_clock(self) -> None:
-    self._since = self._last = time.perf_counter()
+    self._since = time.perf_counter()
     self._new = 0
     self._waited = 0.0
 

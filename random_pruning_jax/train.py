@@ -223,12 +223,15 @@ def _loop(
     trace.after(end, figures)
     book.settle()  # what was due before this call, while the devices take it
     stop = watch.asked(number)  # calls, since hosts must count without gaps
-    # The next call takes the state's memory.
-    kept = parallel.copy(state) if stop or book.wants_state(end) else None
+    kept = None
+    if stop or book.wants_state(end):
+      book.finish()  # else two copies may be held
+      kept = parallel.copy(state)  # the next call takes the state's memory
     book.took(end, kept, figures, save=stop)
     if stop:
       break
   book.settle()
+  book.finish()
   checkpoints.finish(run.saved)
   if stop:
     raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {book.step}')

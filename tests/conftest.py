@@ -1,19 +1,26 @@
 """Four CPU devices and programs compiled quickly and once, all set before JAX starts."""
 
+import gc
+import importlib.metadata
 import os
 import pathlib
 import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
-)
+FLAGS = '--xla_force_host_platform_device_count=4'
+if importlib.metadata.version('jaxlib').startswith('0.10.'):  # an unknown flag ends the process
+  # The newer way to compile what is fused takes three times as long, without optimisations.
+  FLAGS += ' --xla_cpu_use_fusion_emitters=false'
+if FLAGS not in os.environ.get('XLA_FLAGS', ''):  # as the processes of pytest-xdist inherit it
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {FLAGS}'.strip()
 _CACHE = pathlib.Path(tempfile.gettempdir()) / f'random_pruning_jax_test_cache_{os.getuid()}'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
 # The smallest programs too: a process makes a hundred of them, and they are half of its start.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # What is compiled here runs for moments: optimising it would take most of the tests' time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+
+gc.set_threshold(100_000)  # as the commands do (commands/arguments.py): JAX makes many that stay
 
 # Files are given to processes in this order, then as they come: one that takes minutes and is
 # begun last would leave the other processes nothing to do.

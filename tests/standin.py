@@ -50,6 +50,9 @@ def install() -> None:
   place.value = ctypes.cast(_platform_name, ctypes.c_void_p).value
   os.environ['PJRT_NAMES_AND_LIBRARY_PATHS'] = f'{NAME.decode()}:{plugin()}'
   os.environ['JAX_PLATFORMS'] = NAME.decode()
+  # Its XLA is of another version, which ends the process at a flag that it does not know.
+  flags = os.environ.get('XLA_FLAGS', '').split()
+  os.environ['XLA_FLAGS'] = ' '.join(flag for flag in flags if 'device_count' in flag)
 
 
 if __name__ == '__main__':

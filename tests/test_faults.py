@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import standin
+import started
 from ports import free_port
 from tiny import tiny_config
 
@@ -114,7 +115,6 @@ def test_sigterm_ends_the_command_with_its_own_status(start, tmp_path):
 
 def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(start, tmp_path):
   address = f'localhost:{free_port()}'
-  environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
   processes = [
     start(
       tmp_path / 'run',
@@ -123,7 +123,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(start, t
       f'--coordinator_address={address}',
       '--num_processes=2',
       f'--process_id={i}',
-      env=environment,
+      env=started.without_devices(),
     )
     for i in range(2)
   ]
@@ -276,9 +276,9 @@ with checkpoints.Manager(sys.argv[1]) as saved:
 @pytest.fixture(scope='module')
 def on_eight(whole):
   """The digests of a checkpoint of four devices, read on some of eight: {devices: digest}."""
-  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
   command = [sys.executable, '-c', EIGHT, str(whole[0])]
-  read = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | flags)
+  environment = started.without_devices() | {'JAX_NUM_CPU_DEVICES': '8'}
+  read = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
   assert read.returncode == 0, read.stderr
   lines = [line.split() for line in read.stdout.splitlines()]
   return {int(words[1]): words[2] for words in lines if words[:1] == ['on']}

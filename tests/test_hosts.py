@@ -11,6 +11,7 @@ import threading
 
 import jax
 import pytest
+import started
 from ports import free_port
 
 from random_pruning_jax import hosts, parallel
@@ -88,8 +89,9 @@ ON_A_TPU_VM = "import os, jax; del os.environ['TPU_SKIP_MDS_QUERY']\n"
 
 def joined(place, environments, before=''):
   """What each of the processes says of itself, each with an environment of its own."""
-  foreign = ('XLA_FLAGS', 'JAX_', 'SLURM_', 'TPU_', 'KUBERNETES_')
-  kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+  foreign = ('JAX_', 'SLURM_', 'TPU_', 'KUBERNETES_')
+  environment = started.without_devices()
+  kept = {name: value for name, value in environment.items() if not name.startswith(foreign)}
   processes = [
     subprocess.Popen(
       [sys.executable, '-c', before + JOINED, place / f'{i}'],

@@ -24,6 +24,16 @@ def test_every_row_is_computed_once_and_in_order(devices, batch_size):
   assert sum(counts) == 11
 
 
+def test_batches_may_be_fetched_long_after_they_were_given_to_the_devices(monkeypatch):
+  monkeypatch.setattr(batches, 'AHEAD', 1)
+  rows, on = np.arange(11, dtype=np.float32), parallel.devices(2)
+  wait = batches.begin(lambda x: 3 * x, (), (rows,), batch_size=4, on=on)
+  other = [out for _, out in batches.map_batches(lambda x: -x, (), (rows,), batch_size=4, on=on)]
+  assert [count for count, _ in wait()] == [4, 4, 3]
+  np.testing.assert_array_equal(np.concatenate([out for _, out in wait()]), 3 * rows)
+  np.testing.assert_array_equal(np.concatenate(other), -rows)
+
+
 def test_means_and_totals_are_over_all_devices():
   on = parallel.devices(4)
   fn = parallel.parallel(lambda x: (parallel.mean(x), parallel.total(x)), on, (0,), (None, None))

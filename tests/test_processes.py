@@ -1,7 +1,6 @@
 """Real processes on loopback: two of two devices give the numbers of one with four."""
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import started
 from ports import free_port
 from tiny import tiny_config
 
@@ -106,10 +106,9 @@ STREAMED = {
 
 
 def start(workdir, devices, *rest):
-  environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
   return subprocess.Popen(
     [sys.executable, '-c', SCRIPT, str(workdir), str(devices), *map(str, rest)],
-    env=environment,
+    env=started.without_devices(),
     cwd=ROOT,
     stderr=subprocess.PIPE,
     text=True,

@@ -17,6 +17,7 @@ from tiny import tiny_config
 from random_pruning_jax import (
   calls,
   checkpoints,
+  evaluate,
   masks,
   models,
   parallel,
@@ -233,6 +234,20 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
   monkeypatch.setattr(ocp.CheckpointManager, 'save', write_late)
   train.train(tiny_config(), tmp_path, show=False)
   assert met == [10, 20]
+
+
+def test_the_devices_have_the_next_call_before_a_validation_is_waited_for(tmp_path, monkeypatch):
+  begin, add, met = evaluate.begin_to_predict, runlog.Meter.add, []
+
+  def begin_to_predict(*arguments, **options):
+    met.append('begin')
+    wait = begin(*arguments, **options)
+    return lambda: met.append('wait') or wait()
+
+  monkeypatch.setattr(evaluate, 'begin_to_predict', begin_to_predict)
+  monkeypatch.setattr(runlog.Meter, 'add', lambda *each: met.append('call') or add(*each))
+  train.train(tiny_config(), tmp_path, show=False)
+  assert met == [*['call'] * 10, 'begin', 'call', 'wait', *['call'] * 9, 'begin', 'wait']
 
 
 def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):

@@ -6,6 +6,8 @@ import os
 import pathlib
 import tempfile
 
+import pytest
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 FLAGS = '--xla_force_host_platform_device_count=4'
 if importlib.metadata.version('jaxlib').startswith('0.10.'):  # an unknown flag ends the process
@@ -35,3 +37,14 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
   order = {name: place for place, name in enumerate(LONGEST)}
   items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def known_networks():
+  """Those that the tests of a file add (tiny.tinier_config) are unknown to the next file's."""
+  from random_pruning_jax import models
+
+  before = dict(models.MODELS)
+  yield
+  models.MODELS.clear()
+  models.MODELS.update(before)

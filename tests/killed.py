@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 
-from tiny import tiny_config
+from tiny import tinier_config
 
 from random_pruning_jax import train
 
@@ -40,7 +40,7 @@ def main(workdir: str, kills: int, seed: int, epochs: int) -> None:
 def run(workdir: str, epochs: int) -> None:
   """In the fork: a checkpoint after every step, so that one is nearly always being written."""
   try:
-    train.train(tiny_config(epochs=epochs, checkpoint__every_steps=1), workdir, show=False)
+    train.train(tinier_config(epochs=epochs, checkpoint__every_steps=1), workdir, show=False)
     os._exit(0)
   except BaseException:
     traceback.print_exc()

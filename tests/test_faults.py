@@ -14,7 +14,7 @@ import pytest
 import standin
 import started
 from ports import free_port
-from tiny import tiny_config
+from tiny import tinier_config
 
 from random_pruning_jax import checkpoints, parallel, preemption, processor, runlog, train
 from random_pruning_jax.data import crops
@@ -23,10 +23,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
 import sys
 sys.path.insert(0, 'tests')
-from tiny import tiny_config
+from tiny import tinier_config
 
 def get_config():
-  return tiny_config(checkpoint__every_steps=1)
+  return tinier_config(checkpoint__every_steps=1)
 """
 
 
@@ -46,7 +46,7 @@ def trained(workdir):
 def whole(tmp_path_factory):
   """An uninterrupted run, its workdir and last state; checkpoints of steps 10 and 20."""
   workdir = tmp_path_factory.mktemp('whole')
-  return workdir, train.train(tiny_config(), workdir, show=False)
+  return workdir, train.train(tinier_config(), workdir, show=False)
 
 
 @pytest.fixture
@@ -97,9 +97,9 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 8'):
     patch.setattr(runlog.Meter, 'add', signal_at_7)
-    train.train(tiny_config(), tmp_path, show=False)
+    train.train(tinier_config(), tmp_path, show=False)
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-  state = train.train(tiny_config(), tmp_path, show=False)
+  state = train.train(tinier_config(), tmp_path, show=False)
   assert_equal(state, whole[1])
   assert trained(tmp_path) == trained(whole[0])
 
@@ -143,7 +143,7 @@ def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert done.stdout.count('status 9') == 3
-  state = train.train(tiny_config(checkpoint__every_steps=1), workdir, show=False)
+  state = train.train(tinier_config(checkpoint__every_steps=1), workdir, show=False)
   assert_equal(state, whole[1])
   assert trained(workdir) == trained(whole[0])
 
@@ -165,7 +165,7 @@ def damaged(workdir, step, how):
 @pytest.mark.parametrize('how', ['truncated', 'altered', 'missing'])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, copy, how, capsys):
   damaged(copy, 20, how)
-  state = train.train(tiny_config(), copy, show=False)
+  state = train.train(tinier_config(), copy, show=False)
   said = capsys.readouterr().err
   assert f'checkpoint {copy}/checkpoints/20' in said and 'going on from step 10' in said
   assert_equal(state, whole[1])
@@ -177,7 +177,7 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(copy, capsys):
   for step in (10, 20):
     damaged(copy, step, 'truncated')
   with pytest.raises(checkpoints.NotReadableError, match=r'none .* can be read.*checkpoints/10'):
-    train.train(tiny_config(), copy, show=False)
+    train.train(tinier_config(), copy, show=False)
   assert (copy / 'checkpoints' / '20').exists()
 
 
@@ -211,7 +211,7 @@ def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(who
   assert process.returncode == 2, error
   assert 'could not be written' in error and 'File too large' in error
   assert 'that of step 10 is there' in error
-  state = train.train(tiny_config(checkpoint__every_steps=1), copy, show=False)
+  state = train.train(tinier_config(checkpoint__every_steps=1), copy, show=False)
   assert_equal(state, whole[1])
   assert trained(copy) == trained(whole[0])
 
@@ -241,7 +241,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on_with_room(
   _, error = process.communicate(timeout=180)
   assert process.returncode == 2, error
   assert 'No space left on device' in error  # for a checkpoint, or for a line of the log
-  state = train.train(tiny_config(checkpoint__every_steps=1), out, show=False)
+  state = train.train(tinier_config(checkpoint__every_steps=1), out, show=False)
   assert_equal(state, whole[1])
   assert trained(out) == trained(whole[0])
 
@@ -260,10 +260,10 @@ def test_pixels_that_will_differ_after_a_resume_are_said(whole, capsys, monkeypa
 EIGHT = """
 import sys
 sys.path.insert(0, 'tests')
-from tiny import tiny_config
+from tiny import tinier_config
 from random_pruning_jax import checkpoints, parallel, train
 from random_pruning_jax.experiment import experiment
-parts = experiment(tiny_config())
+parts = experiment(tinier_config())
 like = train.blank_state(parts, 10)
 with checkpoints.Manager(sys.argv[1]) as saved:
   for devices in (1, 2, 4, 8):
@@ -293,12 +293,12 @@ ACCELERATED = """
 import sys
 sys.path.insert(0, 'tests')
 import jax
-from tiny import tiny_config
+from tiny import tinier_config
 from random_pruning_jax import checkpoints, parallel, train
 if jax.default_backend() == 'cpu':
   sys.exit(77)
 on = parallel.devices(1)
-print(checkpoints.digest(train.train(tiny_config(), sys.argv[1], on=on, show=False)))
+print(checkpoints.digest(train.train(tinier_config(), sys.argv[1], on=on, show=False)))
 """
 
 
@@ -324,4 +324,4 @@ def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
     read = checkpoints.restore(saved, whole[1], parallel.devices()).state
   assert checkpoints.digest(read) == ran.stdout.split()[-1]
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')
-  assert int(train.train(tiny_config(), tmp_path / 'run', show=False).step) == 20
+  assert int(train.train(tinier_config(), tmp_path / 'run', show=False).step) == 20

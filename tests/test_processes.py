@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import started
 from ports import free_port
-from tiny import tiny_config
+from tiny import tinier_config
 
 from random_pruning_jax import checkpoints, parallel, train
 from random_pruning_jax.experiment import experiment
@@ -31,7 +31,7 @@ from random_pruning_jax import hosts, parallel
 if len(sys.argv) > 3:
   hosts.connect(sys.argv[3], 2, int(sys.argv[4]))
 from test_processes import SNIP, STREAMED
-from tiny import tiny_config
+from tiny import tinier_config
 import pathlib
 import shutil
 import numpy as np
@@ -39,10 +39,10 @@ from random_pruning_jax import checkpoints, cost, experiment, feed, masks, run, 
 from random_pruning_jax import footprint, room
 workdir = pathlib.Path(sys.argv[1])
 first = jax.process_index() == 0
-run.run(tiny_config(**SNIP), workdir, show=False)
+run.run(tinier_config(**SNIP), workdir, show=False)
 kept = {}
 for score in ('grasp', 'synflow'):
-  parts = experiment.experiment(tiny_config(pruning__ratio=score, pruning__select=score))
+  parts = experiment.experiment(tinier_config(pruning__ratio=score, pruning__select=score))
   shallow = parts.model.clone(depth=2, width=8)  # no block: stem, BatchNorm, head
   structure = cost.structure(shallow, parts.spec.shape)
   parts = parts._replace(model=shallow, structure=structure)
@@ -52,24 +52,24 @@ for score in ('grasp', 'synflow'):
   found = experiment.initial_masks(parts, variables, experiment.first_batch(parts, images))
   kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
 place = workdir / 'streamed'
-whole = train.train(tiny_config(**STREAMED), place, show=False)
+whole = train.train(tinier_config(**STREAMED), place, show=False)
 parallel.wait_for_all('the whole run is saved')
 if first:
   shutil.rmtree(place / 'checkpoints' / '20')
 parallel.wait_for_all('its last checkpoint is gone')
-again = train.train(tiny_config(**STREAMED), place, show=False)
+again = train.train(tinier_config(**STREAMED), place, show=False)
 assert checkpoints.digest(again) == checkpoints.digest(whole)
 if first:
   weights = masks.named_leaves(jax.device_get(again.params))
   np.savez(workdir / 'scores.npz', **kept, **{f'weights/{n}': x for n, x in weights.items()})
   (workdir / 'digest').write_text(checkpoints.digest(again))
 if jax.process_count() > 1:
-  (workdir / f'together{jax.process_index()}').write_text(str(room.group_size(tiny_config())))
+  (workdir / f'together{jax.process_index()}').write_text(str(room.group_size(tinier_config())))
   try:
-    footprint.footprint(tiny_config(), tuple(jax.devices()))
+    footprint.footprint(tinier_config(), tuple(jax.devices()))
   except ValueError as error:
     (workdir / f'refused{jax.process_index()}').write_text(str(error))
-  run.run(tiny_config(**SNIP), workdir / 'of_one', show=False)
+  run.run(tinier_config(**SNIP), workdir / 'of_one', show=False)
   number = jax.process_index()
   mine = {'kernel': np.arange(6.0) + number}
   same = {'kernel': np.ones(6, bool)}
@@ -79,11 +79,11 @@ if jax.process_count() > 1:
         raise OSError('no space is left here')
   other = workdir / 'other'
   disagreements = {
-    'config': lambda: train.train(tiny_config(seed=number), other, show=False),
+    'config': lambda: train.train(tinier_config(seed=number), other, show=False),
     'weights': lambda: train.check_beginning(mine, same),
     'masks': lambda: train.check_beginning(same, {'kernel': mine['kernel'] > 0}),
     # Which process 0 alone finds.
-    'workdir': lambda: run.run(tiny_config(epochs=3, **SNIP), workdir, show=False),
+    'workdir': lambda: run.run(tinier_config(epochs=3, **SNIP), workdir, show=False),
     'disk': only_here,
   }
   said = {}
@@ -98,6 +98,7 @@ if jax.process_count() > 1:
 # A small learning rate, so that rounding stays rounding.
 SNIP = {'pruning__ratio': 'snip', 'optimizer__lr': 0.01}
 STREAMED = {
+  'optimizer__lr': 0.01,
   'data_loading': 'streamed',
   'augment__mode': 'resized',
   'image_size': 8,
@@ -146,7 +147,7 @@ def two(alone, tmp_path_factory):
 
 def read(workdir, devices, config):
   """The last state of a run in `workdir`, on that many devices of this process."""
-  parts = experiment(tiny_config(**config))
+  parts = experiment(tinier_config(**config))
   like = train.blank_state(parts, 10)
   with checkpoints.Manager(workdir) as saved:
     return checkpoints.restore(saved, like, parallel.devices(devices), 20).state

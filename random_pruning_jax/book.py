@@ -49,7 +49,7 @@ class Book:
     self._rates = optimizers.learning_rates(run.parts.config, run.per_epoch)
     self._flows = flow.FlowLog(run.parts, run.feed.images)
     self._kept: TrainState | None = None  # to be validated and saved
-    self._finish: Callable[[], None] | None = None  # waits for validation, and saves
+    self._unfinished: Callable[[], None] | None = None  # waits for validation, and saves
     self._settled = True
     if self.step == 0:
       self._flows.measure(0, state)
@@ -102,8 +102,8 @@ class Book:
 
   def finish(self) -> None:
     """Waits for a validation that `settle` began, writes what it found, and saves."""
-    if self._finish is not None:
-      finish, self._finish = self._finish, None
+    if self._unfinished is not None:
+      finish, self._unfinished = self._unfinished, None
       finish()
 
   def _due(self, step: int) -> tuple[bool, bool]:
@@ -144,7 +144,7 @@ class Book:
         record = {'meter': meter, 'seconds': seconds, 'validation': validation}
         checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
 
-    self._finish = finish
+    self._unfinished = finish
     if not validate:
       self.finish()
 

@@ -22,7 +22,8 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # What is compiled here runs for moments: optimising it would take most of the tests' time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
-gc.set_threshold(100_000)  # as the commands do (commands/arguments.py): JAX makes many that stay
+# As the commands do, with a larger number (commands/arguments.py): JAX makes many that stay.
+gc.set_threshold(100_000)
 
 # Files are given to processes in this order, then as they come: one that takes minutes and is
 # begun last would leave the other processes nothing to do.

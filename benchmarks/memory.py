@@ -3,7 +3,7 @@
 Each is a process of its own; a second start is one that finds what was compiled before. `compiling`
 is the peak up to the end of the first step, `training` that of the steps after it. `files` is what
 of the latter are pages of libraries, which processes share and the system drops when it needs room;
-`own` is the rest.
+`own` is the rest. Processes that it begins to compile meanwhile are not counted.
 """
 
 import json
@@ -46,7 +46,11 @@ def _process(way, options, cache) -> list[float]:
   script += '**json.loads(sys.argv[1]))))'
   settings = {name: value for name, value in vars(options).items() if name != 'rounds'}
   words = json.dumps(settings | {'way': way, 'cache': cache})
-  said = subprocess.check_output([sys.executable, '-c', script, words], stderr=subprocess.DEVNULL)
+  said = subprocess.check_output(
+    [sys.executable, '-c', script, words],
+    stderr=subprocess.DEVNULL,
+    env=os.environ | {'XDG_CACHE_HOME': cache},
+  )
   return json.loads(said.splitlines()[-1])
 
 

@@ -112,9 +112,9 @@ def _gradient_flow(workdir: str | os.PathLike) -> dict[str, list[float]]:
 
 
 def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
-  kept = jax.device_get(state.masks)
-  counts = masks.count(kept)
-  densities = pruning.layer_densities(kept)
+  mask_tree = jax.device_get(state.masks)
+  counts = masks.count(mask_tree)
+  densities = pruning.layer_densities(mask_tree)
   layers = parts.structure.layers
   prunable = sum(layer.size for layer in layers)
   remaining = sum(counts[layer.name] for layer in layers)

@@ -91,10 +91,8 @@ def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
 
   in_scores [N], out_scores [M]; the area under the ROC curve (Hanley and McNeil, 1982).
   """
-  from sklearn import metrics  # here, because it takes a second that `--help` need not wait for
-
-  own, scores = _positives(in_scores, out_scores)
-  return float(metrics.roc_auc_score(own, scores))
+  true, false = _found(*_positives(in_scores, out_scores))
+  return float(np.trapezoid(true, false) / (true[-1] * false[-1]))
 
 
 def aupr_in(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
@@ -194,15 +192,23 @@ def _positives(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarra
 
 
 def _aupr(positive: np.ndarray, scores: np.ndarray) -> float:
-  from sklearn import metrics
-
-  precision, recall, _ = metrics.precision_recall_curve(positive, scores)
-  return float(metrics.auc(recall, precision))
+  true, false = _found(positive, scores)
+  precision = true[1:] / (true + false)[1:]
+  # With nothing found, where recall is 0, precision is taken for 1.
+  return float(np.trapezoid(np.append(1.0, precision), true / true[-1]))
 
 
 def _fpr95(positive: np.ndarray, scores: np.ndarray) -> float:
-  from sklearn import metrics
+  true, false = _found(positive, scores)
+  return float(false[np.argmax(true / true[-1] >= 0.95)] / false[-1])
 
-  # Every threshold is needed: those that scikit-learn drops by default can be the one at 95 %.
-  fpr, tpr, _ = metrics.roc_curve(positive, scores, drop_intermediate=False)
-  return float(fpr[np.argmax(tpr >= 0.95)])
+
+def _found(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """How many positives and how many others score at least so much, for each score, highest first.
+
+  Both begin with 0, where nothing is found, and end with all.
+  """
+  values, place = np.unique(-scores, return_inverse=True)
+  counts = (np.bincount(place[which], minlength=len(values)) for which in (positive, ~positive))
+  true, false = (np.append(0, np.cumsum(count)) for count in counts)
+  return true, false

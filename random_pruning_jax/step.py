@@ -33,11 +33,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create_state(
-  variables: dict, kept: masks.Masks, tx: optax.GradientTransformation, average: bool = False
+  variables: dict, mask_tree: masks.Masks, tx: optax.GradientTransformation, average: bool = False
 ) -> TrainState:
   """The state before the first step: parameters exactly zero outside the masks."""
-  params = masks.apply(variables['params'], kept)
-  opt_state = masks.with_masks(tx.init(params), kept)
+  params = masks.apply(variables['params'], mask_tree)
+  opt_state = masks.with_masks(tx.init(params), mask_tree)
   averaged = jax.tree.map(jnp.copy, params) if average else ()
   return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state, averaged)
 

@@ -141,17 +141,17 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
     return read
   config = parts.config
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
-  kept = initial_masks(parts, variables, first_batch(parts, run.feed.images))
+  mask_tree = initial_masks(parts, variables, first_batch(parts, run.feed.images))
   create = _creator(config, run.per_epoch)
-  state = create(variables, kept, optimizers.rates(config))
+  state = create(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
   state = parallel.replicate(state, parts.on)
   return state, {'meter': None, 'seconds': 0.0}
 
 
-def check_beginning(params: masks.Params, kept: masks.Masks) -> None:
+def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
   """Raises ValueError naming the processes that would begin with other masks or weights."""
-  parallel.check_same('the masks', masks.checksum(kept))
+  parallel.check_same('the masks', masks.checksum(mask_tree))
   parallel.check_same('the initial weights', checkpoints.digest(params))
 
 
@@ -163,8 +163,8 @@ def blank_state(parts: Experiment, per_epoch: int) -> TrainState:
 
 def _given_to_create(parts: Experiment) -> tuple:
   variables = initial_shapes(parts.model, parts.spec.shape)
-  kept = jax.eval_shape(masks.ones, variables['params'])
-  return variables, kept, optimizers.rates(parts.config)
+  mask_tree = jax.eval_shape(masks.ones, variables['params'])
+  return variables, mask_tree, optimizers.rates(parts.config)
 
 
 def _creator(config: ConfigDict, per_epoch: int) -> Callable:
@@ -175,8 +175,8 @@ def _creator(config: ConfigDict, per_epoch: int) -> Callable:
 @functools.lru_cache(maxsize=64)
 def _creating(make_optimizer, average):
   # One program: else each operation is one, for each shape of the network's arrays.
-  def create(variables, kept, rates):
-    return create_state(variables, kept, make_optimizer(rates), average)
+  def create(variables, mask_tree, rates):
+    return create_state(variables, mask_tree, make_optimizer(rates), average)
 
   return jax.jit(create)
 
@@ -223,11 +223,11 @@ def _loop(
     trace.after(end, figures)
     book.settle()  # what was due before this call, while the devices take it
     stop = watch.asked(number)  # calls, since hosts must count without gaps
-    kept = None
+    copied = None
     if stop or book.wants_state(end):
       book.finish()  # else two copies may be held
-      kept = parallel.copy(state)  # the next call takes the state's memory
-    book.took(end, kept, figures, save=stop)
+      copied = parallel.copy(state)  # the next call takes the state's memory
+    book.took(end, copied, figures, save=stop)
     if stop:
       break
   book.settle()

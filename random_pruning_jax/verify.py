@@ -69,11 +69,11 @@ def verify(
   parts = experiment(config, parallel.devices(1) if on is None else on, trains=False)
   state, record = load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
   params = masks.named_leaves(jax.device_get(state.params))
-  kept = jax.device_get(state.masks)
-  planned, seeded = _planned(parts, kept)
+  mask_tree = jax.device_get(state.masks)
+  planned, seeded = _planned(parts, mask_tree)
   rounding = 0.0 if _by_shapes(config) else _ROUNDING
-  on_path = paths.effective(parts.model.clone(dtype='float32'), kept, parts.spec.shape)
-  named, layers, failures = masks.named_leaves(kept), [], []
+  on_path = paths.effective(parts.model.clone(dtype='float32'), mask_tree, parts.spec.shape)
+  named, layers, failures = masks.named_leaves(mask_tree), [], []
   for name, mask in named.items():
     outside = int(np.count_nonzero(params[name][~mask]))
     if outside:
@@ -111,7 +111,7 @@ def _by_shapes(config: ConfigDict) -> bool:
 
 
 def _planned(
-  parts: Experiment, kept: masks.Masks
+  parts: Experiment, mask_tree: masks.Masks
 ) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:
   """Weights that each layer should keep, and the masks where chance alone chose them, drawn again.
 
@@ -135,7 +135,7 @@ def _planned(
     drawn = pruning.make_masks(
       keys(parts.config.seed).masks,
       None,
-      kept,
+      mask_tree,
       None,
       ratio=settings.ratio,
       density=settings.density,

@@ -197,8 +197,8 @@ USES = {
 }
 
 
-@pytest.mark.parametrize('kernel', USES)
-def test_a_later_process_does_not_import_numba(kernel):
+def _used(kernel, **environment):
+  """What a process says that calls a kernel, and whether it imported Numba."""
   script = f"""
 import sys
 import jax.numpy as jnp, numpy as np
@@ -208,13 +208,39 @@ ones, order = jnp.ones((2, 4, 4, 8)), dict(dimension_numbers=("NHWC", "HWIO", "N
 {USES[kernel]}
 print('numba' in sys.modules)
 """
-  said = [
-    subprocess.run(
-      [sys.executable, '-c', script], check=True, capture_output=True, text=True
-    ).stdout.split()
-    for _ in range(2)  # the first may have found no machine code of earlier ones
+  given = os.environ | environment
+  return subprocess.run([sys.executable, '-c', script], env=given, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize('kernel', USES)
+def test_a_later_process_does_not_import_numba(kernel):
+  # The first may have found no machine code of earlier ones.
+  first, later = (_used(kernel).stdout.split() for _ in range(2))
+  assert first[0] == later[0] and later[1] == 'False'
+
+
+def test_nor_does_a_first_one_whose_first_call_waits_for_a_process_that_does(
+  tmp_path,
+):
+  assert _used('sums', XDG_CACHE_HOME=str(tmp_path)).stdout.split() == ['512.0', 'False']
+  assert sorted(file.name for file in tmp_path.glob('*/kernels/*/random*')) == [
+    'random_pruning_jax_sums',
+    'random_pruning_jax_sums_helper',
   ]
-  assert said[0][0] == said[1][0] and said[1][1] == 'False'
+
+
+def test_where_no_file_can_be_handed_over_a_process_compiles_for_itself(tmp_path):
+  (tmp_path / 'random_pruning_jax').write_text('a file where the directory would be')
+  assert _used('sums', XDG_CACHE_HOME=str(tmp_path)).stdout.split() == ['512.0', 'True']
+
+
+def test_a_call_whose_machine_code_cannot_be_made_fails_with_the_reason(tmp_path):
+  (tmp_path / 'numba.py').write_text('raise ImportError("Numba needs another NumPy")')
+  found = _used('sums', XDG_CACHE_HOME=str(tmp_path / 'cache'), PYTHONPATH=str(tmp_path))
+  assert found.returncode == 1 and not found.stdout
+  assert 'INTERNAL: kernels for CPUs are lacking: ImportError: Numba needs another NumPy' in (
+    found.stderr
+  )
 
 
 def test_a_cache_that_cannot_be_written_to_costs_nothing_but_time(tmp_path, monkeypatch):

@@ -68,6 +68,12 @@ def test_metrics_agree_with_scikit_learn_where_scores_are_tied():
   own, foreign = rng.randint(2, 9, 300).astype(float), rng.randint(0, 7, 200).astype(float)
   truth, scores = np.r_[np.ones(300), np.zeros(200)], np.r_[own, foreign]
   assert ood.auroc(own, foreign) == pytest.approx(sklearn.metrics.roc_auc_score(truth, scores))
+  precision, recall, _ = sklearn.metrics.precision_recall_curve(truth, scores)
+  assert ood.aupr_in(own, foreign) == pytest.approx(sklearn.metrics.auc(recall, precision))
+  precision, recall, _ = sklearn.metrics.precision_recall_curve(1 - truth, -scores)
+  assert ood.aupr_out(own, foreign) == pytest.approx(sklearn.metrics.auc(recall, precision))
+  false, true, _ = sklearn.metrics.roc_curve(truth, scores, drop_intermediate=False)
+  assert ood.fpr95_id_positive(own, foreign) == false[np.argmax(true >= 0.95)]
   # The definition: the strictest threshold that keeps 95 % of one's own.
   thresholds = [t for t in np.unique(scores) if np.mean(own >= t) >= 0.95]
   assert ood.fpr95_id_positive(own, foreign) == np.mean(foreign >= max(thresholds))

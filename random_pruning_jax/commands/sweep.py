@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files, processor
+from random_pruning_jax import config_files, kernels, processor
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.progress import say
 
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   parent = args.workers > 1 and args.worker < 0 and not args.dry_run
   _share_cores(args)
+  if not args.dry_run:
+    kernels.begin()
   arguments.start_jax(args, apart=True)
   if parent:
     import jax

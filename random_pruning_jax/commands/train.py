@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from random_pruning_jax import kernels
 from random_pruning_jax.commands import arguments
 
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   config = arguments.load_config(args.config, rest)
+  kernels.begin()
   arguments.start_jax(args)
   import jax
 

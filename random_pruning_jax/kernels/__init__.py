@@ -4,13 +4,15 @@ import functools
 import importlib.util
 import os
 
-import jax
+from random_pruning_jax import processor
 
 INSTALL = 'pip install "random-pruning-jax[cpu]"'
 
 
 def lacking() -> str:
   """What the kernels lack here, if anything."""
+  import jax  # here, since a process that only compiles kernels needs none of it
+
   platform_name = jax.default_backend()
   return _missing() or (
     '' if platform_name == 'cpu' else f'a CPU as the device, not {platform_name}'
@@ -20,6 +22,14 @@ def lacking() -> str:
 def runs_dense() -> bool:
   """Whether the dense kernel can run on this machine's CPU; asks before JAX finds its devices."""
   return not _missing() and registers() > 0
+
+
+def begin() -> None:
+  """Begins to make the machine code that networks need on a CPU, meanwhile, if there is none."""
+  if processor.only_cpu(os.environ) and runs_dense():
+    from random_pruning_jax.kernels import jobs
+
+    jobs.begin(('dense', 16 if registers() == 32 else 8, registers()), ('sums',))
 
 
 def registers() -> int:

@@ -25,7 +25,6 @@ from random_pruning_jax.kernels.dense_frames import Sizes
 from random_pruning_jax.kernels.dense_plan import PLAIN, Epilogue, Plan
 from random_pruning_jax.kernels.vectors import Vectors
 
-TARGET = 'random_pruning_jax_dense_{}_{}'
 LINE = 256  # pixels, about
 NONE = np.zeros(0, np.float32)
 
@@ -95,19 +94,12 @@ def _run(
   bias: jax.Array = NONE,
   residual: jax.Array = NONE,
 ) -> jax.Array:
-  target = TARGET.format(*vectors)
-  targets.register(target, lambda: _kind(vectors))
+  target = targets.register('dense', *vectors)
   results = (
     jax.ShapeDtypeStruct(plan.shape, np.float32),
     jax.ShapeDtypeStruct((plan.scratch,), np.float32),
   )
   return jax.ffi.ffi_call(target, results)(x, w, plan.words, bias, residual)[0]
-
-
-def _kind(vectors):
-  from random_pruning_jax.kernels import dense_jobs
-
-  return dense_jobs.kind(vectors)
 
 
 def _compute_forward(x, kernel, *, threads, sizes, others):

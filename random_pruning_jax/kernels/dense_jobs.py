@@ -78,8 +78,9 @@ def _clear(plan, own):
 
 
 @functools.cache
-def kind(vectors: Vectors) -> Kind:
-  """The job, for such vectors of channels of the result."""
+def kind(*vectors: int) -> Kind:
+  """The job, for such `Vectors` of channels of the result."""
+  vectors = Vectors(*vectors)
   fill, parts, lanes = filling(vectors), summing(vectors), vectors.lanes
   tiled = tiling(vectors, parts)
 

@@ -13,17 +13,27 @@ from numba import types
 
 from random_pruning_jax.kernels import llvm
 from random_pruning_jax.kernels.llvm import compiled, words
+from random_pruning_jax.kernels.xla_words import (
+  API,
+  ARGUMENTS,
+  CONTEXT,
+  DATA,
+  EXECUTE,
+  EXTENSION,
+  IS_METADATA,
+  METADATA,
+  RESULTS,
+  STAGE,
+  STATE,
+  TRAITS,
+  TYPE,
+  VERSION,
+)
 
 # The words that every job begins with, int64: the next item, how many are done and how many there
 # are, threads that still look at the job, threads that may, and the one that comes next.
 ITEM, DONE, ITEMS, REFERENCES, WORKERS, SEAT, FIRST = range(7)
 
-# Words of XLA's structs, as of the version that `targets` asks for, and what some of them hold.
-EXTENSION, API, CONTEXT, STAGE, ARGUMENTS, RESULTS = 1, 2, 3, 4, 9, 14  # of XLA_FFI_CallFrame
-TYPE, METADATA = 1, 3  # of XLA_FFI_Extension_Base, of XLA_FFI_Metadata_Extension
-VERSION, TRAITS, STATE = 3, 4, 5  # of XLA_FFI_Metadata
-DATA = 3  # of XLA_FFI_Buffer
-IS_METADATA, EXECUTE = 1, 3  # a type of extension, a stage
 SIGNATURE = types.int64(types.int64)
 
 

@@ -15,8 +15,6 @@ from random_pruning_jax import processor
 from random_pruning_jax.kernels import kept_words as word
 from random_pruning_jax.kernels import targets
 
-TARGET = 'random_pruning_jax_kept_weights'
-
 
 class Layer(NamedTuple):
   """The kept weights of one layer in the order in which the kernel reads them."""
@@ -69,12 +67,12 @@ def call(parts: Layer, x: jax.Array) -> jax.Array:
   """
   if x.shape != parts.shape:
     raise ValueError(f'the layer was laid out for inputs {parts.shape}, got {x.shape}.')
-  targets.register(TARGET, _kind)
+  target = targets.register('kept')
   order = (0, 3, 1, 2) if x.ndim == 4 else (1, 0)
   sizes = [word.HIGH, word.WIDE, word.OUTPUTS] if x.ndim == 4 else [word.OUTPUTS]
   shape = (len(x), *parts.plan[sizes].tolist())
   run = jax.ffi.ffi_call(
-    TARGET,
+    target,
     (
       jax.ShapeDtypeStruct(shape, np.float32),
       jax.ShapeDtypeStruct((parts.scratch,), np.float32),
@@ -83,9 +81,3 @@ def call(parts: Layer, x: jax.Array) -> jax.Array:
     output_layouts=[order, (0,)],
   )
   return run(x, parts.values, parts.offsets, parts.starts, parts.plan)[0]
-
-
-def _kind():
-  from random_pruning_jax.kernels import kept_jobs
-
-  return kept_jobs.KIND

@@ -156,4 +156,5 @@ def _multiply(job, image, tile, block, base, spare):
       llvm.move(out, spare, pixels)
 
 
-KIND = Kind(begin, work, finish)
+def kind() -> Kind:
+  return Kind(begin, work, finish)

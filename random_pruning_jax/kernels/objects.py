@@ -22,23 +22,46 @@ def address(name: str, make: Callable[[], Any]) -> int:
   It stays as long as the process does. Another process finds it in the user's cache, as long as the
   sources of this package, Numba, JAX and the processor are the same.
   """
-  path = places.cache_dir() / 'kernels' / _version() / name
+  path = folder() / name
   code = _read(path)
   if code is None:
     made = make()
     code = (
       made.native_name.encode()
       + b'\0'
-      + _machine().emit_object(_parsed(_alone(made.inspect_llvm())))
+      + _machine().emit_object(binding.parse_assembly(_alone(made.inspect_llvm())))
     )
     _write(path, code)
   function, _, code = code.partition(b'\0')
   return _loaded(function.decode(), code)
 
 
+def stored(name: str) -> bool:
+  """Whether `address` would find machine code of this name."""
+  return _read(folder() / name) is not None
+
+
+def folder() -> pathlib.Path:
+  """Where machine code for this processor, by these sources, lies."""
+  return places.cache_dir() / 'kernels' / _version()
+
+
+def writable() -> bool:
+  """Whether what is made can be kept for other processes."""
+  with contextlib.suppress(OSError):
+    folder().mkdir(parents=True, exist_ok=True)
+  return os.access(folder(), os.W_OK)
+
+
+def loaded(text: str, *functions: str) -> list[int]:
+  """Where functions of a module in LLVM's language are, by their names."""
+  code = _machine().emit_object(binding.parse_assembly(text))
+  return [_loaded(function, code) for function in functions]
+
+
 @functools.cache
 def _loaded(function: str, code: bytes) -> int:
-  engine = binding.create_mcjit_compiler(_parsed(''), _machine())
+  engine = binding.create_mcjit_compiler(binding.parse_assembly(''), _machine())
   engine.add_object_file(binding.ObjectFileRef.from_data(code))
   engine.finalize_object()
   _engines.append(engine)
@@ -61,13 +84,9 @@ def _alone(text: str) -> str:
   return f'{stopped}\ndeclare void @llvm.trap()\n'
 
 
-def _parsed(text: str) -> binding.ModuleRef:
+def _machine() -> binding.TargetMachine:
   binding.initialize_native_target()
   binding.initialize_native_asmprinter()
-  return binding.parse_assembly(text)
-
-
-def _machine() -> binding.TargetMachine:
   target = binding.Target.from_default_triple()
   return target.create_target_machine(cpu=_name(), features=kernels.features(), opt=3, jit=True)
 

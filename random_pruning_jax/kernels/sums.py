@@ -13,7 +13,6 @@ from jax.interpreters import ad
 
 from random_pruning_jax.kernels import targets
 
-TARGET = 'random_pruning_jax_sums'
 SHARE = 1 << 14  # numbers that one thread sums at once
 WIDE = 256  # columns, about
 
@@ -38,20 +37,14 @@ def _compute_sums(x, y, *, threads):
   columns = beside * channels
   rows = x.size // columns
   share = max(1, SHARE // columns)
-  targets.register(TARGET, _kind)
+  target = targets.register('sums')
   results = (
     jax.ShapeDtypeStruct((2, columns), np.float32),
     jax.ShapeDtypeStruct((-(-rows // share) * 4 * columns,), np.float32),
   )
   plan = np.array([threads, rows, share, columns], np.int32)
-  found = jax.ffi.ffi_call(TARGET, results)(x, y, plan)[0]
+  found = jax.ffi.ffi_call(target, results)(x, y, plan)[0]
   return found.reshape(2, beside, channels).sum(1)
-
-
-def _kind():
-  from random_pruning_jax.kernels import sums_jobs
-
-  return sums_jobs.KIND
 
 
 def _compute_spread(y, numbers, *, threads):

@@ -62,4 +62,5 @@ def work(place):
     number = llvm.add(place + 8 * ITEM, 1)
 
 
-KIND = Kind(begin, work, finish)
+def kind() -> Kind:
+  return Kind(begin, work, finish)

@@ -1,27 +1,23 @@
 """The kernels as JAX knows them: primitives, and targets of XLA's foreign function interface.
 
-Numba is imported where there is no machine code yet, and in later processes not at all.
+Numba is imported by the processes that make machine code (`jobs`), and by others not at all.
 """
 
-import ctypes
 import functools
-import pathlib
-import re
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
-from llvmlite import binding
 
 from random_pruning_jax import processor
-from random_pruning_jax.kernels import objects
+from random_pruning_jax.kernels import jobs
+from random_pruning_jax.kernels.later import HANDLER, Later
 
 _once = threading.Lock()
-_registered: set[str] = set()  # of this process
+_registered: dict[str, Later | None] = {}  # of this process, which keeps them
 
 
 def threads(context: mlir.LoweringRuleContext) -> int:
@@ -58,47 +54,24 @@ def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -
   return made
 
 
-def register(target: str, kind: Callable[[], Any]) -> None:
-  """Gives XLA the handler of a kind of job under the name `target`, once a process.
+def register(*kind: str | int) -> str:
+  """Gives XLA the handler of a kind of job (see `jobs`), once a process; under which name.
 
-  `kind` makes the `handler.Kind`, where the handler must be compiled first. Raises RuntimeError
-  where the installed XLA speaks another version of the interface.
+  Where its machine code must be made first, another process makes it while this one goes on, and
+  the first call waits. Raises RuntimeError where XLA speaks another version of the interface.
   """
+  target = jobs.target(kind)
   with _once:
     if target not in _registered:
-      _register(target, kind)
-      _registered.add(target)
+      _registered[target] = _register(target, kind)
+  return target
 
 
-def _register(target: str, kind: Callable[[], Any]) -> None:
-  version, place = _interface()
-  # The handler knows its helper by name, since addresses are others in another process.
-  name = f'{target}_helper'
-
-  def helper():
-    from random_pruning_jax.kernels import handler
-
-    return handler.helper(kind())
-
-  def whole():
-    from random_pruning_jax.kernels import handler
-
-    return handler.handler(kind(), name, version, place)
-
-  binding.add_symbol(name, objects.address(name, helper))
-  function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(objects.address(target, whole))
+def _register(target: str, kind: jobs.Kind) -> Later | None:
+  jobs.begin(kind)
+  later = Later(functools.partial(jobs.finish, kind)) if jobs.begun(kind) else None
+  function = HANDLER(later.entry if later else jobs.make(kind))
   jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(function), platform='cpu')
-
-
-def _interface() -> tuple[int, dict[str, int]]:
-  """The version of XLA's interface as one word, and which word of its struct each function is."""
-  header = pathlib.Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
-  text = header.read_text()
-  major, minor = (
-    int(re.search(rf'define XLA_FFI_API_{part} (\d+)', text).group(1))
-    for part in ('MAJOR', 'MINOR')
-  )
-  if major != 0:
-    raise RuntimeError(f'the kernel speaks version 0 of the XLA FFI, this jaxlib has {major}.')
-  functions = re.findall(r'_STRUCT_FIELD\(XLA_FFI_(\w+)\);', text)
-  return major + (minor << 32), {name: 6 + number for number, name in enumerate(functions)}
+  if later:
+    later.begin()
+  return later

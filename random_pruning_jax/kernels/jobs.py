@@ -1,0 +1,104 @@
+"""Kinds of jobs by name, as machine code: made here, or meanwhile in a process of its own.
+
+A kind is ('dense', 8, 16): `kind(8, 16)` of `dense_jobs`. To compile one takes seconds, most of
+them Python's, so that a thread would take them from the others; a process takes another core.
+"""
+
+import atexit
+import contextlib
+import functools
+import importlib
+import subprocess
+import sys
+
+from llvmlite import binding
+
+from random_pruning_jax import lock
+from random_pruning_jax.kernels import objects, xla_words
+
+Kind = tuple[str | int, ...]
+_processes: dict[Kind, subprocess.Popen] = {}  # which make a kind for this process
+
+
+def target(kind: Kind) -> str:
+  """What XLA calls it."""
+  return '_'.join(map(str, ('random_pruning_jax', *kind)))
+
+
+def stored(kind: Kind) -> bool:
+  """Whether there is machine code that an earlier process made."""
+  return objects.stored(target(kind)) and objects.stored(_helper(kind))
+
+
+def begin(*kinds: Kind) -> None:
+  """Begins a process that makes those that there are none of, where one can be begun.
+
+  It ends with this one, and leaves the code in the user's cache.
+  """
+  lacking = [kind for kind in kinds if kind not in _processes and not stored(kind)]
+  if not (lacking and sys.executable and objects.writable()):
+    return
+  words = ['-'.join(map(str, kind)) for kind in lacking]
+  command = [sys.executable, '-m', 'random_pruning_jax.kernels.jobs', *words]
+  silent = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.DEVNULL)
+  with contextlib.suppress(OSError):
+    process = subprocess.Popen(command, **silent)
+    atexit.register(process.kill)
+    _processes.update(dict.fromkeys(lacking, process))
+
+
+def begun(kind: Kind) -> bool:
+  """Whether a process makes it."""
+  return kind in _processes
+
+
+def finish(kind: Kind) -> int:
+  """Where the handler of its calls is: waits for the process, and does its work if it could not.
+
+  Raises RuntimeError where that was killed, as it is when this one ends or is interrupted.
+  """
+  code = _processes[kind].wait()
+  if code < 0:
+    raise RuntimeError(f'the process that compiles them was killed by signal {-code}')
+  return make(kind)
+
+
+def make(kind: Kind) -> int:
+  """Where the handler of its calls is, whose code is read or made."""
+
+  @functools.cache
+  def functions():
+    name, *numbers = kind
+    return importlib.import_module(f'random_pruning_jax.kernels.{name}_jobs').kind(*numbers)
+
+  def helper():
+    from random_pruning_jax.kernels import handler
+
+    return handler.helper(functions())
+
+  def whole():
+    from random_pruning_jax.kernels import handler
+
+    return handler.handler(functions(), _helper(kind), *xla_words.interface())
+
+  # The handler knows its helper by name, since addresses are others in another process.
+  binding.add_symbol(_helper(kind), objects.address(_helper(kind), helper))
+  return objects.address(target(kind), whole)
+
+
+def _helper(kind: Kind) -> str:
+  return f'{target(kind)}_helper'
+
+
+def main(words: list[str]) -> None:
+  """Makes kinds like 'dense-8-16'; one process at a time, so that the next finds what is made."""
+  with contextlib.ExitStack() as inside:
+    with contextlib.suppress(ImportError, OSError):
+      inside.enter_context(lock.alone(objects.folder()))
+    for word in words:
+      name, *numbers = word.split('-')
+      make((name, *map(int, numbers)))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

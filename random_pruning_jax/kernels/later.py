@@ -1,0 +1,98 @@
+"""A handler that XLA is given before its machine code is there: a call of it waits for that.
+
+No call of it is Python's. There an interrupt would end it, and XLA take what lies in memory for its
+result.
+"""
+
+import ctypes
+import threading
+from collections.abc import Callable
+
+from llvmlite import ir
+
+from random_pruning_jax.kernels import objects
+from random_pruning_jax.kernels import xla_words as word
+
+HANDLER = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)  # the address of a call frame -> error
+_WORD, _MILLISECOND = ir.IntType(64), 1000  # as usleep counts
+_FUNCTION = ir.FunctionType(_WORD, [_WORD])
+
+
+class Later:
+  """`entry` is the address of a handler, which does what the one does that `find()` finds.
+
+  XLA is to ask it for its metadata before `begin`, which calls `find` in a thread. Where `find`
+  raises, calls fail and say why.
+  """
+
+  def __init__(self, find: Callable[[], int]):
+    self._find = find
+    self._version, functions = word.interface()
+    self._answer = HANDLER(self._metadata)  # ctypes frees it with its object, as all of these
+    self._place = ctypes.c_int64(ctypes.cast(self._answer, ctypes.c_void_p).value)
+    self._request = (ctypes.c_int64 * 4)()
+    module = _module(
+      ctypes.addressof(self._place), ctypes.addressof(self._request), functions['Error_Create']
+    )
+    self.entry, self._failing = objects.loaded(str(module), 'entry', 'failing')
+
+  def begin(self) -> None:
+    self._place.value = 0
+    threading.Thread(target=self._look, daemon=True).start()
+
+  def _look(self):
+    try:
+      self._place.value = self._find()
+    except BaseException as error:
+      text = f'kernels for CPUs are lacking: {type(error).__name__}: {error}'
+      self._message = ctypes.create_string_buffer(text.encode())
+      self._request[:] = (28, 0, ctypes.addressof(self._message), word.INTERNAL)
+      self._place.value = self._failing
+
+  def _metadata(self, frame):
+    metadata = _words(_words(_words(frame)[word.EXTENSION])[word.METADATA])
+    metadata[word.VERSION], metadata[word.TRAITS], metadata[word.STATE] = self._version, 0, 0
+    return 0
+
+
+def _words(address):
+  return (ctypes.c_int64 * 8).from_address(address)
+
+
+def _module(place: int, request: int, create: int) -> ir.Module:
+  """`entry`, which calls what lies at `place` once that is not 0, and `failing`.
+
+  That gives XLA's function number `create`, which makes errors, the address of a request.
+  """
+  module = ir.Module('later')
+  sleep = ir.Function(module, ir.FunctionType(ir.IntType(32), [ir.IntType(32)]), 'usleep')
+  builder, frame = _function(module, 'entry')
+  start = builder.block
+  slot = builder.inttoptr(ir.Constant(_WORD, place), _WORD.as_pointer())
+  found = builder.load_atomic(slot, 'acquire', 8)
+  with builder.if_then(builder.icmp_signed('==', found, ir.Constant(_WORD, 0))):
+    builder.call(sleep, [ir.Constant(ir.IntType(32), _MILLISECOND)])
+    builder.branch(start)
+  _call(builder, found, frame)
+  builder, frame = _function(module, 'failing')
+  functions = _load(builder, frame, word.API)
+  _call(builder, _load(builder, functions, create), ir.Constant(_WORD, request))
+  return module
+
+
+def _function(module, name):
+  function = ir.Function(module, _FUNCTION, name)
+  first = function.append_basic_block()
+  builder = ir.IRBuilder(first)
+  builder.position_at_end(builder.append_basic_block())  # to the first none may go back
+  ir.IRBuilder(first).branch(builder.block)
+  return builder, function.args[0]
+
+
+def _load(builder, address, number):
+  place = builder.add(address, ir.Constant(_WORD, 8 * number))
+  return builder.load(builder.inttoptr(place, _WORD.as_pointer()))
+
+
+def _call(builder, function, argument):
+  builder.ret(builder.call(builder.inttoptr(function, _FUNCTION.as_pointer()), [argument]))

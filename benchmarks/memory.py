@@ -32,10 +32,12 @@ def main(arguments: list[str]) -> None:
   options = parser.parse_args(arguments)
   print('| | compiling, MB | training, MB | files, MB | own, MB |\n|---|---|---|---|---|')
   for way in (*JAX, *TORCH):
-    with tempfile.TemporaryDirectory() as cache:
-      if way == JAX[1]:
-        _process(way, options, cache)
-      runs = [_process(way, options, cache) for _ in range(options.rounds)]
+    runs = []
+    for _ in range(options.rounds):
+      with tempfile.TemporaryDirectory() as cache:
+        if way == JAX[1]:
+          _process(way, options, cache)
+        runs.append(_process(way, options, cache))
     medians = map(statistics.median, zip(*runs, strict=True))
     print(f'| {way} |', ' | '.join(f'{megabytes:.0f}' for megabytes in medians), '|')
 

@@ -188,7 +188,8 @@ def _positives(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarra
     if not np.isfinite(scores).all():
       raise ValueError(f'{name} must be finite, got {np.sum(~np.isfinite(scores))} that are not')
   positive = np.arange(len(own) + len(foreign)) < len(own)
-  return positive, np.concatenate([own, foreign])
+  scores = np.concatenate([own, foreign])
+  return positive, scores.astype(np.result_type(scores, np.float32))  # -1 of uint8 is 255
 
 
 def _aupr(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -208,7 +209,7 @@ def _found(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
 
   Both begin with 0, where nothing is found, and end with all.
   """
-  values, place = np.unique(-scores, return_inverse=True)
+  values, place = np.unique(scores, return_inverse=True)
   counts = (np.bincount(place[which], minlength=len(values)) for which in (positive, ~positive))
-  true, false = (np.append(0, np.cumsum(count)) for count in counts)
+  true, false = (np.append(0, np.cumsum(count[::-1])) for count in counts)
   return true, false

@@ -109,7 +109,7 @@ def joined(place, environments, before=''):
 
 @pytest.mark.parametrize('launcher', [slurm, indexed_job])
 def test_processes_find_each_other_by_what_their_launcher_sets(launcher, tmp_path):
-  # From 61440 on JAX counts those of SLURM's jobs; the other test shall not find what this one left.
+  # From 61440 on JAX counts those of SLURM's jobs. What one launcher left, the next shall not find.
   port = free_port(61440 + os.getpid() % 4000) if launcher is slurm else free_port()
   assert joined(tmp_path, [launcher(i, port) for i in range(2)]) == ['0 2 4', '1 2 4']
 

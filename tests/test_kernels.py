@@ -197,7 +197,7 @@ USES = {
 }
 
 
-def _used(kernel, **environment):
+def _used(kernel, before='', **environment):
   """What a process says that calls a kernel, and whether it imported Numba."""
   script = f"""
 import sys
@@ -205,11 +205,14 @@ import jax.numpy as jnp, numpy as np
 from random_pruning_jax import convolution
 from random_pruning_jax.kernels import kept, sums
 ones, order = jnp.ones((2, 4, 4, 8)), dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+{before}
 {USES[kernel]}
 print('numba' in sys.modules)
 """
   given = os.environ | environment
-  return subprocess.run([sys.executable, '-c', script], env=given, capture_output=True, text=True)
+  return subprocess.run(
+    [sys.executable, '-c', script], env=given, capture_output=True, text=True, timeout=120
+  )
 
 
 @pytest.mark.parametrize('kernel', USES)
@@ -227,6 +230,30 @@ def test_nor_does_a_first_one_whose_first_call_waits_for_a_process_that_does(
     'random_pruning_jax_sums',
     'random_pruning_jax_sums_helper',
   ]
+
+
+def test_a_first_call_that_was_interrupted_can_be_made_again(tmp_path):
+  interrupted = """
+import os, signal, threading
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+  sums.sums(ones, ones).block_until_ready()
+except KeyboardInterrupt:
+  print('interrupted')
+"""
+  said = _used('sums', interrupted, XDG_CACHE_HOME=str(tmp_path)).stdout.split()
+  assert said == ['interrupted', '512.0', 'False']
+
+
+def test_a_process_ends_although_a_call_waits(tmp_path):
+  waiting = """
+import jax
+jax.config.update('jax_cpu_enable_async_dispatch', True)
+waits = jax.jit(lambda x: sums.sums(x @ x @ x, x))(jnp.ones((512, 512)))
+sys.exit('ended')
+"""
+  found = _used('sums', waiting, XDG_CACHE_HOME=str(tmp_path))
+  assert found.returncode == 1 and 'ended' in found.stderr
 
 
 def test_where_no_file_can_be_handed_over_a_process_compiles_for_itself(tmp_path):

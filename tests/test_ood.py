@@ -81,6 +81,13 @@ def test_metrics_agree_with_scikit_learn_where_scores_are_tied():
   assert ood.fpr95_ood_positive(own, foreign) == np.mean(own <= min(thresholds))
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.int8, np.int64, np.float16, bool])
+def test_metrics_take_scores_of_any_dtype(dtype):
+  own, foreign = np.array([1, 1, 0, 1]), np.array([0, 1, 0])
+  expected = ood.separation(own.astype(float), foreign.astype(float))
+  assert ood.separation(own.astype(dtype), foreign.astype(dtype)) == expected
+
+
 def test_metrics_refuse_scores_that_are_not_numbers():
   with pytest.raises(ValueError, match='out_scores must be finite, got 1'):
     ood.auroc(np.zeros(3), np.array([0.0, np.nan]))

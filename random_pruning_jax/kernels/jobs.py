@@ -10,6 +10,7 @@ import functools
 import importlib
 import subprocess
 import sys
+import threading
 
 from llvmlite import binding
 
@@ -17,7 +18,9 @@ from random_pruning_jax import lock
 from random_pruning_jax.kernels import objects, xla_words
 
 Kind = tuple[str | int, ...]
+PATIENCE = 300  # seconds for a process, which may wait for others that make the same
 _processes: dict[Kind, subprocess.Popen] = {}  # which make a kind for this process
+_ending = threading.Event()
 
 
 def target(kind: Kind) -> str:
@@ -33,17 +36,19 @@ def stored(kind: Kind) -> bool:
 def begin(*kinds: Kind) -> None:
   """Begins a process that makes those that there are none of, where one can be begun.
 
-  It ends with this one, and leaves the code in the user's cache.
+  It leaves the code in the user's cache, and ends by itself or when this one does. It has a session
+  of its own, so that what interrupts this process, as in a notebook, does not end it.
   """
   lacking = [kind for kind in kinds if kind not in _processes and not stored(kind)]
-  if not (lacking and sys.executable and objects.writable()):
+  bundled = getattr(sys, 'frozen', False)  # then Python is not what is executed
+  if not lacking or bundled or not sys.executable or not objects.writable():
     return
   words = ['-'.join(map(str, kind)) for kind in lacking]
   command = [sys.executable, '-m', 'random_pruning_jax.kernels.jobs', *words]
   silent = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.DEVNULL)
   with contextlib.suppress(OSError):
-    process = subprocess.Popen(command, **silent)
-    atexit.register(process.kill)
+    process = subprocess.Popen(command, start_new_session=True, **silent)
+    atexit.register(_end, process)
     _processes.update(dict.fromkeys(lacking, process))
 
 
@@ -53,14 +58,23 @@ def begun(kind: Kind) -> bool:
 
 
 def finish(kind: Kind) -> int:
-  """Where the handler of its calls is: waits for the process, and does its work if it could not.
+  """Where the handler of its calls is: waits for the process, and does its work if it did not.
 
-  Raises RuntimeError where that was killed, as it is when this one ends or is interrupted.
+  Raises RuntimeError where this process ends before.
   """
-  code = _processes[kind].wait()
-  if code < 0:
-    raise RuntimeError(f'the process that compiles them was killed by signal {-code}')
+  process = _processes[kind]
+  try:
+    process.wait(PATIENCE)
+  except subprocess.TimeoutExpired:
+    process.kill()
+  if _ending.is_set():
+    raise RuntimeError('the process ends')
   return make(kind)
+
+
+def _end(process):
+  _ending.set()
+  process.kill()
 
 
 def make(kind: Kind) -> int:

@@ -4,6 +4,7 @@ No call of it is Python's. There an interrupt would end it, and XLA take what li
 result.
 """
 
+import atexit
 import ctypes
 import threading
 from collections.abc import Callable
@@ -22,7 +23,7 @@ class Later:
   """`entry` is the address of a handler, which does what the one does that `find()` finds.
 
   XLA is to ask it for its metadata before `begin`, which calls `find` in a thread. Where `find`
-  raises, calls fail and say why.
+  raises, or has not come to an end when the process does, calls fail and say why.
   """
 
   def __init__(self, find: Callable[[], int]):
@@ -38,14 +39,19 @@ class Later:
 
   def begin(self) -> None:
     self._place.value = 0
+    atexit.register(self._fail, 'the process ends')  # which waits for calls, when no thread goes on
     threading.Thread(target=self._look, daemon=True).start()
 
   def _look(self):
     try:
       self._place.value = self._find()
     except BaseException as error:
-      text = f'kernels for CPUs are lacking: {type(error).__name__}: {error}'
-      self._message = ctypes.create_string_buffer(text.encode())
+      self._fail(f'{type(error).__name__}: {error}')
+
+  def _fail(self, why):
+    if not self._place.value:
+      text = f'kernels for CPUs are lacking: {why}'
+      self._message = ctypes.create_string_buffer(text.encode(errors='replace'))
       self._request[:] = (28, 0, ctypes.addressof(self._message), word.INTERNAL)
       self._place.value = self._failing
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -47,10 +48,14 @@ def folder() -> pathlib.Path:
 
 
 def writable() -> bool:
-  """Whether what is made can be kept for other processes."""
-  with contextlib.suppress(OSError):
+  """Whether what is made can be kept for other processes: there is a place, and room in it."""
+  try:
     folder().mkdir(parents=True, exist_ok=True)
-  return os.access(folder(), os.W_OK)
+    with tempfile.TemporaryFile(dir=folder()) as file:
+      file.write(bytes(1 << 18))
+  except OSError:
+    return False
+  return True
 
 
 def loaded(text: str, *functions: str) -> list[int]:

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 import standin
-from tiny import tiny_config
+from tiny import tinier_config
 
 from random_pruning_jax import checkpoints, parallel, preemption, runlog, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAIR = [  # at rates that keep rounding small
-  tiny_config(optimizer__lr=0.02),
-  tiny_config(seed=3, pruning__density=0.6, optimizer__lr=0.01),
+  tinier_config(optimizer__lr=0.02),
+  tinier_config(seed=3, pruning__density=0.6, optimizer__lr=0.01),
 ]
 
 pytestmark = pytest.mark.skipif(
@@ -116,8 +116,8 @@ def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(tmp_path):
   # At a rate at which rounding does not grow: in 60 steps at 0.01 it came to 0.01 once.
   long = {'epochs': 6, 'checkpoint__every_steps': 1, 'optimizer__lr': 0.002}
   file = tmp_path / 'config.py'
-  lines = ['import sys', "sys.path.insert(0, 'tests')", 'from tiny import tiny_config']
-  lines += ['def get_config():', f'  return tiny_config(**{long})']
+  lines = ['import sys', "sys.path.insert(0, 'tests')", 'from tiny import tinier_config']
+  lines += ['def get_config():', f'  return tinier_config(**{long})']
   file.write_text('\n'.join(lines))
   workdir = tmp_path / 'run'
   command = ['random_pruning_jax/__main__.py', 'train', f'--config={file}', f'--workdir={workdir}']
@@ -132,7 +132,7 @@ def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(tmp_path):
   assert process.returncode == preemption.EXIT_STATUS, error
   steps = int(error.partition('saved at step ')[2].split(';')[0])
   assert 0 < steps < 60
-  went_on = train.train(tiny_config(**long), workdir, show=False)
-  at_once = tiny_config(**long | {'checkpoint__every_steps': 0})
+  went_on = train.train(tinier_config(**long), workdir, show=False)
+  at_once = tinier_config(**long | {'checkpoint__every_steps': 0})
   whole = train.train(at_once, tmp_path / 'whole', show=False)
   close(jax.device_get(went_on), jax.device_get(whole), atol=1e-4)

@@ -41,9 +41,9 @@ print(os.environ['XLA_FLAGS'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])
 sys.exit(status)
 """
 CONFIG = """
-from tiny import tiny_config
+from tiny import tinier_config
 def get_config():
-  return tiny_config(epochs=1, evaluation__suites=('calibration',), evaluation__foreign=())
+  return tinier_config(epochs=1, evaluation__suites=('calibration',), evaluation__foreign=())
 """
 
 

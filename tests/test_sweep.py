@@ -286,10 +286,10 @@ def test_every_sweep_file_can_be_planned(path):
 
 SWEEP_FILE = """
 import sys; sys.path.insert(0, {tests!r})
-from tiny import tiny_config
+from tiny import tinier_config
 def get_sweep():
   fields = {{'epochs': 1, 'evaluation__epsilons': (), 'evaluation__foreign': (), **{more!r}}}
-  return [tiny_config(seed=seed, **fields) for seed in (10, 11, 12)]
+  return [tinier_config(seed=seed, **fields) for seed in (10, 11, 12)]
 """
 
 

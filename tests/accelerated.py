@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 import jax
-from test_accelerator import PAIR
+from test_accelerator import pair
 
 from random_pruning_jax import parallel, stacked, train
 from random_pruning_jax.experiment import experiment
@@ -16,10 +16,11 @@ from random_pruning_jax.run import run_many
 
 
 def main(root: pathlib.Path) -> None:
+  configs = pair()
   for name, devices in (('one', 1), ('four', 4)):
-    train.train(PAIR[0], root / name, on=parallel.devices(devices), show=False)
-  rows = run_many(PAIR, [root / f'together{i}' for i in range(len(PAIR))], show=False)
-  run = train.prepare(experiment(PAIR[0]))
+    train.train(configs[0], root / name, on=parallel.devices(devices), show=False)
+  rows = run_many(configs, [root / f'together{i}' for i in range(len(configs))], show=False)
+  run = train.prepare(experiment(configs[0]))
   facts = {
     'platform': jax.default_backend(),
     'way': stacked.default_way(jax.devices()),

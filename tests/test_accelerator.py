@@ -17,10 +17,15 @@ from tiny import tinier_config
 from random_pruning_jax import checkpoints, parallel, preemption, runlog, train
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAIR = [  # at rates that keep rounding small
-  tinier_config(optimizer__lr=0.02),
-  tinier_config(seed=3, pruning__density=0.6, optimizer__lr=0.01),
-]
+
+
+def pair():
+  """Configs of two runs, at rates that keep rounding small."""
+  return [
+    tinier_config(optimizer__lr=0.02),
+    tinier_config(seed=3, pruning__density=0.6, optimizer__lr=0.01),
+  ]
+
 
 pytestmark = pytest.mark.skipif(
   standin.plugin() is None, reason=f'{standin.PACKAGE}, which brings the stand-in, is not installed'
@@ -44,7 +49,7 @@ def runs(tmp_path_factory):
   """Runs of the stand-in, and those of two CPU devices beside them: workdirs in one place."""
   root = tmp_path_factory.mktemp('runs')
   with started('tests/accelerated.py', root) as process:
-    for i, config in enumerate(PAIR):
+    for i, config in enumerate(pair()):
       train.train(config, root / f'cpu{i}', on=parallel.devices(2), show=False)
     _, error = process.communicate(timeout=300)
   assert process.returncode == 0, error
@@ -56,9 +61,9 @@ def facts(runs):
   return json.loads((runs / 'facts.json').read_text())
 
 
-def last_state(workdir, config=PAIR[0]):
+def last_state(workdir, number=0):
   """What a workdir holds, read onto the CPU."""
-  parts = train.experiment(config)
+  parts = train.experiment(pair()[number])
   like = train.blank_state(parts, 10)
   with checkpoints.Manager(workdir) as saved:
     return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)
@@ -88,7 +93,7 @@ def test_it_trains_the_network_that_a_cpu_trains(runs, name):
 
 
 def test_networks_under_vmap_are_those_of_a_cpu_alone(runs):
-  close(last_state(runs / 'together1', PAIR[1]), last_state(runs / 'cpu1', PAIR[1]))
+  close(last_state(runs / 'together1', 1), last_state(runs / 'cpu1', 1))
 
 
 def test_its_log_says_what_that_of_a_cpu_says(runs):
@@ -103,7 +108,7 @@ def test_its_log_says_what_that_of_a_cpu_says(runs):
 
 
 def test_it_is_measured_there(facts):
-  for row, config in zip(facts['rows'], PAIR, strict=True):
+  for row, config in zip(facts['rows'], pair(), strict=True):
     assert row['config']['pruning.density'] == config.pruning.density
     assert 0.1 < row['metrics']['accuracy'] <= 1 and row['metrics']['nll'] > 0
 

@@ -89,10 +89,15 @@ class RunLog:
   def __enter__(self) -> 'RunLog':
     return self
 
-  def __exit__(self, *_: Any) -> None:
-    if self._lines:
-      self._lines.close()
-      self._events.close()
+  def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    if not self._lines:
+      return
+    try:
+      with self._lines:
+        self._events.close()
+    except OSError:
+      if error is None:  # one that is already on its way says what was lost
+        raise
 
   def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
     """One line; `kind` is 'train', 'epoch', 'validation' or 'gradient'."""

@@ -97,6 +97,8 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
   from random_pruning_jax.data import places
 
   logging.getLogger('absl').setLevel(logging.ERROR)
+  if not getattr(args, 'traceback', False):
+    logging.getLogger('absl').addFilter(_is_news)
   if processor.only_cpu(os.environ):
     processor.keep_memory()
   if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
@@ -105,6 +107,11 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
     # What was compiled for one kind of processor may not run on another that shares the home.
     keep_compiled(places.cache_dir() / 'compiled' / _processor())
   hosts.connect(args.coordinator_address, args.num_processes, args.process_id, args.distributed)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  """Not what Orbax's threads say, a page each, of an error that it raises too."""
+  return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
 def use_cpu(devices: int) -> None:

@@ -13,6 +13,7 @@ from random_pruning_jax import (
   checkpoints,
   data,
   feed,
+  kernels,
   masks,
   optimizers,
   parallel,
@@ -112,6 +113,7 @@ def train(
       progress.figures('compiling the step')
       book = Book(run, state, record, log, progress)
       ready_to_step()
+      kernels.wait(progress.figures)
       return _loop(run, state, book, watch, trace, at)
 
 

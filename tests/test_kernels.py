@@ -232,6 +232,20 @@ def test_nor_does_a_first_one_whose_first_call_waits_for_a_process_that_does(
   ]
 
 
+def test_a_process_can_wait_for_kernels_before_it_calls_them(tmp_path):
+  begun = """
+from random_pruning_jax import kernels
+from random_pruning_jax.kernels import jobs
+jobs.begin(('sums',))
+for _ in range(2):
+  kernels.wait(print)
+  print(jobs.stored(('sums',)))
+"""
+  first, *rest = _used('sums', begun, XDG_CACHE_HOME=str(tmp_path)).stdout.splitlines()
+  assert first == 'compiling kernels for this processor, once'
+  assert rest == ['True', 'True', '512.0', 'False']
+
+
 def test_a_first_call_that_was_interrupted_can_be_made_again(tmp_path):
   interrupted = """
 import os, signal, threading

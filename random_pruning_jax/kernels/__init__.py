@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 
 from random_pruning_jax import processor
 
@@ -30,6 +31,17 @@ def begin() -> None:
     from random_pruning_jax.kernels import jobs
 
     jobs.begin(('dense', 16 if registers() == 32 else 8, registers()), ('sums',))
+
+
+def wait(say: Callable[[str], None]) -> None:
+  """Returns when what `begin` began is made, and says what it waits for.
+
+  Unlike a call that waits for its kernel, it is ended by an interrupt at once.
+  """
+  if processor.only_cpu(os.environ) and runs_dense():
+    from random_pruning_jax.kernels import jobs
+
+    jobs.wait(say)
 
 
 def registers() -> int:

@@ -11,6 +11,7 @@ import importlib
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 from llvmlite import binding
 
@@ -55,6 +56,16 @@ def begin(*kinds: Kind) -> None:
 def begun(kind: Kind) -> bool:
   """Whether a process makes it."""
   return kind in _processes
+
+
+def wait(say: Callable[[str], None]) -> None:
+  """Returns when all processes that were begun have ended; says what it waits for, if it does."""
+  running = {process for process in _processes.values() if process.poll() is None}
+  if running:
+    say('compiling kernels for this processor, once')
+  for process in running:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(PATIENCE)
 
 
 def finish(kind: Kind) -> int:

@@ -19,7 +19,7 @@ from random_pruning_jax.kernels.handler import (
   ITEMS,
   SEAT,
   WORKERS,
-  Kind,
+  Functions,
   started,
 )
 from random_pruning_jax.kernels.llvm import compiled, floats, inlined, ints, words
@@ -78,7 +78,7 @@ def _clear(plan, own):
 
 
 @functools.cache
-def kind(*vectors: int) -> Kind:
+def functions(*vectors: int) -> Functions:
   """The job, for such `Vectors` of channels of the result."""
   vectors = Vectors(*vectors)
   fill, parts, lanes = filling(vectors), summing(vectors), vectors.lanes
@@ -133,4 +133,4 @@ def kind(*vectors: int) -> Kind:
       llvm.add(place + 8 * DONE, 1)
       number = llvm.add(place + 8 * ITEM, 1)
 
-  return Kind(begin, work, finish)
+  return Functions(begin, work, finish)

@@ -28,6 +28,7 @@ from random_pruning_jax.kernels.xla_words import (
   TRAITS,
   TYPE,
   VERSION,
+  interface,
 )
 
 # The words that every job begins with, int64: the next item, how many are done and how many there
@@ -37,17 +38,17 @@ ITEM, DONE, ITEMS, REFERENCES, WORKERS, SEAT, FIRST = range(7)
 SIGNATURE = types.int64(types.int64)
 
 
-class Kind(NamedTuple):
-  """Compiled functions of a kind of job."""
+class Functions(NamedTuple):
+  """What a kind of job is, compiled."""
 
   begin: Callable  # (call frame) -> address of a new job
   work: Callable  # (job): does items until none is left, in any number of threads
   finish: Callable  # (job): what is left to do after all of them
 
 
-def helper(kind: Kind) -> Any:
+def helper(functions: Functions) -> Any:
   """What another thread of XLA's is to call with the address of a job, as a `numba.cfunc`."""
-  work = kind.work
+  work = functions.work
 
   @numba.cfunc(SIGNATURE, error_model='numpy')
   def help_with(job):
@@ -58,12 +59,13 @@ def helper(kind: Kind) -> Any:
   return help_with
 
 
-def handler(kind: Kind, helper_name: str, version: int, place: dict[str, int]) -> Any:
+def handler(functions: Functions, helper_name: str) -> Any:
   """What XLA calls with the address of a call frame, as a `numba.cfunc`.
 
-  `version` and `place` are of XLA's interface: which word of its struct a function is.
+  LLVM knows the helper's address by that name.
   """
-  begin, finish, helper_of = kind.begin, kind.finish, llvm.function(helper_name)
+  version, place = interface()
+  begin, finish, helper_of = functions.begin, functions.finish, llvm.function(helper_name)
   destroy, schedule = place['Error_Destroy'], place['ThreadPool_Schedule']
   count = place['ThreadPool_NumThreads']
 

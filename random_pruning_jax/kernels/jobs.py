@@ -1,7 +1,7 @@
 """Kinds of jobs by name, as machine code: made here, or meanwhile in a process of its own.
 
-A kind is ('dense', 8, 16): `kind(8, 16)` of `dense_jobs`. To compile one takes seconds, most of
-them Python's, so that a thread would take them from the others; a process takes another core.
+A kind is ('dense', 8, 16): `functions(8, 16)` of `dense_jobs`. To compile one takes seconds, most
+of them Python's, so that a thread would take them from the others; a process takes another core.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from llvmlite import binding
 
 from random_pruning_jax import lock
-from random_pruning_jax.kernels import objects, xla_words
+from random_pruning_jax.kernels import objects
 
 Kind = tuple[str | int, ...]
 PATIENCE = 300  # seconds for a process, which may wait for others that make the same
@@ -92,19 +92,19 @@ def make(kind: Kind) -> int:
   """Where the handler of its calls is, whose code is read or made."""
 
   @functools.cache
-  def functions():
+  def compiled():
     name, *numbers = kind
-    return importlib.import_module(f'random_pruning_jax.kernels.{name}_jobs').kind(*numbers)
+    return importlib.import_module(f'random_pruning_jax.kernels.{name}_jobs').functions(*numbers)
 
   def helper():
     from random_pruning_jax.kernels import handler
 
-    return handler.helper(functions())
+    return handler.helper(compiled())
 
   def whole():
     from random_pruning_jax.kernels import handler
 
-    return handler.handler(functions(), _helper(kind), *xla_words.interface())
+    return handler.handler(compiled(), _helper(kind))
 
   # The handler knows its helper by name, since addresses are others in another process.
   binding.add_symbol(_helper(kind), objects.address(_helper(kind), helper))

@@ -9,7 +9,7 @@ from random_pruning_jax.kernels.handler import (
   ITEMS,
   SEAT,
   WORKERS,
-  Kind,
+  Functions,
   started,
 )
 from random_pruning_jax.kernels.kept_sums import add_kept
@@ -156,5 +156,5 @@ def _multiply(job, image, tile, block, base, spare):
       llvm.move(out, spare, pixels)
 
 
-def kind() -> Kind:
-  return Kind(begin, work, finish)
+def functions() -> Functions:
+  return Functions(begin, work, finish)

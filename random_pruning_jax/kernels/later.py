@@ -52,6 +52,7 @@ class Later:
     if not self._place.value:
       text = f'kernels for CPUs are lacking: {why}'
       self._message = ctypes.create_string_buffer(text.encode(errors='replace'))
+      # XLA_FFI_Error_Create_Args: its size in bytes, no extension, a message, a code.
       self._request[:] = (28, 0, ctypes.addressof(self._message), word.INTERNAL)
       self._place.value = self._failing
 

@@ -1,7 +1,7 @@
 """Sums over the rows of two matrices, of one and of their products: threads divide the rows."""
 
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.handler import DONE, FIRST, ITEM, ITEMS, WORKERS, Kind, started
+from random_pruning_jax.kernels.handler import DONE, FIRST, ITEM, ITEMS, WORKERS, Functions, started
 from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
 
 # Words of a plan, int32: rows in all and of an item, columns.
@@ -62,5 +62,5 @@ def work(place):
     number = llvm.add(place + 8 * ITEM, 1)
 
 
-def kind() -> Kind:
-  return Kind(begin, work, finish)
+def functions() -> Functions:
+  return Functions(begin, work, finish)

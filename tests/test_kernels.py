@@ -270,6 +270,19 @@ sys.exit('ended')
   assert found.returncode == 1 and 'ended' in found.stderr
 
 
+HELD_UP = {
+  'killed': "jobs.begin(('sums',)); jobs._processes['sums',].kill()",
+  'late': 'jobs.PATIENCE = 0.1',
+}
+
+
+@pytest.mark.parametrize('how', HELD_UP)
+def test_where_the_other_process_is_held_up_this_one_compiles(tmp_path, how):
+  before = f'from random_pruning_jax.kernels import jobs\n{HELD_UP[how]}'
+  found = _used('sums', before, XDG_CACHE_HOME=str(tmp_path))
+  assert found.stdout.split() == ['512.0', 'True'], found.stderr
+
+
 def test_where_no_file_can_be_handed_over_a_process_compiles_for_itself(tmp_path):
   (tmp_path / 'random_pruning_jax').write_text('a file where the directory would be')
   assert _used('sums', XDG_CACHE_HOME=str(tmp_path)).stdout.split() == ['512.0', 'True']
@@ -282,13 +295,6 @@ def test_a_call_whose_machine_code_cannot_be_made_fails_with_the_reason(tmp_path
   assert 'INTERNAL: kernels for CPUs are lacking: ImportError: Numba needs another NumPy' in (
     found.stderr
   )
-
-
-def test_a_cache_that_cannot_be_written_to_costs_nothing_but_time(tmp_path, monkeypatch):
-  (tmp_path / 'random_pruning_jax').write_text('a file where the directory would be')
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  assert objects._read(tmp_path / 'random_pruning_jax' / 'x') is None
-  objects._write(tmp_path / 'random_pruning_jax' / 'x', b'code')
 
 
 @pytest.mark.parametrize(

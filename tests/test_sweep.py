@@ -1,6 +1,7 @@
 """A sweep looks after itself: what is done stays, what fails is said, nothing runs twice."""
 
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import pytest
@@ -236,6 +238,17 @@ def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
   text = estimate.table(both.jobs, both.parts, tmp_path, workers=1)
   assert all(job.tag in text for job in both.jobs) and '2 runs' in text
   assert not any((tmp_path / job.tag).exists() for job in both.jobs)
+
+
+def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_path, monkeypatch):
+  clock = types.SimpleNamespace(perf_counter=itertools.count(step=60).__next__)  # a look, a minute
+  monkeypatch.setattr(estimate, 'time', clock)
+  both = plan.plan([small(), small(model__width=4)])
+  narrow, wide = (sum(x.macs for x in both.parts[job.group].structure.layers) for job in both.jobs)
+  seconds = estimate.seconds_per_step(both.jobs, both.parts)
+  assert list(seconds.values()) == [60, 60 * wide / narrow]  # measured, and scaled from that
+  text = estimate.table(both.jobs, both.parts, tmp_path, workers=4)
+  assert f'about {estimate.duration(10 * sum(seconds.values()))} here with 4 workers' in text
 
 
 def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():

@@ -64,9 +64,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   parent = args.workers > 1 and args.worker < 0 and not args.dry_run
   _share_cores(args)
-  if not (parent or args.dry_run):
+  if not parent:
     kernels.begin()
-  arguments.start_jax(args, apart=True)
+  arguments.start_jax(args, apart=not args.dry_run)
   if parent:
     import jax
 

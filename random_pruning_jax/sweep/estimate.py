@@ -80,8 +80,9 @@ def _train_images(name: str, data_dir: str, spec: data.Spec) -> int | None:
 def seconds_per_step(jobs: Sequence[Job], parts: dict[str, Experiment]) -> dict[str, float]:
   """Seconds of a training step of each group, measured on blank images, smallest network first.
 
-  Measuring ends after some seconds; the groups that are left get the time of the largest network
-  that was measured, times the ratio of their multiply-adds.
+  Measuring ends some seconds after the first, in which a first start compiles; the groups that are
+  left get the time of the largest network that was measured, times the ratio of their
+  multiply-adds.
   """
   work = {
     job.group: cost.macs(parts[job.group].structure.layers) * job.config.batch_size
@@ -89,10 +90,11 @@ def seconds_per_step(jobs: Sequence[Job], parts: dict[str, Experiment]) -> dict[
     if not job.error
   }
   seconds: dict[str, float] = {}
-  began, last = time.perf_counter(), ''
+  last, end = '', math.inf
   for name in sorted(work, key=work.__getitem__):
-    if not last or time.perf_counter() - began < _PATIENCE:
+    if time.perf_counter() < end:
       seconds[name], last = _measure(parts[name]), name
+      end = min(end, time.perf_counter() + _PATIENCE)
     else:
       seconds[name] = seconds[last] * work[name] / work[last]
   return seconds
@@ -120,7 +122,7 @@ def _measure(parts: Experiment, steps: int = 3) -> float:
     began = time.perf_counter()
     state, _ = jax.block_until_ready(compiled(state, batch))
     times.append(time.perf_counter() - began)
-  return sorted(times)[steps // 2]
+  return min(times)  # what else runs here makes some of them longer
 
 
 def duration(seconds: float) -> str:
@@ -185,12 +187,18 @@ def _notes(
     f'{_flops(kept)} if kept weights alone were multiplied'
     + (f' (without {unknown} runs whose ratio is a score).' if unknown else '.'),
     'A training step is three forward passes (Evci et al., 2020); BatchNorm is not counted.',
-    f'A step on this machine: {steps}.',
-    f'What is not done takes about {duration(left / workers)} here'
+    f'A step of one network on this machine: {steps}.',
+    # Workers divide the cores of a machine without GPUs, all of which the measured step had.
+    f'What is not done takes about {duration(left / (1 if _on_cpu() else workers))} here'
     + (f' with {workers} workers' if workers > 1 else '')
-    + ', besides compilation, data and evaluation.',
+    + ', besides compilation, data and evaluation'
+    + ('.' if _on_cpu() else '; less where networks train together.'),
     *wrong,
   ]
+
+
+def _on_cpu() -> bool:
+  return parallel.devices()[0].platform == 'cpu'
 
 
 def _flops(value: float | None) -> str:

@@ -216,9 +216,9 @@ def test_gradient_flow_explains_the_gap_where_the_two_rank_alike():
     return runs.Run('done', '', config, row)
 
   def verdict(norms):
-    found = [a_run(seed, 1.0, 0.9, 1.0) for seed in range(3)]
+    found = [a_run(seed, 1.0, 0.9, 1.0) for seed in range(5)]
     for density, accuracy, norm in zip((0.1, 0.2, 0.5), (0.7, 0.8, 0.89), norms, strict=True):
-      found += [a_run(seed, density, accuracy, norm) for seed in range(3)]
+      found += [a_run(seed, density, accuracy, norm) for seed in range(5)]
     return claims.flow_matters('', claims.cells_of(found))
 
   assert verdict((1.0, 2.0, 3.0)).verdict == 'supported'
@@ -233,6 +233,17 @@ def test_a_paired_test_is_the_textbooks():
   assert found.p_for == pytest.approx(0.0370901, abs=1e-6)  # t = 3.4641 with 2 degrees of freedom
   assert found.p_for + found.p_against == pytest.approx(1)
   assert claims.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_equal_differences_decide_by_their_number_alone():
+  """Accuracies of few images may be equal by chance, which is no certainty."""
+  for n, p in ((2, 0.25), (3, 0.125), (5, 0.03125)):
+    found = claims.evidence('', dict.fromkeys(range(n), 0.01))
+    assert (found.p_for, found.p_against) == (p, 1)
+  same = claims.evidence('', {0: 0.0, 1: 0.0})
+  assert (same.p_for, same.p_against) == (1, 1)
+  cells = [same, *(claims.evidence('', {0: -0.03, 1: -0.03 - i / 360}) for i in range(1, 18))]
+  assert claims.can('', cells, 'accuracy').verdict == 'cannot decide'
 
 
 def test_seeds_are_paired_and_those_without_a_partner_left_out():

@@ -32,7 +32,7 @@ _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
 class Run:
   """One run: its config, and its row where it is done.
 
-  `state` is 'done', 'failed' (with `error`) or 'missing' (planned by a sweep, and neither).
+  `state` is 'done', 'failed' (with `error`) or 'missing' (planned or begun, and neither).
   """
 
   state: str
@@ -81,30 +81,49 @@ class Run:
 
   @property
   def scheme(self) -> str:
-    """'erk', 'erk/magnitude', 'erk, fan_in', or 'dense'; the same in either recipe."""
+    """'erk', 'erk/magnitude', 'erk, fan_in', 'erk, dense stem', or 'dense'.
+
+    What a recipe chooses by itself has the same name in either; what a config chooses besides has
+    one of its own.
+    """
     if self.dense:
       return DENSE
-    select = str(self.config.get('pruning.select', 'random')).removesuffix('_authors')
-    ratio = str(self.config.get('pruning.ratio', 'unknown')).removesuffix('_authors')
-    sampling = self.config.get('pruning.sampling', 'exact')
-    usual = 'bernoulli' if self.config.get('recipe') == 'authors' else 'exact'
-    note = '' if sampling in (usual, 'exact') else f', {sampling}'
-    return (ratio if select == 'random' else f'{ratio}/{select}') + note
+    ratio = str(self.config.get('pruning.ratio', 'unknown'))
+    select = str(self.config.get('pruning.select', 'random'))
+    authors = self.config.get('recipe') == 'authors'
+    if authors:
+      ratio, select = ratio.removesuffix('_authors'), select.removesuffix('_authors')
+    usual = 'bernoulli' if authors and select == 'random' else 'exact'
+    sampling = self.config.get('pruning.sampling', usual)
+    notes = [sampling] if sampling != usual else []
+    if sampling == 'n_m':
+      notes = [f'n_m of {self.config.get("pruning.block")}']
+    if held := self.config.get('pruning.dense'):
+      notes.append(f'dense {" ".join(held)}')
+    return ', '.join([ratio if select == 'random' else f'{ratio}/{select}', *notes])
 
   @property
   def random(self) -> bool:
     """Whether chance chose which weights stay."""
     return not self.dense and self.config.get('pruning.select', 'random') == 'random'
 
-  def metric(self, name: str) -> float | None:
-    """A number of the row, or `auroc`: the mean of the maximum softmax's over foreign sets."""
-    numbers = self.row.get('metrics', {})
+  def metric(self, name: str, beside: 'Run | None' = None) -> float | None:
+    """A number of the row, or one of this report's own.
+
+    `auroc` is the mean of the maximum softmax's over the foreign sets that the config names, and
+    `fgsm` the accuracy at the largest epsilon up to 8/255; of those that `beside` has too, so that
+    two runs are compared on the same sets and epsilon.
+    """
+    numbers = {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
+    if beside is not None and name in ('auroc', 'fgsm'):
+      theirs = beside.row.get('metrics', {})
+      numbers = {k: v for k, v in numbers.items() if theirs.get(k) is not None}
     if name == 'auroc':
-      found = [v for k, v in numbers.items() if re.fullmatch(r'ood/.+/msp/auroc', k)]
-      found = [value for value in found if value is not None]
+      sets = self.config.get('evaluation.foreign', ())
+      found = [numbers[key] for key in (f'ood/{s}/msp/auroc' for s in sets) if key in numbers]
       return sum(found) / len(found) if found else None
     if name == 'fgsm':
-      return self.metric(strongest_fgsm(numbers))
+      name = strongest_fgsm(numbers)
     if name == 'validation_accuracy':
       return (self.row.get('validation') or {}).get('accuracy')
     value = numbers.get(name, self.row.get(name))
@@ -138,7 +157,10 @@ def strongest_fgsm(numbers: Iterable[str]) -> str:
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   """Every run at or below the paths, in a fixed order. Raises ValueError where there is none."""
   rows = results.read(paths)
-  done = [Run('done', row['run'], row.get('config', {}), row) for row in rows]
+  done = [
+    Run('done' if results.is_final(row) else 'missing', row['run'], row.get('config', {}), row)
+    for row in rows
+  ]
   places = {str(pathlib.Path(run.place).resolve()) for run in done}
   runs = done + [
     run for run in _others(paths) if str(pathlib.Path(run.place).resolve()) not in places
@@ -183,22 +205,21 @@ def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
 def _with_settings(runs: list[Run]) -> list[Run]:
   """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged."""
   names = sorted({name for run in runs for name in run.config if _is_setting(name)})
-  differing = []
+  differing: dict[str, list[str]] = {}  # of each data set
   for name in names:
     by_network: dict[tuple, set[str]] = {}
     for run in runs:
       key = (run.dataset, run.network, run.dense)
       if name in run.config:  # rows of older versions may lack it
         by_network.setdefault(key, set()).add(json.dumps(run.config[name]))
-    if any(len(values) > 1 for values in by_network.values()):
-      differing.append(name)
-  return [
-    dataclasses.replace(
-      run,
-      setting=', '.join(f'{n}={run.config[n]}' for n in differing if n in run.config),
-    )
-    for run in runs
-  ]
+    for dataset in {key[0] for key, values in by_network.items() if len(values) > 1}:
+      differing.setdefault(dataset, []).append(name)
+
+  def setting(run: Run) -> str:
+    named = (name for name in differing.get(run.dataset, ()) if name in run.config)
+    return ', '.join(f'{name}={run.config[name]}' for name in named)
+
+  return [dataclasses.replace(run, setting=setting(run)) for run in runs]
 
 
 def _is_setting(name: str) -> bool:

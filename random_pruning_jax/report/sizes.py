@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from random_pruning_jax.report import style
 from random_pruning_jax.report.curves import ACCURACY, names, schemes
 from random_pruning_jax.report.runs import DENSE, Run
-from random_pruning_jax.report.tables import Cell, cell_of
+from random_pruning_jax.report.tables import Cell, cell_of, one_a_seed
 
 AXES = {
   'kept': 'weights kept',
@@ -87,13 +87,14 @@ def _log_axis(ax: Axes) -> None:
 
 def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int, float]:
   """{seed: sparse - dense} of the seeds that both have."""
-  of_dense = {run.seed: run.metric(metric) for run in dense}
+  ours, theirs = one_a_seed(sparse), one_a_seed(dense)
   differences = {}
-  for run in sparse:
-    ours, theirs = run.metric(metric), of_dense.get(run.seed)
-    if ours is not None and theirs is not None:
-      differences[run.seed] = ours - theirs
-  return differences
+  for seed in ours.keys() & theirs.keys():
+    a, b = ours[seed], theirs[seed]
+    values = a.metric(metric, beside=b), b.metric(metric, beside=a)
+    if None not in values:
+      differences[seed] = values[0] - values[1]
+  return dict(sorted(differences.items()))
 
 
 def _points(runs: Sequence[Run], size: str) -> list[tuple[float, float, float]]:

@@ -74,13 +74,23 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
 
 
 def cell_of(runs: Sequence[Run], metric: str) -> Cell:
-  """The numbers of runs that differ in their seed alone."""
-  values = [run.metric(metric) for run in runs if run.state == 'done']
+  """The numbers of runs that differ in their seed alone; of copies, which sweeps may share, one."""
+  each = one_a_seed(runs)
+  values = [run.metric(metric) for run in each.values() if run.state == 'done']
   return Cell(
     tuple(value for value in values if value is not None),
-    sum(run.state == 'failed' for run in runs),
-    sum(run.state == 'missing' for run in runs) + sum(value is None for value in values),
+    sum(run.state == 'failed' for run in each.values()),
+    sum(run.state == 'missing' for run in each.values()) + values.count(None),
   )
+
+
+def one_a_seed(runs: Sequence[Run]) -> dict[int, Run]:
+  """{seed: run}: a run that is done, if there is one, and of those the last that was measured."""
+
+  def rank(run: Run) -> tuple:
+    return run.state == 'done', run.state == 'failed', run.row.get('time', '')
+
+  return {run.seed: run for run in sorted(runs, key=rank)}
 
 
 def show(cell: Cell | None, metric: str) -> str:

@@ -1,0 +1,99 @@
+"""Which runs a report puts into one cell, and which it compares."""
+
+import synthetic
+
+from random_pruning_jax.report import claims, runs, sizes, style, tables
+
+
+def done(place='', metrics=None, time='', **fields):
+  config = synthetic.config_of(**{name.replace('__', '.'): value for name, value in fields.items()})
+  row = synthetic.row_of(config) | {'time': time}
+  row['metrics'] |= metrics or {}
+  return runs.Run('done', place, config, row)
+
+
+def accuracies(scheme_runs, accuracy):
+  return [done(seed=i, metrics={'accuracy': a}, **scheme_runs) for i, a in enumerate(accuracy)]
+
+
+def test_what_a_config_chooses_of_pruning_has_a_scheme_of_its_own():
+  schemes = [
+    done(pruning__ratio='uniform').scheme,
+    done(pruning__ratio='uniform', pruning__dense=('stem', 'head')).scheme,
+    done(pruning__sampling='n_m', pruning__density=0.5, pruning__block=4).scheme,
+    done(pruning__sampling='n_m', pruning__density=0.5, pruning__block=2).scheme,
+    done(pruning__ratio='uniform_plus_authors').scheme,
+    done(recipe='authors', pruning__ratio='uniform_plus').scheme,
+    done(recipe='authors', pruning__sampling='exact').scheme,
+    done(recipe='authors', pruning__ratio='snip', pruning__select='snip').scheme,
+  ]
+  assert schemes == [
+    'uniform',
+    'uniform, dense stem head',
+    'erk, n_m of 4',
+    'erk, n_m of 2',
+    'uniform_plus_authors',
+    'uniform_plus',
+    'erk, exact',
+    'snip/snip',
+  ]
+  assert len({style.look(scheme).label for scheme in schemes}) == len(schemes)
+
+
+def test_a_seed_that_two_sweeps_trained_counts_once():
+  copies = [done(seed=s, metrics={'accuracy': 0.5}, time='1') for s in (0, 1)]
+  newer = [done(seed=s, metrics={'accuracy': 0.6}, time='2') for s in (0,)]
+  failed = runs.Run('failed', '', copies[1].config, {})
+  cell = tables.cell_of([*newer, failed, *copies], 'accuracy')
+  assert sorted(cell.values) == [0.5, 0.6] and not cell.failed and not cell.missing
+
+
+def test_the_mean_over_foreign_sets_is_of_those_that_the_config_names():
+  found = {f'ood/{name}/msp/auroc': 1.0 for name in ('near', 'far', 'gaussian_noise', 'mnist')}
+  run = done(metrics=found | {'ood/svhn_cropped/msp/auroc': 0.9, 'ood/cifar100/msp/auroc': 0.8})
+  assert run.metric('auroc') == (0.9 + 0.8) / 2
+
+
+def test_two_runs_are_compared_on_the_sets_and_the_epsilon_that_both_have():
+  more = {'ood/svhn_cropped/msp/auroc': 0.9, 'ood/cifar100/msp/auroc': 0.5}
+  sparse = done(metrics=more | {'adversarial/fgsm/1/255': 0.7, 'adversarial/fgsm/8/255': 0.1})
+  dense = done(pruning__density=1.0, metrics={'ood/svhn_cropped/msp/auroc': 0.9})
+  dense.row['metrics']['ood/cifar100/msp/auroc'] = None
+  dense.row['metrics'] |= {'adversarial/fgsm/1/255': 0.7, 'adversarial/fgsm/8/255': None}
+  assert sizes.paired([sparse], [dense], 'auroc') == {0: 0.0}
+  assert sizes.paired([sparse], [dense], 'fgsm') == {0: 0.0}
+
+
+def test_a_setting_that_differs_in_one_data_set_is_named_in_no_other():
+  imagenet = {'dataset': 'imagenet2012', 'model__name': 'wrn50_2'}
+  found = runs._with_settings(
+    [
+      done(epochs=100, **imagenet),
+      done(epochs=90, pruning__density=1.0, **imagenet),
+      done(epochs=5, dataset='digits'),
+      done(epochs=30, dataset='digits'),
+    ]
+  )
+  assert [run.setting for run in found] == ['', '', 'epochs=5', 'epochs=30']
+
+
+def test_the_claim_of_imagenet_is_of_wide_resnet_50_on_imagenet_alone():
+  def verdict(dataset, name):
+    network = {'dataset': dataset, 'model__name': name}
+    sparse = accuracies(network, (0.71, 0.72, 0.73))
+    dense = accuracies(network | {'pruning__density': 1.0}, (0.705, 0.714, 0.723))
+    [answer] = [a for a in claims.answers([*sparse, *dense]) if a.claim.startswith('On ImageNet')]
+    return answer.verdict
+
+  assert verdict('imagenet2012', 'wrn50_2') == 'supported'
+  assert verdict('imagenet2012', 'wrn101_2') == 'cannot decide'
+  assert verdict('imagenet_resized', 'wrn50_2') == 'cannot decide'
+
+
+def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
+  whole = [{0: 0.01, 1: 0.011, 2: 0.012}] * 3
+  answer = claims.tends('', 'gap', [*whole, {0: -9.0, 1: -9.0}, {7: -9.0}], '')
+  assert answer.verdict == 'supported'
+  assert answer.evidence[0].n == 3 and 'mean over 3 of 5 cells' in answer.evidence[0].what
+  apart = claims.tends('', 'gap', [{0: 0.1}, {1: 0.1}, {2: 0.1}], '')
+  assert apart.verdict == 'cannot decide' and 'no seeds in common' in apart.why

@@ -142,6 +142,7 @@ def _attacks() -> ConfigDict:
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """A copy in which 'recipe' and 'dataset' are replaced by what they stand for, checked."""
+  _check_fields(config)
   config = smoked(config) if config.smoke else ConfigDict(config.to_dict())
   recipe = RECIPES[choice('recipe', config.recipe, RECIPES)]
   if config.pruning.sampling == 'recipe':
@@ -162,6 +163,19 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config.augment.flip = 'yes' if spec and spec.flip else 'no'
   check(config)
   return config
+
+
+def _check_fields(config: ConfigDict) -> None:
+  """Raises ValueError for a field that there is not, but for settings of attacks."""
+
+  def check_below(node: Any, known: Any, where: str) -> None:
+    for name in node:
+      if name not in known:
+        raise ValueError(f'unknown field {where}.{name}; {where} has: {", ".join(sorted(known))}.')
+      if isinstance(known[name], ConfigDict) and name != 'attacks':
+        check_below(node[name], known[name], f'{where}.{name}')
+
+  check_below(config, default(), 'config')
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def check(config: ConfigDict) -> None:
     ('optimizer.lr', 0),
     ('optimizer.weight_decay', 0),
     ('schedule.warmup_epochs', 0),
+    ('schedule.factor', 0),
     ('steps_per_call', 0),
     ('log_every', 1),
     ('gradient_flow_every', 0),
@@ -55,7 +56,7 @@ def check(config: ConfigDict) -> None:
     ('pruning.block', 1),
   ):
     value = functools.reduce(operator.getitem, field.split('.'), config)
-    if value < low:
+    if not value >= low:  # nan too
       raise ValueError(f'{field} must be at least {low}, got {value}.')
   for field, low, high in (('area', 0.0, 1.0), ('aspect', 0.0, float('inf'))):
     first, last = config.augment[field]
@@ -68,7 +69,22 @@ def check(config: ConfigDict) -> None:
   ):
     if not 0 <= value < 1:
       raise ValueError(f'{field} must lie in [0, 1), got {value}.')
+  _check_schedule(config)
   _check_evaluation(config.evaluation)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+  if config.schedule.warmup_epochs >= config.epochs:
+    raise ValueError(
+      f'schedule.warmup_epochs must be less than epochs ({config.epochs}), '
+      f'got {config.schedule.warmup_epochs}.'
+    )
+  for milestone in config.schedule.milestones:
+    if not 0 <= milestone <= 1:
+      raise ValueError(
+        'schedule.milestones must lie in [0, 1], as fractions of training; '
+        f'got {milestone} (80 of 160 epochs are 0.5).'
+      )
 
 
 def _check_evaluation(evaluation: ConfigDict) -> None:

@@ -71,7 +71,12 @@ def _check_field(config: ConfigDict, argument: str) -> None:
 
 
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
-  """A copy that differs in some fields: `changed(base, {'seed': 1, 'pruning.density': 0.2})`."""
+  """A copy that differs in some fields: `changed(base, {'seed': 1, 'pruning.density': 0.2})`.
+
+  Raises ValueError for a field that is not there.
+  """
   copy = ConfigDict(config.to_dict())
+  for field in fields:
+    _check_field(copy, f'--config.{field}=')
   copy.update_from_flattened_dict(fields)
   return copy

@@ -76,7 +76,8 @@ def shapes(parts: Experiment, where: str, steps: int) -> tuple[jax.ShapeDtypeStr
 def held_out(parts: Experiment, split: str = 'validation') -> data.Images:
   """Images of a split of the config's own set, as evaluation shows them to the network."""
   config, spec = parts.config, parts.spec
-  return data.load_adapted(config.dataset, split, spec.shape, config.data_dir, spec.resize)[0]
+  found, _ = data.load_adapted(config.dataset, split, spec.shape, config.data_dir, spec.resize)
+  return data.labelled(found, spec.num_classes, f'{config.dataset} {split}')
 
 
 def _large(name: str, data_dir: str) -> bool:
@@ -90,6 +91,7 @@ def _large(name: str, data_dir: str) -> bool:
 def _resident(parts: Experiment) -> Feed:
   config = parts.config
   images = data.load(config.dataset, 'train', config.data_dir)
+  data.labelled(images, parts.spec.num_classes, f'{config.dataset} train')
   if images.images.shape[1:] != parts.spec.shape:
     raise ValueError(
       f'images of {config.dataset} are {images.images.shape[1:]} and {parts.spec.shape} is wanted '

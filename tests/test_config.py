@@ -87,6 +87,14 @@ def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
     ({'batch_size': 122}, r'multiple of the number of devices, 4; got 122'),
     ({'schedule__name': 'steps'}, r'schedule.name must be one of'),
     ({'optimizer__momentum': 1.0}, r'optimizer.momentum must lie in \[0, 1\), got 1.0'),
+    ({'optimizer__lr': float('nan')}, r'optimizer.lr must be at least 0, got nan'),
+    ({'schedule__warmup_epochs': 2.0}, r'schedule.warmup_epochs must be less than epochs \(2\)'),
+    ({'schedule__milestones': (80, 120)}, r'schedule.milestones must lie in \[0, 1\].* got 80'),
+    (
+      {'pruning__densty': 0.1},
+      r'unknown field config.pruning.densty; config.pruning has: block',
+    ),
+    ({'epoch': 7}, r'unknown field config.epoch; config has: .*epochs'),
     ({'epochs': 0}, r'epochs must be at least 1, got 0'),
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
     ({'evaluation__epsilons': (2.0,)}, r'evaluation.epsilons must lie in \[0, 1\]'),
@@ -138,6 +146,11 @@ else:
 def test_a_wrong_override_is_refused_with_the_fields_there_are(override, message):
   with pytest.raises(ValueError, match=message):
     load(override)
+
+
+def test_a_field_that_a_sweep_would_change_must_be_there():
+  with pytest.raises(ValueError, match=r'unknown field config.optimizr.lr; config has: augment'):
+    config_files.changed(tiny_config(), {'optimizr.lr': 0.1})
 
 
 def test_a_config_file_that_is_not_there_is_named():

@@ -1,5 +1,6 @@
 """Suites against scikit-learn and hand-worked cases, on foreign sets that nobody has seen."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import shutil
@@ -11,7 +12,7 @@ import pytest
 import sklearn.metrics
 from small import bench, make_set
 
-from random_pruning_jax import attacks, data, flow, suites
+from random_pruning_jax import attacks, data, feed, flow, suites
 from random_pruning_jax.config import resolve
 from random_pruning_jax.data import corrupted
 from random_pruning_jax.progress import Stages
@@ -327,6 +328,24 @@ def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):
 def test_images_of_training_are_read_once():
   on = bench()
   assert on.images(split='train') is on.images(split='train')
+
+
+def test_labels_that_are_no_class_of_the_network_are_refused():
+  """As -1, which stands for none in some test splits."""
+  wide = bench()
+  fewer = dataclasses.replace(wide.parts.spec, num_classes=9)
+  parts = wide.parts._replace(spec=fewer)
+  asks = (
+    lambda: feed.feed(parts),
+    lambda: feed.held_out(parts),
+    lambda: suites.Bench(parts, {}, {}).labels(),
+  )
+  for ask in asks:
+    with pytest.raises(data.DataError, match=r'must lie in \[0, 9\), got 0 to 9'):
+      ask()
+  minus = data.Images(np.zeros((2, 1, 1, 1), np.uint8), np.array([-1, -1]))
+  with pytest.raises(data.DataError, match=r'labels of some test must .*, got -1 to -1'):
+    data.labelled(minus, 10, 'some test')
 
 
 def test_alexnet_itself_has_an_mce_of_one():

@@ -57,6 +57,16 @@ def load(
   return Images(*store.fetch(name, identity, places.fingerprint(path), make))
 
 
+def labelled(images: Images, num_classes: int, what: str) -> Images:
+  """`images`, or a DataError where a label is no class: -1 stands for none in some test splits."""
+  labels = np.asarray(images.labels)
+  if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+    raise DataError(
+      f'labels of {what} must lie in [0, {num_classes}), got {labels.min()} to {labels.max()}'
+    )
+  return images
+
+
 def split_expression(name: str, split: str, path: pathlib.Path) -> str:
   """The TFDS expression of 'train', 'validation' or 'test'; anything else is returned as it is."""
   spec = spec_of(name)

@@ -71,6 +71,8 @@ class Bench:
         self.parts.config.data_dir,
         self.parts.spec.resize,
       )
+      if name == OWN:
+        data.labelled(found, self.parts.spec.num_classes, f'{dataset} {split}')
       self._images[name, split] = found
       if note:
         self.notes[dataset] = note

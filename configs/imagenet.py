@@ -27,8 +27,9 @@ over 8 GPUs (H100 SXM), 40 % of what their arithmetic or memory allows, and inpu
 last column is what it must deliver to the GPUs, more than most hosts can (docs/scaling.md).
 
 Recipe: batch 768 (192 on each of 4 GPUs), learning rate 0.4 after 5 epochs of warm-up, divided by
-10 at 30, 60 and, sparse, 90 or, dense, 80; weight decay 1e-4, label smoothing 0.1, bfloat16. The
-authors' code used ERK+ here (`erk_plus`). Another batch scales the rate:
+10 at 30, 60 and, sparse, 90 or, dense, 80; momentum 0.9, not Nesterov's, which the authors' code
+has for CIFAR alone; weight decay 1e-4, label smoothing 0.1, bfloat16. Their code used ERK+ here
+(`erk_plus`); `--config.recipe=authors` is their code for CIFAR. Another batch scales the rate:
 
     --config=configs/imagenet.py:wrn50_2,erk,0.2,4096         learning rate 2.13, 0.4 x 4096 / 768
     --config.optimizer.accumulate=4                           where it does not fit into memory
@@ -56,6 +57,7 @@ def get_config(argument: str = 'wrn50_2,erk,0.2'):
   config.epochs = 90 if dense else 100
   config.batch_size = int(batch)
   config.optimizer.lr = 0.4 * config.batch_size / 768
+  config.optimizer.nesterov = False
   config.optimizer.weight_decay = 1e-4
   config.optimizer.label_smoothing = 0.1
   last = 80 if dense else 90

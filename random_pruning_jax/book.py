@@ -45,7 +45,7 @@ class Book:
     self._run, self._log, self._progress = run, log, progress
     self.step = int(state.step)
     self._meter = runlog.Meter(self.step, record['meter'])
-    self._started = time.perf_counter() - record['seconds']
+    self._clock = _Clock(record)
     self._rates = optimizers.learning_rates(run.parts.config, run.per_epoch)
     self._flows = flow.FlowLog(run.parts, run.feed.images)
     self._kept: TrainState | None = None  # to be validated and saved
@@ -70,6 +70,7 @@ class Book:
 
     The state is saved where that is due, or with `save`; the next call must not take its memory.
     """
+    self._clock.called('step', self._clock.began)
     self._meter.add(figures)
     self._flows.measure(step, state)
     self._progress.advance(step - self.step)
@@ -125,7 +126,7 @@ class Book:
   def _begin_to_save(self, state: TrainState, epoch: dict[str, float]) -> None:
     meter = self._meter.record()  # first, because it refuses a loss that is no number
     validate, _ = self._due(self.step)
-    step, logits = self.step, None
+    step, logits, began = self.step, None, time.perf_counter()
     with self._meter.pausing():
       if validate:
         run = self._run
@@ -136,12 +137,13 @@ class Book:
           batch_size=run.parts.config.evaluation.batch_size,
           on=run.parts.on,
         )
+        self._clock.called('validation', began)
 
     def finish() -> None:
       with self._meter.stopped():
         validation = self._validated(step, logits(), epoch) if validate else None
-        seconds = time.perf_counter() - self._started
-        record = {'meter': meter, 'seconds': seconds, 'validation': validation}
+        record = {'meter': meter, 'validation': validation} | self._clock.record()
+        record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.parts.on)}
         checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
 
     self._unfinished = finish
@@ -161,6 +163,30 @@ class Book:
       f'validation accuracy {figures["accuracy"]:.2%}'
     )
     return figures
+
+
+class _Clock:
+  """Seconds of training, without the first call of each program, in which it is compiled."""
+
+  def __init__(self, record: dict[str, Any]):
+    self.began = time.perf_counter()
+    self._since = self.began - record['seconds']
+    self._compiling = record.get('compile_seconds', 0.0)  # which older checkpoints do not have
+    self._called: set[str] = set()
+
+  def called(self, program: str, since: float) -> None:
+    """What began at `since` was a call, of which the first is left out."""
+    if program not in self._called:
+      self._called.add(program)
+      seconds = time.perf_counter() - since
+      self._since += seconds
+      self._compiling += seconds
+
+  def record(self) -> dict[str, float]:
+    return {
+      'seconds': time.perf_counter() - self._since,
+      'compile_seconds': self._compiling,
+    }
 
 
 @jax.jit

@@ -121,7 +121,7 @@ def _masks_of_runs(a: pathlib.Path, b: pathlib.Path) -> str:
     try:
       config = runlog.read_config(place)
       parts = experiment(config, tuple(jax.devices()[:1]), trains=False)
-      state, _ = measure.load_state(parts, place, config.evaluation.checkpoint)
+      state = measure.load_state(parts, place).state
     except (ValueError, OSError) as error:
       return f'{name}: {error}'
     found.append(state.masks)

@@ -47,7 +47,7 @@ def read(workdir: str | os.PathLike, checkpoint: str = '') -> files.Stored:
   config = runlog.read_config(workdir)
   parts = experiment(config, trains=False)
   config = parts.config
-  state, record = measure.load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
+  state, record, _ = measure.load_state(parts, workdir, checkpoint)
   spec, settings = parts.spec, config.pruning
   about = files.About(
     model=config.model.name,

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -23,7 +23,7 @@ from random_pruning_jax.progress import say
 from random_pruning_jax.train import TrainState, blank_state
 
 # Parts of a row that a later evaluation of the same checkpoint adds to and does not replace.
-GATHERED = ('metrics', 'notes', 'skipped')
+GATHERED = ('metrics', 'notes', 'skipped', 'settings')
 
 
 def evaluate_run(
@@ -43,7 +43,10 @@ def evaluate_run(
   `suites.SUITES` (default: as the config says); `checkpoint` is 'best', 'latest' or a step, '' as
   the config says; `data_dir` replaces the config's, and `changes` some of its fields
   ('evaluation.attacked_images', 100). `trained` is a state of the run in memory, which is not read
-  again where its step is the checkpoint's. Raises ValueError where there is no such checkpoint.
+  again where its step is the checkpoint's. The row's 'settings' are, for each suite, the fields of
+  `evaluation` under which it was run; the row is 'final' where the run has come to its end and this
+  is the checkpoint that its config names. Raises ValueError where there is no such checkpoint, and
+  OSError where rows cannot be written, before anything is measured.
   """
   config = runlog.read_config(workdir)
   config.data_dir = data_dir or config.data_dir
@@ -52,8 +55,10 @@ def evaluate_run(
   names = tuple(suite) or config.evaluation.suites
   suites.check(parts.config.evaluation, names)
   started = time.perf_counter()
-  checkpoint = checkpoint or config.evaluation.checkpoint
-  state, record = load_state(parts, workdir, checkpoint, trained)
+  with parallel.failing_together():
+    if jax.process_index() == 0:
+      results.check_writable(workdir)
+  state, record, final = load_state(parts, workdir, checkpoint, trained)
   bench = suites.Bench(
     parts,
     state.variables,
@@ -68,6 +73,7 @@ def evaluate_run(
   row = _row(parts, state, record) | found.extras
   row |= {'metrics': found.numbers, 'notes': found.notes, 'skipped': found.skipped}
   row |= {'images': len(bench.labels()), 'evaluation_seconds': time.perf_counter() - started}
+  row |= {'final': final, 'settings': dict.fromkeys(names, _settings(parts))}
   gradient = _gradient_flow(workdir)
   if gradient:
     row['gradient'] = gradient
@@ -77,26 +83,47 @@ def evaluate_run(
   return row | {'run': str(workdir)}
 
 
+class Loaded(NamedTuple):
+  state: TrainState
+  record: dict[str, Any]
+  final: bool  # the checkpoint that the config names, of a run that has come to its end
+
+
 def load_state(
   parts: Experiment,
   workdir: str | os.PathLike,
-  checkpoint: str,
+  checkpoint: str = '',
   trained: TrainState | None = None,
-) -> tuple[TrainState, dict[str, Any]]:
-  """A checkpoint of a run: 'best' on validation, 'latest', or a step; `trained` if that is it."""
-  with checkpoints.Manager(workdir, parts.config.checkpoint.keep) as saved:
-    step = checkpoints.find(saved, checkpoint)
+) -> Loaded:
+  """A checkpoint of a run: 'best' on validation, 'latest', a step, or '' as the config says.
+
+  `trained` is given back if that is it.
+  """
+  config = parts.config
+  with checkpoints.Manager(workdir, config.checkpoint.keep) as saved:
+    named = checkpoints.find(saved, config.evaluation.checkpoint)
+    step = checkpoints.find(saved, checkpoint) if checkpoint else named
     if trained is not None and int(trained.step) == step:
-      return parallel.replicate(trained, parts.on), checkpoints.record_of(saved, step)
-    return checkpoints.restore(saved, blank_state(parts, 1), parts.on, step)
+      state, record = parallel.replicate(trained, parts.on), checkpoints.record_of(saved, step)
+    else:
+      state, record = checkpoints.restore(saved, blank_state(parts, 1), parts.on, step)
+    newest = saved.all_steps()[-1]
+  per_epoch = record.get('per_epoch')  # older checkpoints do not say how long the run was to be
+  ended = per_epoch is None or newest == config.epochs * per_epoch
+  return Loaded(state, record, ended and step == named)
+
+
+def _settings(parts: Experiment) -> dict[str, Any]:
+  start = 'evaluation.'
+  flat = config_lib.flat(parts.config)
+  return {name.removeprefix(start): flat[name] for name in flat if name.startswith(start)}
 
 
 def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]:
   """The row with what was found of the same checkpoint before; what is new replaces what is old."""
-  before = results.last(workdir)
-  if not before or any(before.get(name) != row[name] for name in ('step', 'masks')):
+  before = results.of_checkpoint(workdir, row['step'], row['masks'])
+  if not before:
     return row
-  del before['run']
   joined = before | row | {part: before.get(part, {}) | row[part] for part in GATHERED}
   for name in joined['skipped'].keys() - row['skipped'].keys():
     if any(number == name or number.startswith(f'{name}/') for number in row['metrics']):
@@ -123,7 +150,8 @@ def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[s
     'config': config_lib.flat(parts.config),
     'seed': parts.config.seed,
     'step': record['step'],
-    'train_seconds': record['seconds'],
+    'train_seconds': record['seconds'],  # without the first call of each program
+    'compile_seconds': record.get('compile_seconds'),  # those calls; older checkpoints had it above
     'peak_device_bytes': record.get('peak_bytes'),  # of training; None on CPUs
     'validation': record['validation'],
     'density': remaining / prunable,

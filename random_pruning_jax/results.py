@@ -48,6 +48,15 @@ def commit() -> str:
     return ''
 
 
+def check_writable(workdir: str | os.PathLike) -> None:
+  """Raises OSError where no row can be added to a run."""
+  path = pathlib.Path(workdir) / FILE
+  there = path.exists()
+  path.open('a').close()
+  if not there:
+    path.unlink()
+
+
 def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:
   """Adds a row; numbers that are not finite become null, since JSON has no name for them."""
   path = pathlib.Path(workdir) / FILE
@@ -61,31 +70,52 @@ def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:
 
 
 def read(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
-  """The last row of every `results.jsonl` at or below the paths, with the run's directory in it.
+  """The row of every `results.jsonl` at or below the paths, with the run's directory in it.
 
-  A line cut short by a crash, or damaged, is passed over. Raises ValueError where a path does not
-  exist and for rows of a later format than this code knows.
+  It is the last one that is final, or the last one where none is. A line cut short by a crash, or
+  damaged, is passed over. Raises ValueError where a path does not exist and for rows of a later
+  format than this code knows.
   """
   rows = []
   for path in map(pathlib.Path, paths):
     if not path.exists():
       raise ValueError(f'{path} must be a run or a directory of runs; it does not exist.')
     for file in sorted(path.rglob(FILE)) if path.is_dir() else [path]:
-      whole = [row for row in map(_parse, file.read_text(errors='replace').splitlines()) if row]
-      if not whole:
-        continue
-      row = whole[-1]
-      if row.get('format', 0) > FORMAT:
-        raise ValueError(f'{file} holds rows of format {row["format"]}; known: up to {FORMAT}.')
-      rows.append(row | {'run': str(file.parent)})
+      whole = _rows(file)
+      chosen = [row for row in whole if is_final(row)] or whole
+      rows += [row | {'run': str(file.parent)} for row in chosen[-1:]]
   return rows
 
 
 def last(workdir: str | os.PathLike) -> dict[str, Any] | None:
-  """The last row of a run, with its directory in it as 'run'; None where there is none yet."""
+  """The row of a run, as `read` chooses it; None where there is none yet."""
   path = pathlib.Path(workdir) / FILE
   rows = read([path]) if path.exists() else []
   return rows[0] if rows else None
+
+
+def is_final(row: dict[str, Any]) -> bool:
+  """Whether the row is of a run that came to its end, and of the checkpoint that its config names.
+
+  `evaluate` may measure others too. Rows from before this was written count as final.
+  """
+  return row.get('final', True)
+
+
+def of_checkpoint(workdir: str | os.PathLike, step: int, masks: str) -> dict[str, Any] | None:
+  """The last row of the checkpoint at `step` with masks of that checksum; None without any."""
+  path = pathlib.Path(workdir) / FILE
+  rows = _rows(path) if path.exists() else []
+  found = [row for row in rows if (row.get('step'), row.get('masks')) == (step, masks)]
+  return found[-1] if found else None
+
+
+def _rows(file: pathlib.Path) -> list[dict[str, Any]]:
+  rows = [row for row in map(_parse, file.read_text(errors='replace').splitlines()) if row]
+  for row in rows:
+    if row.get('format', 0) > FORMAT:
+      raise ValueError(f'{file} holds rows of format {row["format"]}; known: up to {FORMAT}.')
+  return rows
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import lock, parallel, results, suites
-from random_pruning_jax.experiment import check_budget, experiment
+from random_pruning_jax.experiment import Experiment, check_budget, experiment
 from random_pruning_jax.many import train_many
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
@@ -37,12 +37,14 @@ def run(
     if config.pruning.density == 1.0:
       raise ValueError('dense_twin must be False for a dense network (pruning.density is 1.0).')
     todo.append((dense(config), pathlib.Path(workdir) / TWIN))
-  for each, place in todo:  # all that can be wrong is said before the first training step
-    _check(each, place)
+  # All that can be wrong is said before the first training step.
+  resolved = [_checked(each) for each, _ in todo]
   with contextlib.ExitStack() as held:
     with parallel.failing_together():
       if jax.process_index() == 0:
         _lock(held, pathlib.Path(workdir))
+    for each, (_, place) in zip(resolved, todo, strict=True):
+      claim(each, place)
     return [_finish(each, place, show, profile) for each, place in todo]
 
 
@@ -62,21 +64,27 @@ def run_many(
     raise ValueError('dense_twin must be False where networks train together.')
   places = [pathlib.Path(workdir) for workdir in workdirs]
   found: dict[int, Any] = {}
-  for i, config in enumerate(configs):
-    try:
-      _check(config, places[i])
-    except Exception as error:
-      found[i] = error
-  fine = [i for i in range(len(configs)) if i not in found]
-  trained = train_many([configs[i] for i in fine], [places[i] for i in fine], way=way, show=show)
-  found |= {i: end for i, end in zip(fine, trained, strict=True) if isinstance(end, Exception)}
-  states = jax.device_get({i: end for i, end in zip(fine, trained, strict=True) if i not in found})
-  del trained  # the devices' memory
-  for i, state in states.items():
-    try:
-      found[i] = _row(configs[i], places[i], show, state)
-    except Exception as error:
-      found[i] = error
+  with contextlib.ExitStack() as held:
+    for i, config in enumerate(configs):
+      try:
+        parts = _checked(config)
+        _lock(held, places[i])
+        claim(parts, places[i])
+      except Exception as error:
+        found[i] = error
+    fine = [i for i in range(len(configs)) if i not in found]
+    if configs and not fine:
+      return list(found.values())
+    trained = train_many([configs[i] for i in fine], [places[i] for i in fine], way=way, show=show)
+    found |= {i: end for i, end in zip(fine, trained, strict=True) if isinstance(end, Exception)}
+    states = {i: end for i, end in zip(fine, trained, strict=True) if i not in found}
+    states = jax.device_get(states)
+    del trained  # the devices' memory
+    for i, state in states.items():
+      try:
+        found[i] = _row(configs[i], places[i], show, state)
+      except Exception as error:
+        found[i] = error
   return [found[i] for i in range(len(configs))]
 
 
@@ -90,6 +98,7 @@ def dense(config: ConfigDict) -> ConfigDict:
 
 def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
   """Keeps other processes out of the workdir while `held` is; ValueError where one is inside."""
+  workdir.mkdir(parents=True, exist_ok=True)
   try:
     held.enter_context(lock.alone(workdir, wait=False))
   except BlockingIOError as error:
@@ -114,13 +123,13 @@ def _finish(
   return _row(config, workdir, show, state)
 
 
-def _check(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """All that can be known to be wrong before the first step; claims the workdir."""
+def _checked(config: ConfigDict) -> Experiment:
+  """The experiment, or ValueError for all that can be known to be wrong before the first step."""
   with parallel.failing_together():
     parts = experiment(config)
     check_budget(parts)
     suites.check(parts.config.evaluation)
-  claim(parts, workdir)
+  return parts
 
 
 def _row(
@@ -128,8 +137,9 @@ def _row(
 ) -> dict[str, Any]:
   """Of a trained network: the one that is there, or else measured."""
   row = results.last(workdir)
-  # A row measured in another way than this config asks for is measured again.
+  # A row of a run that had not come to its end, of another checkpoint, or measured in another way
+  # than this config asks for is not that run's: it is measured again.
   asked = config_lib.flat(config_lib.resolve(config))
-  if row and row['config'] == asked:
+  if row and results.is_final(row) and row['config'] == asked:
     return row
   return evaluate_run(workdir, trained=trained, show=show)

@@ -35,7 +35,7 @@ from random_pruning_jax.experiment import (
   keys,
 )
 from random_pruning_jax.program import Own, ahead, compiled, step_of
-from random_pruning_jax.progress import Progress
+from random_pruning_jax.progress import Progress, say
 from random_pruning_jax.step import TrainState, create_state
 
 
@@ -140,6 +140,7 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   blank = functools.partial(blank_state, parts, run.per_epoch)
   read = checkpoints.restore_newest(run.saved, blank, parts.on)
   if read is not None:
+    _check_alike(run, read.record)
     return read
   config = parts.config
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
@@ -149,6 +150,29 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   check_beginning(state.params, state.masks)
   state = parallel.replicate(state, parts.on)
   return state, {'meter': None, 'seconds': 0.0}
+
+
+def _check_alike(run: Run, record: dict[str, Any]) -> None:
+  """Raises ValueError for other training images than a checkpoint's, as far as their number says.
+
+  And says where another number of devices changes what is computed.
+  """
+  config, step = run.parts.config, record['step']
+  per_epoch = record.get('per_epoch', run.per_epoch)  # which older checkpoints do not have
+  if per_epoch != run.per_epoch:
+    raise ValueError(
+      f'the run had {per_epoch} steps an epoch until step {step}, and would have {run.per_epoch}: '
+      f'the training images of {config.dataset} at data_dir {config.data_dir!r} are not those '
+      'that it began with.'
+    )
+  before, now = record.get('devices', len(run.parts.on)), len(run.parts.on)
+  apart = config.optimizer.accumulate > 1 or not config.model.sync_batch_norm
+  if apart and before != now:
+    say(
+      f'WARNING: until step {step} there were {before} devices, and now there are {now}: '
+      "BatchNorm's statistics are of other parts of the batch, so the numbers differ from those of "
+      'a run that was not interrupted.'
+    )
 
 
 def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:

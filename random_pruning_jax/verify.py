@@ -67,7 +67,7 @@ def verify(
   """
   config = runlog.read_config(workdir)
   parts = experiment(config, parallel.devices(1) if on is None else on, trains=False)
-  state, record = load_state(parts, workdir, checkpoint or config.evaluation.checkpoint)
+  state, record, _ = load_state(parts, workdir, checkpoint)
   params = masks.named_leaves(jax.device_get(state.params))
   mask_tree = jax.device_get(state.masks)
   planned, seeded = _planned(parts, mask_tree)

@@ -1,5 +1,6 @@
 """What goes wrong on real machines, done to real runs: they go on to the very same numbers."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ from tiny import tinier_config
 
 from random_pruning_jax import checkpoints, parallel, preemption, processor, runlog, train
 from random_pruning_jax.data import crops
+from random_pruning_jax.experiment import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -246,6 +248,25 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on_with_room(
   state = train.train(tinier_config(checkpoint__every_steps=1), out, show=False)
   assert_equal(state, whole[1])
   assert trained(out) == trained(whole[0])
+
+
+def test_a_run_does_not_go_on_with_other_training_images(copy):
+  record = copy / 'checkpoints' / '20' / 'record' / 'metadata'
+  shutil.rmtree(copy / 'checkpoints' / '10')
+  record.write_text(json.dumps(json.loads(record.read_text()) | {'per_epoch': 9}))
+  with pytest.raises(ValueError, match='had 9 steps an epoch until step 20, and would have 10'):
+    train.train(tinier_config(), copy, show=False)
+
+
+def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
+  record = {'step': 5, 'per_epoch': 10, 'devices': 2}
+  train._check_alike(train.prepare(experiment(tinier_config())), record)
+  assert not capsys.readouterr().err
+  run = train.prepare(experiment(tinier_config(optimizer__accumulate=2)))
+  train._check_alike(run, record | {'devices': 4})
+  assert not capsys.readouterr().err
+  train._check_alike(run, record)
+  assert 'there were 2 devices, and now there are 4' in capsys.readouterr().err
 
 
 def test_pixels_that_will_differ_after_a_resume_are_said(whole, capsys, monkeypatch):

@@ -10,6 +10,8 @@ from tiny import tiny_config
 
 from random_pruning_jax import checkpoints, main, measure, parallel, results, run, runlog
 from random_pruning_jax.experiment import experiment
+from random_pruning_jax.report import runs as report_runs
+from random_pruning_jax.sweep import plan
 
 
 @pytest.fixture(scope='module')
@@ -30,6 +32,10 @@ def copied(trained, tmp_path):
 
 def rows_of(workdir):
   return [json.loads(line) for line in (workdir / results.FILE).read_text().splitlines()]
+
+
+def checkpoints_of(workdir):
+  return sorted(path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit())
 
 
 def test_training_ends_with_the_quick_suite_and_its_data(trained):
@@ -69,10 +75,10 @@ def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no
   config = runlog.read_config(copied)
   parts = experiment(config)
   loaded = [measure.load_state(parts, copied, step) for step in ('10', '20')]
-  for (state, record), step in zip(loaded, ('10', '20'), strict=True):
-    for trained, _ in loaded:
+  for (state, record, _), step in zip(loaded, ('10', '20'), strict=True):
+    for trained, *_ in loaded:
       trained = jax.device_get(trained)
-      found, beside = measure.load_state(parts, copied, step, trained)
+      found, beside, _ = measure.load_state(parts, copied, step, trained)
       assert checkpoints.digest(found) == checkpoints.digest(state) == beside['digest']
       assert beside == record
   asked = {'suite': ('calibration',), 'checkpoint': '20', 'show': False}
@@ -93,8 +99,44 @@ def test_another_checkpoint_begins_a_row_of_its_own(copied):
   best = rows_of(copied)[-1]
   other = '10' if best['step'] == 20 else '20'
   row = measure.evaluate_run(copied, suite=('calibration',), checkpoint=other, show=False)
-  assert row['step'] == int(other)
+  assert row['step'] == int(other) and not row['final']
   assert not any(name.startswith('ood/') for name in row['metrics'])
+  assert results.last(copied)['step'] == best['step']  # which is the run's result still
+  again = measure.evaluate_run(copied, suite=('calibration',), show=False)
+  assert again['final'] and again['metrics'].keys() == best['metrics'].keys()
+
+
+def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):
+  config = runlog.read_config(copied)
+  (copied / results.FILE).unlink()
+  shutil.rmtree(copied / 'checkpoints' / '20')
+  early = measure.evaluate_run(copied, suite=('calibration',), show=False)
+  assert early['step'] == 10 and not early['final']
+  assert plan.state(copied) == 'interrupted'
+  assert [each.state for each in report_runs.read([copied]) if not each.dense] == ['missing']
+  row, _ = run.run(config, copied, show=False)
+  assert row['final'] and 'ood/natural_patches/msp/auroc' in row['metrics']
+  assert checkpoints_of(copied) == ['10', '20'] and plan.state(copied) == 'done'
+
+
+def test_a_row_says_for_each_suite_how_it_was_measured(copied):
+  changes = [('evaluation.attacked_images', 8), ('evaluation.attacks.pgd.steps', 1)]
+  names = ('pgd_l2', 'apgd_ce', 'apgd_targeted', 'square')
+  changes += [(f'evaluation.attacks.{name}.epsilons', ()) for name in names]
+  measure.evaluate_run(copied, suite=('adversarial',), changes=changes, show=False)
+  row = measure.evaluate_run(copied, suite=('calibration',), show=False)
+  assert row['config']['evaluation.attacks.pgd.steps'] == 20
+  assert 'adversarial/pgd/8/255' in row['metrics']
+  found = {suite: fields['attacks.pgd.steps'] for suite, fields in row['settings'].items()}
+  assert found == {'quick': 20, 'adversarial': 1, 'calibration': 20}
+
+
+def test_a_row_that_could_not_be_written_is_said_before_anything_is_measured(copied, capsys):
+  (copied / results.FILE).unlink()
+  (copied / results.FILE).mkdir()
+  assert main.main(['evaluate', str(copied)]) == 2
+  said = capsys.readouterr().err
+  assert results.FILE in said and 'directory' in said
 
 
 def test_the_numbers_are_those_of_training_on_other_devices_and_batches(copied):
@@ -119,8 +161,15 @@ def test_a_run_that_another_process_trains_is_left_to_it(copied):
   config = runlog.read_config(copied)
   with (copied / '.lock').open('a') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
+    other = runlog.read_config(copied)
+    other.evaluation.epsilons = (1.0,)
     with pytest.raises(ValueError, match='is being trained by another process'):
-      run.run(config, copied, show=False)
+      run.run(other, copied, show=False)
+    other.dense_twin = False
+    (error,) = run.run_many([other], [copied], show=False)
+    assert 'is being trained by another process' in str(error)
+    # By which the other process measures.
+    assert runlog.read_config(copied).evaluation.epsilons == config.evaluation.epsilons
   assert run.run(config, copied, show=False)[0]['step'] == 20
 
 

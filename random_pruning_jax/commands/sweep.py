@@ -3,7 +3,6 @@
 import argparse
 import os
 import pathlib
-import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,6 +70,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')  # the GPUs are the workers'
+  from random_pruning_jax import preemption
   from random_pruning_jax.sweep import estimate, plan, view, work, workers
 
   planned = plan.plan(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
@@ -80,18 +80,22 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
   if args.worker >= 0:
     start = args.worker * len(jobs) // args.workers  # so that each begins with another network
-    work.work([*jobs[start:], *jobs[:start]], directory, _parent_lives(), args.together)
+    with preemption.raise_when_asked():
+      work.work([*jobs[start:], *jobs[:start]], directory, _parent_lives(), args.together)
     return 0
   plan.remember(planned.jobs, directory)
   if args.retry:
     work.forget_failures(jobs, directory)
-  with view.View(jobs, estimate.costs(jobs, planned.parts), directory) as seen:
+  status = 0
+  with (
+    view.View(jobs, estimate.costs(jobs, planned.parts), directory) as seen,
+    preemption.raise_when_asked(),
+  ):
     if parent:
-      signal.signal(signal.SIGTERM, signal.default_int_handler)  # the workers stop with it
-      workers.run(_command(args, rest), args.workers, jobs, directory)
+      status = workers.run(_command(args, rest), args.workers, jobs, directory)
     else:
       work.work(jobs, directory, together=args.together)
-  return _report(seen, jobs, directory)
+  return max(status, _report(seen, jobs, directory))
 
 
 def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:

@@ -101,7 +101,8 @@ def network(config: ConfigDict) -> str:
 
 def state(directory: pathlib.Path) -> str:
   """'done', 'failed', 'running', 'interrupted' or 'waiting', as the run's directory says."""
-  if results.last(directory):
+  row = results.last(directory)
+  if row and results.is_final(row):
     return 'done'
   if (directory / FAILED).exists():
     return 'failed'

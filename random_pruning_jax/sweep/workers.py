@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import claim, plan, work
 from random_pruning_jax.sweep.plan import Job
 
@@ -38,13 +39,16 @@ def environment(number: int, workers: int) -> dict[str, str]:
   return os.environ | ({'CUDA_VISIBLE_DEVICES': names[number]} if names else {})
 
 
-def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pathlib.Path) -> None:
+def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pathlib.Path) -> int:
   """Starts `command --worker=I` that many times and waits until nothing is left for them to do.
+
+  Returns 0, or the status of a worker that gave up, whose log is named.
 
   A worker that dies (out of memory, killed) costs the run that it had: that run is recorded as
   failed and the worker is started again. One that had several is started again to train them in
   turn, which shows whose fault it is. An interrupt ends every worker.
   """
+  status = 0
   environments = [environment(i, workers) for i in range(workers)]
   alive = [_start(command, i, environments[i], directory) for i in range(workers)]
   try:
@@ -53,6 +57,10 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
       for worker in [w for w in alive if w.process.poll() is not None]:
         alive.remove(worker)
         if worker.process.returncode >= 0:
+          if worker.process.returncode:
+            status = worker.process.returncode
+            log = log_file(directory, worker.number)
+            say(f'worker {worker.number} gave up with status {status}; see {log}')
           continue
         held = _held(worker, jobs, directory)
         if len(held) == 1:
@@ -62,6 +70,7 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
           alive.append(_start(again, worker.number, environments[worker.number], directory))
   finally:
     _stop(alive)
+  return status
 
 
 def log_file(directory: pathlib.Path, number: int) -> pathlib.Path:

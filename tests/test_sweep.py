@@ -15,7 +15,7 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import results, run, runlog
+from random_pruning_jax import preemption, results, run, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.sweep import claim, estimate, plan, view, work, workers
 
@@ -306,7 +306,7 @@ def get_sweep():
 """
 
 
-def start(tmp_path, more, *arguments):
+def start(tmp_path, more, *arguments, **environment):
   file = tmp_path / 'file.py'
   file.write_text(SWEEP_FILE.format(tests=str(ROOT / 'tests'), more=more))
   words = ['sweep', f'--config={file}', f'--workdir={tmp_path / "runs"}', *arguments]
@@ -317,7 +317,7 @@ def start(tmp_path, more, *arguments):
       [sys.executable, '-m', 'random_pruning_jax', *words],
       stderr=subprocess.PIPE,
       text=True,
-      env=os.environ | {'PYTHONPATH': str(ROOT)},
+      env=os.environ | {'PYTHONPATH': str(ROOT)} | environment,
       cwd=ROOT,
     )
   finally:
@@ -361,6 +361,26 @@ def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
   assert not list(directory.glob(f'*/{claim.FILE}'))
   states = [plan.state(place) for place in directory.glob('digits-*')]
   assert 'interrupted' in states and 'done' not in states and 'failed' not in states
+
+
+def test_sigterm_outside_of_a_step_ends_the_sweep_with_its_own_status(
+  tmp_path,
+):
+  process = start(tmp_path, {})
+  while process.poll() is None and not list((tmp_path / 'runs').glob('*/config.json')):
+    time.sleep(0.005)  # its program is not compiled yet
+  process.send_signal(signal.SIGTERM)
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == preemption.EXIT_STATUS, said
+
+
+def test_workers_that_give_up_are_named_and_the_status_says_so(tmp_path):
+  process = start(tmp_path, {}, '--workers=2', JAX_PLATFORMS='nonsense')
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == 1, said
+  assert 'worker 0 gave up with status 1' in said and 'worker 1 gave up' in said
+  assert '0 done, 0 running, 0 failed, 3 to do' in said
+  assert 'nonsense' in workers.log_file(tmp_path / 'runs', 0).read_text()
 
 
 def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):

@@ -90,7 +90,7 @@ def _jax(way, devices, cache):
 
   def make(images, labels, width):
     run = jax_step(images, labels, width, conv, 1.0, devices)
-    return run, processor.settle  # as the loop around the step does
+    return run, processor.give_back  # as the loop around the step does
 
   return make
 

@@ -23,7 +23,8 @@ class Keys(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """What a config says, checked: nothing here has read an image yet."""
+  """What a config says, checked. No batch was read for it; of a set that is not in `data.SPECS`,
+  the training images were, for their statistics."""
 
   config: ConfigDict  # resolved: no value is 'recipe' or 'dataset' any more
   spec: data.Spec
@@ -135,7 +136,7 @@ def _traced(model: models.Network, shape: tuple[int, int, int]) -> _Traced:
 
 
 def initial_masks(parts: Experiment, variables: dict, batches: dict[str, dict]) -> Any:
-  """The config's masks for these initial variables; `batches` is what `first_batch` gives.
+  """The config's masks for these initial variables; `batches` is what `score_batches` gives.
 
   Scores of data use all devices of `parts.on`, and give on any number of them what they give on
   one, to rounding.
@@ -157,7 +158,7 @@ def initial_masks(parts: Experiment, variables: dict, batches: dict[str, dict]) 
   )
 
 
-def first_batch(parts: Experiment, images: data.Images | None) -> dict[str, dict]:
+def score_batches(parts: Experiment, images: data.Images | None) -> dict[str, dict]:
   """What each score of the config looks at, by the score's name; nothing where none looks.
 
   `images` are those of training; they may be None where no score is of data (`scores.OF_DATA`).

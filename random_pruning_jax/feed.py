@@ -7,7 +7,7 @@ makes those of a step the batch {'image' in [0, 1], 'label'} inside the compiled
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,8 @@ class Feed(NamedTuple):
   gather: Callable
   shared: Callable[[], tuple]  # what every step needs, put on the devices
   axes: tuple  # of a call's inputs, for `parallel.parallel`
-  stream: Callable[[Calls], Iterator[tuple]]  # of each call its inputs [D, S, ...] or [S, ...]
+  # Of each call its inputs [D, S, ...] or [S, ...]; to be closed.
+  stream: Callable[[Calls], Generator[tuple]]
 
 
 def feed(parts: Experiment) -> Feed:
@@ -142,12 +143,18 @@ def _streamed(parts: Experiment) -> Feed:
     decoded = None
     # Of this process alone, so that the parts of its devices are next to each other.
     local = sum(device.process_index == jax.process_index() for device in parts.on)
-    for start, stop in calls:
-      if decoded is None:
-        decoded = streamed.batches(example, start, last, workers=config.data_workers)
-      steps = list(itertools.islice(decoded, stop - start))
-      image = np.stack([each['image'].reshape(local, -1, *shape) for each in steps], 1)
-      yield image, np.stack([each['label'].reshape(local, -1) for each in steps], 1)
+    try:
+      for start, stop in calls:
+        if decoded is None:
+          decoded = streamed.batches(example, start, last, workers=config.data_workers)
+        steps = list(itertools.islice(decoded, stop - start))
+        image = np.stack([each['image'].reshape(local, -1, *shape) for each in steps], 1)
+        label = np.stack([each['label'].reshape(local, -1) for each in steps], 1)
+        del steps  # which lie in memory that is shared with the workers
+        yield image, label
+    finally:
+      if decoded is not None:
+        decoded.close()
 
   images: Any = data.Images(streamed.Pixels(source, example.augment), streamed.Labels(source))
   return Feed('streamed', images, scaled, tuple, STREAMED, stream)

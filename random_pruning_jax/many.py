@@ -114,7 +114,7 @@ def _loop(members: list[Member], groups: list[Group], ends: list, show: bool) ->
     for number, (start, end) in enumerate(ends, 1):
       for group in groups:
         group.call(start)
-      processor.settle(number)
+      processor.give_back(number)
       stop = watch.asked(number)
       for group in groups:
         group.tell(end, save=stop)

@@ -16,11 +16,11 @@ from random_pruning_jax import cost, data, feed, masks, pruning, tables
 from random_pruning_jax.config import resolve
 from random_pruning_jax.experiment import (
   experiment,
-  first_batch,
   initial_masks,
   initial_variables,
   keys,
   network,
+  score_batches,
   shown,
 )
 from random_pruning_jax.progress import say
@@ -125,7 +125,7 @@ def densities(config: ConfigDict, structure: cost.Structure) -> Densities:
   parts = experiment(config, trains=False)
   images = feed.feed(parts).images if of_data else None
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
-  kept = masks.count(initial_masks(parts, variables, first_batch(parts, images)))
+  kept = masks.count(initial_masks(parts, variables, score_batches(parts, images)))
   return {layer.name: kept[layer.name] / layer.size for layer in structure.layers}
 
 

@@ -87,7 +87,7 @@ def keep_memory() -> bool:
   return all([mallopt(*option) for option in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX)])
 
 
-def settle(call: int = 1) -> None:
+def give_back(call: int = 1) -> None:
   """Gives back what compiling has freed, and keeps the memory of the steps in one piece.
 
   For a loop of steps, after each `call` of it, counted from 1; only the first and every 256th do

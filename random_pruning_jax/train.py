@@ -1,5 +1,6 @@
 """Training a pruned network: the loop around the step (`step.py`), and what it begins from."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -27,12 +28,12 @@ from random_pruning_jax.data import resident
 from random_pruning_jax.experiment import (
   Experiment,
   experiment,
-  first_batch,
   initial_masks,
   initial_shapes,
   initial_variables,
   initializer,
   keys,
+  score_batches,
 )
 from random_pruning_jax.program import Own, ahead, compiled, step_of
 from random_pruning_jax.progress import Progress, say
@@ -144,7 +145,7 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
     return read
   config = parts.config
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
-  mask_tree = initial_masks(parts, variables, first_batch(parts, run.feed.images))
+  mask_tree = initial_masks(parts, variables, score_batches(parts, run.feed.images))
   create = _creator(config, run.per_epoch)
   state = create(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
@@ -239,23 +240,24 @@ def _loop(
 ) -> TrainState:
   call = compiled(run.step, run.feed.axes, run.parts.on)
   shared, own = run.feed.shared(), parallel.replicate(run.own, run.parts.on)
-  inputs = run.feed.stream(run.calls(book.step, at))
-  for number, (start, end) in enumerate(run.calls(book.step, at), 1):
-    with book.waiting():
-      batches = next(inputs)
-    trace.before(start + 1)
-    state, figures = call(state, shared, own, *batches)
-    processor.settle(number)
-    trace.after(end, figures)
-    book.settle()  # what was due before this call, while the devices take it
-    stop = watch.asked(number)  # calls, since hosts must count without gaps
-    copied = None
-    if stop or book.wants_state(end):
-      book.finish()  # else two copies may be held
-      copied = parallel.copy(state)  # the next call takes the state's memory
-    book.took(end, copied, figures, save=stop)
-    if stop:
-      break
+  stop = False
+  with contextlib.closing(run.feed.stream(run.calls(book.step, at))) as inputs:
+    for number, (start, end) in enumerate(run.calls(book.step, at), 1):
+      with book.waiting():
+        batches = next(inputs)
+      trace.before(start + 1)
+      state, figures = call(state, shared, own, *batches)
+      processor.give_back(number)
+      trace.after(end, figures)
+      book.settle()  # what was due before this call, while the devices take it
+      stop = watch.asked(number)  # calls, since hosts must count without gaps
+      copied = None
+      if stop or book.wants_state(end):
+        book.finish()  # else two copies may be held
+        copied = parallel.copy(state)  # the next call takes the state's memory
+      book.took(end, copied, figures, save=stop)
+      if stop:
+        break
   book.settle()
   book.finish()
   checkpoints.finish(run.saved)

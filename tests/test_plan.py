@@ -13,7 +13,12 @@ from tiny import tiny_config
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import main, masks, models, plan
-from random_pruning_jax.experiment import experiment, first_batch, initial_masks, initial_variables
+from random_pruning_jax.experiment import (
+  experiment,
+  initial_masks,
+  initial_variables,
+  score_batches,
+)
 from random_pruning_jax.experiment import keys as keys_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -64,7 +69,7 @@ def test_the_masks_keep_what_the_plan_says(changes):
   parts = experiment(config)
   images = plan.data.load('digits', 'train')
   variables = initial_variables(parts.model, keys_of(0).init, parts.spec.shape)
-  kept = masks.count(initial_masks(parts, variables, first_batch(parts, images)))
+  kept = masks.count(initial_masks(parts, variables, score_batches(parts, images)))
   for layer in plan.plan(config).layers:
     assert layer.kept == kept[layer.name]
 

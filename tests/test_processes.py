@@ -49,7 +49,7 @@ for score in ('grasp', 'synflow'):
   images = feed.feed(parts).images
   key = experiment.keys(0).init
   variables = experiment.initial_variables(parts.model, key, parts.spec.shape)
-  found = experiment.initial_masks(parts, variables, experiment.first_batch(parts, images))
+  found = experiment.initial_masks(parts, variables, experiment.score_batches(parts, images))
   kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
 place = workdir / 'streamed'
 whole = train.train(tinier_config(**STREAMED), place, show=False)

@@ -214,7 +214,7 @@ compiling = [take(1) for _ in range(200)]
 for each in compiling[::2]:
   libc.free(each)
 freed = held()
-processor.settle()
+processor.give_back()
 settled = held()
 step = take(200)
 libc.memset(libc.malloc(1), 1, 1)  # so that the block is not the last
@@ -231,11 +231,11 @@ print(first, freed, settled, faults() - before)
 def test_what_two_steps_held_at_once_is_given_back_after_some_hundred_calls():
   both, still, after = memory("""
 processor.prepare()
-processor.settle()
+processor.give_back()
 blocks = take(100), take(100)
 libc.memset(libc.malloc(1), 1, 1)
 for block in blocks:
   libc.free(block)
-print(held(), processor.settle(255) or held(), processor.settle(256) or held())
+print(held(), processor.give_back(255) or held(), processor.give_back(256) or held())
 """)
   assert still > both - 10 and after < both - 190

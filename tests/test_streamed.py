@@ -1,9 +1,11 @@
 """Streamed images: a folder becomes a set, each step sees its own images, and training runs."""
 
 import functools
+import gc
 import os
 import pathlib
 import time
+from multiprocessing import shared_memory
 
 import jax
 import numpy as np
@@ -242,6 +244,11 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   config.data_workers = 2
   state = train.train(config, tmp_path, show=False)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
+  # Memory that the workers shared, of which Grain has a thread let go.
+  deadline = time.monotonic() + 10
+  while held := [x for x in gc.get_objects() if isinstance(x, shared_memory.SharedMemory)]:
+    assert time.monotonic() < deadline, held
+    time.sleep(0.01)
 
 
 def test_the_log_says_how_much_of_the_time_training_waited(whole, data_dir, tmp_path):

@@ -121,7 +121,7 @@ def untrained(config, workdir, batches_of=None):
   parts = train.experiment(config)
   runlog.claim(workdir, parts.config)
   variables = train.initial_variables(parts.model, train.keys(0).init, parts.spec.shape)
-  kept = train.initial_masks(parts, variables, train.first_batch(parts, batches_of))
+  kept = train.initial_masks(parts, variables, train.score_batches(parts, batches_of))
   state = create_state(variables, kept, train.optimizers.make(parts.config, 1))
   with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})

@@ -7,6 +7,7 @@ from its step with no other state saved. Each host reads its own share of each b
 
 import dataclasses
 import functools
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -135,6 +136,10 @@ def batches(
     yield from iterator
   finally:
     iterator.close()
+    # Grain's iterator is part of a cycle and has the last batch, in memory that workers share and
+    # nobody frees when the process ends.
+    del iterator
+    gc.collect()
 
 
 def processes(workers: int) -> int:

@@ -3,9 +3,9 @@
     random-pruning train --config=configs/cifar.py:resnet20,erk,0.1 --config.data_dir=DIR
 
 reproduces a cell of the paper's CIFAR-10 figure: ResNet-20 with ERK ratios at density 0.1 (sparsity
-0.9) reached 87.8 % there, its dense twin 92.4 % (both read off the figure, about 0.02 points). 160
-epochs of 45,000 images at batch 128, learning rate 0.1 divided by 10 at half and three quarters,
-best epoch on the last 5,000 training images, tested once.
+0.9) reached 87.8 % there, its dense twin 92.4 % (both read off the figure, to about 0.02 points).
+160 epochs of 45,000 images at batch 128, learning rate 0.1 divided by 10 at half and three
+quarters, best epoch on the last 5,000 training images, tested once.
 
 Cost: minutes on a GPU, about 7 hours on 2 CPU cores. For a first look, --config.epochs=5. Prepare
 the data once: `random-pruning prepare cifar10`. Foreign sets that are not prepared are skipped, and

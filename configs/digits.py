@@ -1,11 +1,11 @@
-"""The paper's claim in two minutes: a ResNet-20 on 1,797 handwritten digits, sparse and dense.
+"""The paper's claim in a minute: a ResNet-20 on 1,797 handwritten digits, sparse and dense.
 
     random-pruning train --config=configs/digits.py --workdir=runs/digits
 
 Needs no download: scikit-learn bundles the images, and the data set prepares itself. Four fifths of
 the weights are pruned at random before training, with ERK ratios; the dense twin is trained beside
 it. Expect a test accuracy within about one point of each other (360 test images: one image is 0.3
-points), and AUROC above 0.9 against patches of photographs. About two minutes on 2 CPU cores.
+points), and AUROC above 0.9 against patches of photographs. About a minute on 2 CPU cores.
 """
 
 from random_pruning_jax.config import default

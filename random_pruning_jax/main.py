@@ -10,11 +10,11 @@ from random_pruning_jax import preemption
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
   'evaluate': 'measure a checkpoint of a run',
-  'sweep': 'train every config of a sweep, some of them on other GPUs',
+  'sweep': 'train every config of a sweep, on one GPU or several',
   'report': 'tables, figures and a page of finished runs',
   'compare': 'what two runs differ in: configs, numbers, masks, learning curves',
   'plan': 'what pruning does to a network, layer by layer, before it trains',
-  'footprint': 'what the training step needs of a chip: memory, FLOPs; of one that is not here too',
+  'footprint': 'memory and FLOPs of a training step, compiled for chips that need not be here',
   'verify': 'check that a trained checkpoint is sparse as planned',
   'export': 'write a trained network to a file: small, for PyTorch, or as a program',
   'inspect': 'what an exported file holds, and what it would cost to run',

@@ -40,7 +40,8 @@ def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
   """Keeps the `round(density * size)` highest scores of each layer named in `densities`.
 
   Equal scores are kept in the order of their index. A layer that `densities` does not name is kept
-  whole. Raises ValueError for a name that `scores` lacks and for scores that are not numbers.
+  whole. Raises ValueError for a name that `scores` lacks, a density outside [0, 1] and scores that
+  are not finite.
   """
 
   def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
@@ -54,7 +55,8 @@ def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
   """Keeps each weight with its layer's density as probability, as the authors' code does.
 
   `scores` are uniform random bits (`scores.random`, uint32), so that the number of weights kept is
-  random too, with standard deviation sqrt(density * (1 - density) * size).
+  random too, with standard deviation sqrt(density * (1 - density) * size). Raises ValueError for
+  scores of another type, and as `top` does.
   """
 
   def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
@@ -102,7 +104,10 @@ def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
 
 
 def apply(params: Params, masks: Masks) -> Params:
-  """Parameters with exact zeros outside the masks (even where a weight is not finite)."""
+  """Parameters with exact zeros outside the masks (even where a weight is not finite).
+
+  Raises ValueError naming the leaves that the two trees do not share, or not in one shape.
+  """
   check_same_shape(params, masks)
   return jax.tree.map(lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, masks)
 
@@ -146,7 +151,7 @@ def of(opt_state: optax.OptState) -> Masks:
 
 
 def with_masks(opt_state: optax.OptState, masks: Masks) -> optax.OptState:
-  """The same optimizer state with other masks in it."""
+  """The same optimizer state with other masks in it. Raises as `apply` does."""
   check_same_shape(of(opt_state), masks)
   return optax.tree_utils.tree_set(
     opt_state, masks=jax.tree.map(lambda m: jnp.asarray(m, bool), masks)

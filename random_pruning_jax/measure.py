@@ -141,7 +141,7 @@ def _gradient_flow(workdir: str | os.PathLike) -> dict[str, list[float]]:
 def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
   mask_tree = jax.device_get(state.masks)
   counts = masks.count(mask_tree)
-  densities = pruning.layer_densities(mask_tree)
+  densities = pruning.densities_of(mask_tree)
   layers = parts.structure.layers
   prunable = sum(layer.size for layer in layers)
   remaining = sum(counts[layer.name] for layer in layers)

@@ -165,7 +165,7 @@ def _fit(sampling: str, shapes: Shapes, wanted: Densities, block: int) -> Densit
   return FITS[sampling](shapes, wanted, block) if sampling in FITS else wanted
 
 
-def layer_densities(
+def densities_of(
   masks: masks_lib.Masks, prunable: Callable[[str], bool] = is_kernel
 ) -> dict[str, float]:
   """Fraction that each prunable layer keeps."""

@@ -70,7 +70,7 @@ def uniform_plus_authors(shapes: Shapes, density: float) -> Densities:
 
 @_checked
 def er(shapes: Shapes, density: float) -> Densities:
-  """Erdős–Rényi: d_l = min(1, e (in + out) / (in out)) with e from the budget (Mocanu, 2018)."""
+  """Erdős–Rényi: d_l = min(1, e (in + out) / (in out)), e from the budget (Mocanu et al., 2018)."""
   return _scale(shapes, density, lambda shape: sum(shape[-2:]) / math.prod(shape[-2:]))
 
 

@@ -55,6 +55,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, chex.Array]]:
   """One step of SGD on a batch; pure. Whether the network is sparse is known to `tx` alone.
 
+  The batch is {'image': float32 [B, H, W, C] in [0, 1], 'label': int32 [B]}, of which `accumulate`
+  divides B. Returns the new state and {'loss', 'accuracy'}, float32 [] each, of the old one.
   The gradient is the mean over `accumulate` equal parts of the batch, taken one after the other,
   each normalised by itself. Inside a mapped axis, `axis_name` averages gradients, statistics and
   metrics over the devices.

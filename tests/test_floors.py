@@ -33,6 +33,7 @@ FLOORS = {
   'export': 2,
   'experiment': 1,
   'pruning': 1,
+  'scoring': 1,
   'evaluate': 1,
   'feed': 1,
   'flow': 1,

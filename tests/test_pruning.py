@@ -94,7 +94,7 @@ def test_layer_densities_of_a_global_ranking_are_exact():
   kept = make('grasp', 'random')
   ranking = masks.named_leaves(saliency('grasp', 0))
   wanted = masks.layer_densities({name: ranking[name] for name in SHAPES}, 0.6)
-  assert pruning.layer_densities(kept) == pytest.approx(wanted, abs=1e-7)
+  assert pruning.densities_of(kept) == pytest.approx(wanted, abs=1e-7)
 
 
 def test_a_density_of_one_is_dense_for_every_ratio_and_reads_nothing():

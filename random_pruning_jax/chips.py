@@ -72,7 +72,7 @@ def _gpu(target: str) -> Callable[[str], tuple[jax.Device, ...]]:
 
 # XLA would time kernels on the GPU to choose among them.
 _UNTIMED = {'xla_gpu_autotune_level': '0'}
-GPU_SHARE = 0.75  # unless JAX is told otherwise, as by --mem_fraction
+GPU_SHARE = 0.75  # unless JAX is told otherwise, as by --mem-fraction
 
 CHIPS = {
   'v4': Chip('TPU v4', 275e12, 1228e9, 300e9, 32e9, '2x2x4', _tpu('v4', 2)),

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import jax
 
 WANTED = (
-  'several processes need --coordinator_address=HOST:PORT, --num_processes and --process_id, or '
+  'several processes need --coordinator-address=HOST:PORT, --num-processes and --process-id, or '
   'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; one that is to be alone needs '
-  '--num_processes=1.'
+  '--num-processes=1.'
 )
 WAIT = 300.0  # seconds for process 0 to answer, as long as JAX itself would wait for it
 

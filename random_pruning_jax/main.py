@@ -26,7 +26,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; errors that a person can mend are one line, and exit status 2."""
-  argv = list(sys.argv[1:] if argv is None else argv)
+  argv = [_hyphened(argument) for argument in (sys.argv[1:] if argv is None else argv)]
   args, rest = _parser(argv).parse_known_args(argv)
   if rest and not getattr(args, 'takes_config', False):
     return _refuse(f'unknown argument {rest[0]}; see random-pruning {args.command} --help.')
@@ -65,6 +65,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
       module.add_arguments(command)
       command.set_defaults(run=module.run)
   return parser
+
+
+def _hyphened(argument: str) -> str:
+  """--data_dir=DIR is --data-dir=DIR; names in --config.FIELD=VALUE stay as they are."""
+  name, equals, value = argument.partition('=')
+  if not name.startswith('--') or name.startswith('--config'):
+    return argument
+  return f'{name.replace("_", "-")}{equals}{value}'
 
 
 def _refuse(message: str) -> int:

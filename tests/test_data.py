@@ -326,7 +326,7 @@ def test_a_missing_set_says_where_it_was_sought_what_makes_it_and_what_to_downlo
     data.load('cifar10', 'train', str(tmp_path))
   message = str(error.value)
   assert str(tmp_path / 'cifar10') in message
-  assert f'random-pruning prepare cifar10 --data_dir={tmp_path}' in message
+  assert f'random-pruning prepare cifar10 --data-dir={tmp_path}' in message
   assert 'cifar-10-binary.tar.gz  170,052,171 bytes' in message
 
 
@@ -355,7 +355,7 @@ def test_another_format_is_refused_with_the_command(fresh):
     data.DataError, match='stored as tfrecord, and array_record is wanted'
   ) as error:
     data.load('tiny', 'test', str(fresh))
-  assert f'random-pruning prepare tiny --data_dir={fresh}' in str(error.value)
+  assert f'random-pruning prepare tiny --data-dir={fresh}' in str(error.value)
 
 
 def test_a_bucket_must_be_mounted():

@@ -34,7 +34,7 @@ def test_without_a_network_the_files_to_download_by_hand_are_named(tmp_path, no_
     data.prepare('mnist', str(tmp_path))
   message = str(error.value)
   assert 'mnist cannot be downloaded: storage.googleapis.com is out of reach' in message
-  assert 'train-images-idx3-ubyte.gz  9,912,422 bytes' in message and '--manual_dir=' in message
+  assert 'train-images-idx3-ubyte.gz  9,912,422 bytes' in message and '--manual-dir=' in message
 
 
 def test_a_wrong_file_in_manual_dir_is_refused_without_a_network(tmp_path, no_network):

@@ -284,7 +284,7 @@ def run(tmp_path_factory):
 
 def test_a_run_is_exported_as_its_checkpoint(run, tmp_path, capsys):
   workdir, state = run
-  flags = [f'--workdir={workdir}', '--cpu_devices=4', '--checkpoint=latest']
+  flags = [f'--workdir={workdir}', '--cpu-devices=4', '--checkpoint=latest']
   assert main.main(['export', *flags, f'--out={tmp_path / "net"}']) == 0
   assert ': seeded, ' in capsys.readouterr().out
   loaded = files.load(tmp_path / 'net')
@@ -297,7 +297,7 @@ def test_a_run_is_exported_as_its_checkpoint(run, tmp_path, capsys):
 
 
 def test_an_export_that_cannot_be_is_refused_before_anything_is_read(run, tmp_path, capsys):
-  flags = [f'--workdir={run[0]}', '--cpu_devices=4', f'--out={tmp_path / "net"}']
+  flags = [f'--workdir={run[0]}', '--cpu-devices=4', f'--out={tmp_path / "net"}']
   for wrong, message in (
     ('--format=zip', 'format must be one of'),
     ('--dtype=int8', 'dtype must be one of'),

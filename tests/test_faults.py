@@ -121,10 +121,10 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(start, t
     start(
       tmp_path / 'run',
       '--config.epochs=200',
-      '--cpu_devices=2',
-      f'--coordinator_address={address}',
-      '--num_processes=2',
-      f'--process_id={i}',
+      '--cpu-devices=2',
+      f'--coordinator-address={address}',
+      '--num-processes=2',
+      f'--process-id={i}',
       env=started.without_devices(),
     )
     for i in range(2)

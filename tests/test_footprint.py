@@ -163,7 +163,7 @@ def compiled_for(chip, *arguments):
 def test_the_step_compiles_for_chips_that_are_not_here(chip, here):
   small = ['--config.model.name=cifar_resnet8', '--config.model.width=2']
   batch = ['--config.batch_size=120', '--config.pruning.density=0.3']
-  ran = compiled_for(chip, '--config=configs/digits.py', *small, *batch, '--mem_fraction=0.9')
+  ran = compiled_for(chip, '--config=configs/digits.py', *small, *batch, '--mem-fraction=0.9')
   assert ran.returncode == 0, ran.stderr
   found = json.loads(ran.stdout)
   assert found['chips'] == 4 and found['steps'] > 1  # a loop of them

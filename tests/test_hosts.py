@@ -220,13 +220,13 @@ def test_devices_of_processes_that_have_not_met_are_refused(monkeypatch):
   [
     (['--distributed'], {}, 'coordinator_address should be defined'),
     ([], {'JAX_COORDINATOR_ADDRESS': 'localhost:1'}, 'Number of processes must be defined'),
-    (['--num_processes=2', '--process_id=0'], {}, 'process 0 cannot listen on port'),
+    (['--num-processes=2', '--process-id=0'], {}, 'process 0 cannot listen on port'),
   ],
 )
 def test_processes_that_do_not_meet_end_with_one_line(arguments, environment, message, tmp_path):
   with socket.create_server(('', 0)) as taken:
-    if '--process_id=0' in arguments:
-      arguments = [*arguments, f'--coordinator_address=localhost:{taken.getsockname()[1]}']
+    if '--process-id=0' in arguments:
+      arguments = [*arguments, f'--coordinator-address=localhost:{taken.getsockname()[1]}']
     train = ['train', '--config=configs/digits.py', f'--workdir={tmp_path}', *arguments]
     done = subprocess.run(
       [sys.executable, '-m', 'random_pruning_jax', *train],

@@ -85,7 +85,7 @@ def test_the_same_command_again_trains_nothing_and_prints_the_same_table(trained
 
 def test_evaluate_gives_the_same_numbers_with_another_batch_and_device(trained):
   workdir, _ = trained
-  again = random_pruning('evaluate', f'--workdir={workdir}', '--cpu_devices=1')
+  again = random_pruning('evaluate', f'--workdir={workdir}', '--cpu-devices=1')
   assert again.returncode == 0, again.stderr
   lines = (workdir / 'results.jsonl').read_text().splitlines()
   before, after = json.loads(lines[0])['metrics'], json.loads(lines[-1])['metrics']
@@ -135,3 +135,9 @@ def test_help_lists_the_commands_and_imports_no_jax():
   done = random_pruning(script=script)
   assert all(command in done.stdout for command in main.COMMANDS)
   assert 'imported: set()' in done.stdout
+
+
+@pytest.mark.parametrize('option', ['--data-dir', '--data_dir'])
+def test_an_option_may_be_spelled_with_hyphens_or_underscores(option, tmp_path):
+  assert main.main(['prepare', 'digits', f'{option}={tmp_path}']) == 0
+  assert list(tmp_path.glob('digits/*/dataset_info.json'))

@@ -60,7 +60,7 @@ def test_images_of_any_size_and_colour_are_fitted(loaded, tmp_path):
 
 
 def test_the_command_writes_a_json_line_for_each_image(file, images, capsys):
-  flags = ['--json', '--top=2', '--cpu_devices=4', '--batch_size=5']
+  flags = ['--json', '--top=2', '--cpu-devices=4', '--batch-size=5']
   assert main.main(['predict', str(file), *images[0], *flags]) == 0
   lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert [line['image'] for line in lines] == images[0]
@@ -70,7 +70,7 @@ def test_the_command_writes_a_json_line_for_each_image(file, images, capsys):
 
 def test_the_command_reads_a_data_set_and_says_how_many_are_right(file, loaded, capsys):
   pixels, labels = data.load('digits', 'test')
-  flags = ['--dataset=digits', '--split=test', '--cpu_devices=4', '--batch_size=5']
+  flags = ['--dataset=digits', '--split=test', '--cpu-devices=4', '--batch-size=5']
   assert main.main(['predict', str(file), *flags]) == 0
   captured = capsys.readouterr()
   right = np.mean(loaded.logits(pixels).argmax(axis=1) == labels)
@@ -85,11 +85,11 @@ def test_the_command_reads_a_data_set_and_says_how_many_are_right(file, loaded, 
     (['a.png', '--dataset=digits'], 'and not both'),
     (['none.png'], 'none.png must be an image file'),
     (['none.png', '--top=0'], 'at least 1'),
-    (['none.png', '--batch_size=0'], 'at least 1'),
+    (['none.png', '--batch-size=0'], 'at least 1'),
   ],
 )
 def test_what_cannot_be_predicted_is_said_in_one_line(arguments, message, file, capsys):
-  assert main.main(['predict', str(file), *arguments, '--cpu_devices=4']) == 2
+  assert main.main(['predict', str(file), *arguments, '--cpu-devices=4']) == 2
   err = capsys.readouterr().err
   assert message in err and err.count('\n') == 1
 

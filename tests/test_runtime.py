@@ -23,13 +23,13 @@ def environment(*given, before=()):
 
 def test_memory_and_determinism_are_asked_of_jax_by_its_own_variables():
   assert environment() == {}
-  assert environment('--mem_fraction=0.9') == {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.9'}
-  assert environment('--mem_fraction=0') == {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+  assert environment('--mem-fraction=0.9') == {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.9'}
+  assert environment('--mem-fraction=0') == {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
   assert environment('--deterministic', before={'XLA_FLAGS': '--a=1'}.items()) == {
     'XLA_FLAGS': '--a=1 --xla_gpu_deterministic_ops=true'
   }
-  with pytest.raises(ValueError, match=r'--mem_fraction must lie in \[0, 1\], got 1.5'):
-    environment('--mem_fraction=1.5')
+  with pytest.raises(ValueError, match=r'--mem-fraction must lie in \[0, 1\], got 1.5'):
+    environment('--mem-fraction=1.5')
 
 
 COMMAND = """
@@ -56,7 +56,7 @@ def ran(tmp_path_factory):
   (workdir / 'packages' / 'torch.py').write_text('raise AssertionError("imported")')
   paths = [str(workdir / 'packages'), os.environ.get('PYTHONPATH', '')]
   command = [sys.executable, '-c', COMMAND, 'train', f'--config={workdir / "config.py"}']
-  command += [f'--workdir={workdir}', '--deterministic', '--mem_fraction=0.5', '--profile=3:4']
+  command += [f'--workdir={workdir}', '--deterministic', '--mem-fraction=0.5', '--profile=3:4']
   environ = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ)
   assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ import argparse
 from random_pruning_jax.commands import arguments
 parser = argparse.ArgumentParser()
 arguments.add_runtime(parser)
-arguments.start_jax(parser.parse_args(['--cpu_devices=1']))
+arguments.start_jax(parser.parse_args(['--cpu-devices=1']))
 import jax
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append('cache_hits' in event))

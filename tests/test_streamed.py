@@ -123,7 +123,7 @@ def test_preparing_a_folder_says_what_its_splits_are_for(data_dir, tmp_path, cap
   (tmp_path / 'two').mkdir()
   for split in ('train', 'val'):
     (tmp_path / 'two' / split).symlink_to(folders / split)
-  arguments = [f'--image-folder={tmp_path / "two"}', '--name=two', f'--data_dir={tmp_path}']
+  arguments = [f'--image-folder={tmp_path / "two"}', '--name=two', f'--data-dir={tmp_path}']
   assert main.main(['prepare', *arguments]) == 0
   said = capsys.readouterr().err
   assert 'train images: train[:90%], validation images: train[90%:], test images: val' in said

@@ -43,7 +43,7 @@ def broken(trained, tmp_path, change):
 
 
 def test_a_trained_run_holds_and_says_what_is_effective(trained, capsys):
-  assert main.main(['verify', f'--workdir={trained[0]}', '--cpu_devices=4']) == 0
+  assert main.main(['verify', f'--workdir={trained[0]}', '--cpu-devices=4']) == 0
   out = capsys.readouterr().out
   assert 'step 10: all holds' in out
   assert 'effective density' in out and 'dead units' in out

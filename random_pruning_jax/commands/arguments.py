@@ -29,14 +29,14 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-    '--cpu_devices',
+    '--cpu-devices',
     type=int,
     default=0,
     help='CPU devices, where there is no accelerator (default: one, if Numba is there to share its '
     'work among the cores; else, and in sweeps, the largest power of two <= cores)',
   )
   parser.add_argument(
-    '--mem_fraction',
+    '--mem-fraction',
     type=float,
     default=-1.0,
     help="of a GPU's memory to take at once; 0 takes it as it is needed (default: JAX's own, 0.75)",
@@ -55,9 +55,9 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
     'found by themselves under SLURM, on a TPU pod and in a JobSet; elsewhere named here, or by '
     'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID',
   )
-  hosts.add_argument('--coordinator_address', default='', help='HOST:PORT of process 0')
-  hosts.add_argument('--num_processes', type=int, default=0, help='of them; 1 alone: no others')
-  hosts.add_argument('--process_id', type=int, default=-1, help='of this one, from 0')
+  hosts.add_argument('--coordinator-address', default='', help='HOST:PORT of process 0')
+  hosts.add_argument('--num-processes', type=int, default=0, help='of them; 1 alone: no others')
+  hosts.add_argument('--process-id', type=int, default=-1, help='of this one, from 0')
   hosts.add_argument(
     '--distributed',
     action='store_true',
@@ -138,7 +138,7 @@ def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> 
     variables['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
   elif args.mem_fraction != -1:
     if not 0 < args.mem_fraction <= 1:
-      raise ValueError(f'--mem_fraction must lie in [0, 1], got {args.mem_fraction}.')
+      raise ValueError(f'--mem-fraction must lie in [0, 1], got {args.mem_fraction}.')
     variables['XLA_PYTHON_CLIENT_MEM_FRACTION'] = str(args.mem_fraction)
   if args.deterministic:
     flags_before = before.get('XLA_FLAGS', '')

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--checkpoint', default='', help="'best', 'latest' or a step (default: as the config says)"
   )
-  parser.add_argument('--data_dir', default='', help='where the data lies, if it has moved')
+  parser.add_argument('--data-dir', default='', help='where the data lies, if it has moved')
   parser.add_argument_group(
     'overrides', '--config.evaluation.FIELD=VALUE changes how it is measured'
   )

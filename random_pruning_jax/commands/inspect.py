@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('file', metavar='FILE', help='of any format that export writes, or PyTorch')
   parser.add_argument(
-    '--trained_on',
+    '--trained-on',
     default='',
     help='data set of a PyTorch checkpoint that does not say, as cifar10',
   )

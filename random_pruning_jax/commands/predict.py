@@ -12,12 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('images', nargs='*', metavar='IMAGE', help='PNG, JPEG, ... of any size')
   parser.add_argument('--dataset', default='', help='a TFDS image set in place of image files')
   parser.add_argument('--split', default='test', help='of the data set (test)')
-  parser.add_argument('--data_dir', default='', help='where the data set lies')
+  parser.add_argument('--data-dir', default='', help='where the data set lies')
   parser.add_argument(
-    '--trained_on', default='', help='data set of a PyTorch checkpoint that does not say'
+    '--trained-on', default='', help='data set of a PyTorch checkpoint that does not say'
   )
   parser.add_argument('--top', type=int, default=3, help='classes of each image (3)')
-  parser.add_argument('--batch_size', type=int, default=32, help='images at once (32)')
+  parser.add_argument('--batch-size', type=int, default=32, help='images at once (32)')
   parser.add_argument('--json', action='store_true', help='one JSON object a line')
   arguments.add_runtime(parser)
 

@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='of a TFDS image set, as cifar10 or imagenet_resized/32x32',
   )
   parser.add_argument(
-    '--data_dir', default='', help='where to put it (default: $TFDS_DATA_DIR or that of TFDS)'
+    '--data-dir', default='', help='where to put it (default: $TFDS_DATA_DIR or that of TFDS)'
   )
-  parser.add_argument('--manual_dir', default='', help='where files downloaded by hand lie')
+  parser.add_argument('--manual-dir', default='', help='where files downloaded by hand lie')
   parser.add_argument(
     '--image-folder', default='', metavar='DIR', help='or images of your own, DIR/SPLIT/CLASS/*.jpg'
   )

@@ -128,9 +128,9 @@ def _command(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     f'--workers={args.workers}',
     f'--together={args.together}',
     f'--shard={args.shard}',
-    f'--cpu_devices={args.cpu_devices}',
+    f'--cpu-devices={args.cpu_devices}',
     *(['--skip-invalid'] if args.skip_invalid else []),
-    *(['--num_processes=1'] if args.num_processes == 1 else []),
+    *(['--num-processes=1'] if args.num_processes == 1 else []),
     *rest,
   ]
 

@@ -17,7 +17,7 @@ def missing(name: str, root: pathlib.Path) -> DataError:
   where = pathlib.Path(builder.data_path).parent
   lines = [
     f'data set {name} was looked for in {where} and is not there; to prepare it: '
-    f'random-pruning prepare {name} --data_dir={root}',
+    f'random-pruning prepare {name} --data-dir={root}',
   ]
   if importlib.util.find_spec('tensorflow') is None:
     lines.append(f'Most sets need TensorFlow to be prepared (training does not): {INSTALL}')
@@ -30,7 +30,7 @@ def manual_files(builder) -> list[str]:
   infos = builder.url_infos or {}
   lines = []
   if infos:
-    lines.append('To download by hand, put these in a folder and add --manual_dir=FOLDER:')
+    lines.append('To download by hand, put these in a folder and add --manual-dir=FOLDER:')
   for url, info in list(infos.items())[:MOST_FILES]:
     lines.append(f'  {filename(url, info)}  {int(info.size):,} bytes  {url}')
   if len(infos) > MOST_FILES:
@@ -78,5 +78,5 @@ def other_format(name: str, path: pathlib.Path, file_format: str) -> DataError:
   return DataError(
     f'data set {name} in {path} is stored as {file_format}, and array_record is wanted. '
     f'Move it away or take another directory, then:\n'
-    f'  random-pruning prepare {name} --data_dir={path.parents[len(name.split("/"))]}'
+    f'  random-pruning prepare {name} --data-dir={path.parents[len(name.split("/"))]}'
   )

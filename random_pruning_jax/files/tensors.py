@@ -106,7 +106,7 @@ def _about(tensors: Mapping[str, np.ndarray], trained_on: str) -> About:
     if shape['num_classes'] != 1000 or channels != 3:
       raise ValueError(
         'the file does not say for which images the network is; name the data set that it was '
-        'trained on (--trained_on=cifar10).'
+        'trained on (--trained-on=cifar10).'
       )
     trained_on = 'imagenet2012'
   spec = data_lib.describe(trained_on)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from random_pruning_jax import norms
 from random_pruning_jax.apgd import apgd
@@ -24,8 +25,7 @@ Attack = Callable[..., jax.Array]
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """-log p_label of each image, [B, K], [B] -> [B]."""
-  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return -_pick(log_p, labels)
+  return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
 def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:

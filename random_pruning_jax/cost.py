@@ -91,19 +91,9 @@ def structure(
   )
 
 
-def layers(model: nn.Module, image_shape: Sequence[int]) -> tuple[Layer, ...]:
-  """The prunable layers for one image [H, W, C], first layer first."""
-  return structure(model, image_shape).layers
-
-
 def shapes(model: nn.Module, image_shape: Sequence[int]) -> Shapes:
-  """Their shapes, in the network's order, as the ratios take them."""
+  """Of the prunable layers, in the network's order, as the ratios take them."""
   return structure(model, image_shape).shapes
-
-
-def parameters(model: nn.Module, image_shape: Sequence[int]) -> int:
-  """All that is trained: kernels, biases, scales and shifts."""
-  return structure(model, image_shape).parameters
 
 
 def kept(layers: Sequence[Layer], densities: Densities) -> int:

@@ -20,7 +20,7 @@ class Norm(NamedTuple):
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
   """One key an image [B], from its index in the set [B].
 
-  An image's attack then depends on nothing but itself: not on its batch, nor on the device.
+  What chance does to an image then depends on it alone: not on its batch, nor on the device.
   """
   return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from random_pruning_jax import norms
+
 Score = Callable[[jax.Array], jax.Array]
 Setting = Mapping[str, Any]
 
@@ -152,7 +154,7 @@ def gaussian_noise(key: jax.Array, shape: tuple[int, ...], first: int = 0) -> ja
 
   Image i depends on (key, first + i) alone, so that any batch size gives the same set.
   """
-  keys = _image_keys(key, first, shape[0])
+  keys = norms.image_keys(key, first + jnp.arange(shape[0]))
   noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
   return jnp.clip(0.5 + 0.5 * noise, 0, 1)
 
@@ -168,15 +170,11 @@ def pixel_shuffled(key: jax.Array, images: jax.Array, first: int = 0) -> jax.Arr
     order = jnp.argsort(jax.random.bits(k, (len(pixels),)))
     return pixels[order].reshape(image.shape)
 
-  return jax.vmap(shuffle)(_image_keys(key, first, len(images)), images)
+  return jax.vmap(shuffle)(norms.image_keys(key, first + jnp.arange(len(images))), images)
 
 
 def _float32(logits: jax.Array) -> jax.Array:
   return jnp.asarray(logits, jnp.float32)
-
-
-def _image_keys(key: jax.Array, first: int, count: int) -> jax.Array:
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
 def _positives(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

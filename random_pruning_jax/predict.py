@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import special
 
 from random_pruning_jax import data, files
 from random_pruning_jax.progress import Stages
@@ -96,7 +97,7 @@ def _predict(network, names, read, labels, batch_size, show) -> Iterator[Predict
       images = read(start)
       # One shape for all batches: a smaller last one would be compiled again.
       padded = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
-      rows = _softmax(network.logits(padded)[: len(images)])
+      rows = special.softmax(network.logits(padded)[: len(images)], axis=1)
       for row, probabilities in enumerate(rows, start):
         order = np.argsort(-probabilities, kind='stable')
         label = None if labels is None else int(labels[row])
@@ -104,11 +105,6 @@ def _predict(network, names, read, labels, batch_size, show) -> Iterator[Predict
       advance(len(images))
   finally:
     stages.close()
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-  powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-  return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

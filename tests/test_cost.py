@@ -168,13 +168,6 @@ def test_a_network_counted_by_hand():
   assert cost.file_bytes(network, half, bytes_per_value=2) == 2 * (64 + 17 + 8)
 
 
-def test_short_hands_agree_with_the_structure():
-  network, model = structure('resnet20'), models.create('resnet20', 10)
-  assert cost.layers(model, (32, 32, 3)) == network.layers
-  assert list(cost.shapes(model, (32, 32, 3)).items()) == list(network.shapes.items())
-  assert cost.parameters(model, (32, 32, 3)) == 272_474
-
-
 @pytest.mark.parametrize('settings', [{'remat': True}, {'dtype': 'bfloat16'}, {'axis_name': 'x'}])
 def test_settings_that_change_no_shape_change_no_cost(settings):
   for name in ('resnet20', 'vgg16'):

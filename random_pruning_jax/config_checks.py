@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,7 +59,7 @@ def check(config: ConfigDict) -> None:
     if not value >= low:  # nan too
       raise ValueError(f'{field} must be at least {low}, got {value}.')
   for field, low, high in (('area', 0.0, 1.0), ('aspect', 0.0, float('inf'))):
-    first, last = config.augment[field]
+    first, last = _numbers(f'augment.{field}', config.augment[field])
     if not low < first <= last <= high:
       raise ValueError(f'augment.{field} must rise within ({low}, {high}], got {first}, {last}.')
   for field, value in (
@@ -79,7 +79,7 @@ def _check_schedule(config: ConfigDict) -> None:
       f'schedule.warmup_epochs must be less than epochs ({config.epochs}), '
       f'got {config.schedule.warmup_epochs}.'
     )
-  for milestone in config.schedule.milestones:
+  for milestone in _numbers('schedule.milestones', config.schedule.milestones):
     if not 0 <= milestone <= 1:
       raise ValueError(
         'schedule.milestones must lie in [0, 1], as fractions of training; '
@@ -95,7 +95,7 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
     if norm_of(name, settings) != 'l2':  # whose epsilon is the length of all pixels' changes
       epsilons[f'evaluation.attacks.{name}.epsilons'] = settings.epsilons
   for field, values in epsilons.items():
-    for epsilon in values:
+    for epsilon in _numbers(field, values):
       if not 0 <= epsilon <= 1:
         raise ValueError(f'{field} must lie in [0, 1] (pixels), got {epsilon}.')
   for severity in evaluation.severities:
@@ -106,6 +106,13 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
       'evaluation.validation_foreign must be no test set, that is none of evaluation.foreign; '
       f'got {evaluation.validation_foreign!r}.'
     )
+
+
+def _numbers(field: str, values: Sequence[Any]) -> Sequence[float]:
+  for value in values:
+    if not isinstance(value, int | float):  # '8/255', which the command line does not compute
+      raise ValueError(f'{field} must hold numbers, got {value!r}.')
+  return values
 
 
 def norm_of(attack: str, settings: ConfigDict) -> str:

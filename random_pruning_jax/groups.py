@@ -139,7 +139,7 @@ class Group:
     return self._figures[i]
 
 
-class Spread(Group):
+class Apart(Group):
   """Networks of which each device has some, as many as the others.
 
   Where they do not come out even, some are there twice, standing still: another number of networks

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import feed, parallel, preemption, processor, stacked
 from random_pruning_jax.experiment import experiment
-from random_pruning_jax.groups import Group, Member, Spread, calls_of
+from random_pruning_jax.groups import Apart, Group, Member, calls_of
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
 
@@ -31,12 +31,12 @@ def train_many(
   *,
   on: tuple[jax.Device, ...] | None = None,
   way: str = '',
-  spread: bool | None = None,
+  apart: bool | None = None,
   show: bool = True,
 ) -> list[TrainState | Exception]:
   """Trains the networks of several configs at once; each goes on from its own latest checkpoint.
 
-  `way` is one of `stacked.WAYS`; '' is 'vmap' on GPU and TPU, and 'turn' on a CPU. With `spread`,
+  `way` is one of `stacked.WAYS`; '' is 'vmap' on GPU and TPU, and 'turn' on a CPU. Where `apart`,
   each device has some of the networks and not a part of each batch, which is faster where they need
   no more than a device (default: on CPUs, where that changes no number). Returns for each its last
   state, or the error that ended it: what `train.train` raises, which stops no other. Raises
@@ -44,12 +44,12 @@ def train_many(
   preemption.Preempted after SIGTERM, once all are saved.
   """
   on = parallel.devices() if on is None else on
-  spread = all(_by_itself(config, on) for config in configs) if spread is None else spread
-  if spread and jax.process_count() > 1:
-    raise ValueError('spread must be False on several hosts.')
-  spread = spread and len(on) > 1
-  # Of networks that are spread, one device does what is to be done of each beside its steps.
-  every = [experiment(config, on[:1] if spread else on) for config in configs]
+  apart = all(_by_itself(config, on) for config in configs) if apart is None else apart
+  if apart and jax.process_count() > 1:
+    raise ValueError('apart must be False on several hosts.')
+  apart = apart and len(on) > 1
+  # Of networks that train apart, one device does what is to be done of each beside its steps.
+  every = [experiment(config, on[:1] if apart else on) for config in configs]
   check_alike([parts.config for parts in every])
   if feed.loading(every[0].config) != 'resident':
     raise ValueError("data_loading must be 'resident' where networks train together.")
@@ -63,8 +63,8 @@ def train_many(
       with member.guarded():
         member.open(stack)
     if going := [member for member in members if member.outcome is None]:
-      size = len(going) if way != 'turn' else len(on) if spread else 1
-      make = Spread if spread else Group
+      size = len(going) if way != 'turn' else len(on) if apart else 1
+      make = Apart if apart else Group
       ends, shared = calls_of(going), parallel.replicate(going[0].run.feed.shared(), on)
       cuts = range(0, len(going), size)
       groups = [make(going[i : i + size], ends, shared, on, way) for i in cuts]

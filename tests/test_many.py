@@ -87,16 +87,16 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  ('way', 'devices', 'spread', 'steps_per_call'),
+  ('way', 'devices', 'apart', 'steps_per_call'),
   [('vmap', 1, False, 1), ('unroll', 2, False, 1), ('map', 1, False, 4), ('turn', 2, True, 1)],
 )
-def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, spread, steps_per_call):
+def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, apart, steps_per_call):
   found = many.train_many(
     configs(steps_per_call=steps_per_call),
     places(tmp_path),
     on=parallel.devices(devices),
     way=way,
-    spread=spread,
+    apart=apart,
     show=False,
   )
   for state, expected, place, other in zip(

@@ -10,7 +10,7 @@ from random_pruning_jax.commands import report as command
 from random_pruning_jax.config_files import changed, function_of
 from random_pruning_jax.config_files import override as with_overrides
 from random_pruning_jax.main import main
-from random_pruning_jax.report import claims, paper, repeat, runs, tables
+from random_pruning_jax.report import claims, paper, repeat, runs, tables, verdicts
 
 pytest.importorskip('matplotlib')
 from random_pruning_jax.report import figures
@@ -228,22 +228,22 @@ def test_gradient_flow_explains_the_gap_where_the_two_rank_alike():
 
 
 def test_a_paired_test_is_the_textbooks():
-  found = claims.evidence('', {0: 1.0, 1: 2.0, 2: 3.0})
+  found = verdicts.evidence('', {0: 1.0, 1: 2.0, 2: 3.0})
   assert found.mean == 2 and found.sd == 1 and found.n == 3
   assert found.p_for == pytest.approx(0.0370901, abs=1e-6)  # t = 3.4641 with 2 degrees of freedom
   assert found.p_for + found.p_against == pytest.approx(1)
-  assert claims.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+  assert verdicts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
 def test_equal_differences_decide_by_their_number_alone():
   """Accuracies of few images may be equal by chance, which is no certainty."""
   for n, p in ((2, 0.25), (3, 0.125), (5, 0.03125)):
-    found = claims.evidence('', dict.fromkeys(range(n), 0.01))
+    found = verdicts.evidence('', dict.fromkeys(range(n), 0.01))
     assert (found.p_for, found.p_against) == (p, 1)
-  same = claims.evidence('', {0: 0.0, 1: 0.0})
+  same = verdicts.evidence('', {0: 0.0, 1: 0.0})
   assert (same.p_for, same.p_against) == (1, 1)
-  cells = [same, *(claims.evidence('', {0: -0.03, 1: -0.03 - i / 360}) for i in range(1, 18))]
-  assert claims.can('', cells, 'accuracy').verdict == 'cannot decide'
+  cells = [same, *(verdicts.evidence('', {0: -0.03, 1: -0.03 - i / 360}) for i in range(1, 18))]
+  assert verdicts.can('', cells, 'accuracy').verdict == 'cannot decide'
 
 
 def test_seeds_are_paired_and_those_without_a_partner_left_out():

@@ -2,7 +2,7 @@
 
 import synthetic
 
-from random_pruning_jax.report import claims, runs, sizes, style, tables
+from random_pruning_jax.report import claims, runs, sizes, style, tables, verdicts
 
 
 def done(place='', metrics=None, time='', **fields):
@@ -92,8 +92,8 @@ def test_the_claim_of_imagenet_is_of_wide_resnet_50_on_imagenet_alone():
 
 def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
   whole = [{0: 0.01, 1: 0.011, 2: 0.012}] * 3
-  answer = claims.tends('', 'gap', [*whole, {0: -9.0, 1: -9.0}, {7: -9.0}], '')
+  answer = verdicts.tends('', 'gap', [*whole, {0: -9.0, 1: -9.0}, {7: -9.0}], '')
   assert answer.verdict == 'supported'
   assert answer.evidence[0].n == 3 and 'mean over 3 of 5 cells' in answer.evidence[0].what
-  apart = claims.tends('', 'gap', [{0: 0.1}, {1: 0.1}, {2: 0.1}], '')
+  apart = verdicts.tends('', 'gap', [{0: 0.1}, {1: 0.1}, {2: 0.1}], '')
   assert apart.verdict == 'cannot decide' and 'no seeds in common' in apart.why

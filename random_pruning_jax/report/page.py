@@ -5,17 +5,17 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from random_pruning_jax.report import claims, repeat, style, tables
-from random_pruning_jax.report.claims import Answer
+from random_pruning_jax.report import claims, repeat, style, tables, verdicts
 from random_pruning_jax.report.figures import Figure
 from random_pruning_jax.report.runs import Run
+from random_pruning_jax.report.verdicts import Answer
 
 _HERE = pathlib.Path(__file__).parent
 _COLUMNS = ('accuracy', 'nll', 'ece', 'auroc', 'fgsm')
 _CLASS = {
-  claims.SUPPORTED: 'supported',
-  claims.CONTRADICTED: 'contradicted',
-  claims.UNDECIDED: 'undecided',
+  verdicts.SUPPORTED: 'supported',
+  verdicts.CONTRADICTED: 'contradicted',
+  verdicts.UNDECIDED: 'undecided',
 }
 
 

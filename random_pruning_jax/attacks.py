@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from random_pruning_jax import norms
 from random_pruning_jax.apgd import apgd
@@ -25,7 +24,9 @@ Attack = Callable[..., jax.Array]
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """-log p_label of each image, [B, K], [B] -> [B]."""
-  return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+  # optax's takes the label's logit from a sum's logarithm, which loses the digits of small losses.
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -_pick(log_p, labels)
 
 
 def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:

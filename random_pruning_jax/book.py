@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import chex
@@ -45,7 +45,9 @@ class Book:
     self._run, self._log, self._progress = run, log, progress
     self.step = int(state.step)
     self._meter = runlog.Meter(self.step, record['meter'])
-    self._clock = _Clock(record)
+    self._started = time.perf_counter() - record['seconds']
+    self._compile_seconds = record.get('compile_seconds', 0.0)  # older checkpoints have none
+    self._called: set[str] = set()
     self._rates = optimizers.learning_rates(run.parts.config, run.per_epoch)
     self._flows = flow.FlowLog(run.parts, run.feed.images)
     self._kept: TrainState | None = None  # to be validated and saved
@@ -57,6 +59,15 @@ class Book:
   def waiting(self) -> contextlib.AbstractContextManager:
     """Around what waits for the images of a call."""
     return self._meter.waiting()
+
+  @contextlib.contextmanager
+  def compiling(self, program: str) -> Iterator[None]:
+    """Around a call of a program, the first of which compiles it: what that takes is recorded."""
+    began = time.perf_counter()
+    yield
+    if program not in self._called:
+      self._called.add(program)
+      self._compile_seconds += time.perf_counter() - began
 
   def wants_state(self, step: int) -> bool:
     """Whether `took` looks at the state after `step` steps."""
@@ -70,7 +81,6 @@ class Book:
 
     The state is saved where that is due, or with `save`; the next call must not take its memory.
     """
-    self._clock.called('step', self._clock.began)
     self._meter.add(figures)
     self._flows.measure(step, state)
     self._progress.advance(step - self.step)
@@ -126,8 +136,8 @@ class Book:
   def _begin_to_save(self, state: TrainState, epoch: dict[str, float]) -> None:
     meter = self._meter.record()  # first, because it refuses a loss that is no number
     validate, _ = self._due(self.step)
-    step, logits, began = self.step, None, time.perf_counter()
-    with self._meter.pausing():
+    step, logits = self.step, None
+    with self._meter.pausing(), self.compiling('validation'):
       if validate:
         run = self._run
         logits = evaluate.begin_to_predict(
@@ -137,12 +147,13 @@ class Book:
           batch_size=run.parts.config.evaluation.batch_size,
           on=run.parts.on,
         )
-        self._clock.called('validation', began)
 
     def finish() -> None:
       with self._meter.stopped():
         validation = self._validated(step, logits(), epoch) if validate else None
-        record = {'meter': meter, 'validation': validation} | self._clock.record()
+        record = {'meter': meter, 'validation': validation}
+        record |= {'seconds': time.perf_counter() - self._started}
+        record |= {'compile_seconds': self._compile_seconds}
         record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.parts.on)}
         checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
 
@@ -163,30 +174,6 @@ class Book:
       f'validation accuracy {figures["accuracy"]:.2%}'
     )
     return figures
-
-
-class _Clock:
-  """Seconds of training, without the first call of each program, in which it is compiled."""
-
-  def __init__(self, record: dict[str, Any]):
-    self.began = time.perf_counter()
-    self._since = self.began - record['seconds']
-    self._compiling = record.get('compile_seconds', 0.0)  # which older checkpoints do not have
-    self._called: set[str] = set()
-
-  def called(self, program: str, since: float) -> None:
-    """What began at `since` was a call, of which the first is left out."""
-    if program not in self._called:
-      self._called.add(program)
-      seconds = time.perf_counter() - since
-      self._since += seconds
-      self._compiling += seconds
-
-  def record(self) -> dict[str, float]:
-    return {
-      'seconds': time.perf_counter() - self._since,
-      'compile_seconds': self._compiling,
-    }
 
 
 @jax.jit

@@ -140,9 +140,13 @@ def _attacks() -> ConfigDict:
   return attacks
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-  """A copy in which 'recipe' and 'dataset' are replaced by what they stand for, checked."""
-  _check_fields(config)
+def resolve(config: ConfigDict, *, trains: bool = True) -> ConfigDict:
+  """A copy in which 'recipe' and 'dataset' are replaced by what they stand for, checked.
+
+  What is wrong with training alone is no error where the network was trained already.
+  """
+  if trains:
+    _check_fields(config)
   config = smoked(config) if config.smoke else ConfigDict(config.to_dict())
   recipe = RECIPES[choice('recipe', config.recipe, RECIPES)]
   if config.pruning.sampling == 'recipe':
@@ -161,7 +165,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config.augment.pad = spec.pad if spec else 0
   if config.augment.flip == 'dataset':
     config.augment.flip = 'yes' if spec and spec.flip else 'no'
-  check(config)
+  check(config, trains)
   return config
 
 

@@ -1,6 +1,7 @@
 """What is wrong with a resolved config, said before JAX is imported."""
 
 import functools
+import numbers
 import operator
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ def choice(field: str, value: Any, known: Collection) -> Any:
   return value
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, trains: bool = True) -> None:
   """Names, and ranges that nothing else checks before the first step."""
   for name in names.of(config):
     choice(*name)
@@ -69,7 +70,8 @@ def check(config: ConfigDict) -> None:
   ):
     if not 0 <= value < 1:
       raise ValueError(f'{field} must lie in [0, 1), got {value}.')
-  _check_schedule(config)
+  if trains:
+    _check_schedule(config)
   _check_evaluation(config.evaluation)
 
 
@@ -110,7 +112,7 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
 
 def _numbers(field: str, values: Sequence[Any]) -> Sequence[float]:
   for value in values:
-    if not isinstance(value, int | float):  # '8/255', which the command line does not compute
+    if not isinstance(value, numbers.Real):  # '8/255', which the command line does not compute
       raise ValueError(f'{field} must hold numbers, got {value!r}.')
   return values
 

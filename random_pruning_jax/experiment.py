@@ -41,7 +41,7 @@ def experiment(
   Where the network `trains`, the devices must divide its batch; what looks at a trained one may
   have other devices.
   """
-  config = resolve(config)
+  config = resolve(config, trains=trains)
   on = parallel.devices() if on is None else on
   if trains:
     parallel.check_batch(config.batch_size, on)

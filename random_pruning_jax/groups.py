@@ -94,9 +94,13 @@ class Group:
       with member.book.waiting():
         inputs.append(next(stream))
     self._going[: len(inputs)] = [member.takes(start) for member in self._members]
-    self._states, self._alive, self._figures = self._program(
-      self._states, self._alive, self._going.copy(), self._shared, self._own, *self._inputs(inputs)
-    )
+    given = self._inputs(inputs)
+    with contextlib.ExitStack() as stack:
+      for member in self._members:
+        stack.enter_context(member.book.compiling(f'{given[0].shape} of images'))
+      self._states, self._alive, self._figures = self._program(
+        self._states, self._alive, self._going.copy(), self._shared, self._own, *given
+      )
 
   def tell(self, end: int, save: bool) -> None:
     """Tells the books of those that took the call, once what was due before it is done."""

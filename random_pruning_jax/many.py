@@ -53,9 +53,7 @@ def train_many(
   check_alike([parts.config for parts in every])
   if feed.loading(every[0].config) != 'resident':
     raise ValueError("data_loading must be 'resident' where networks train together.")
-  places = [os.path.abspath(workdir) for workdir in workdirs]
-  if len(set(places)) != len(configs):
-    raise ValueError(f'each of {len(configs)} networks must have its own workdir, got {places}.')
+  places = distinct(workdirs)
   way = config_lib.choice('way', way or stacked.default_way(on), stacked.WAYS)
   members = [Member(parts, place) for parts, place in zip(every, places, strict=True)]
   with contextlib.ExitStack() as stack:
@@ -70,6 +68,14 @@ def train_many(
       groups = [make(going[i : i + size], ends, shared, on, way) for i in cuts]
       _loop(going, groups, ends, show)
   return [member.outcome for member in members]
+
+
+def distinct(workdirs: Sequence[str | os.PathLike]) -> list[str]:
+  """Their absolute paths. Raises ValueError where two are the same."""
+  places = [os.path.abspath(workdir) for workdir in workdirs]
+  if len(set(places)) != len(places):
+    raise ValueError(f'each of {len(places)} networks must have its own workdir, got {places}.')
+  return places
 
 
 def key(config: ConfigDict) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+from ml_collections import ConfigDict
 
 from random_pruning_jax import (
   checkpoints,
@@ -44,9 +45,9 @@ def evaluate_run(
   the config says; `data_dir` replaces the config's, and `changes` some of its fields
   ('evaluation.attacked_images', 100). `trained` is a state of the run in memory, which is not read
   again where its step is the checkpoint's. The row's 'settings' are, for each suite, the fields of
-  `evaluation` under which it was run; the row is 'final' where the run has come to its end and this
-  is the checkpoint that its config names. Raises ValueError where there is no such checkpoint, and
-  OSError where rows cannot be written, before anything is measured.
+  `evaluation` under which it was last run; the row is 'final' where the run has come to its end and
+  this is the checkpoint that its config names. Raises ValueError where there is no such checkpoint,
+  and OSError where rows cannot be written, before anything is measured.
   """
   config = runlog.read_config(workdir)
   config.data_dir = data_dir or config.data_dir
@@ -99,18 +100,24 @@ def load_state(
 
   `trained` is given back if that is it.
   """
-  config = parts.config
-  with checkpoints.Manager(workdir, config.checkpoint.keep) as saved:
-    named = checkpoints.find(saved, config.evaluation.checkpoint)
-    step = checkpoints.find(saved, checkpoint) if checkpoint else named
+  with checkpoints.Manager(workdir, parts.config.checkpoint.keep) as saved:
+    step = checkpoints.find(saved, checkpoint or parts.config.evaluation.checkpoint)
     if trained is not None and int(trained.step) == step:
       state, record = parallel.replicate(trained, parts.on), checkpoints.record_of(saved, step)
     else:
       state, record = checkpoints.restore(saved, blank_state(parts, 1), parts.on, step)
-    newest = saved.all_steps()[-1]
-  per_epoch = record.get('per_epoch')  # older checkpoints do not say how long the run was to be
-  ended = per_epoch is None or newest == config.epochs * per_epoch
-  return Loaded(state, record, ended and step == named)
+    return Loaded(state, record, _is_final(saved, parts.config, step))
+
+
+def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int) -> bool:
+  try:
+    named = checkpoints.find(saved, config.evaluation.checkpoint)
+    newest = checkpoints.record_of(saved, saved.all_steps()[-1])
+  except checkpoints.NotReadableError:  # of a step that nobody asked for
+    return False
+  per_epoch = newest.get('per_epoch')  # older checkpoints do not say how long the run was to be
+  ended = per_epoch is None or newest['step'] == config.epochs * per_epoch
+  return ended and step == named
 
 
 def _settings(parts: Experiment) -> dict[str, Any]:
@@ -150,8 +157,8 @@ def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[s
     'config': config_lib.flat(parts.config),
     'seed': parts.config.seed,
     'step': record['step'],
-    'train_seconds': record['seconds'],  # without the first call of each program
-    'compile_seconds': record.get('compile_seconds'),  # those calls; older checkpoints had it above
+    'train_seconds': record['seconds'],
+    'compile_seconds': record.get('compile_seconds'),  # of these, in the first call of each program
     'peak_device_bytes': record.get('peak_bytes'),  # of training; None on CPUs
     'validation': record['validation'],
     'density': remaining / prunable,

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,10 +52,10 @@ def commit() -> str:
 def check_writable(workdir: str | os.PathLike) -> None:
   """Raises OSError where no row can be added to a run."""
   path = pathlib.Path(workdir) / FILE
-  there = path.exists()
-  path.open('a').close()
-  if not there:
-    path.unlink()
+  if path.exists():
+    path.open('a').close()
+  else:
+    tempfile.TemporaryFile(dir=workdir).close()
 
 
 def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import lock, parallel, results, suites
 from random_pruning_jax.experiment import Experiment, check_budget, experiment
-from random_pruning_jax.many import train_many
+from random_pruning_jax.many import distinct, train_many
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
-from random_pruning_jax.train import claim, train
+from random_pruning_jax.train import check_claim, claim, train
 
 TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
 
@@ -40,11 +40,10 @@ def run(
   # All that can be wrong is said before the first training step.
   resolved = [_checked(each) for each, _ in todo]
   with contextlib.ExitStack() as held:
-    with parallel.failing_together():
-      if jax.process_index() == 0:
-        _lock(held, pathlib.Path(workdir))
-    for each, (_, place) in zip(resolved, todo, strict=True):
-      claim(each, place)
+    _lock(held, pathlib.Path(workdir))
+    for take in (check_claim, claim):  # where one is refused, neither is written
+      for each, (_, place) in zip(resolved, todo, strict=True):
+        take(each, place)
     return [_finish(each, place, show, profile) for each, place in todo]
 
 
@@ -62,7 +61,7 @@ def run_many(
   """
   if any(config.dense_twin for config in configs):
     raise ValueError('dense_twin must be False where networks train together.')
-  places = [pathlib.Path(workdir) for workdir in workdirs]
+  places = [pathlib.Path(workdir) for workdir in distinct(workdirs)]
   found: dict[int, Any] = {}
   with contextlib.ExitStack() as held:
     for i, config in enumerate(configs):
@@ -98,13 +97,16 @@ def dense(config: ConfigDict) -> ConfigDict:
 
 def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
   """Keeps other processes out of the workdir while `held` is; ValueError where one is inside."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  try:
-    held.enter_context(lock.alone(workdir, wait=False))
-  except BlockingIOError as error:
-    raise ValueError(f'{workdir} is being trained by another process.') from error
-  except (ImportError, OSError):
-    pass  # a system, or a file system, without locks
+  with parallel.failing_together():
+    if jax.process_index() > 0:  # one lock for the processes of a run
+      return
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+      held.enter_context(lock.alone(workdir, wait=False))
+    except BlockingIOError as error:
+      raise ValueError(f'{workdir} is being trained by another process.') from error
+    except (ImportError, OSError):
+      pass  # a system, or a file system, without locks
 
 
 def _finish(

@@ -31,14 +31,20 @@ def claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
   How a run is evaluated may change later, and is then written anew. Raises ValueError with the
   fields that differ in anything else.
   """
+  check_claim(workdir, config)
   path = pathlib.Path(workdir) / CONFIG_FILE
-  if path.exists():
-    changed = config_lib.differences(config_lib.flat(read_config(workdir)), config_lib.flat(config))
-    if changed:
-      fields = '; '.join(f'{name} is {old!r}, got {new!r}' for name, (old, new) in changed.items())
-      raise ValueError(f'{workdir} holds another config: {fields}. Choose another workdir.')
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write(path, json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n')
+
+
+def check_claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
+  """Raises ValueError where `claim` would."""
+  if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
+    return
+  changed = config_lib.differences(config_lib.flat(read_config(workdir)), config_lib.flat(config))
+  if changed:
+    fields = '; '.join(f'{name} is {old!r}, got {new!r}' for name, (old, new) in changed.items())
+    raise ValueError(f'{workdir} holds another config: {fields}. Choose another workdir.')
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:

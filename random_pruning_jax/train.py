@@ -113,8 +113,9 @@ def train(
     ):
       progress.figures('compiling the step')
       book = Book(run, state, record, log, progress)
-      ready_to_step()
-      kernels.wait(progress.figures)
+      with book.compiling('the step, ahead'):
+        ready_to_step()
+        kernels.wait(progress.figures)
       return _loop(run, state, book, watch, trace, at)
 
 
@@ -124,6 +125,13 @@ def claim(parts: Experiment, workdir: str | os.PathLike) -> None:
   with parallel.failing_together():
     if jax.process_index() == 0:
       runlog.claim(workdir, parts.config)
+
+
+def check_claim(parts: Experiment, workdir: str | os.PathLike) -> None:
+  """Raises ValueError, on all processes, where `claim` would; writes nothing."""
+  with parallel.failing_together():
+    if jax.process_index() == 0:
+      runlog.check_claim(workdir, parts.config)
 
 
 def prepare(parts: Experiment, workdir: str | os.PathLike = '') -> Run:
@@ -141,7 +149,8 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   blank = functools.partial(blank_state, parts, run.per_epoch)
   read = checkpoints.restore_newest(run.saved, blank, parts.on)
   if read is not None:
-    _check_alike(run, read.record)
+    with parallel.failing_together():
+      _check_alike(run, read.record)
     return read
   config = parts.config
   variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
@@ -167,8 +176,8 @@ def _check_alike(run: Run, record: dict[str, Any]) -> None:
       'that it began with.'
     )
   before, now = record.get('devices', len(run.parts.on)), len(run.parts.on)
-  apart = config.optimizer.accumulate > 1 or not config.model.sync_batch_norm
-  if apart and before != now:
+  in_parts = config.optimizer.accumulate > 1 or not config.model.sync_batch_norm
+  if in_parts and before != now:
     say(
       f'WARNING: until step {step} there were {before} devices, and now there are {now}: '
       "BatchNorm's statistics are of other parts of the batch, so the numbers differ from those of "
@@ -246,7 +255,8 @@ def _loop(
       with book.waiting():
         batches = next(inputs)
       trace.before(start + 1)
-      state, figures = call(state, shared, own, *batches)
+      with book.compiling(f'{end - start} steps'):
+        state, figures = call(state, shared, own, *batches)
       processor.give_back(number)
       trace.after(end, figures)
       book.settle()  # what was due before this call, while the devices take it
@@ -258,9 +268,10 @@ def _loop(
       book.took(end, copied, figures, save=stop)
       if stop:
         break
-  book.settle()
-  book.finish()
-  checkpoints.finish(run.saved)
+    # Before the feed is closed, which may take as long as a scheduler waits.
+    book.settle()
+    book.finish()
+    checkpoints.finish(run.saved)
   if stop:
     raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {book.step}')
   return state

@@ -17,7 +17,7 @@ import started
 from ports import free_port
 from tiny import tinier_config
 
-from random_pruning_jax import checkpoints, parallel, preemption, processor, runlog, train
+from random_pruning_jax import checkpoints, feed, parallel, preemption, processor, runlog, train
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import experiment
 
@@ -104,6 +104,26 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
   state = train.train(tinier_config(), tmp_path, show=False)
   assert_equal(state, whole[1])
   assert trained(tmp_path) == trained(whole[0])
+
+
+def test_a_feed_that_fails_as_it_closes_costs_no_checkpoint(tmp_path, monkeypatch):
+  made = feed.feed
+
+  def failing(parts):
+    fed = made(parts)
+
+    def stream(calls):
+      try:
+        yield from fed.stream(calls)
+      finally:
+        raise OSError('a worker does not end')
+
+    return fed._replace(stream=stream)
+
+  monkeypatch.setattr(feed, 'feed', failing)
+  with pytest.raises(OSError, match='does not end'):
+    train.train(tinier_config(), tmp_path, show=False)
+  assert (tmp_path / 'checkpoints' / '20').is_dir()
 
 
 def test_sigterm_ends_the_command_with_its_own_status(start, tmp_path):

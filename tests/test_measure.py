@@ -46,6 +46,11 @@ def test_training_ends_with_the_quick_suite_and_its_data(trained):
   assert row['gradient']['step'] == [0, 10, 20] and len(row['gradient']['egf_2']) == 3
 
 
+def test_a_row_says_how_much_of_the_time_was_compiling_which_the_twin_does_not_again(trained):
+  sparse, dense = trained[1]
+  assert 0 < dense['compile_seconds'] < sparse['compile_seconds'] < sparse['train_seconds']
+
+
 def test_a_later_suite_adds_its_numbers_and_keeps_what_was_there(copied):
   before = rows_of(copied)[-1]
   changes = [('evaluation.shifts', ('digits', 'imagenet_a')), ('evaluation.batch_size', 60)]
@@ -104,6 +109,31 @@ def test_another_checkpoint_begins_a_row_of_its_own(copied):
   assert results.last(copied)['step'] == best['step']  # which is the run's result still
   again = measure.evaluate_run(copied, suite=('calibration',), show=False)
   assert again['final'] and again['metrics'].keys() == best['metrics'].keys()
+
+
+def change_record(workdir, step, change):
+  path = workdir / 'checkpoints' / step / 'record' / 'metadata'
+  path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_the_newest_checkpoint_says_whether_the_run_has_ended(copied):
+  """Not the one that is measured, which an older version may have written, without that."""
+  config = json.loads((copied / runlog.CONFIG_FILE).read_text())
+  (copied / runlog.CONFIG_FILE).write_text(json.dumps(config | {'epochs': 4}))
+
+  def oldest_and_best(record):
+    del record['per_epoch']
+    return record | {'validation': {'accuracy': 1.0, 'nll': 0.0}}
+
+  change_record(copied, '10', oldest_and_best)
+  row = measure.evaluate_run(copied, suite=('calibration',), show=False)
+  assert row['step'] == 10 and not row['final']
+
+
+def test_a_damaged_checkpoint_keeps_no_other_from_being_measured(copied):
+  (copied / 'checkpoints' / '10' / 'record' / 'metadata').write_text('{')
+  row = measure.evaluate_run(copied, suite=('calibration',), checkpoint='20', show=False)
+  assert row['step'] == 20 and not row['final']  # as the best is not known
 
 
 def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):

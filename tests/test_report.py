@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import synthetic
 
@@ -238,8 +239,13 @@ def test_a_paired_test_is_the_textbooks():
 def test_equal_differences_decide_by_their_number_alone():
   """Accuracies of few images may be equal by chance, which is no certainty."""
   for n, p in ((2, 0.25), (3, 0.125), (5, 0.03125)):
-    found = verdicts.evidence('', dict.fromkeys(range(n), 0.01))
-    assert (found.p_for, found.p_against) == (p, 1)
+    right = [(331 - 7 * seed, 334 - 7 * seed) for seed in range(n)]  # of 360, always three apart
+    for kind in (float, np.float32):  # as rows hold them
+      differences = {
+        seed: float(kind(b / 360)) - float(kind(a / 360)) for seed, (a, b) in enumerate(right)
+      }
+      found = verdicts.evidence('', differences)
+      assert found.sd > 0 and (found.p_for, found.p_against) == (p, 1)
   same = verdicts.evidence('', {0: 0.0, 1: 0.0})
   assert (same.p_for, same.p_against) == (1, 1)
   cells = [same, *(verdicts.evidence('', {0: -0.03, 1: -0.03 - i / 360}) for i in range(1, 18))]

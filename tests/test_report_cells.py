@@ -1,5 +1,6 @@
 """Which runs a report puts into one cell, and which it compares."""
 
+import pytest
 import synthetic
 
 from random_pruning_jax.report import claims, runs, sizes, style, tables, verdicts
@@ -48,8 +49,9 @@ def test_a_seed_that_two_sweeps_trained_counts_once():
   assert sorted(cell.values) == [0.5, 0.6] and not cell.failed and not cell.missing
 
 
-def test_the_mean_over_foreign_sets_is_of_those_that_the_config_names():
-  found = {f'ood/{name}/msp/auroc': 1.0 for name in ('near', 'far', 'gaussian_noise', 'mnist')}
+def test_the_mean_over_foreign_sets_is_of_sets_alone():
+  names = ('near', 'far', 'gaussian_noise', 'pixel_shuffled')
+  found = {f'ood/{name}/msp/auroc': 1.0 for name in names}
   run = done(metrics=found | {'ood/svhn_cropped/msp/auroc': 0.9, 'ood/cifar100/msp/auroc': 0.8})
   assert run.metric('auroc') == (0.9 + 0.8) / 2
 
@@ -96,4 +98,19 @@ def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
   assert answer.verdict == 'supported'
   assert answer.evidence[0].n == 3 and 'mean over 3 of 5 cells' in answer.evidence[0].what
   apart = verdicts.tends('', 'gap', [{0: 0.1}, {1: 0.1}, {2: 0.1}], '')
-  assert apart.verdict == 'cannot decide' and 'no seeds in common' in apart.why
+  assert apart.verdict == 'cannot decide' and 'needs at least two' in apart.why
+
+
+@pytest.mark.parametrize(
+  ('seeds', 'taken', 'cells'),
+  [
+    (['012', '012', '013', '013'], '01', 4),
+    (['01234', '01234', '012', '012'], '012', 4),
+    (['01', '012'], '01', 2),
+    (['012'] * 5 + ['01'], '012', 5),
+    (['01', '23'], '01', 1),
+  ],
+)
+def test_a_mean_is_over_as_many_seeds_and_cells_as_go_together(seeds, taken, cells):
+  found, whole = verdicts._in_common([dict.fromkeys(each, 0.0) for each in seeds])
+  assert (''.join(sorted(found)), len(whole)) == (taken, cells)

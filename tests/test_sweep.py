@@ -383,6 +383,25 @@ def test_workers_that_give_up_are_named_and_the_status_says_so(tmp_path):
   assert 'nonsense' in workers.log_file(tmp_path / 'runs', 0).read_text()
 
 
+def test_workers_that_are_killed_before_they_have_a_run_are_said(tmp_path):
+  process = start(tmp_path, {}, '--workers=2')
+  children = pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children')
+  while process.poll() is None and not list((tmp_path / 'runs').glob('worker-1.log')):
+    time.sleep(0.005)
+  for child in children.read_text().split():
+    os.kill(int(child), signal.SIGKILL)
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == 128 + signal.SIGKILL, said
+  assert 'worker 1 was ended by SIGKILL' in said and '3 to do' in said
+
+
+def test_a_dry_run_has_all_cores_however_many_workers_there_are_to_be():
+  for dry_run, devices in ((True, 0), (False, 1)):
+    args = types.SimpleNamespace(workers=64, cpu_devices=0, worker=-1, dry_run=dry_run)
+    command._share_cores(args)
+    assert args.cpu_devices == devices
+
+
 def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):
   directory = tmp_path / 'runs'
   process = start(tmp_path, {'epochs': 2}, '--workers=2', '--together=1')

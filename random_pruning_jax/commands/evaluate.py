@@ -45,12 +45,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   arguments.start_jax(args)
   import jax
 
-  from random_pruning_jax import measure, results, runlog, tables
+  from random_pruning_jax import measure, runlog, tables
   from random_pruning_jax import run as run_lib
 
-  places = [
-    place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN, results.FILE)
-  ]
+  places = [place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN)]
   changes = [_changes(runlog.read_config(place), rest) for place in places]
   rows = [
     measure.evaluate_run(
@@ -63,9 +61,12 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   return 0
 
 
-def _with_twin(workdir: pathlib.Path, twin: str, file: str) -> list[pathlib.Path]:
+def _with_twin(workdir: pathlib.Path, twin: str) -> list[pathlib.Path]:
   """The run, and its dense twin if that was trained to its end."""
-  return [workdir, *([workdir / twin] if (workdir / twin / file).exists() else [])]
+  from random_pruning_jax import results
+
+  row = results.last(workdir / twin)
+  return [workdir, *([workdir / twin] if row and results.is_final(row) else [])]
 
 
 def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:

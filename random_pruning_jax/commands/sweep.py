@@ -114,7 +114,7 @@ def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:
 def _share_cores(args: argparse.Namespace) -> None:
   """CPU devices and threads of a worker: all together have no more than there are cores."""
   share = max(1, processor.cores() // args.workers)
-  if args.workers > 1 and not args.cpu_devices:
+  if args.workers > 1 and not args.cpu_devices and not args.dry_run:
     args.cpu_devices = 1 << (share.bit_length() - 1)
   if args.worker >= 0:
     os.environ.setdefault('NPROC', str(share))  # XLA's threads

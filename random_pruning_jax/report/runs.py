@@ -24,6 +24,7 @@ _NOT_SETTINGS = (
   'seed',
   'steps_per_call',
 )
+_NO_SETS = ('near', 'far', 'gaussian_noise', 'pixel_shuffled')  # means of sets, and made-up images
 _CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
 _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
 
@@ -110,17 +111,17 @@ class Run:
   def metric(self, name: str, beside: 'Run | None' = None) -> float | None:
     """A number of the row, or one of this report's own.
 
-    `auroc` is the mean of the maximum softmax's over the foreign sets that the config names, and
-    `fgsm` the accuracy at the largest epsilon up to 8/255; of those that `beside` has too, so that
-    two runs are compared on the same sets and epsilon.
+    `auroc` is the mean of the maximum softmax's over foreign sets, and `fgsm` the accuracy at the
+    largest epsilon up to 8/255; of those that `beside` has too, so that two runs are compared on
+    the same sets and epsilon.
     """
     numbers = {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
     if beside is not None and name in ('auroc', 'fgsm'):
       theirs = beside.row.get('metrics', {})
       numbers = {k: v for k, v in numbers.items() if theirs.get(k) is not None}
     if name == 'auroc':
-      sets = self.config.get('evaluation.foreign', ())
-      found = [numbers[key] for key in (f'ood/{s}/msp/auroc' for s in sets) if key in numbers]
+      matches = {key: re.fullmatch(r'ood/(.+)/msp/auroc', key) for key in numbers}
+      found = [numbers[key] for key, match in matches.items() if match and match[1] not in _NO_SETS]
       return sum(found) / len(found) if found else None
     if name == 'fgsm':
       name = strongest_fgsm(numbers)
@@ -157,14 +158,14 @@ def strongest_fgsm(numbers: Iterable[str]) -> str:
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   """Every run at or below the paths, in a fixed order. Raises ValueError where there is none."""
   rows = results.read(paths)
-  done = [
-    Run('done' if results.is_final(row) else 'missing', row['run'], row.get('config', {}), row)
-    for row in rows
-  ]
-  places = {str(pathlib.Path(run.place).resolve()) for run in done}
-  runs = done + [
-    run for run in _others(paths) if str(pathlib.Path(run.place).resolve()) not in places
-  ]
+  final = [row for row in rows if results.is_final(row)]
+  done = [Run('done', row['run'], row.get('config', {}), row) for row in final]
+  # Of a run that has not come to its end, numbers are not its result.
+  begun = [Run('missing', row['run'], row.get('config', {}), {}) for row in rows]
+  known: dict[pathlib.Path, Run] = {}
+  for run in [*done, *_others(paths), *begun]:
+    known.setdefault(pathlib.Path(run.place).resolve(), run)
+  runs = list(known.values())
   if not runs:
     raise ValueError(f'there is no run at or below {", ".join(map(str, paths))}.')
   return sorted(_with_settings(runs), key=order)

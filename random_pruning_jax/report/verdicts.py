@@ -20,6 +20,7 @@ from typing import NamedTuple
 from scipy import stats
 
 LEVEL = 0.05
+EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
 SUPPORTED, CONTRADICTED, UNDECIDED = 'supported', 'contradicted', 'cannot decide'
 
 Differences = Mapping[int, float]  # {seed: difference}
@@ -54,11 +55,12 @@ def evidence(what: str, differences: Differences, above: float = 0.0) -> Evidenc
   if n < 2:
     return Evidence(what, mean, None, n, None, None)
   sd = statistics.stdev(values)
-  if sd == 0:
+  if sd < EQUAL:
     # Accuracies are multiples of one image, so that a few differences may be equal by chance. A
     # t-test would have no doubt; a sign test has.
     same = 0.5**n
-    return Evidence(what, mean, sd, n, same if mean > above else 1.0, same if mean < above else 1.0)
+    p_for, p_against = (same if side > EQUAL else 1.0 for side in (mean - above, above - mean))
+    return Evidence(what, mean, sd, n, p_for, p_against)
   t = (mean - above) / (sd / n**0.5)
   return Evidence(what, mean, sd, n, float(stats.t.sf(t, n - 1)), float(stats.t.cdf(t, n - 1)))
 
@@ -94,20 +96,14 @@ def can(claim: str, found: Sequence[Evidence], unit: str) -> Answer:
 
 
 def tends(claim: str, what: str, cells: Sequence[Differences], unit: str) -> Answer:
-  """A claim of the kind "tends": per seed, the mean over cells.
-
-  The seeds are those of half the cells or more; cells that lack one of them are left out.
-  """
+  """A claim of the kind "tends": per seed, the mean over the cells that have all of the seeds."""
   cells = [cell for cell in cells if cell]
-  count = collections.Counter(seed for cell in cells for seed in cell)
-  seeds = sorted(seed for seed, times in count.items() if 2 * times >= len(cells))
-  whole = [cell for cell in cells if cell.keys() >= set(seeds)] if seeds else []
-  means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds if whole}
+  seeds, whole = _in_common(cells)
+  means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds}
   some = f'{len(whole)} of {len(cells)}' if len(whole) < len(cells) else f'{len(cells)}'
   each = evidence(f'{what}, mean over {some} cells', means)
   if each.p_for is None:
-    why = _no_seeds([each]) if whole or not cells else 'Its cells have no seeds in common.'
-    return Answer(claim, UNDECIDED, why, [each] * bool(cells), unit)
+    return Answer(claim, UNDECIDED, _no_seeds([each] if cells else []), [each] * bool(cells), unit)
   if each.p_for < LEVEL:
     return Answer(claim, SUPPORTED, f'p = {each.p_for:.2g}, one-sided.', [each], unit)
   if each.p_against < LEVEL:
@@ -115,7 +111,22 @@ def tends(claim: str, what: str, cells: Sequence[Differences], unit: str) -> Ans
   return Answer(claim, UNDECIDED, f'p = {each.p_for:.2g}, one-sided.', [each], unit)
 
 
+def _in_common(cells: Sequence[Differences]) -> tuple[list[int], list[Differences]]:
+  """Seeds, and the cells that have them all: as many of both, multiplied, as there are.
+
+  So a seed that failed in one of many cells costs that cell, and one that few cells have is left
+  out. Two seeds at least, where there are such, since one decides nothing.
+  """
+  count = collections.Counter(seed for cell in cells for seed in cell)
+  ranked = sorted(count, key=lambda seed: (-count[seed], seed))
+  choices = []
+  for size in range(1, len(ranked) + 1):
+    whole = [cell for cell in cells if cell.keys() >= set(ranked[:size])]
+    choices.append((bool(whole) and size > 1, size * len(whole), ranked[:size], whole))
+  return max(choices, key=lambda choice: choice[:2], default=(False, 0, [], []))[2:]
+
+
 def _no_seeds(found: Sequence[Evidence]) -> str:
   if not any(each.n for each in found):
     return 'These runs hold no such comparison.'
-  return 'A test over seeds needs at least two; there is one.'
+  return 'A test over seeds needs at least two; there is one, or one in common.'

@@ -114,7 +114,7 @@ class View:
   def _finished(self, job: Job) -> None:
     row = results.last(self._directory / job.tag)
     self._seconds[job.tag] = sum(
-      row.get(f'{what}_seconds') or 0.0 for what in ('compile', 'train', 'evaluation')
+      row.get(name) or 0.0 for name in ('train_seconds', 'evaluation_seconds')
     )
 
   def _share(self, tag: str) -> float:

@@ -42,7 +42,7 @@ def environment(number: int, workers: int) -> dict[str, str]:
 def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pathlib.Path) -> int:
   """Starts `command --worker=I` that many times and waits until nothing is left for them to do.
 
-  Returns 0, or the status of a worker that gave up, whose log is named.
+  Returns 0, or where runs are left the status of a worker that gave up, whose log is named.
 
   A worker that dies (out of memory, killed) costs the run that it had: that run is recorded as
   failed and the worker is started again. One that had several is started again to train them in
@@ -56,21 +56,32 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
       time.sleep(0.2)
       for worker in [w for w in alive if w.process.poll() is not None]:
         alive.remove(worker)
-        if worker.process.returncode >= 0:
-          if worker.process.returncode:
-            status = worker.process.returncode
-            log = log_file(directory, worker.number)
-            say(f'worker {worker.number} gave up with status {status}; see {log}')
-          continue
-        held = _held(worker, jobs, directory)
-        if len(held) == 1:
-          _blame(worker, held[0], directory)
-        if held:
-          again = [*command, '--together=1'] if len(held) > 1 else worker.command
+        ended, again = _after(worker, jobs, directory)
+        status = ended or status
+        if again:
           alive.append(_start(again, worker.number, environments[worker.number], directory))
   finally:
     _stop(alive)
-  return status
+  left = any(plan.state(directory / job.tag) not in ('done', 'failed') for job in jobs)
+  return status if left else 0
+
+
+def _after(
+  worker: Worker, jobs: Sequence[Job], directory: pathlib.Path
+) -> tuple[int, Sequence[str] | None]:
+  """The status that a worker leaves, and the command that starts it again, where one does."""
+  code, log = worker.process.returncode, log_file(directory, worker.number)
+  if code >= 0:
+    if code:
+      say(f'worker {worker.number} gave up with status {code}; see {log}')
+    return code, None
+  held = _held(worker, jobs, directory)
+  if not held:  # as it died before it had a run, the next would too
+    say(f'worker {worker.number} was ended by {signal.Signals(-code).name}; see {log}')
+    return 128 - code, None
+  if len(held) == 1:
+    _blame(worker, held[0], directory)
+  return 0, [*worker.command, '--together=1'] if len(held) > 1 else worker.command
 
 
 def log_file(directory: pathlib.Path, number: int) -> pathlib.Path:

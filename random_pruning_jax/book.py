@@ -137,16 +137,17 @@ class Book:
     meter = self._meter.record()  # first, because it refuses a loss that is no number
     validate, _ = self._due(self.step)
     step, logits = self.step, None
-    with self._meter.pausing(), self.compiling('validation'):
+    with self._meter.pausing():
       if validate:
         run = self._run
-        logits = evaluate.begin_to_predict(
-          run.parts.model,
-          state.variables,
-          run.validation.images,
-          batch_size=run.parts.config.evaluation.batch_size,
-          on=run.parts.on,
-        )
+        with self.compiling('validation'):
+          logits = evaluate.begin_to_predict(
+            run.parts.model,
+            state.variables,
+            run.validation.images,
+            batch_size=run.parts.config.evaluation.batch_size,
+            on=run.parts.on,
+          )
 
     def finish() -> None:
       with self._meter.stopped():

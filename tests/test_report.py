@@ -151,6 +151,14 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
   assert 'Liu et al.' not in captions['cifar100']
 
 
+def test_the_paper_is_not_drawn_beside_runs_of_other_epochs(tmp_path):
+  small = {'networks': ('resnet20',), 'ratios': ('erk',), 'sparsities': (0.9,), 'seeds': (0,)}
+  synthetic.write_runs(tmp_path, epochs=5, **small)
+  drawn = {f.name: f for f in figures.draw(runs.read([tmp_path]))}
+  figure = drawn['accuracy_by_depth-cifar10']
+  assert 'Liu et al.' not in figure.caption and 'read off' not in figure.svg
+
+
 def test_claims_are_supported_contradicted_or_undecided_by_the_numbers(tmp_path):
   def verdicts(name, **settings):
     synthetic.write_runs(tmp_path / name, sparsities=(0.5, 0.9), **settings)

@@ -138,11 +138,12 @@ def _line(
 
 def _paper(ax: Axes, runs: Sequence[Run]) -> bool:
   """Draws the paper's readings of the cells that these runs have, hollow and dotted."""
-  drawn = False
+  drawn, first = False, runs[0]
+  epochs = first.config.get('epochs', paper.EPOCHS)
   for scheme in schemes(runs):
     ours = cells([run for run in runs if run.scheme == scheme], 'accuracy')
     read = {
-      sparsity: paper.reading(runs[0].dataset, runs[0].network, scheme, sparsity)
+      sparsity: paper.reading(first.dataset, first.network, scheme, sparsity, epochs)
       for sparsity in ours
     }
     read = {sparsity: reading for sparsity, reading in read.items() if reading}

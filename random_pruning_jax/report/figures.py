@@ -139,7 +139,8 @@ def _seeds(runs: Sequence[Run]) -> str:
 def _source(runs: Sequence[Run], name: str) -> str:
   shown = name in ('accuracy_by_depth', 'accuracy_by_width')
   cells = {(run.network, run.scheme, run.sparsity) for run in runs if not run.dense}
-  if not shown or not any(paper.reading(runs[0].dataset, *cell) for cell in cells):
+  epochs = runs[0].config.get('epochs', paper.EPOCHS)
+  if not shown or not any(paper.reading(runs[0].dataset, *cell, epochs) for cell in cells):
     return ''
   return (
     '. Hollow and dotted: Liu et al. (2022), read off the picture in their repository, ± 0.02 '

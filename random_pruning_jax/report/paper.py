@@ -12,7 +12,7 @@ import pathlib
 from typing import NamedTuple
 
 FILE = pathlib.Path(__file__).with_name('paper_depth_cifar10.csv')
-DATASET = 'cifar10'
+DATASET, EPOCHS = 'cifar10', 160
 UNCERTAINTY = {False: 0.0002, True: 0.001}  # of an accuracy in [0, 1], by `occluded`
 
 
@@ -42,9 +42,14 @@ def readings() -> dict[tuple[str, str, float], Reading]:
     }
 
 
-def reading(dataset: str, network: str, scheme: str, sparsity: float) -> Reading | None:
-  """The paper's number for a cell; None where the figure has none, as for every other data set."""
+def reading(
+  dataset: str, network: str, scheme: str, sparsity: float, epochs: int = EPOCHS
+) -> Reading | None:
+  """The paper's number for a cell; None where the figure has none.
+
+  So for every other data set, and beside networks that were trained for longer or less long.
+  """
   network = network.removesuffix('-w16')  # the family's own width
-  if dataset != DATASET:
+  if (dataset, epochs) != (DATASET, EPOCHS):
     return None
   return readings().get((network, scheme, round(sparsity, 6)))

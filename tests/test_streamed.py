@@ -246,7 +246,7 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
   # Memory that the workers shared, of which Grain has a thread let go.
   deadline = time.monotonic() + 10
-  while held := [x for x in gc.get_objects() if isinstance(x, shared_memory.SharedMemory)]:
+  while held := [x for x in gc.get_objects() if type(x) is shared_memory.SharedMemory]:
     assert time.monotonic() < deadline, held
     time.sleep(0.01)
 

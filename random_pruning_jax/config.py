@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax.config_checks import check, choice
+from random_pruning_jax.config_checks import check, check_field, choice
 from random_pruning_jax.data.specs import spec_of
 from random_pruning_jax.smoke import smoked
 
@@ -171,15 +171,10 @@ def resolve(config: ConfigDict, *, trains: bool = True) -> ConfigDict:
 
 def _check_fields(config: ConfigDict) -> None:
   """Raises ValueError for a field that there is not, but for settings of attacks."""
-
-  def check_below(node: Any, known: Any, where: str) -> None:
-    for name in node:
-      if name not in known:
-        raise ValueError(f'unknown field {where}.{name}; {where} has: {", ".join(sorted(known))}.')
-      if isinstance(known[name], ConfigDict) and name != 'attacks':
-        check_below(node[name], known[name], f'{where}.{name}')
-
-  check_below(config, default(), 'config')
+  known = default()
+  for name in flat(config):
+    if not name.startswith('evaluation.attacks.'):
+      check_field(known, name)
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:

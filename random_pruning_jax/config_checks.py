@@ -18,6 +18,16 @@ def choice(field: str, value: Any, known: Collection) -> Any:
   return value
 
 
+def check_field(config: ConfigDict, name: str) -> None:
+  """Raises ValueError where the config has no field of that name, with those beside it."""
+  node, where = config, 'config'
+  for part in name.split('.'):
+    if not isinstance(node, ConfigDict) or part not in node:
+      known = ', '.join(sorted(node)) if isinstance(node, ConfigDict) else 'no fields'
+      raise ValueError(f'unknown field config.{name}; {where} has: {known}.')
+    node, where = node[part], f'{where}.{part}'
+
+
 def check(config: ConfigDict, trains: bool = True) -> None:
   """Names, and ranges that nothing else checks before the first step."""
   for name in names.of(config):

@@ -9,6 +9,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from random_pruning_jax.config_checks import check_field
+
 
 def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:
   """`get_config` or `get_sweep` of the file at `path`. Raises ValueError where there is none."""
@@ -47,7 +49,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   Raises ValueError for another argument, a field that is not there and a value of another type.
   """
   for argument in overrides:
-    _check_field(config, argument)
+    _check_override(config, argument)
   values = flags.FlagValues()
   argv = ['random-pruning', *overrides]
   config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
@@ -58,16 +60,11 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   return values.config
 
 
-def _check_field(config: ConfigDict, argument: str) -> None:
+def _check_override(config: ConfigDict, argument: str) -> None:
   name, equals, _ = argument.partition('=')
   if not name.startswith('--config.') or not equals:
     raise ValueError(f'unknown argument {argument}; overrides look like --config.seed=1.')
-  node, where = config, 'config'
-  for part in name.removeprefix('--config.').split('.'):
-    if not isinstance(node, ConfigDict) or part not in node:
-      known = ', '.join(sorted(node)) if isinstance(node, ConfigDict) else 'no fields'
-      raise ValueError(f'unknown field {name.removeprefix("--")}; {where} has: {known}.')
-    node, where = node[part], f'{where}.{part}'
+  check_field(config, name.removeprefix('--config.'))
 
 
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
@@ -77,6 +74,6 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
   """
   copy = ConfigDict(config.to_dict())
   for field in fields:
-    _check_field(copy, f'--config.{field}=')
+    check_field(copy, field)
   copy.update_from_flattened_dict(fields)
   return copy

@@ -1,13 +1,15 @@
 """Kernels for CPUs, compiled by Numba (an optional extra) and called by XLA's programs.
 
-dense.py       convolutions and their gradients, for JAX; from here
-               dense_plans, tile_plans   what is to be computed, as words for machine code
-               dense_jobs, tile_jobs     threads that share it
-               dense_sums, contract      the loop in which the time goes
-sums.py        BatchNorm's sums, likewise
-kept.py        prediction from kept weights only, likewise
-targets.py     gives XLA the machine code of any of these: handler, later, xla_words
-jobs.py        makes it in a process of its own; objects.py keeps it in the user's cache
+    dense.py       convolutions and their gradients, for JAX; from here
+                   dense_plans, tile_plans   what is to be computed, as words for machine code
+                   dense_jobs, tile_jobs     threads that share it
+                   dense_sums, contract      the loop in which the time goes
+    sums.py        BatchNorm's sums, likewise
+    kept.py        prediction from kept weights only, likewise
+    targets.py     gives XLA the machine code of any of these: handler, later, xla_words
+    jobs.py        makes it in a process of its own; objects.py keeps it in the user's cache
+
+What is here is imported before JAX, and imports neither Numba nor JAX until it is asked.
 """
 
 import functools

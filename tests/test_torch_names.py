@@ -153,7 +153,7 @@ def test_masks_go_beside_the_weights_when_asked_and_when_a_kept_weight_is_zero(t
 
 def test_what_is_no_network_of_this_package_is_named(tmp_path):
   tensors = fill(Small(1, width=4)).state_dict()
-  with pytest.raises(ValueError, match='trained_on=cifar10'):
+  with pytest.raises(ValueError, match='--trained-on=cifar10'):
     files.load(saved(tmp_path, tensors))
   with pytest.raises(ValueError, match='digits has 1 channels'):
     files.load(saved(tmp_path, tensors), trained_on='digits')

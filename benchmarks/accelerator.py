@@ -29,7 +29,7 @@ from random_pruning_jax import cost, feed, optimizers, parallel, tables
 from random_pruning_jax.config import default
 from random_pruning_jax.experiment import (
   Experiment,
-  experiment,
+  build,
   initial_masks,
   initial_variables,
   keys,
@@ -70,19 +70,19 @@ def main(arguments: list[str]) -> None:
 def _row(row: str, peak: float, options: argparse.Namespace) -> None:
   """Prints the table of one row, and then what a trace shows."""
   name, batch, dtype = row.split(':')
-  parts = _parts(name, int(batch), dtype, options)
-  images, labels = _batch(parts)
-  runs = {THIS: ours(parts, images, labels, options.steps)}
+  experiment = _experiment(name, int(batch), dtype, options)
+  images, labels = _batch(experiment)
+  runs = {THIS: ours(experiment, images, labels, options.steps)}
   if not options.no_torch:
-    for by, make in _theirs(parts, images, labels, options.steps).items():
+    for by, make in _theirs(experiment, images, labels, options.steps).items():
       with _said(f'{row}, {by}'):
         run = make()
         run()
         runs[by] = run
   times = race(runs, options.rounds)
-  flops = cost.training_flops(parts.structure.layers, int(batch))
+  flops = cost.training_flops(experiment.structure.layers, int(batch))
   head = ['by', 'least ms a step', 'median', 'images/s', f'time / {THIS}', 'of the peak']
-  each = [_figures(by, times, flops / peak, options.steps, int(batch)) for by in times]
+  each = [_columns(by, times, flops / peak, options.steps, int(batch)) for by in times]
   print(f'\n{row}\n\n{tables.text([head, *each])}', flush=True)
   if options.trace:
     found = traced.trace(runs[THIS], pathlib.Path(options.trace) / row.replace(':', '_'))
@@ -104,11 +104,11 @@ def _said(what: str) -> Iterator[None]:
     print(f'\n{what}: {type(error).__name__}: {str(error)[:500]}', flush=True)
 
 
-def ours(parts: Experiment, images: np.ndarray, labels: np.ndarray, steps: int):
+def ours(experiment: Experiment, images: np.ndarray, labels: np.ndarray, steps: int):
   """A function that makes `steps` steps in one call, as `train` does with resident data."""
-  config, on = parts.config, parts.on
-  variables = initial_variables(parts.model, keys(0).init, parts.spec.shape)
-  masks = initial_masks(parts, variables, {})
+  config, on = experiment.config, experiment.on
+  variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
+  masks = initial_masks(experiment, variables, {})
   make = optimizers.maker(config, PER_EPOCH)
   rates = optimizers.rates(config)
   create = jax.jit(lambda variables, masks: create_state(variables, masks, make(rates)))
@@ -116,21 +116,21 @@ def ours(parts: Experiment, images: np.ndarray, labels: np.ndarray, steps: int):
   own = parallel.replicate(Own(keys(0).augment, rates), on)
   inputs = [np.broadcast_to(array, (1, steps, *array.shape)) for array in (images, labels)]
   inputs = jax.device_put(inputs, on[0])
-  call = compiled(step_of(parts, PER_EPOCH, feed.scaled), feed.STREAMED, on)
+  call = compiled(step_of(experiment, PER_EPOCH, feed.scaled), feed.STREAMED, on)
 
   def run():
     nonlocal state
-    state, figures = call(state, (), own, *inputs)
-    jax.block_until_ready((state, figures))
+    state, metrics = call(state, (), own, *inputs)
+    jax.block_until_ready((state, metrics))
 
   return run
 
 
-def _theirs(parts: Experiment, images: np.ndarray, labels: np.ndarray, steps: int) -> dict:
+def _theirs(experiment: Experiment, images: np.ndarray, labels: np.ndarray, steps: int) -> dict:
   # An optional extra, `bench`.
   from benchmarks import torch_peer
 
-  config = parts.config
+  config = experiment.config
   ways = {'PyTorch': '', 'PyTorch, compiled': 'default', 'PyTorch, graphs': 'reduce-overhead'}
   make = functools.partial(
     torch_peer.torch_steps, config.model.name, config.model.width, images, labels, steps
@@ -141,7 +141,7 @@ def _theirs(parts: Experiment, images: np.ndarray, labels: np.ndarray, steps: in
   }
 
 
-def _parts(name: str, batch: int, dtype: str, options: argparse.Namespace) -> Experiment:
+def _experiment(name: str, batch: int, dtype: str, options: argparse.Namespace) -> Experiment:
   config = default()
   config.model.name, config.model.dtype, config.batch_size = name, dtype, batch
   small = name == 'resnet20'  # in images; else one of torchvision's
@@ -150,13 +150,13 @@ def _parts(name: str, batch: int, dtype: str, options: argparse.Namespace) -> Ex
   config.image_size = 32 if small or options.small else 224
   config.data_loading, config.augment.mode = 'streamed', 'none'
   config.pruning.ratio, config.pruning.density = 'erk', options.density
-  return experiment(config, parallel.devices(1))
+  return build(config, parallel.devices(1))
 
 
-def _batch(parts: Experiment) -> tuple[np.ndarray, np.ndarray]:
+def _batch(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (parts.config.batch_size, *parts.spec.shape), np.uint8)
-  return images, rng.integers(0, parts.spec.num_classes, len(images), np.int32)
+  images = rng.integers(0, 256, (experiment.config.batch_size, *experiment.spec.shape), np.uint8)
+  return images, rng.integers(0, experiment.spec.num_classes, len(images), np.int32)
 
 
 def _peak(size: int, products: int = 20) -> float:
@@ -178,7 +178,7 @@ def _peak(size: int, products: int = 20) -> float:
   return 2 * size**3 * products / min(seconds)
 
 
-def _figures(by: str, times: dict, at_peak: float, steps: int, batch: int) -> list[str]:
+def _columns(by: str, times: dict, at_peak: float, steps: int, batch: int) -> list[str]:
   each = [milliseconds / steps for milliseconds in times[by]]
   median = statistics.median(each)
   ratio = statistics.median(a / b for a, b in zip(times[by], times[THIS], strict=True))

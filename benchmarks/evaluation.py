@@ -14,22 +14,22 @@ from benchmarks import race, start, table
 from random_pruning_jax import attacks, batches, data, evaluate, masks, parallel, suites
 from random_pruning_jax.commands.arguments import cpu_devices
 from random_pruning_jax.config import default
-from random_pruning_jax.experiment import experiment, initial_variables
+from random_pruning_jax.experiment import build, initial_variables
 from random_pruning_jax.suites import calibration, ood
 
 
 class Made(suites.Bench):
   """A bench whose sets are random images instead of read ones."""
 
-  def __init__(self, parts, variables, count: int):
-    super().__init__(parts, variables, masks.ones(variables['params']))
+  def __init__(self, experiment, variables, count: int):
+    super().__init__(experiment, variables, masks.ones(variables['params']))
     rng = np.random.default_rng(0)
     for name, split, size in (
       ('', 'test', count),
       ('', 'validation', count // 2),
       ('foreign', 'test', count),
     ):
-      images = rng.integers(0, 256, (size, *parts.spec.shape), np.uint8)
+      images = rng.integers(0, 256, (size, *experiment.spec.shape), np.uint8)
       self._images[name, split] = data.Images(images, rng.integers(0, 10, size))
 
   @property
@@ -51,10 +51,10 @@ def main(arguments: list[str]) -> None:
   config.batch_size = 16 * options.devices
   config.evaluation.batch_size = options.batch
   config.evaluation.foreign = ('foreign',)
-  parts = experiment(config, parallel.devices(options.devices))
-  variables = initial_variables(parts.model, jax.random.key(0), parts.spec.shape)
-  variables = parallel.replicate(variables, parts.on)
-  bench = Made(parts, variables, options.images)
+  experiment = build(config, parallel.devices(options.devices))
+  variables = initial_variables(experiment.model, jax.random.key(0), experiment.spec.shape)
+  variables = parallel.replicate(variables, experiment.on)
+  bench = Made(experiment, variables, options.images)
 
   def infer():
     for images, _ in bench.sets:
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     calibration.full(bench)
     ood.quick(bench)
 
-  print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(parts.on)} devices')
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(experiment.on)} devices')
   print(f'{options.images:,} test and foreign images each, half as many for validation\n')
   images = sum(len(labels) for _, labels in bench.sets)
   runs = {'plain inference': infer, 'clean, calibration and logit OoD numbers': measure}

@@ -76,7 +76,7 @@ def gather(shared, key, indices):
   return {'image': images[indices].astype(jnp.float32) / 255, 'label': labels[indices]}
 
 
-def parts(options, on):
+def experiment(options, on):
   """The step of a network, its state on the host, and what it is called with."""
   one, state, own = network(options.width)
   rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def network(width):
 
 
 def in_turn(options, count, on):
-  one, state, shared, own, indices = parts(options, on)
+  one, state, shared, own, indices = experiment(options, on)
   call, own = compiled(one, (0,), on), parallel.replicate(own, on)
   states = [parallel.replicate(state, on) for _ in range(count)]
 
@@ -132,7 +132,7 @@ def together(options, count, on, way):
 
 def group(options, count, on, way):
   """A function that gives the devices a step of each of `count` networks."""
-  one, state, shared, own, indices = parts(options, on)
+  one, state, shared, own, indices = experiment(options, on)
   call = stacked.compiled(one, (0,), on, way, count)
   states = parallel.replicate(stacked.stack([state] * count), on)
   owns = parallel.replicate(stacked.stack([own] * count), on)
@@ -141,7 +141,7 @@ def group(options, count, on, way):
 
   def dispatch():
     nonlocal states, alive
-    states, alive, figures = call(states, alive, going, shared, owns, *inputs)
-    return figures
+    states, alive, metrics = call(states, alive, going, shared, owns, *inputs)
+    return metrics
 
   return dispatch

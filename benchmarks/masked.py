@@ -58,7 +58,7 @@ def stepping(model, tx, state, batch, on):
 
   def run():
     nonlocal state
-    state, figures = compiled(state, batch)
-    jax.block_until_ready((state, figures))
+    state, metrics = compiled(state, batch)
+    jax.block_until_ready((state, metrics))
 
   return run

@@ -90,7 +90,7 @@ def jax_step(images, labels, width, conv, density, devices=0):
 
   def run():
     nonlocal state
-    state, figures = step(state, batch)
-    jax.block_until_ready((state, figures))
+    state, metrics = step(state, batch)
+    jax.block_until_ready((state, metrics))
 
   return run

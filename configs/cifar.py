@@ -22,10 +22,10 @@ FOREIGN = {
 
 
 def get_config(argument: str = 'resnet20,erk,0.1'):
-  parts = argument.split(',')
-  if not 3 <= len(parts) <= 4:
+  experiment = argument.split(',')
+  if not 3 <= len(experiment) <= 4:
     raise ValueError(f'configs/cifar.py takes MODEL,RATIO,DENSITY[,DATASET], got {argument!r}.')
-  model, ratio, density, dataset = [*parts, 'cifar10'][:4]
+  model, ratio, density, dataset = [*experiment, 'cifar10'][:4]
   config = default()
   config.dataset = dataset
   config.model.name = model

@@ -42,10 +42,10 @@ from random_pruning_jax.config import default
 
 
 def get_config(argument: str = 'wrn50_2,erk,0.2'):
-  parts = argument.split(',')
-  if not 3 <= len(parts) <= 4:
+  experiment = argument.split(',')
+  if not 3 <= len(experiment) <= 4:
     raise ValueError(f'configs/imagenet.py takes MODEL,RATIO,DENSITY[,BATCH], got {argument!r}.')
-  model, ratio, density, batch = [*parts, '768'][:4]
+  model, ratio, density, batch = [*experiment, '768'][:4]
   config = default()
   config.dataset = 'imagenet2012'
   config.model.name = model

@@ -37,14 +37,14 @@ class Best:
   def _accuracy(self, checkpoint: Any) -> float | None:
     import orbax.checkpoint as ocp
 
-    figures = checkpoint.metrics
-    if figures is None:
+    metrics = checkpoint.metrics
+    if metrics is None:
       place = self._directory / str(checkpoint.step) / 'record'
       try:
-        figures = ocp.JsonCheckpointHandler().restore(place)['validation']
+        metrics = ocp.JsonCheckpointHandler().restore(place)['validation']
       except Exception:  # of many kinds, as the damage is; who wants to read it is told
         return None
-    return figures['accuracy'] if figures else None
+    return metrics['accuracy'] if metrics else None
 
 
 class Manager:

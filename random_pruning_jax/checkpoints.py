@@ -1,7 +1,7 @@
 """Checkpoints of a run: the latest ones and the best on validation, written by Orbax.
 
 A checkpoint is a training state and a small JSON record: the step, what the log had not yet
-written, validation figures, and checksums of the masks and of the whole state, which are checked
+written, validation metrics, and checksums of the masks and of the whole state, which are checked
 when they are read back.
 """
 

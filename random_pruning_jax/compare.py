@@ -10,7 +10,7 @@ import numpy as np
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import measure, results, runlog, tables
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 from random_pruning_jax.pruning import is_kernel
 
 _BARS = '▁▂▃▄▅▆▇█'
@@ -120,8 +120,8 @@ def _masks_of_runs(a: pathlib.Path, b: pathlib.Path) -> str:
   for name, place in (('A', a), ('B', b)):
     try:
       config = runlog.read_config(place)
-      parts = experiment(config, tuple(jax.devices()[:1]), trains=False)
-      state = measure.load_state(parts, place).state
+      experiment = build(config, tuple(jax.devices()[:1]), trains=False)
+      state = measure.load_state(experiment, place).state
     except (ValueError, OSError) as error:
       return f'{name}: {error}'
     found.append(state.masks)

@@ -33,7 +33,7 @@ class Experiment(NamedTuple):
   on: tuple[jax.Device, ...]
 
 
-def experiment(
+def build(
   config: ConfigDict, on: tuple[jax.Device, ...] | None = None, *, trains: bool = True
 ) -> Experiment:
   """Checks a config and builds what it names. Raises ValueError in one line for what is wrong.
@@ -56,10 +56,10 @@ def experiment(
   return Experiment(config, spec, model, initial_structure(model, spec.shape), on)
 
 
-def check_budget(parts: Experiment) -> None:
+def check_budget(experiment: Experiment) -> None:
   """Raises ValueError where the ratio or the sampling cannot meet the density in this network."""
-  settings = parts.config.pruning
-  shapes = pruning.pruned(parts.structure.shapes, settings.dense)
+  settings = experiment.config.pruning
+  shapes = pruning.pruned(experiment.structure.shapes, settings.dense)
   if settings.ratio in RATIOS:  # what a score leaves to each layer is known when it is computed
     pruning.densities(
       shapes,
@@ -135,15 +135,15 @@ def _traced(model: models.Network, shape: tuple[int, int, int]) -> _Traced:
   return _Traced(init, cost.structure(model, shape, init.eval_shape))
 
 
-def initial_masks(parts: Experiment, variables: dict, batches: dict[str, dict]) -> Any:
+def initial_masks(experiment: Experiment, variables: dict, batches: dict[str, dict]) -> Any:
   """The config's masks for these initial variables; `batches` is what `score_batches` gives.
 
-  Scores of data use all devices of `parts.on`, and give on any number of them what they give on
-  one, to rounding.
+  Scores of data use all devices of the experiment, and give on any number of them what they give
+  on one, to rounding.
   """
-  settings = parts.config.pruning
+  settings = experiment.config.pruning
   return pruning.make_masks(
-    keys(parts.config.seed).masks,
+    keys(experiment.config.seed).masks,
     None,
     variables['params'],
     None,
@@ -151,18 +151,20 @@ def initial_masks(parts: Experiment, variables: dict, batches: dict[str, dict]) 
     select=settings.select,
     density=settings.density,
     sampling=settings.sampling,
-    shapes=parts.structure.shapes,
+    shapes=experiment.structure.shapes,
     dense=settings.dense,
     block=settings.block,
-    scores=scoring.on_devices(parts.model, batches, parts.on, parts.config.batch_size),
+    scores=scoring.on_devices(
+      experiment.model, batches, experiment.on, experiment.config.batch_size
+    ),
   )
 
 
-def score_batches(parts: Experiment, images: data.Images | None) -> dict[str, dict]:
+def score_batches(experiment: Experiment, images: data.Images | None) -> dict[str, dict]:
   """What each score of the config looks at, by the score's name; nothing where none looks.
 
   `images` are those of training; they may be None where no score is of data (`scores.OF_DATA`).
   """
-  config = parts.config
+  config = experiment.config
   names = {config.pruning.ratio, config.pruning.select} if config.pruning.density < 1 else ()
-  return scoring.batches(names, images, parts.spec, config.seed, config.batch_size)
+  return scoring.batches(names, images, experiment.spec, config.seed, config.batch_size)

@@ -7,7 +7,7 @@ import jax
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import files, measure, runlog
-from random_pruning_jax.experiment import experiment, keys
+from random_pruning_jax.experiment import build, keys
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo'}
 # Fields of the config that say nothing of the network, and may say something of a machine.
@@ -45,14 +45,14 @@ def export(
 def read(workdir: str | os.PathLike, checkpoint: str = '') -> files.Stored:
   """The network of a checkpoint of a run."""
   config = runlog.read_config(workdir)
-  parts = experiment(config, trains=False)
-  config = parts.config
-  state, record, _ = measure.load_state(parts, workdir, checkpoint)
-  spec, settings = parts.spec, config.pruning
+  experiment = build(config, trains=False)
+  config = experiment.config
+  state, record, _ = measure.load_state(experiment, workdir, checkpoint)
+  spec, settings = experiment.spec, config.pruning
   about = files.About(
     model=config.model.name,
     num_classes=spec.num_classes,
-    width=parts.model.width,
+    width=experiment.model.width,
     dtype=config.model.dtype,
     shape=tuple(spec.shape),
     mean=tuple(spec.mean),

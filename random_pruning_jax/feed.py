@@ -37,14 +37,14 @@ class Feed(NamedTuple):
   stream: Callable[[Calls], Generator[tuple]]
 
 
-def feed(parts: Experiment) -> Feed:
+def feed(experiment: Experiment) -> Feed:
   """The feed that `config.data_loading` asks for; 'auto' streams what is large or varies in size.
 
   Raises ValueError for an augmentation that the feed does not have.
   """
-  where = loading(parts.config)
-  check_mode(parts.config, where)
-  return _streamed(parts) if where == 'streamed' else _resident(parts)
+  where = loading(experiment.config)
+  check_mode(experiment.config, where)
+  return _streamed(experiment) if where == 'streamed' else _resident(experiment)
 
 
 def check_mode(config: ConfigDict, where: str) -> None:
@@ -64,19 +64,19 @@ def loading(config: ConfigDict) -> str:
   return 'streamed' if _large(config.dataset, config.data_dir) else 'resident'
 
 
-def shapes(parts: Experiment, where: str, steps: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+def shapes(experiment: Experiment, where: str, steps: int) -> tuple[jax.ShapeDtypeStruct, ...]:
   """Of the inputs of a call of so many steps, for the devices of one process that has them all."""
-  devices = len(parts.on)
-  head = (devices, steps, parts.config.batch_size // devices)
+  devices = len(experiment.on)
+  head = (devices, steps, experiment.config.batch_size // devices)
   if where == 'resident':
     return jax.ShapeDtypeStruct(head, jnp.int32), jax.ShapeDtypeStruct((steps,), jnp.int32)
-  images = jax.ShapeDtypeStruct((*head, *parts.spec.shape), jnp.uint8)
+  images = jax.ShapeDtypeStruct((*head, *experiment.spec.shape), jnp.uint8)
   return images, jax.ShapeDtypeStruct(head, jnp.int32)
 
 
-def held_out(parts: Experiment, split: str = 'validation') -> data.Images:
+def held_out(experiment: Experiment, split: str = 'validation') -> data.Images:
   """Images of a split of the config's own set, as evaluation shows them to the network."""
-  config, spec = parts.config, parts.spec
+  config, spec = experiment.config, experiment.spec
   found, _ = data.load_adapted(config.dataset, split, spec.shape, config.data_dir, spec.resize)
   return data.labelled(found, spec.num_classes, f'{config.dataset} {split}')
 
@@ -89,20 +89,20 @@ def _large(name: str, data_dir: str) -> bool:
   return math.prod(shape) * places.split_sizes(path).get('train', 0) > MOST_RESIDENT
 
 
-def _resident(parts: Experiment) -> Feed:
-  config = parts.config
+def _resident(experiment: Experiment) -> Feed:
+  config = experiment.config
   images = data.load(config.dataset, 'train', config.data_dir)
-  data.labelled(images, parts.spec.num_classes, f'{config.dataset} train')
-  if images.images.shape[1:] != parts.spec.shape:
+  data.labelled(images, experiment.spec.num_classes, f'{config.dataset} train')
+  if images.images.shape[1:] != experiment.spec.shape:
     raise ValueError(
-      f'images of {config.dataset} are {images.images.shape[1:]} and {parts.spec.shape} is wanted '
-      "(image_size): data_loading must be 'streamed'."
+      f'images of {config.dataset} are {images.images.shape[1:]} and {experiment.spec.shape} is '
+      "wanted (image_size): data_loading must be 'streamed'."
     )
   augment = config.augment
   per_epoch = resident.steps_per_epoch(len(images.labels), config.batch_size)
 
   def shared() -> tuple:
-    return parallel.replicate(on_devices(images), parts.on)
+    return parallel.replicate(on_devices(images), experiment.on)
 
   def stream(calls: Calls) -> Iterator[tuple]:
     known, order = -1, np.array([])
@@ -112,10 +112,10 @@ def _resident(parts: Experiment) -> Feed:
         known, order = epoch, resident.epoch_order(config.seed, epoch, len(images.labels))
       steps = stop - start
       indices = order[first * config.batch_size : (first + steps) * config.batch_size]
-      indices = indices.reshape(steps, len(parts.on), -1).swapaxes(0, 1)
-      yield parallel.mine(indices, parts.on), np.full(steps, epoch, np.int32)
+      indices = indices.reshape(steps, len(experiment.on), -1).swapaxes(0, 1)
+      yield parallel.mine(indices, experiment.on), np.full(steps, epoch, np.int32)
 
-  gather = _gather(parts.spec.shape, augment.pad, augment.mode, augment.flip == 'yes')
+  gather = _gather(experiment.spec.shape, augment.pad, augment.mode, augment.flip == 'yes')
   return Feed('resident', images, gather, shared, (0, None), stream)
 
 
@@ -133,16 +133,16 @@ def _gather(shape: tuple[int, int, int], pad: int, mode: str, flip: bool) -> Cal
   return gather
 
 
-def _streamed(parts: Experiment) -> Feed:
-  config, shape = parts.config, parts.spec.shape
+def _streamed(experiment: Experiment) -> Feed:
+  config, shape = experiment.config, experiment.spec.shape
   source = streamed.Source(config.dataset, 'train', config.data_dir)
-  example = stream_example(parts, source)
+  example = stream_example(experiment, source)
   last = config.epochs * resident.steps_per_epoch(len(source), config.batch_size)
 
   def stream(calls: Calls) -> Iterator[tuple]:
     decoded = None
     # Of this process alone, so that the parts of its devices are next to each other.
-    local = sum(device.process_index == jax.process_index() for device in parts.on)
+    local = sum(device.process_index == jax.process_index() for device in experiment.on)
     try:
       for start, stop in calls:
         if decoded is None:
@@ -160,9 +160,9 @@ def _streamed(parts: Experiment) -> Feed:
   return Feed('streamed', images, scaled, tuple, STREAMED, stream)
 
 
-def stream_example(parts: Experiment, source: streamed.Source) -> streamed.Example:
+def stream_example(experiment: Experiment, source: streamed.Source) -> streamed.Example:
   """What worker processes do for a config's training images."""
-  config, (height, width, channels) = parts.config, parts.spec.shape
+  config, (height, width, channels) = experiment.config, experiment.spec.shape
   augment = streamed.Augment(
     (height, width),
     channels,
@@ -170,10 +170,10 @@ def stream_example(parts: Experiment, source: streamed.Source) -> streamed.Examp
     flip=config.augment.flip == 'yes',
     area=tuple(config.augment.area),
     aspect=tuple(config.augment.aspect),
-    resize=parts.spec.resize,
+    resize=experiment.spec.resize,
   )
   places_of_batch = np.arange(config.batch_size)
-  mine = parallel.split(places_of_batch, parts.on).ravel().tolist()
+  mine = parallel.split(places_of_batch, experiment.on).ravel().tolist()
   return streamed.Example(source, augment, config.seed, config.batch_size, tuple(mine))
 
 

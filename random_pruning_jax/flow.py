@@ -18,17 +18,17 @@ class FlowLog:
   They stay on the devices until `take`, so that the loop does not wait for them.
   """
 
-  def __init__(self, parts: Experiment, images: data.Images):
-    self._parts, self._every = parts, parts.config.gradient_flow_every
+  def __init__(self, experiment: Experiment, images: data.Images):
+    self._experiment, self._every = experiment, experiment.config.gradient_flow_every
     self._found: list[tuple[int, Any]] = []
     if self._every:
-      batch = first_batch(parts, images)
-      self._batch = [parallel.split(batch[name], parts.on) for name in ('image', 'label')]
+      batch = first_batch(experiment, images)
+      self._batch = [parallel.split(batch[name], experiment.on) for name in ('image', 'label')]
 
   def measure(self, step: int, state: Any) -> None:
     """Measures where `step` is one of those asked for; `state` is that after it (TrainState)."""
     if self._every and step % self._every == 0:
-      run = _compiled(self._parts.model, self._parts.on)
+      run = _compiled(self._experiment.model, self._experiment.on)
       self._found.append((step, run(state.variables, state.masks, *self._batch)))
 
   def take(self) -> list[tuple[int, dict[str, float]]]:
@@ -40,9 +40,9 @@ class FlowLog:
     ]
 
 
-def first_batch(parts: Experiment, images: data.Images) -> dict[str, np.ndarray]:
+def first_batch(experiment: Experiment, images: data.Images) -> dict[str, np.ndarray]:
   """The images of the first training step, not augmented: {'image' in [0, 1], 'label'}."""
-  config = parts.config
+  config = experiment.config
   indices = resident.batch_indices(config.seed, 0, len(images.labels), config.batch_size)
   pixels = np.asarray(images.images[indices], np.float32) / 255
   return {'image': pixels, 'label': images.labels[indices]}

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, tables, train
 from random_pruning_jax.chips import Chip
 from random_pruning_jax.data import resident, streamed
-from random_pruning_jax.experiment import Experiment, check_budget, experiment, keys
+from random_pruning_jax.experiment import Experiment, build, check_budget, keys
 from random_pruning_jax.program import Own, compiled, step_of
 
 PER_EPOCH = 1000  # steps, where the data set is not here to tell
@@ -71,16 +71,16 @@ def footprint(
       'a footprint must be taken by one process, which compiles for the chips of all; got '
       f'{jax.process_count()} processes.'
     )
-  parts = experiment(config, on)
-  check_budget(parts)
-  config = parts.config
-  gather, axes, shared, inputs, steps = _arriving(parts)
+  experiment = build(config, on)
+  check_budget(experiment)
+  config = experiment.config
+  gather, axes, shared, inputs, steps = _arriving(experiment)
   # When the learning rate changes is no matter of size.
-  state = train.blank_state(parts, PER_EPOCH)
+  state = train.blank_state(experiment, PER_EPOCH)
   own = jax.eval_shape(
     lambda: Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
   )
-  step = step_of(parts, PER_EPOCH, gather)
+  step = step_of(experiment, PER_EPOCH, gather)
   lowered = compiled(step, axes, on).lower(state, shared, own, *inputs)
   start = time.perf_counter()
   try:
@@ -106,7 +106,7 @@ def footprint(
     outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     program=memory.generated_code_size_in_bytes,
     capacity=int(chip.share * chip.capacity) if chip else parallel.memory(on).get('bytes_limit'),
-    flops=cost.training_flops(parts.structure.layers, config.batch_size) / len(on),
+    flops=cost.training_flops(experiment.structure.layers, config.batch_size) / len(on),
     counted=_counted(program.cost_analysis() or {}, text),
     all_reduces=len(re.findall(r' all-reduce(?:-start)?\(', text)),
     seconds=seconds,
@@ -125,23 +125,23 @@ def _counted(analysis: dict[str, float], text: str) -> dict[str, float]:
   return {name: value for name, value in {**found, 'cycles': cycles}.items() if value}
 
 
-def _arriving(parts: Experiment) -> tuple[Callable, tuple, tuple, tuple, int]:
+def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, int]:
   """How images reach the step (`feed.Feed`): gather, axes, and shapes of what is shared and given.
 
   And the steps of the longest call. No image is read where they are streamed.
   """
-  config = parts.config
+  config = experiment.config
   if _streamed(config):
     feed.check_mode(config, 'streamed')
     per_epoch = _steps_per_epoch(config)
     every = calls.acts(config, per_epoch)
     length = config.steps_per_call or 1
     steps = _longest(calls.ends(0, config.epochs * per_epoch, length, every), length)
-    return feed.scaled, feed.STREAMED, (), feed.shapes(parts, 'streamed', steps), steps
-  run = train.prepare(parts)
+    return feed.scaled, feed.STREAMED, (), feed.shapes(experiment, 'streamed', steps), steps
+  run = train.prepare(experiment)
   shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   steps = _longest(run.calls(0), run.steps_per_call)
-  return run.feed.gather, run.feed.axes, shared, feed.shapes(parts, 'resident', steps), steps
+  return run.feed.gather, run.feed.axes, shared, feed.shapes(experiment, 'resident', steps), steps
 
 
 def _streamed(config: ConfigDict) -> bool:

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from random_pruning_jax import checkpoints, parallel, runlog, stacked
-from random_pruning_jax.book import Book
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.progress import Progress
+from random_pruning_jax.recorder import Recorder
 from random_pruning_jax.step import TrainState
 from random_pruning_jax.train import Run, begin, claim, prepare
 
@@ -20,16 +20,16 @@ class Member:
 
   run: Run
   state: TrainState
-  book: Book
+  recorder: Recorder
 
-  def __init__(self, parts: Experiment, workdir: str):
-    self.parts, self.workdir = parts, workdir
+  def __init__(self, experiment: Experiment, workdir: str):
+    self.experiment, self.workdir = experiment, workdir
     self.outcome: TrainState | Exception | None = None
 
   def open(self, stack: contextlib.ExitStack) -> None:
     first = jax.process_index() == 0
-    claim(self.parts, self.workdir)
-    self.run = prepare(self.parts, self.workdir)
+    claim(self.experiment, self.workdir)
+    self.run = prepare(self.experiment, self.workdir)
     stack.enter_context(checkpoints.closing(self.run.saved))
     self.state, record = begin(self.run)
     done = int(self.state.step)
@@ -38,7 +38,7 @@ class Member:
       return
     log = stack.enter_context(runlog.RunLog(self.workdir, done, write=first))
     silent = stack.enter_context(Progress(self.run.last_step, done=done, show=False))
-    self.book = Book(self.run, self.state, record, log, silent)
+    self.recorder = Recorder(self.run, self.state, record, log, silent)
 
   @contextlib.contextmanager
   def guarded(self) -> Iterator[None]:
@@ -49,17 +49,17 @@ class Member:
       self.outcome = error
 
   def takes(self, step: int) -> bool:
-    return self.outcome is None and self.book.step == step
+    return self.outcome is None and self.recorder.step == step
 
-  def settle(self) -> None:
+  def write_due(self) -> None:
     if self.outcome is None:
       with self.guarded():
-        self.book.settle()
+        self.recorder.write_due()
 
 
 def calls_of(members: list[Member]) -> list[tuple[int, int]]:
   """Steps before and after each call, which ends wherever a member stands."""
-  steps = [member.book.step for member in members]
+  steps = [member.recorder.step for member in members]
   return list(members[0].run.calls(min(steps), at=tuple(steps)))
 
 
@@ -91,35 +91,35 @@ class Group:
     """Gives the devices the call that begins after `start` steps."""
     inputs = []
     for member, stream in zip(self._members, self._streams, strict=True):
-      with member.book.waiting():
+      with member.recorder.waiting():
         inputs.append(next(stream))
     self._going[: len(inputs)] = [member.takes(start) for member in self._members]
     given = self._inputs(inputs)
     with contextlib.ExitStack() as stack:
       for member in self._members:
-        stack.enter_context(member.book.compiling(f'{given[0].shape} of images'))
-      self._states, self._alive, self._figures = self._program(
+        stack.enter_context(member.recorder.compiling(f'{given[0].shape} of images'))
+      self._states, self._alive, self._metrics = self._program(
         self._states, self._alive, self._going.copy(), self._shared, self._own, *given
       )
 
   def tell(self, end: int, save: bool) -> None:
-    """Tells the books of those that took the call, once what was due before it is done."""
+    """Tells the recorders of those that took the call, once what was due before it is done."""
     for i, member in enumerate(self._members):
-      member.settle()
+      member.write_due()
       if self._going[i] and member.outcome is None:
         with member.guarded():
           state = None
-          if save or member.book.wants_state(end):
-            member.book.finish()  # else two copies may be held
+          if save or member.recorder.needs_state(end):
+            member.recorder.flush()  # else two copies may be held
             state = self._state(i)
-          member.book.took(end, state, self._figures_of(i), save=save)
+          member.recorder.record(end, state, self._metrics_of(i), save=save)
 
   def finish(self) -> None:
     for i, member in enumerate(self._members):
-      member.settle()
+      member.write_due()
       if member.outcome is None:
         with member.guarded():
-          member.book.finish()
+          member.recorder.flush()
           checkpoints.finish(member.run.saved)
           member.outcome = self._state(i)
 
@@ -139,8 +139,8 @@ class Group:
   def _state(self, i: int) -> TrainState:
     return parallel.row(self._states, i)
 
-  def _figures_of(self, i: int) -> dict[str, jax.Array]:
-    return self._figures[i]
+  def _metrics_of(self, i: int) -> dict[str, jax.Array]:
+    return self._metrics[i]
 
 
 class Apart(Group):
@@ -173,5 +173,5 @@ class Apart(Group):
     """On the host, where a program for each device to cut it out would take longer to compile."""
     return jax.tree.map(lambda x: np.array(parallel.row_apart(x, i))[0], self._states)
 
-  def _figures_of(self, i: int) -> dict[str, jax.Array]:
-    return jax.tree.map(lambda x: parallel.row_apart(x, i), self._figures)
+  def _metrics_of(self, i: int) -> dict[str, jax.Array]:
+    return jax.tree.map(lambda x: parallel.row_apart(x, i), self._metrics)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import feed, parallel, preemption, processor, stacked
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 from random_pruning_jax.groups import Apart, Group, Member, calls_of
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
@@ -49,13 +49,13 @@ def train_many(
     raise ValueError('apart must be False on several hosts.')
   apart = apart and len(on) > 1
   # Of networks that train apart, one device does what is to be done of each beside its steps.
-  every = [experiment(config, on[:1] if apart else on) for config in configs]
-  check_alike([parts.config for parts in every])
+  every = [build(config, on[:1] if apart else on) for config in configs]
+  check_alike([experiment.config for experiment in every])
   if feed.loading(every[0].config) != 'resident':
     raise ValueError("data_loading must be 'resident' where networks train together.")
   places = distinct(workdirs)
   way = config_lib.choice('way', way or stacked.default_way(on), stacked.WAYS)
-  members = [Member(parts, place) for parts, place in zip(every, places, strict=True)]
+  members = [Member(experiment, place) for experiment, place in zip(every, places, strict=True)]
   with contextlib.ExitStack() as stack:
     for member in members:
       with member.guarded():
@@ -113,10 +113,10 @@ def _common(config: ConfigDict) -> dict[str, Any]:
 
 def _loop(members: list[Member], groups: list[Group], ends: list, show: bool) -> None:
   """Until the last step of all; who has come further than others waits for them, standing still."""
-  run, steps = members[0].run, [member.book.step for member in members]
+  run, steps = members[0].run, [member.recorder.step for member in members]
   show, stop = show and jax.process_index() == 0, False
   with Progress(run.last_step, done=min(steps), show=show) as bar, preemption.Watch() as watch:
-    bar.figures(f'{len(members)} networks')
+    bar.status(f'{len(members)} networks')
     for number, (start, end) in enumerate(ends, 1):
       for group in groups:
         group.call(start)

@@ -19,7 +19,7 @@ from random_pruning_jax import (
   suites,
 )
 from random_pruning_jax import config as config_lib
-from random_pruning_jax.experiment import Experiment, experiment
+from random_pruning_jax.experiment import Experiment, build
 from random_pruning_jax.progress import say
 from random_pruning_jax.train import TrainState, blank_state
 
@@ -52,16 +52,16 @@ def evaluate_run(
   config = runlog.read_config(workdir)
   config.data_dir = data_dir or config.data_dir
   config.update_from_flattened_dict(dict(changes))
-  parts = experiment(config, on, trains=False)
+  experiment = build(config, on, trains=False)
   names = tuple(suite) or config.evaluation.suites
-  suites.check(parts.config.evaluation, names)
+  suites.check(experiment.config.evaluation, names)
   started = time.perf_counter()
   with parallel.failing_together():
     if jax.process_index() == 0:
       results.check_writable(workdir)
-  state, record, final = load_state(parts, workdir, checkpoint, trained)
+  state, record, final = load_state(experiment, workdir, checkpoint, trained)
   bench = suites.Bench(
-    parts,
+    experiment,
     state.variables,
     state.masks,
     features=suites.needs_features(names),
@@ -71,10 +71,10 @@ def evaluate_run(
   if show and jax.process_index() == 0:
     for name, why in found.skipped.items():
       say(f'skipped: {name}: {why}')
-  row = _row(parts, state, record) | found.extras
+  row = _row(experiment, state, record) | found.extras
   row |= {'metrics': found.numbers, 'notes': found.notes, 'skipped': found.skipped}
   row |= {'images': len(bench.labels()), 'evaluation_seconds': time.perf_counter() - started}
-  row |= {'final': final, 'settings': dict.fromkeys(names, _settings(parts))}
+  row |= {'final': final, 'settings': dict.fromkeys(names, _settings(experiment))}
   gradient = _gradient_flow(workdir)
   if gradient:
     row['gradient'] = gradient
@@ -91,7 +91,7 @@ class Loaded(NamedTuple):
 
 
 def load_state(
-  parts: Experiment,
+  experiment: Experiment,
   workdir: str | os.PathLike,
   checkpoint: str = '',
   trained: TrainState | None = None,
@@ -100,13 +100,13 @@ def load_state(
 
   `trained` is given back if that is it.
   """
-  with checkpoints.Manager(workdir, parts.config.checkpoint.keep) as saved:
-    step = checkpoints.find(saved, checkpoint or parts.config.evaluation.checkpoint)
+  with checkpoints.Manager(workdir, experiment.config.checkpoint.keep) as saved:
+    step = checkpoints.find(saved, checkpoint or experiment.config.evaluation.checkpoint)
     if trained is not None and int(trained.step) == step:
-      state, record = parallel.replicate(trained, parts.on), checkpoints.record_of(saved, step)
+      state, record = parallel.replicate(trained, experiment.on), checkpoints.record_of(saved, step)
     else:
-      state, record = checkpoints.restore(saved, blank_state(parts, 1), parts.on, step)
-    return Loaded(state, record, _is_final(saved, parts.config, step))
+      state, record = checkpoints.restore(saved, blank_state(experiment, 1), experiment.on, step)
+    return Loaded(state, record, _is_final(saved, experiment.config, step))
 
 
 def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int) -> bool:
@@ -120,9 +120,9 @@ def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int) -> bool
   return ended and step == named
 
 
-def _settings(parts: Experiment) -> dict[str, Any]:
+def _settings(experiment: Experiment) -> dict[str, Any]:
   start = 'evaluation.'
-  flat = config_lib.flat(parts.config)
+  flat = config_lib.flat(experiment.config)
   return {name.removeprefix(start): flat[name] for name in flat if name.startswith(start)}
 
 
@@ -145,17 +145,17 @@ def _gradient_flow(workdir: str | os.PathLike) -> dict[str, list[float]]:
   return {name: [line[name] for line in lines] for name in names}
 
 
-def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
+def _row(experiment: Experiment, state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
   mask_tree = jax.device_get(state.masks)
   counts = masks.count(mask_tree)
   densities = pruning.densities_of(mask_tree)
-  layers = parts.structure.layers
+  layers = experiment.structure.layers
   prunable = sum(layer.size for layer in layers)
   remaining = sum(counts[layer.name] for layer in layers)
   return {
     **results.origin(),
-    'config': config_lib.flat(parts.config),
-    'seed': parts.config.seed,
+    'config': config_lib.flat(experiment.config),
+    'seed': experiment.config.seed,
     'step': record['step'],
     'train_seconds': record['seconds'],
     'compile_seconds': record.get('compile_seconds'),  # of these, in the first call of each program
@@ -164,7 +164,7 @@ def _row(parts: Experiment, state: TrainState, record: dict[str, Any]) -> dict[s
     'density': remaining / prunable,
     'kept': remaining,
     'prunable': prunable,
-    'parameters': parts.structure.parameters,
+    'parameters': experiment.structure.parameters,
     'macs': cost.macs(layers, densities),
     'dense_macs': cost.macs(layers),
     'layers': {

@@ -138,11 +138,11 @@ def parallel(
   # CPU devices share their threads. Two programs at once may each wait, on all of them, for a
   # device that has no thread left, and XLA then ends the process: so one after the other.
   @functools.wraps(fn)
-  def in_turn(*arguments):
+  def blocking(*arguments):
     return jax.block_until_ready(mapped(*arguments))
 
-  in_turn.lower = mapped.lower
-  return in_turn
+  blocking.lower = mapped.lower
+  return blocking
 
 
 @functools.lru_cache(maxsize=64)
@@ -175,8 +175,8 @@ def row_apart(array: jax.Array, i: int) -> jax.Array:
 
 
 def _apart(on: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
-  mesh = jax.sharding.Mesh(np.array(on)[:, None], ('parts', AXIS))
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('parts'))
+  mesh = jax.sharding.Mesh(np.array(on)[:, None], ('groups', AXIS))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('groups'))
 
 
 def mean(tree: chex.ArrayTree) -> chex.ArrayTree:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import cost, data, feed, masks, pruning, tables
 from random_pruning_jax.config import resolve
 from random_pruning_jax.experiment import (
-  experiment,
+  build,
   initial_masks,
   initial_variables,
   keys,
@@ -122,10 +122,10 @@ def densities(config: ConfigDict, structure: cost.Structure) -> Densities:
   say(f'{settings.ratio} looks at initial weights' + (f' and {config.dataset} images.' * of_data))
   config = ConfigDict(config.to_dict())
   config.pruning.select = 'random'  # which weights stay does not change how many
-  parts = experiment(config, trains=False)
-  images = feed.feed(parts).images if of_data else None
-  variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
-  kept = masks.count(initial_masks(parts, variables, score_batches(parts, images)))
+  experiment = build(config, trains=False)
+  images = feed.feed(experiment).images if of_data else None
+  variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
+  kept = masks.count(initial_masks(experiment, variables, score_batches(experiment, images)))
   return {layer.name: kept[layer.name] / layer.size for layer in structure.layers}
 
 

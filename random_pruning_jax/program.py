@@ -9,7 +9,7 @@ import jax
 
 from random_pruning_jax import optimizers, parallel
 from random_pruning_jax.experiment import Experiment
-from random_pruning_jax.step import in_turn, train_step
+from random_pruning_jax.step import scan_steps, train_step
 
 
 class Own(NamedTuple):
@@ -19,12 +19,12 @@ class Own(NamedTuple):
   rates: optimizers.Rates
 
 
-def step_of(parts: Experiment, per_epoch: int, gather: Callable) -> Callable:
-  """(state, shared, own, inputs) -> state and figures, of a config and of how its images arrive."""
-  config = parts.config
+def step_of(experiment: Experiment, per_epoch: int, gather: Callable) -> Callable:
+  """(state, shared, own, inputs) -> state and metrics, of a config and of how its images arrive."""
+  config = experiment.config
   names = ('label_smoothing', 'accumulate', 'average_decay')
   options = tuple((name, config.optimizer[name]) for name in names)
-  return one_step(parts.model, optimizers.maker(config, per_epoch), options, gather)
+  return one_step(experiment.model, optimizers.maker(config, per_epoch), options, gather)
 
 
 @functools.lru_cache(maxsize=64)
@@ -42,7 +42,7 @@ def compiled(step, axes, on):
   """The steps of a call, for every device. Runs with the same step share one compilation."""
 
   def call(state, shared, own, *inputs):
-    return in_turn(lambda state, inputs: step(state, shared, own, inputs), state, inputs)
+    return scan_steps(lambda state, inputs: step(state, shared, own, inputs), state, inputs)
 
   return parallel.parallel(call, on, (None, None, None, *axes), (None, None), donate=(0,))
 

@@ -22,8 +22,8 @@ class Progress:
   def advance(self, steps: int = 1) -> None:
     self._bar.update(steps)
 
-  def figures(self, text: str) -> None:
-    """Replaces the figures at the end of the bar."""
+  def status(self, text: str) -> None:
+    """What stands at the end of the bar."""
     if self._terminal:
       self._bar.set_postfix_str(text)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from random_pruning_jax import feed, parallel, stacked
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 from random_pruning_jax.train import Run, blank_state, prepare
 
 MOST = 64  # beyond, a network gains nothing from more beside it, and all are lost with one process
@@ -17,13 +17,13 @@ def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | 
 
   On CPUs that is one for each device, which trains it by itself; and one where images are streamed.
   """
-  parts = experiment(config, on)
-  stats = parallel.memory(parts.on)
-  if feed.loading(parts.config) == 'streamed':
+  experiment = build(config, on)
+  stats = parallel.memory(experiment.on)
+  if feed.loading(experiment.config) == 'streamed':
     return 1
-  if asked or parts.on[0].platform == 'cpu' or 'bytes_limit' not in stats:
-    return asked or len(parts.on)
-  run = prepare(parts)
+  if asked or experiment.on[0].platform == 'cpu' or 'bytes_limit' not in stats:
+    return asked or len(experiment.on)
+  run = prepare(experiment)
   shared = sum(array.nbytes for array in run.feed.images)
   return fitting(stats['bytes_limit'] - stats['bytes_in_use'], shared, of_one(run, shared))
 
@@ -38,15 +38,17 @@ def of_one(run: Run, shared: int) -> int:
 
   That is its state, what a call computes, and the state again, which is what a checkpoint reads.
   """
-  parts = run.parts
-  state = blank_state(parts, run.per_epoch)
+  experiment = run.experiment
+  state = blank_state(experiment, run.per_epoch)
   images = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   flags = jax.ShapeDtypeStruct((1,), bool)
   state, own = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)), x.dtype), (state, run.own)
   )
   inputs = stacked.batches([next(run.feed.stream([next(run.calls(0))]))], run.feed.axes)
-  program = stacked.compiled(run.step, run.feed.axes, parts.on, stacked.default_way(parts.on), 1)
+  program = stacked.compiled(
+    run.step, run.feed.axes, experiment.on, stacked.default_way(experiment.on), 1
+  )
   found = program.lower(state, flags, flags, images, own, *inputs).compile().memory_analysis()
   # The new state takes the memory of the old one: counted as an output, it stands for the copy.
   made = found.temp_size_in_bytes + found.output_size_in_bytes

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import lock, parallel, results, suites
-from random_pruning_jax.experiment import Experiment, check_budget, experiment
+from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.many import distinct, train_many
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
@@ -44,7 +44,7 @@ def run(
     for take in (check_claim, claim):  # where one is refused, neither is written
       for each, (_, place) in zip(resolved, todo, strict=True):
         take(each, place)
-    return [_finish(each, place, show, profile) for each, place in todo]
+    return [_train_and_measure(each, place, show, profile) for each, place in todo]
 
 
 def run_many(
@@ -66,9 +66,9 @@ def run_many(
   with contextlib.ExitStack() as held:
     for i, config in enumerate(configs):
       try:
-        parts = _checked(config)
+        experiment = _checked(config)
         _lock(held, places[i])
-        claim(parts, places[i])
+        claim(experiment, places[i])
       except Exception as error:
         found[i] = error
     fine = [i for i in range(len(configs)) if i not in found]
@@ -109,7 +109,7 @@ def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
       pass  # a system, or a file system, without locks
 
 
-def _finish(
+def _train_and_measure(
   config: ConfigDict,
   workdir: pathlib.Path,
   show: bool,
@@ -128,10 +128,10 @@ def _finish(
 def _checked(config: ConfigDict) -> Experiment:
   """The experiment, or ValueError for all that can be known to be wrong before the first step."""
   with parallel.failing_together():
-    parts = experiment(config)
-    check_budget(parts)
-    suites.check(parts.config.evaluation)
-  return parts
+    experiment = build(config)
+    check_budget(experiment)
+    suites.check(experiment.config.evaluation)
+  return experiment
 
 
 def _row(

@@ -105,12 +105,12 @@ class RunLog:
       if error is None:  # one that is already on its way says what was lost
         raise
 
-  def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
+  def write(self, kind: str, step: int, metrics: dict[str, float]) -> None:
     """One line; `kind` is 'train', 'epoch', 'validation' or 'gradient'."""
     if self._lines:
-      self._lines.write(json.dumps({'kind': kind, 'step': step} | figures) + '\n')
+      self._lines.write(json.dumps({'kind': kind, 'step': step} | metrics) + '\n')
       self._lines.flush()
-      for name, value in figures.items():
+      for name, value in metrics.items():
         self._events.write(step, f'{kind}/{name}', value)
 
 
@@ -128,16 +128,16 @@ def read_log(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class Meter:
-  """Training figures of the steps since the last line of the log, and of the epoch so far.
+  """Training metrics of the steps since the last line of the log, and of the epoch so far.
 
-  Figures stay on the device until they are asked for, so that the loop does not wait for each call.
+  Metrics stay on the device until they are asked for, so that the loop does not wait for each call.
   `record()` is all that a checkpoint needs for a resumed run to write the same lines.
   """
 
   def __init__(self, step: int, record: dict[str, Any] | None = None):
     record = record or {'pending': [], 'epoch': [0.0, 0.0, 0]}
-    self._fetched = step  # the newest step whose figures are here
-    self._figures: list[list[float]] = list(record['pending'])  # [loss, accuracy] of each step
+    self._fetched = step  # the newest step whose metrics are here
+    self._metrics: list[list[float]] = list(record['pending'])  # [loss, accuracy] of each step
     self._coming: list[dict[str, Any]] = []  # {'loss': [S], 'accuracy': [S]}, on the device
     self._epoch = list(record['epoch'])  # sums of loss and accuracy, and steps
     self._speed = 0.0
@@ -145,31 +145,31 @@ class Meter:
     self._watch = futures.ThreadPoolExecutor(1)
     self._restart_clock()
 
-  def add(self, figures: dict[str, Any]) -> None:
+  def add(self, metrics: dict[str, Any]) -> None:
     """Of one call: loss and accuracy [S] of its steps."""
     if not self._paused:
-      self._new += np.size(figures['loss'])
+      self._new += np.size(metrics['loss'])
     self._paused = False
-    self._coming.append(figures)
+    self._coming.append(metrics)
 
   def record(self) -> dict[str, Any]:
     """Raises NotFiniteError naming the first step whose loss is not a number."""
     self._fetch()
-    return {'pending': list(self._figures), 'epoch': list(self._epoch)}
+    return {'pending': list(self._metrics), 'epoch': list(self._epoch)}
 
   def mean(self) -> dict[str, float]:
     """Mean loss and accuracy since the last call, steps per second, and the share of the time in
     which the devices waited for images; begins anew."""
     self._fetch()
-    loss, accuracy = np.mean(self._figures, axis=0).tolist()
+    loss, accuracy = np.mean(self._metrics, axis=0).tolist()
     seconds = time.perf_counter() - self._since
     if self._new:
       self._speed = self._new / seconds
     waiting = min(self._waited / seconds, 1.0)
-    self._figures = []
+    self._metrics = []
     self._restart_clock()
-    figures = {'loss': loss, 'accuracy': accuracy}
-    return figures | {'steps_per_second': self._speed, 'waiting': waiting}
+    metrics = {'loss': loss, 'accuracy': accuracy}
+    return metrics | {'steps_per_second': self._speed, 'waiting': waiting}
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
@@ -223,7 +223,7 @@ class Meter:
           'lower optimizer.lr, or schedule.warmup_epochs of 5.'
         )
     for pair in zip(loss, accuracy, strict=True):
-      self._figures.append(list(pair))
+      self._metrics.append(list(pair))
       self._epoch = [self._epoch[0] + pair[0], self._epoch[1] + pair[1], self._epoch[2] + 1]
     self._fetched += len(loss)
     self._coming = []

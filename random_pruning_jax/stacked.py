@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import parallel
-from random_pruning_jax.step import in_turn
+from random_pruning_jax.step import scan_steps
 
 
 def default_way(on: Sequence[jax.Device]) -> str:
@@ -27,11 +27,11 @@ def batches(inputs: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
 
 @functools.lru_cache(maxsize=64)
 def compiled(step: Callable, axes: tuple, on: tuple[jax.Device, ...], way: str, count: int):
-  """A call of all networks: states [M, ...] and figures of each; states that stand still stay."""
+  """A call of all networks: states [M, ...] and metrics of each; states that stand still stay."""
 
   def call(*arguments):
-    *carry, figures = _call(step, way, *arguments)
-    return *carry, [jax.tree.map(lambda x, i=i: x[i], figures) for i in range(count)]
+    *carry, metrics = _call(step, way, *arguments)
+    return *carry, [jax.tree.map(lambda x, i=i: x[i], metrics) for i in range(count)]
 
   return parallel.parallel(call, on, (*[None] * 5, *axes), None, donate=(0, 1))
 
@@ -47,16 +47,16 @@ def _call(step, way, states, alive, going, shared, own, *inputs):
   def one_network(state, alive, going, own, inputs):
     def one_step(carry, inputs):
       state, alive = carry
-      following, figures = step(state, shared, own, inputs)
-      alive &= jnp.isfinite(figures['loss']) | ~going
+      following, metrics = step(state, shared, own, inputs)
+      alive &= jnp.isfinite(metrics['loss']) | ~going
       moves = alive & going
       state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), following, state)
-      return (state, alive), figures
+      return (state, alive), metrics
 
-    return in_turn(one_step, (state, alive), inputs)
+    return scan_steps(one_step, (state, alive), inputs)
 
-  carry, figures = WAYS[way](one_network)(states, alive, going, own, inputs)
-  return *carry, figures
+  carry, metrics = WAYS[way](one_network)(states, alive, going, own, inputs)
+  return *carry, metrics
 
 
 def _unrolled(fn: Callable) -> Callable:

@@ -65,19 +65,19 @@ def train_step(
     _gradients, state.params, model=model, label_smoothing=label_smoothing
   )
   if accumulate == 1:
-    batch_stats, (grads, figures) = gradients(state.batch_stats, batch)
+    batch_stats, (grads, metrics) = gradients(state.batch_stats, batch)
   else:
     parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
     batch_stats, found = jax.lax.scan(gradients, state.batch_stats, parts)
-    grads, figures = jax.tree.map(lambda x: x.mean(0), found)
+    grads, metrics = jax.tree.map(lambda x: x.mean(0), found)
   if axis_name and jax.lax.axis_size(axis_name) > 1:  # else each would be traced, divided by one
-    grads, batch_stats, figures = jax.lax.pmean((grads, batch_stats, figures), axis_name)
+    grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), axis_name)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = state.average
   if average_decay:
     average = optax.incremental_update(params, average, 1 - average_decay)
-  return TrainState(state.step + 1, params, batch_stats, opt_state, average), figures
+  return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
 
 def _gradients(params, batch_stats, batch, *, model, label_smoothing):
@@ -96,16 +96,16 @@ def _gradients(params, batch_stats, batch, *, model, label_smoothing):
     return loss, (logits, updated['batch_stats'])
 
   (loss, (logits, updated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-  figures = {'loss': loss, 'accuracy': jnp.mean(logits.argmax(-1) == batch['label'])}
-  return updated, (grads, figures)
+  metrics = {'loss': loss, 'accuracy': jnp.mean(logits.argmax(-1) == batch['label'])}
+  return updated, (grads, metrics)
 
 
-def in_turn(step: Callable, state: Any, inputs: tuple) -> tuple[Any, dict[str, chex.Array]]:
-  """`step(state, input)` for each of `inputs` [S, ...]: the last state, and figures [S].
+def scan_steps(step: Callable, state: Any, inputs: tuple) -> tuple[Any, dict[str, chex.Array]]:
+  """`step(state, input)` for each of `inputs` [S, ...]: the last state, and metrics [S].
 
   One step is taken without a loop, which on a CPU costs a tenth of its time.
   """
   if len(jax.tree.leaves(inputs)[0]) == 1:
-    state, figures = step(state, jax.tree.map(lambda x: x[0], inputs))
-    return state, jax.tree.map(lambda x: x[None], figures)
+    state, metrics = step(state, jax.tree.map(lambda x: x[0], inputs))
+    return state, jax.tree.map(lambda x: x[None], metrics)
   return jax.lax.scan(step, state, inputs)

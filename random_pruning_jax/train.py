@@ -23,11 +23,10 @@ from random_pruning_jax import (
   profiling,
   runlog,
 )
-from random_pruning_jax.book import Book
 from random_pruning_jax.data import resident
 from random_pruning_jax.experiment import (
   Experiment,
-  experiment,
+  build,
   initial_masks,
   initial_shapes,
   initial_variables,
@@ -37,13 +36,14 @@ from random_pruning_jax.experiment import (
 )
 from random_pruning_jax.program import Own, ahead, compiled, step_of
 from random_pruning_jax.progress import Progress, say
+from random_pruning_jax.recorder import Recorder
 from random_pruning_jax.step import TrainState, create_state
 
 
 class Run(NamedTuple):
   """A run about to train: its parts, data and place."""
 
-  parts: Experiment
+  experiment: Experiment
   feed: feed.Feed
   validation: data.Images
   saved: checkpoints.Manager | None  # in its workdir
@@ -51,28 +51,28 @@ class Run(NamedTuple):
 
   @property
   def last_step(self) -> int:
-    return self.parts.config.epochs * self.per_epoch
+    return self.experiment.config.epochs * self.per_epoch
 
   @property
   def own(self) -> Own:
-    config = self.parts.config
+    config = self.experiment.config
     return Own(keys(config.seed).augment, optimizers.rates(config))
 
   @property
   def step(self) -> Callable:
-    """(state, shared, own, inputs) -> state and figures; equal settings give the same function."""
-    return step_of(self.parts, self.per_epoch, self.feed.gather)
+    """(state, shared, own, inputs) -> state and metrics; equal settings give the same function."""
+    return step_of(self.experiment, self.per_epoch, self.feed.gather)
 
   def calls(self, done: int, at: tuple[int, ...] = ()) -> Iterator[tuple[int, int]]:
     """Steps done before and after each call of the compiled program, to the end of the run."""
-    every = calls.acts(self.parts.config, self.per_epoch)
+    every = calls.acts(self.experiment.config, self.per_epoch)
     return calls.ends(done, self.last_step, self.steps_per_call, every, at)
 
   @property
   def steps_per_call(self) -> int:
-    loop = self.feed.loading == 'resident' and self.parts.on[0].platform != 'cpu'
-    every = calls.acts(self.parts.config, self.per_epoch)
-    return self.parts.config.steps_per_call or (calls.fewest(every) if loop else 1)
+    loop = self.feed.loading == 'resident' and self.experiment.on[0].platform != 'cpu'
+    every = calls.acts(self.experiment.config, self.per_epoch)
+    return self.experiment.config.steps_per_call or (calls.fewest(every) if loop else 1)
 
 
 def train(
@@ -91,14 +91,14 @@ def train(
   checkpoints.NotWrittenError for a full disk, and preemption.Preempted after SIGTERM, once saved.
   """
   with parallel.failing_together():
-    parts = experiment(config, on)
+    experiment = build(config, on)
   first = jax.process_index() == 0
-  claim(parts, workdir)
-  run = prepare(parts, workdir)
+  claim(experiment, workdir)
+  run = prepare(experiment, workdir)
   at = (profile[0] - 1, profile[1]) if profile else ()
   with checkpoints.closing(run.saved):
     with Progress(run.last_step, show=show and first) as progress:
-      progress.figures('compiling')
+      progress.status('compiling')
       ready_to_begin, ready_to_step = _ahead(run, at)
       ready_to_begin()
     state, record = begin(run)
@@ -111,54 +111,54 @@ def train(
       preemption.Watch() as watch,
       profiling.Trace(workdir, profile) as trace,
     ):
-      progress.figures('compiling the step')
-      book = Book(run, state, record, log, progress)
-      with book.compiling('the step, ahead'):
+      progress.status('compiling the step')
+      recorder = Recorder(run, state, record, log, progress)
+      with recorder.compiling('the step, ahead'):
         ready_to_step()
-        kernels.wait(progress.figures)
-      return _loop(run, state, book, watch, trace, at)
+        kernels.wait(progress.status)
+      return _loop(run, state, recorder, watch, trace, at)
 
 
-def claim(parts: Experiment, workdir: str | os.PathLike) -> None:
+def claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
   """Makes the workdir that of this config, which is the same on all processes, or fails on all."""
-  parallel.check_same('the config', parts.config.to_json())
+  parallel.check_same('the config', experiment.config.to_json())
   with parallel.failing_together():
     if jax.process_index() == 0:
-      runlog.claim(workdir, parts.config)
+      runlog.claim(workdir, experiment.config)
 
 
-def check_claim(parts: Experiment, workdir: str | os.PathLike) -> None:
+def check_claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
   """Raises ValueError, on all processes, where `claim` would; writes nothing."""
   with parallel.failing_together():
     if jax.process_index() == 0:
-      runlog.check_claim(workdir, parts.config)
+      runlog.check_claim(workdir, experiment.config)
 
 
-def prepare(parts: Experiment, workdir: str | os.PathLike = '') -> Run:
+def prepare(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
   """Reads the images of a run, and looks into its workdir, if it has one yet."""
-  config = parts.config
-  fed = feed.feed(parts)
+  config = experiment.config
+  fed = feed.feed(experiment)
   per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
   saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
-  return Run(parts, fed, feed.held_out(parts), saved, per_epoch)
+  return Run(experiment, fed, feed.held_out(experiment), saved, per_epoch)
 
 
 def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices; and its record."""
-  parts = run.parts
-  blank = functools.partial(blank_state, parts, run.per_epoch)
-  read = checkpoints.restore_newest(run.saved, blank, parts.on)
+  experiment = run.experiment
+  blank = functools.partial(blank_state, experiment, run.per_epoch)
+  read = checkpoints.restore_newest(run.saved, blank, experiment.on)
   if read is not None:
     with parallel.failing_together():
       _check_alike(run, read.record)
     return read
-  config = parts.config
-  variables = initial_variables(parts.model, keys(config.seed).init, parts.spec.shape)
-  mask_tree = initial_masks(parts, variables, score_batches(parts, run.feed.images))
+  config = experiment.config
+  variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
+  mask_tree = initial_masks(experiment, variables, score_batches(experiment, run.feed.images))
   create = _creator(config, run.per_epoch)
   state = create(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
-  state = parallel.replicate(state, parts.on)
+  state = parallel.replicate(state, experiment.on)
   return state, {'meter': None, 'seconds': 0.0}
 
 
@@ -167,7 +167,7 @@ def _check_alike(run: Run, record: dict[str, Any]) -> None:
 
   And says where another number of devices changes what is computed.
   """
-  config, step = run.parts.config, record['step']
+  config, step = run.experiment.config, record['step']
   per_epoch = record.get('per_epoch', run.per_epoch)  # which older checkpoints do not have
   if per_epoch != run.per_epoch:
     raise ValueError(
@@ -175,7 +175,7 @@ def _check_alike(run: Run, record: dict[str, Any]) -> None:
       f'the training images of {config.dataset} at data_dir {config.data_dir!r} are not those '
       'that it began with.'
     )
-  before, now = record.get('devices', len(run.parts.on)), len(run.parts.on)
+  before, now = record.get('devices', len(run.experiment.on)), len(run.experiment.on)
   in_parts = config.optimizer.accumulate > 1 or not config.model.sync_batch_norm
   if in_parts and before != now:
     say(
@@ -191,16 +191,16 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
   parallel.check_same('the initial weights', checkpoints.digest(params))
 
 
-def blank_state(parts: Experiment, per_epoch: int) -> TrainState:
+def blank_state(experiment: Experiment, per_epoch: int) -> TrainState:
   """Shapes and dtypes of the config's state, however long an epoch is; nothing is computed."""
-  given = _given_to_create(parts)
-  return _creator(parts.config, per_epoch).eval_shape(*given)
+  given = _given_to_create(experiment)
+  return _creator(experiment.config, per_epoch).eval_shape(*given)
 
 
-def _given_to_create(parts: Experiment) -> tuple:
-  variables = initial_shapes(parts.model, parts.spec.shape)
+def _given_to_create(experiment: Experiment) -> tuple:
+  variables = initial_shapes(experiment.model, experiment.spec.shape)
   mask_tree = jax.eval_shape(masks.ones, variables['params'])
-  return variables, mask_tree, optimizers.rates(parts.config)
+  return variables, mask_tree, optimizers.rates(experiment.config)
 
 
 def _creator(config: ConfigDict, per_epoch: int) -> Callable:
@@ -223,55 +223,57 @@ def _ahead(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[
   Shapes are enough for that. So programs are compiled, or read from the cache, while the next one
   is traced, and that of the step while weights are drawn.
   """
-  parts, on, steps = run.parts, run.parts.on, run.saved.all_steps()
+  experiment, on, steps = run.experiment, run.experiment.on, run.saved.all_steps()
   start, end = next(run.calls(max(steps, default=0), at), (0, 0))
   if start == end or jax.process_count() > 1:  # several processes lower arrays alone
     return (lambda: None,) * 2
   images = () if run.feed.loading == 'streamed' else feed.on_devices(run.feed.images)
-  given = (blank_state(parts, run.per_epoch), images, jax.eval_shape(lambda: run.own))
-  inputs = feed.shapes(parts, run.feed.loading, end - start)
+  given = (blank_state(experiment, run.per_epoch), images, jax.eval_shape(lambda: run.own))
+  inputs = feed.shapes(experiment, run.feed.loading, end - start)
   call = compiled(run.step, run.feed.axes, on)
   step = ahead(call, *parallel.replicated(given, on), *inputs)  # first, as it takes longest
   if steps:
     return lambda: None, step
-  draw = ahead(initializer(parts.model, parts.spec.shape), keys(parts.config.seed).init)
-  create = ahead(_creator(parts.config, run.per_epoch), *_given_to_create(parts))
+  draw = ahead(
+    initializer(experiment.model, experiment.spec.shape), keys(experiment.config.seed).init
+  )
+  create = ahead(_creator(experiment.config, run.per_epoch), *_given_to_create(experiment))
   return lambda: (draw(), create()), step
 
 
 def _loop(
   run: Run,
   state: TrainState,
-  book: Book,
+  recorder: Recorder,
   watch: preemption.Watch,
   trace: profiling.Trace,
   at: tuple[int, ...],
 ) -> TrainState:
-  call = compiled(run.step, run.feed.axes, run.parts.on)
-  shared, own = run.feed.shared(), parallel.replicate(run.own, run.parts.on)
+  call = compiled(run.step, run.feed.axes, run.experiment.on)
+  shared, own = run.feed.shared(), parallel.replicate(run.own, run.experiment.on)
   stop = False
-  with contextlib.closing(run.feed.stream(run.calls(book.step, at))) as inputs:
-    for number, (start, end) in enumerate(run.calls(book.step, at), 1):
-      with book.waiting():
+  with contextlib.closing(run.feed.stream(run.calls(recorder.step, at))) as inputs:
+    for number, (start, end) in enumerate(run.calls(recorder.step, at), 1):
+      with recorder.waiting():
         batches = next(inputs)
       trace.before(start + 1)
-      with book.compiling(f'{end - start} steps'):
-        state, figures = call(state, shared, own, *batches)
+      with recorder.compiling(f'{end - start} steps'):
+        state, metrics = call(state, shared, own, *batches)
       processor.give_back(number)
-      trace.after(end, figures)
-      book.settle()  # what was due before this call, while the devices take it
+      trace.after(end, metrics)
+      recorder.write_due()  # what was due before this call, while the devices take it
       stop = watch.asked(number)  # calls, since hosts must count without gaps
       copied = None
-      if stop or book.wants_state(end):
-        book.finish()  # else two copies may be held
+      if stop or recorder.needs_state(end):
+        recorder.flush()  # else two copies may be held
         copied = parallel.copy(state)  # the next call takes the state's memory
-      book.took(end, copied, figures, save=stop)
+      recorder.record(end, copied, metrics, save=stop)
       if stop:
         break
     # Before the feed is closed, which may take as long as a scheduler waits.
-    book.settle()
-    book.finish()
+    recorder.write_due()
+    recorder.flush()
     checkpoints.finish(run.saved)
   if stop:
-    raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {book.step}')
+    raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {recorder.step}')
   return state

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import data, masks, parallel, paths, plan, pruning, runlog
-from random_pruning_jax.experiment import Experiment, experiment, keys
+from random_pruning_jax.experiment import Experiment, build, keys
 from random_pruning_jax.measure import load_state
 from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS
@@ -66,13 +66,15 @@ def verify(
   saved with them.
   """
   config = runlog.read_config(workdir)
-  parts = experiment(config, parallel.devices(1) if on is None else on, trains=False)
-  state, record, _ = load_state(parts, workdir, checkpoint)
+  experiment = build(config, parallel.devices(1) if on is None else on, trains=False)
+  state, record, _ = load_state(experiment, workdir, checkpoint)
   params = masks.named_leaves(jax.device_get(state.params))
   mask_tree = jax.device_get(state.masks)
-  planned, seeded = _planned(parts, mask_tree)
+  planned, seeded = _planned(experiment, mask_tree)
   rounding = 0.0 if _by_shapes(config) else _ROUNDING
-  on_path = paths.effective(parts.model.clone(dtype='float32'), mask_tree, parts.spec.shape)
+  on_path = paths.effective(
+    experiment.model.clone(dtype='float32'), mask_tree, experiment.spec.shape
+  )
   named, layers, failures = masks.named_leaves(mask_tree), [], []
   for name, mask in named.items():
     outside = int(np.count_nonzero(params[name][~mask]))
@@ -82,7 +84,7 @@ def verify(
       failures.append(f'{name}: not all weights are finite')
     if name not in on_path and not mask.all():
       failures.append(f'{name}: masked, though it is never pruned')
-  for name in parts.structure.shapes:
+  for name in experiment.structure.shapes:
     layer = CheckedLayer(
       name=name,
       parameters=named[name].size,
@@ -111,19 +113,19 @@ def _by_shapes(config: ConfigDict) -> bool:
 
 
 def _planned(
-  parts: Experiment, mask_tree: masks.Masks
+  experiment: Experiment, mask_tree: masks.Masks
 ) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:
   """Weights that each layer should keep, and the masks where chance alone chose them, drawn again.
 
   Where the ratio is a score, it is that of the initial weights, computed again; where the images
   that it looks at are not here, only the total of all layers is known, under the name ''.
   """
-  settings, structure = parts.config.pruning, parts.structure
+  settings, structure = experiment.config.pruning, experiment.structure
   shapes = pruning.pruned(structure.shapes, settings.dense)
   size = {layer.name: layer.size for layer in structure.layers}
-  if not _by_shapes(parts.config):
+  if not _by_shapes(experiment.config):
     try:
-      wanted = plan.densities(parts.config, structure)
+      wanted = plan.densities(experiment.config, structure)
       return {name: masks.kept_count(wanted[name], size[name]) for name in size}, None
     except data.DataError as error:
       say(f'only the total of all layers is compared, because {settings.ratio} needs data: {error}')
@@ -133,7 +135,7 @@ def _planned(
     return {'': held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}, None
   if settings.select == 'random' or settings.density == 1:
     drawn = pruning.make_masks(
-      keys(parts.config.seed).masks,
+      keys(experiment.config.seed).masks,
       None,
       mask_tree,
       None,
@@ -146,5 +148,5 @@ def _planned(
     )
     named = masks.named_leaves(drawn)
     return {name: int(np.asarray(named[name]).sum()) for name in size}, named
-  wanted = plan.densities(parts.config, structure)
+  wanted = plan.densities(experiment.config, structure)
   return {name: masks.kept_count(wanted[name], size[name]) for name in size}, None

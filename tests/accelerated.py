@@ -11,7 +11,7 @@ import jax
 from test_accelerator import pair
 
 from random_pruning_jax import parallel, stacked, train
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 from random_pruning_jax.run import run_many
 
 
@@ -20,12 +20,12 @@ def main(root: pathlib.Path) -> None:
   for name, devices in (('one', 1), ('four', 4)):
     train.train(configs[0], root / name, on=parallel.devices(devices), show=False)
   rows = run_many(configs, [root / f'together{i}' for i in range(len(configs))], show=False)
-  run = train.prepare(experiment(configs[0]))
+  run = train.prepare(build(configs[0]))
   facts = {
     'platform': jax.default_backend(),
     'way': stacked.default_way(jax.devices()),
     'calls': list(run.calls(0)),
-    'convolution': str(run.parts.model.conv_general_dilated),
+    'convolution': str(run.experiment.model.conv_general_dilated),
     'rows': rows,
   }
   (root / 'facts.json').write_text(json.dumps(facts))

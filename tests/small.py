@@ -9,7 +9,7 @@ from tiny import tiny_config
 
 from random_pruning_jax import data, masks, parallel
 from random_pruning_jax.data.digits import png
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 from random_pruning_jax.suites import Bench
 
 
@@ -46,8 +46,8 @@ def bench(devices=4, batch_size=120, features=True, **changes):
     f'evaluation__{name}': value for name, value in changes.items() if name != 'data_dir'
   } | {name: value for name, value in changes.items() if name == 'data_dir'}
   config = tiny_config(evaluation__batch_size=batch_size, **changes)
-  parts = experiment(config, parallel.devices(devices))._replace(model=model)
-  return Bench(parts, variables, masks.ones(variables['params']), features=features)
+  experiment = build(config, parallel.devices(devices))._replace(model=model)
+  return Bench(experiment, variables, masks.ones(variables['params']), features=features)
 
 
 def make_set(root, name, images, labels, num_classes=10):

@@ -63,8 +63,8 @@ def facts(runs):
 
 def last_state(workdir, number=0):
   """What a workdir holds, read onto the CPU."""
-  parts = train.experiment(pair()[number])
-  like = train.blank_state(parts, 10)
+  experiment = train.build(pair()[number])
+  like = train.blank_state(experiment, 10)
   with checkpoints.Manager(workdir) as saved:
     return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)
 

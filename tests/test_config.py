@@ -10,7 +10,7 @@ from tiny import tiny_config
 from random_pruning_jax import attacks, config_files, models, names, pruning, scores, suites
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.commands import arguments
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
 
@@ -103,7 +103,7 @@ def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
 )
 def test_a_wrong_value_is_refused_with_what_was_wanted_and_got(changes, message):
   with pytest.raises(ValueError, match=message):
-    experiment(tiny_config(**changes))
+    build(tiny_config(**changes))
 
 
 @pytest.mark.parametrize(

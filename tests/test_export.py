@@ -13,7 +13,7 @@ from tiny import tiny_config
 
 import random_pruning_jax
 from random_pruning_jax import checkpoints, cost, files, main, masks, optimizers, runlog
-from random_pruning_jax.experiment import experiment, keys
+from random_pruning_jax.experiment import build, keys
 from random_pruning_jax.files import bitmap, container, packed, seeded
 from random_pruning_jax.step import create_state
 
@@ -272,11 +272,11 @@ def test_inspect_says_what_is_inside_and_what_it_costs(program, tmp_path, capsys
 def run(tmp_path_factory):
   """The workdir of a run whose only checkpoint holds made-up weights, and its state."""
   workdir = tmp_path_factory.mktemp('run')
-  parts = experiment(tiny_config(pruning__density=0.3))
-  stored = network(key=jax.random.key_data(keys(parts.config.seed).masks))
-  tx = optimizers.make(parts.config, 1)
+  experiment = build(tiny_config(pruning__density=0.3))
+  stored = network(key=jax.random.key_data(keys(experiment.config.seed).masks))
+  tx = optimizers.make(experiment.config, 1)
   state = create_state(stored.variables, stored.masks, tx)
-  runlog.claim(workdir, parts.config)
+  runlog.claim(workdir, experiment.config)
   with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
   return workdir, state

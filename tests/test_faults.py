@@ -19,7 +19,7 @@ from tiny import tinier_config
 
 from random_pruning_jax import checkpoints, feed, parallel, preemption, processor, runlog, train
 from random_pruning_jax.data import crops
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -91,11 +91,11 @@ def wait_for_steps(workdir, process, steps=1):
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
   add, taken = runlog.Meter.add, []
 
-  def signal_at_7(self, figures):
-    taken.append(figures)
+  def signal_at_7(self, metrics):
+    taken.append(metrics)
     if len(taken) == 7:
       os.kill(os.getpid(), signal.SIGTERM)
-    return add(self, figures)
+    return add(self, metrics)
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 8'):
     patch.setattr(runlog.Meter, 'add', signal_at_7)
@@ -109,8 +109,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
 def test_a_feed_that_fails_as_it_closes_costs_no_checkpoint(tmp_path, monkeypatch):
   made = feed.feed
 
-  def failing(parts):
-    fed = made(parts)
+  def failing(experiment):
+    fed = made(experiment)
 
     def stream(calls):
       try:
@@ -282,9 +282,9 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
   record = {'step': 5, 'per_epoch': 10, 'devices': 2}
-  train._check_alike(train.prepare(experiment(tinier_config())), record)
+  train._check_alike(train.prepare(build(tinier_config())), record)
   assert not capsys.readouterr().err
-  run = train.prepare(experiment(tinier_config(optimizer__accumulate=2)))
+  run = train.prepare(build(tinier_config(optimizer__accumulate=2)))
   train._check_alike(run, record | {'devices': 4})
   assert not capsys.readouterr().err
   train._check_alike(run, record)
@@ -307,9 +307,9 @@ import sys
 sys.path.insert(0, 'tests')
 from tiny import tinier_config
 from random_pruning_jax import checkpoints, parallel, train
-from random_pruning_jax.experiment import experiment
-parts = experiment(tinier_config())
-like = train.blank_state(parts, 10)
+from random_pruning_jax.experiment import build
+experiment = build(tinier_config())
+like = train.blank_state(experiment, 10)
 with checkpoints.Manager(sys.argv[1]) as saved:
   for devices in (1, 2, 4, 8):
     state = checkpoints.restore(saved, like, parallel.devices(devices)).state

@@ -18,7 +18,7 @@ FLOORS = {
   'program': 2,
   'checkpoints': 2,
   'checkpoint_manager': 2,
-  'book': 2,
+  'recorder': 2,
   'many': 2,
   'groups': 2,
   'room': 2,

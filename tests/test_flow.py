@@ -38,12 +38,12 @@ def test_measuring_gradient_flow_changes_no_number_of_training(measured, tmp_pat
 
 
 def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
-  parts = train.experiment(tiny_config())
-  variables = initial_variables(parts.model, keys(0).init, parts.spec.shape)
+  experiment = train.build(tiny_config())
+  variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
   kept = jax.device_get(measured[1].masks)
   params = masks.apply(variables['params'], kept)
-  model = parts.model.clone(axis_name=None)
-  batch = flow.first_batch(parts, train.data.load('digits', 'train'))
+  model = experiment.model.clone(axis_name=None)
+  batch = flow.first_batch(experiment, train.data.load('digits', 'train'))
 
   @jax.jit
   def numbers(params, images, labels):

@@ -15,7 +15,7 @@ from tiny import tiny_config
 
 from random_pruning_jax import chips, cost, footprint, main
 from random_pruning_jax.commands.footprint import DOES_NOT_FIT
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 OF_TESTS = ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS', 'JAX_COMPILATION_CACHE_DIR')
@@ -29,12 +29,12 @@ def here():
 
 def test_the_state_is_weights_momentum_masks_and_statistics(here):
   """Four bytes, four and one for a parameter, four for a statistic, and two counters of steps."""
-  found = experiment(tiny_config()).structure
+  found = build(tiny_config()).structure
   assert here.state == 9 * found.parameters + 4 * found.statistics + 2 * 4
 
 
 def test_a_steps_flops_are_six_a_multiply_add(here):
-  macs = cost.macs(experiment(tiny_config()).structure.layers)
+  macs = cost.macs(build(tiny_config()).structure.layers)
   assert here.flops == 6 * macs * 120 / 4
 
 

@@ -12,7 +12,7 @@ import pytest
 from tiny import tiny_config
 
 from random_pruning_jax import masks, models, train
-from random_pruning_jax.experiment import experiment, initial_variables
+from random_pruning_jax.experiment import build, initial_variables
 from random_pruning_jax.step import create_state, train_step
 
 
@@ -46,10 +46,10 @@ def test_two_equal_halves_accumulate_to_the_gradient_of_one():
   """Each part is normalised by itself, so that the same images twice give what they give once."""
   half = a_batch(4)
   whole = jax.tree.map(lambda x: jnp.concatenate([x, x]), half)
-  _, once, figures = stepped(half)
+  _, once, metrics = stepped(half)
   _, twice, same = stepped(whole, accumulate=2)
   close(once.params, twice.params)
-  close(figures, same)
+  close(metrics, same)
 
 
 def test_the_average_follows_the_weights_and_is_what_is_evaluated():
@@ -95,12 +95,12 @@ def test_computing_blocks_again_changes_no_number():
 
 
 def test_bfloat16_computes_in_it_and_keeps_everything_in_float32():
-  _, half, figures = stepped(a_batch(), model={'dtype': 'bfloat16'})
+  _, half, metrics = stepped(a_batch(), model={'dtype': 'bfloat16'})
   _, _, expected = stepped(a_batch())
   assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype('float32')}
   assert {leaf.dtype for leaf in jax.tree.leaves(half.batch_stats)} == {jnp.dtype('float32')}
-  assert figures['loss'].dtype == jnp.float32
-  assert float(figures['loss']) == pytest.approx(float(expected['loss']), rel=0.03)
+  assert metrics['loss'].dtype == jnp.float32
+  assert float(metrics['loss']) == pytest.approx(float(expected['loss']), rel=0.03)
 
 
 def test_a_run_with_all_of_it_goes_on_and_evaluates_the_average(tmp_path):
@@ -120,4 +120,4 @@ def test_a_run_with_all_of_it_goes_on_and_evaluates_the_average(tmp_path):
 
 def test_parts_that_do_not_divide_a_devices_batch_are_refused():
   with pytest.raises(ValueError, match='must divide the batch of a device, 30; got 4'):
-    experiment(tiny_config(optimizer__accumulate=4))
+    build(tiny_config(optimizer__accumulate=4))

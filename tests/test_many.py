@@ -142,16 +142,16 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
   some = places(tmp_path)
   train_some = {'on': ONE_DEVICE, 'show': False}
   signalled = []
-  took = groups.Book.took
+  record = groups.Recorder.record
 
   def stop_at_7(self, step, *arguments, **options):
-    took(self, step, *arguments, **options)
+    record(self, step, *arguments, **options)
     if step == 6 and not signalled:
       signalled.append(step)
       os.kill(os.getpid(), signal.SIGTERM)
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 7'):
-    patch.setattr(groups.Book, 'took', stop_at_7)
+    patch.setattr(groups.Recorder, 'record', stop_at_7)
     many.train_many(configs(**changes), some, **train_some)
   assert [saved_steps(place) for place in some] == [[4, 7]] * 3
   with checkpoints.Manager(some[2]) as saved:
@@ -198,10 +198,10 @@ def test_a_group_is_as_large_as_the_memory_that_is_free():
 
 
 def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images():
-  run = prepare(train.experiment(tiny_config(), ONE_DEVICE))
+  run = prepare(train.build(tiny_config(), ONE_DEVICE))
   images = sum(array.nbytes for array in run.feed.images)
   found = room.of_one(run, images)
-  state = room.blank_state(run.parts, run.per_epoch)
+  state = room.blank_state(run.experiment, run.per_epoch)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   activations = 120 * 8 * 8 * 2 * 4  # of the first layer, at least
   assert 2 * size + activations < found < room.of_one(run, 0)

@@ -10,8 +10,8 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import book, checkpoints, main, measure, parallel, results, run, runlog
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax import checkpoints, main, measure, parallel, recorder, results, run, runlog
+from random_pruning_jax.experiment import build
 from random_pruning_jax.report import runs as report_runs
 from random_pruning_jax.sweep import plan
 
@@ -53,11 +53,11 @@ def test_a_row_says_how_much_of_the_time_its_first_calls_took(trained):
     assert 0 < row['compile_seconds'] < row['train_seconds']
   kept = types.SimpleNamespace(_called=set(), _compile_seconds=0.0)
   for program in ('step', 'step', 'validation', 'step'):
-    with book.Book.compiling(kept, program):
+    with recorder.Recorder.compiling(kept, program):
       time.sleep(0.01)
     assert kept._compile_seconds >= 0.01 * len(kept._called)
   first_calls = kept._compile_seconds
-  with book.Book.compiling(kept, 'step'):
+  with recorder.Recorder.compiling(kept, 'step'):
     time.sleep(0.01)
   assert kept._compile_seconds == first_calls
 
@@ -89,12 +89,12 @@ def test_a_set_that_has_come_is_skipped_no_more(copied):
 
 def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no_other(copied):
   config = runlog.read_config(copied)
-  parts = experiment(config)
-  loaded = [measure.load_state(parts, copied, step) for step in ('10', '20')]
+  experiment = build(config)
+  loaded = [measure.load_state(experiment, copied, step) for step in ('10', '20')]
   for (state, record, _), step in zip(loaded, ('10', '20'), strict=True):
     for trained, *_ in loaded:
       trained = jax.device_get(trained)
-      found, beside, _ = measure.load_state(parts, copied, step, trained)
+      found, beside, _ = measure.load_state(experiment, copied, step, trained)
       assert checkpoints.digest(found) == checkpoints.digest(state) == beside['digest']
       assert beside == record
   asked = {'suite': ('calibration',), 'checkpoint': '20', 'show': False}

@@ -14,7 +14,7 @@ from tiny import tiny_config
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import main, masks, models, plan
 from random_pruning_jax.experiment import (
-  experiment,
+  build,
   initial_masks,
   initial_variables,
   score_batches,
@@ -66,10 +66,10 @@ def test_resnet20_has_the_published_numbers():
 )
 def test_the_masks_keep_what_the_plan_says(changes):
   config = tiny_config(**{f'pruning__{name}': value for name, value in changes.items()})
-  parts = experiment(config)
+  experiment = build(config)
   images = plan.data.load('digits', 'train')
-  variables = initial_variables(parts.model, keys_of(0).init, parts.spec.shape)
-  kept = masks.count(initial_masks(parts, variables, score_batches(parts, images)))
+  variables = initial_variables(experiment.model, keys_of(0).init, experiment.spec.shape)
+  kept = masks.count(initial_masks(experiment, variables, score_batches(experiment, images)))
   for layer in plan.plan(config).layers:
     assert layer.kept == kept[layer.name]
 

@@ -14,7 +14,7 @@ from ports import free_port
 from tiny import tinier_config
 
 from random_pruning_jax import checkpoints, parallel, train
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A run that trains and evaluates; SNIP's densities come from gradients on all the processes, as
@@ -35,21 +35,22 @@ from tiny import tinier_config
 import pathlib
 import shutil
 import numpy as np
-from random_pruning_jax import checkpoints, cost, experiment, feed, masks, run, train
+from random_pruning_jax import checkpoints, cost, feed, masks, run, train
 from random_pruning_jax import footprint, room
+from random_pruning_jax.experiment import build, initial_masks, initial_variables
+from random_pruning_jax.experiment import keys, score_batches
 workdir = pathlib.Path(sys.argv[1])
 first = jax.process_index() == 0
 run.run(tinier_config(**SNIP), workdir, show=False)
 kept = {}
 for score in ('grasp', 'synflow'):
-  parts = experiment.experiment(tinier_config(pruning__ratio=score, pruning__select=score))
-  shallow = parts.model.clone(depth=2, width=8)  # no block: stem, BatchNorm, head
-  structure = cost.structure(shallow, parts.spec.shape)
-  parts = parts._replace(model=shallow, structure=structure)
-  images = feed.feed(parts).images
-  key = experiment.keys(0).init
-  variables = experiment.initial_variables(parts.model, key, parts.spec.shape)
-  found = experiment.initial_masks(parts, variables, experiment.score_batches(parts, images))
+  experiment = build(tinier_config(pruning__ratio=score, pruning__select=score))
+  shallow = experiment.model.clone(depth=2, width=8)  # no block: stem, BatchNorm, head
+  structure = cost.structure(shallow, experiment.spec.shape)
+  experiment = experiment._replace(model=shallow, structure=structure)
+  images = feed.feed(experiment).images
+  variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
+  found = initial_masks(experiment, variables, score_batches(experiment, images))
   kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
 place = workdir / 'streamed'
 whole = train.train(tinier_config(**STREAMED), place, show=False)
@@ -147,8 +148,8 @@ def two(alone, tmp_path_factory):
 
 def read(workdir, devices, config):
   """The last state of a run in `workdir`, on that many devices of this process."""
-  parts = experiment(tinier_config(**config))
-  like = train.blank_state(parts, 10)
+  experiment = build(tinier_config(**config))
+  like = train.blank_state(experiment, 10)
   with checkpoints.Manager(workdir) as saved:
     return checkpoints.restore(saved, like, parallel.devices(devices), 20).state
 

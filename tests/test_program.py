@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_config
 
 from random_pruning_jax import checkpoints, feed, parallel, train
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 from random_pruning_jax.program import ahead, compiled
 
 
@@ -25,8 +25,8 @@ def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
 
 
 def test_a_call_takes_the_memory_of_the_state_before_it(tmp_path):
-  run = train.prepare(experiment(tiny_config()), tmp_path)
-  on = run.parts.on
+  run = train.prepare(build(tiny_config()), tmp_path)
+  on = run.experiment.on
   state, _ = train.begin(run)
   given = (state, run.feed.shared(), parallel.replicate(run.own, on))
   new, _ = compiled(run.step, run.feed.axes, on)(*given, *next(run.feed.stream([(0, 1)])))
@@ -36,9 +36,9 @@ def test_a_call_takes_the_memory_of_the_state_before_it(tmp_path):
 
 @pytest.mark.parametrize('loading', ['resident', 'streamed'])
 def test_shapes_of_a_feed_are_those_of_its_inputs(loading):
-  parts = experiment(tiny_config(data_loading=loading, augment__mode='none'))
-  [inputs] = feed.feed(parts).stream([(2, 5)])
-  expected = feed.shapes(parts, loading, 3)
+  experiment = build(tiny_config(data_loading=loading, augment__mode='none'))
+  [inputs] = feed.feed(experiment).stream([(2, 5)])
+  expected = feed.shapes(experiment, loading, 3)
   found = [jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)) for x in inputs]
   assert found == list(expected)
 

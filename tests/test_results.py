@@ -134,23 +134,23 @@ def test_waiting_for_images_counts_only_while_the_devices_have_nothing_to_do():
   def slow(x):
     return jax.lax.fori_loop(0, 40, lambda i, x: jnp.tanh(x @ x), x)[0, :1]
 
-  def figures():
+  def metrics():
     return {'loss': slow(jnp.ones((400, 400))), 'accuracy': np.ones(1)}
 
   def waiting(seconds):
     meter = runlog.Meter(0)
-    meter.add(figures())
+    meter.add(metrics())
     with meter.waiting():
       time.sleep(seconds)
     return meter.mean()['waiting']
 
-  jax.block_until_ready(figures())  # compiled
+  jax.block_until_ready(metrics())  # compiled
   began = time.perf_counter()
-  jax.block_until_ready(figures())
+  jax.block_until_ready(metrics())
   taken = time.perf_counter() - began
   assert waiting(taken / 4) == 0
   assert 0.3 < waiting(5 * taken) < 0.95
-  done = jax.block_until_ready(figures())
+  done = jax.block_until_ready(metrics())
   meter = runlog.Meter(0)
   meter.add(done)
   with meter.waiting():

@@ -7,7 +7,7 @@ import pytest
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import config_files, cost, main, optimizers, results, run
 from random_pruning_jax.data import crops
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 FILES = sorted(CONFIGS.glob('*.py'))
@@ -43,10 +43,10 @@ def test_every_row_of_the_paper_on_imagenet_takes_its_smoke_run(name, density, t
 @pytest.mark.parametrize('name', NETWORKS)
 def test_every_row_of_the_paper_on_imagenet_is_a_config(name, density):
   config = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}')
-  parts = experiment(config)
-  assert (parts.config.data_loading, parts.config.augment.mode) == ('streamed', 'resized')
-  assert cost.macs(parts.structure.layers) < 1e7
-  bottlenecks = any('conv3' in layer for layer in parts.structure.shapes)
+  experiment = build(config)
+  assert (experiment.config.data_loading, experiment.config.augment.mode) == ('streamed', 'resized')
+  assert cost.macs(experiment.structure.layers) < 1e7
+  bottlenecks = any('conv3' in layer for layer in experiment.structure.shapes)
   assert bottlenecks == (name not in ('resnet18', 'resnet34'))
   whole = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}', smoke=False)
   assert whole.epochs == (90 if density == '1.0' else 100)
@@ -66,7 +66,7 @@ def test_smoking_a_config_twice_changes_no_more():
 def test_every_sweep_can_be_smoked(path):
   configs = config_files.function_of(path, 'get_sweep')()
   for config in {c.model.name: c for c in configs}.values():
-    experiment(config_files.override(config, ['--config.smoke=true']))
+    build(config_files.override(config, ['--config.smoke=true']))
 
 
 def test_the_input_of_a_smoke_config_is_measured(capsys):

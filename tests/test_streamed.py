@@ -15,7 +15,7 @@ from tiny import tiny_config
 
 from random_pruning_jax import data, feed, main, measure, parallel, runlog, train
 from random_pruning_jax.data import crops, folder, order, places, streamed
-from random_pruning_jax.experiment import experiment
+from random_pruning_jax.experiment import build
 
 COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
 TRAIN, TEST = 12, 5  # images of each class
@@ -203,8 +203,8 @@ def test_decoders_agree_on_smooth_images(tmp_path, side, channels):
 @pytest.mark.parametrize('split', ['validation', 'test'])
 def test_evaluation_decodes_every_image_once(data_dir, split):
   """Those held out are in a folder `val`."""
-  parts = experiment(streamed_config(data_dir))
-  images, labels = feed.held_out(parts, split)
+  experiment = build(streamed_config(data_dir))
+  images, labels = feed.held_out(experiment, split)
   assert images.shape == (15, 16, 16, 3) and sorted(who(images)) == all_of(TEST)
   assert [label for label, _ in who(images)] == labels.tolist()
 
@@ -226,8 +226,8 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   """Threads decoded its images, and two processes do when it goes on."""
   config = streamed_config(data_dir, checkpoint__every_steps=3)
 
-  def stopped(parts):
-    fed = made(parts)
+  def stopped(experiment):
+    fed = made(experiment)
 
     def stream(calls):
       for number, inputs in enumerate(fed.stream(calls)):
@@ -277,8 +277,8 @@ def test_scores_of_images_read_only_the_images_they_look_at(data_dir, tmp_path):
 
 def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):
   with pytest.raises(ValueError, match='one of resized, none where images are streamed'):
-    feed.feed(experiment(streamed_config(data_dir, augment__mode='reflect')))
+    feed.feed(build(streamed_config(data_dir, augment__mode='reflect')))
   with pytest.raises(ValueError, match='where images are resident'):
-    feed.feed(experiment(tiny_config(augment__mode='resized')))
+    feed.feed(build(tiny_config(augment__mode='resized')))
   with pytest.raises(ValueError, match="data_loading must be 'streamed'"):
-    feed.feed(experiment(tiny_config(image_size=16)))
+    feed.feed(build(tiny_config(image_size=16)))

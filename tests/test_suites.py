@@ -233,7 +233,7 @@ def test_gradients_are_measured_on_as_many_devices_as_divide_the_batch():
   found = []
   for devices in (2, 4):
     on = bench(devices=devices, hessian_steps=2)
-    on.parts.config.batch_size = 122
+    on.experiment.config.batch_size = 122
     found.append(gradients.full(on).numbers)
   assert found[0] == found[1]
 
@@ -241,7 +241,7 @@ def test_gradients_are_measured_on_as_many_devices_as_divide_the_batch():
 def test_the_top_eigenvalue_is_that_of_the_explicit_hessian():
   on = bench(devices=1, hessian_steps=60)
   found = suites.measure(on, ('gradients',)).numbers
-  batch = flow.first_batch(on.parts, on.images(split='train'))
+  batch = flow.first_batch(on.experiment, on.images(split='train'))
   flat, unravel = jax.flatten_util.ravel_pytree(on.network.variables['params'])
   head = unravel(flat)['head']
 
@@ -333,12 +333,12 @@ def test_images_of_training_are_read_once():
 def test_labels_that_are_no_class_of_the_network_are_refused():
   """As -1, which stands for none in some test splits."""
   wide = bench()
-  fewer = dataclasses.replace(wide.parts.spec, num_classes=9)
-  parts = wide.parts._replace(spec=fewer)
+  fewer = dataclasses.replace(wide.experiment.spec, num_classes=9)
+  experiment = wide.experiment._replace(spec=fewer)
   asks = (
-    lambda: feed.feed(parts),
-    lambda: feed.held_out(parts),
-    lambda: suites.Bench(parts, {}, {}).labels(),
+    lambda: feed.feed(experiment),
+    lambda: feed.held_out(experiment),
+    lambda: suites.Bench(experiment, {}, {}).labels(),
   )
   for ask in asks:
     with pytest.raises(data.DataError, match=r'must lie in \[0, 9\), got 0 to 9'):

@@ -51,7 +51,7 @@ def swept(tmp_path_factory):
       compiled.append(event)
 
   out = io.StringIO()
-  with view.View(both.jobs, estimate.costs(both.jobs, both.parts), directory, out):
+  with view.View(both.jobs, estimate.costs(both.jobs, both.experiments), directory, out):
     work.work(both.jobs[:1], directory)
     jax.monitoring.register_event_duration_secs_listener(listen)
     work.work([job for job in both.jobs if job.config.optimizer.lr < 1], directory)
@@ -226,8 +226,8 @@ def test_a_shard_that_cannot_be_is_refused(which):
 
 def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
   both = plan.plan([small(), small(pruning__density=1.0)])
-  sparse, dense = estimate.costs(both.jobs, both.parts)
-  structure = both.parts[both.jobs[0].group].structure
+  sparse, dense = estimate.costs(both.jobs, both.experiments)
+  structure = both.experiments[both.jobs[0].group].structure
   prunable = sum(layer.size for layer in structure.layers)
   assert dense.kept == prunable
   assert sparse.kept == pytest.approx(0.3 * prunable, abs=5)
@@ -235,7 +235,7 @@ def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
   macs = sum(layer.macs for layer in structure.layers)
   assert dense.flops == dense.dense_flops == sparse.dense_flops == 2 * 3 * 10 * 120 * macs
   assert sparse.flops < dense.flops
-  text = estimate.table(both.jobs, both.parts, tmp_path, workers=1)
+  text = estimate.table(both.jobs, both.experiments, tmp_path, workers=1)
   assert all(job.tag in text for job in both.jobs) and '2 runs' in text
   assert not any((tmp_path / job.tag).exists() for job in both.jobs)
 
@@ -244,10 +244,12 @@ def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_p
   clock = types.SimpleNamespace(perf_counter=itertools.count(step=60).__next__)  # a look, a minute
   monkeypatch.setattr(estimate, 'time', clock)
   both = plan.plan([small(), small(model__width=4)])
-  narrow, wide = (sum(x.macs for x in both.parts[job.group].structure.layers) for job in both.jobs)
-  seconds = estimate.seconds_per_step(both.jobs, both.parts)
+  narrow, wide = (
+    sum(x.macs for x in both.experiments[job.group].structure.layers) for job in both.jobs
+  )
+  seconds = estimate.seconds_per_step(both.jobs, both.experiments)
   assert list(seconds.values()) == [60, 60 * wide / narrow]  # measured, and scaled from that
-  text = estimate.table(both.jobs, both.parts, tmp_path, workers=4)
+  text = estimate.table(both.jobs, both.experiments, tmp_path, workers=4)
   assert f'about {estimate.duration(10 * sum(seconds.values()))} here with 4 workers' in text
 
 
@@ -258,9 +260,9 @@ def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
       small(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3),
     ]
   )
-  held, structured = estimate.costs(both.jobs, both.parts)
-  parts = both.parts[both.jobs[0].group]
-  sizes = {layer.name: layer.size for layer in parts.structure.layers}
+  held, structured = estimate.costs(both.jobs, both.experiments)
+  experiment = both.experiments[both.jobs[0].group]
+  sizes = {layer.name: layer.size for layer in experiment.structure.layers}
   stem = sizes['stem/kernel']
   assert held.kept == pytest.approx(stem + 0.3 * (sum(sizes.values()) - stem), abs=5)
   assert 'n_m sampling' in structured.infeasible

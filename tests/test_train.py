@@ -34,7 +34,7 @@ def assert_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
-def figures(workdir):
+def log_of(workdir):
   """What the log says of the network, without what it says of the clock."""
   return [
     {name: value for name, value in line.items() if name not in ('images_per_second', 'waiting')}
@@ -79,13 +79,13 @@ def a_batch(size=12):
 
 
 def test_one_device_equals_three_and_four():
-  state, figures_of_one = one_step(0.5, a_batch())
+  state, metrics_of_one = one_step(0.5, a_batch())
   for devices in (3, 4):
-    same, figures_of_many = one_step(0.5, a_batch(), devices)
+    same, metrics_of_many = one_step(0.5, a_batch(), devices)
     for one, many in (
       (state.params, same.params),
       (state.batch_stats, same.batch_stats),
-      (figures_of_one, figures_of_many),
+      (metrics_of_one, metrics_of_many),
     ):
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, many)
 
@@ -101,7 +101,7 @@ def test_weights_outside_the_masks_are_exactly_zero_after_training(whole):
 
 def test_training_learns_the_digits(whole):
   workdir, _ = whole
-  first, *_, last = [line for line in figures(workdir) if line['kind'] == 'train']
+  first, *_, last = [line for line in log_of(workdir) if line['kind'] == 'train']
   assert last['loss'] < 0.9 * first['loss']
   assert last['accuracy'] > 0.2  # ten classes, two epochs, 120 weights
 
@@ -113,7 +113,7 @@ def test_every_step_is_in_the_log_once(whole):
     ('epoch', [10, 20]),
     ('validation', [10, 20]),
   ):
-    assert [line['step'] for line in figures(workdir) if line['kind'] == kind] == expected
+    assert [line['step'] for line in log_of(workdir) if line['kind'] == kind] == expected
 
 
 def test_another_density_and_seed_compile_no_second_step(whole, tmp_path):
@@ -135,12 +135,12 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, ev
   config = tiny_config(checkpoint__every_steps=every_steps)
   taken = 0
 
-  def stop_at_17(self, figures):
+  def stop_at_17(self, metrics):
     nonlocal taken
     taken += 1
     if taken == 17:
       raise KeyboardInterrupt
-    return add(self, figures)
+    return add(self, metrics)
 
   add = runlog.Meter.add
   with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, ev
     train.train(config, tmp_path, show=False)
   state = train.train(config, tmp_path, show=False)
   assert_equal(state, whole[1])
-  assert figures(tmp_path) == figures(whole[0])
+  assert log_of(tmp_path) == log_of(whole[0])
 
 
 def test_a_killed_run_goes_on_to_the_very_same_numbers(whole, tmp_path):
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(whole, tmp_path):
   assert process.wait() == -signal.SIGKILL
   state = train.train(tiny_config(checkpoint__every_steps=3), tmp_path, show=False)
   assert_equal(state, whole[1])
-  assert figures(tmp_path) == figures(whole[0])
+  assert log_of(tmp_path) == log_of(whole[0])
 
 
 def test_a_run_on_one_device_equals_four_and_goes_on_on_two(tmp_path):
@@ -271,7 +271,7 @@ def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
   with pytest.raises(ValueError, match=r'multiple of the number of devices, 4; got 122'):
-    train.experiment(tiny_config(batch_size=122))
+    train.build(tiny_config(batch_size=122))
 
 
 def test_without_synchronised_statistics_each_device_has_its_own(tmp_path):
@@ -307,10 +307,10 @@ def in_calls(tmp_path_factory):
 
 
 def test_steps_in_one_call_are_the_steps_one_by_one(whole, in_calls):
-  assert [(line['kind'], line['step']) for line in figures(in_calls[0])] == [
-    (line['kind'], line['step']) for line in figures(whole[0])
+  assert [(line['kind'], line['step']) for line in log_of(in_calls[0])] == [
+    (line['kind'], line['step']) for line in log_of(whole[0])
   ]
-  for one, other in zip(figures(in_calls[0]), figures(whole[0]), strict=True):
+  for one, other in zip(log_of(in_calls[0]), log_of(whole[0]), strict=True):
     for name in one.keys() - {'kind'}:
       assert one[name] == pytest.approx(other[name], rel=0.02, abs=0.02)
   jax.tree.map(
@@ -333,4 +333,4 @@ def test_a_run_in_calls_goes_on_to_the_very_same_numbers(in_calls, tmp_path):
     train.train(config, tmp_path, show=False)
   state = train.train(config, tmp_path, show=False)
   assert_equal(state, in_calls[1])
-  assert figures(tmp_path) == figures(in_calls[0])
+  assert log_of(tmp_path) == log_of(in_calls[0])

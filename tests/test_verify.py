@@ -118,11 +118,11 @@ def test_an_altered_checksum_is_refused(trained, tmp_path, capsys):
 
 def untrained(config, workdir, batches_of=None):
   """Saves the initial state of a config's run; `batches_of` are the images that its scores see."""
-  parts = train.experiment(config)
-  runlog.claim(workdir, parts.config)
-  variables = train.initial_variables(parts.model, train.keys(0).init, parts.spec.shape)
-  kept = train.initial_masks(parts, variables, train.score_batches(parts, batches_of))
-  state = create_state(variables, kept, train.optimizers.make(parts.config, 1))
+  experiment = train.build(config)
+  runlog.claim(workdir, experiment.config)
+  variables = train.initial_variables(experiment.model, train.keys(0).init, experiment.spec.shape)
+  kept = train.initial_masks(experiment, variables, train.score_batches(experiment, batches_of))
+  state = create_state(variables, kept, train.optimizers.make(experiment.config, 1))
   with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
   return kept

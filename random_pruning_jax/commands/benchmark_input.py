@@ -22,12 +22,12 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   arguments.start_jax(args)
   from random_pruning_jax import feed, tables
   from random_pruning_jax.data import streamed
-  from random_pruning_jax.experiment import experiment
+  from random_pruning_jax.experiment import build
 
-  parts = experiment(config)
-  config = parts.config  # resolved: a smoke config names another data set
+  experiment = build(config)
+  config = experiment.config  # resolved: a smoke config names another data set
   source = streamed.Source(config.dataset, 'train', config.data_dir)
-  example = feed.stream_example(parts, source)
+  example = feed.stream_example(experiment, source)
   rows = [['what', 'images/s', 'images/s of CPU time'], *_decoders(example, args.images)]
   rows.append(_stream(example, args.images, config.data_workers))
   print(tables.text(rows))

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   planned = plan.plan(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
   jobs = plan.shard(planned.jobs, args.shard)
   if args.dry_run:
-    print(estimate.table(jobs, planned.parts, directory, args.workers))
+    print(estimate.table(jobs, planned.experiments, directory, args.workers))
     return 0
   if args.worker >= 0:
     start = args.worker * len(jobs) // args.workers  # so that each begins with another network
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     work.forget_failures(jobs, directory)
   status = 0
   with (
-    view.View(jobs, estimate.costs(jobs, planned.parts), directory) as seen,
+    view.View(jobs, estimate.costs(jobs, planned.experiments), directory) as seen,
     preemption.raise_when_asked(),
   ):
     if parent:

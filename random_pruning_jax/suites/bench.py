@@ -34,16 +34,16 @@ class Bench:
 
   def __init__(
     self,
-    parts: Experiment,
+    experiment: Experiment,
     variables: dict,
     masks: Any,
     *,
     features: bool = False,
     show: bool = False,
   ):
-    self.parts = parts
+    self.experiment = experiment
     self.network = evaluate.Network(
-      parts.model, variables, parts.config.evaluation.batch_size, parts.on
+      experiment.model, variables, experiment.config.evaluation.batch_size, experiment.on
     )
     self.masks = masks
     self.features = features  # whether outputs hold features: they come with the logits or never
@@ -54,25 +54,25 @@ class Bench:
 
   @property
   def config(self) -> ConfigDict:
-    return self.parts.config.evaluation
+    return self.experiment.config.evaluation
 
   def images(self, name: str = OWN, split: str = 'test') -> data.Images:
     """A split in the network's shape. Raises data.DataError where it is missing."""
     if (name, split) in self._images:
       return self._images[name, split]
     if (name, split) == (OWN, 'train'):  # perhaps too many to hold at once
-      self._images[name, split] = feed.feed(self.parts).images
+      self._images[name, split] = feed.feed(self.experiment).images
     else:
-      dataset = name or self.parts.config.dataset
+      dataset = name or self.experiment.config.dataset
       found, note = data.load_adapted(
         dataset,
         split,
-        self.parts.spec.shape,
-        self.parts.config.data_dir,
-        self.parts.spec.resize,
+        self.experiment.spec.shape,
+        self.experiment.config.data_dir,
+        self.experiment.spec.resize,
       )
       if name == OWN:
-        data.labelled(found, self.parts.spec.num_classes, f'{dataset} {split}')
+        data.labelled(found, self.experiment.spec.num_classes, f'{dataset} {split}')
       self._images[name, split] = found
       if note:
         self.notes[dataset] = note
@@ -81,7 +81,7 @@ class Bench:
   def source(self, name: str = OWN, split: str = 'test') -> evaluate.Source:
     """The images of a set, or of `ALWAYS`: as many as one's own of that split."""
     if name == NOISE:
-      return evaluate.gaussian_noise(len(self.labels(OWN, split)), self.parts.spec.shape)
+      return evaluate.gaussian_noise(len(self.labels(OWN, split)), self.experiment.spec.shape)
     if name == SHUFFLED:
       return evaluate.pixel_shuffled(self.images(OWN, split).images)
     return evaluate.stored(self.images(name, split).images)
@@ -97,7 +97,7 @@ class Bench:
         source,
         features=self.features,
         advance=self.stages.begin(
-          f'{name or self.parts.config.dataset} {split}', len(source.arrays[0])
+          f'{name or self.experiment.config.dataset} {split}', len(source.arrays[0])
         ),
       )
     return self._outputs[name, split]

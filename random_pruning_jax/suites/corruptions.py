@@ -56,10 +56,10 @@ def full(bench: Bench) -> Findings:
   'corruptions/fog/accuracy', 'corruptions/accuracy'; for ImageNet also 'corruptions/fog/ce' and
   'corruptions/mce'. 'corruptions_regenerated/...' where the images were made here.
   """
-  family = FAMILIES.get(bench.parts.config.dataset.partition(':')[0])
+  family = FAMILIES.get(bench.experiment.config.dataset.partition(':')[0])
   if family and any(_prepared(bench, family, name) for name in _names(bench)):
     return _measure(bench, family, 'corruptions')
-  why = corrupted.available(bench.parts.spec.shape)
+  why = corrupted.available(bench.experiment.spec.shape)
   if why:
     looked = f'{family.dataset} is not prepared, and ' if family else ''
     return Findings(skipped={'corruptions': f'{looked}they cannot be regenerated: {why}'})
@@ -101,8 +101,8 @@ def _measure(bench: Bench, family: Family | None, prefix: str) -> Findings:
 def against_alexnet(errors: dict[str, float], clean: float) -> dict[str, float]:
   """'fog/ce' = E / E_AlexNet, their mean 'mce', and 'relative_mce' of what corruption adds.
 
-  errors: of each of the fifteen, mean over severities; clean: without corruption. In parts, not
-  per cent: AlexNet has 1.
+  errors: of each of the fifteen, mean over severities; clean: without corruption. In parts, not per
+  cent: AlexNet has 1.
   """
   ces = {f'{name}/ce': error / ALEXNET[name] for name, error in errors.items()}
   added = [(e - clean) / (ALEXNET[name] - ALEXNET_CLEAN) for name, e in errors.items()]
@@ -113,14 +113,14 @@ def against_alexnet(errors: dict[str, float], clean: float) -> dict[str, float]:
 def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[str, float]:
   what = f'{name} {severity}'
   if family:
-    parts, shape = bench.parts, bench.parts.spec.shape
+    experiment, shape = bench.experiment, bench.experiment.spec.shape
     path = _tfds_name(family, name, severity)
-    images, _ = data.load_adapted(path, 'test', shape, parts.config.data_dir)
+    images, _ = data.load_adapted(path, 'test', shape, experiment.config.data_dir)
   else:
     clean, count = bench.images(), _count(bench)
     some = data.Images(clean.images[:count], clean.labels[:count])
     bench.stages.begin(f'making {what}', count)
-    images = corrupted.corrupted(some, name, severity, bench.parts.config.dataset)
+    images = corrupted.corrupted(some, name, severity, bench.experiment.config.dataset)
   return measure(bench.predict(images.images, what), images.labels, MEASURED)
 
 
@@ -133,7 +133,7 @@ def _count(bench: Bench) -> int:
 
 
 def _prepared(bench: Bench, family: Family, name: str) -> bool:
-  root = places.data_root(bench.parts.config.data_dir)
+  root = places.data_root(bench.experiment.config.data_dir)
   return any(
     places.locate(_tfds_name(family, name, severity), root) for severity in bench.config.severities
   )

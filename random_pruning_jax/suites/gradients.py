@@ -16,7 +16,7 @@ def full(bench: Bench) -> Findings:
 
   The loss is the mean cross-entropy with running BatchNorm statistics; no augmentation.
   """
-  batch = flow.first_batch(bench.parts, bench.images(split='train'))
+  batch = flow.first_batch(bench.experiment, bench.images(split='train'))
   on = parallel.that_divide(len(batch['label']), bench.network.on)
   variables, masks = parallel.replicate(jax.device_get((bench.network.variables, bench.masks)), on)
   rest = (variables, masks, *(parallel.split(batch[name], on) for name in ('image', 'label')))

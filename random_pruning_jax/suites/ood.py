@@ -46,8 +46,8 @@ def _measure(bench: Bench, scorers: Mapping[str, Scorer], besides: tuple[str, ..
       found.skipped[f'ood/{foreign}'] = str(error).splitlines()[0]
       continue
     for name, scorer in scorers.items():
-      parts = ood.separation(own[name], scorer(foreign, 'test'))
-      found.numbers.update({f'ood/{foreign}/{name}/{k}': value for k, value in parts.items()})
+      numbers = ood.separation(own[name], scorer(foreign, 'test'))
+      found.numbers.update({f'ood/{foreign}/{name}/{k}': value for k, value in numbers.items()})
   found.add(_group_means(bench, found, scorers))
   return found
 

@@ -19,7 +19,7 @@ MEASURED = ('accuracy', 'nll', 'ece')
 def full(bench: Bench) -> Findings:
   """Accuracy, NLL and ECE on each shifted set: 'shifts/SET/accuracy'."""
   found = Findings()
-  dataset = bench.parts.config.dataset.partition(':')[0]
+  dataset = bench.experiment.config.dataset.partition(':')[0]
   names = bench.config.shifts or SHIFTS.get(dataset, ())
   if not names:
     found.skipped['shifts'] = (
@@ -31,9 +31,10 @@ def full(bench: Bench) -> Findings:
     except data.DataError as error:
       found.skipped[f'shifts/{name}'] = str(error).splitlines()[0]
       continue
-    if labels.max() >= bench.parts.spec.num_classes:
+    classes = bench.experiment.spec.num_classes
+    if labels.max() >= classes:
       found.skipped[f'shifts/{name}'] = (
-        f'its labels reach {labels.max()}, and {dataset} has {bench.parts.spec.num_classes} classes'
+        f'its labels reach {labels.max()}, and {dataset} has {classes} classes'
       )
       continue
     logits = bench.predict(images, name)

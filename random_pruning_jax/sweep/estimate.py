@@ -41,21 +41,21 @@ class Cost(NamedTuple):
   infeasible: str
 
 
-def costs(jobs: Sequence[Job], parts: dict[str, Experiment]) -> list[Cost | None]:
+def costs(jobs: Sequence[Job], experiments: dict[str, Experiment]) -> list[Cost | None]:
   """The cost of each job, None for one that cannot be."""
-  return [None if job.error else _cost(job, parts[job.group]) for job in jobs]
+  return [None if job.error else _cost(job, experiments[job.group]) for job in jobs]
 
 
-def _cost(job: Job, parts: Experiment) -> Cost:
-  config, structure = job.config, parts.structure
+def _cost(job: Job, experiment: Experiment) -> Cost:
+  config, structure = job.config, experiment.structure
   layers = structure.layers
-  images = _train_images(job.config.dataset, job.config.data_dir, parts.spec)
+  images = _train_images(job.config.dataset, job.config.data_dir, experiment.spec)
   steps = samples = None
   if images:
     steps = config.epochs * resident.steps_per_epoch(images, config.batch_size)
     samples = steps * config.batch_size
   dense = cost.training_flops(layers, samples) if samples else None
-  bad = plan.infeasible(config, parts)
+  bad = plan.infeasible(config, experiment)
   kept, flops = masks.kept_count(config.pruning.density, sum(x.size for x in layers)), None
   if config.pruning.density == 1:
     flops = dense
@@ -77,7 +77,7 @@ def _train_images(name: str, data_dir: str, spec: data.Spec) -> int | None:
   return round(size * int(found[2] or 100) / 100) if size else None
 
 
-def seconds_per_step(jobs: Sequence[Job], parts: dict[str, Experiment]) -> dict[str, float]:
+def seconds_per_step(jobs: Sequence[Job], experiments: dict[str, Experiment]) -> dict[str, float]:
   """Seconds of a training step of each group, measured on blank images, smallest network first.
 
   Measuring ends some seconds after the first, in which a first start compiles; the groups that are
@@ -85,7 +85,7 @@ def seconds_per_step(jobs: Sequence[Job], parts: dict[str, Experiment]) -> dict[
   multiply-adds.
   """
   work = {
-    job.group: cost.macs(parts[job.group].structure.layers) * job.config.batch_size
+    job.group: cost.macs(experiments[job.group].structure.layers) * job.config.batch_size
     for job in jobs
     if not job.error
   }
@@ -93,29 +93,31 @@ def seconds_per_step(jobs: Sequence[Job], parts: dict[str, Experiment]) -> dict[
   last, end = '', math.inf
   for name in sorted(work, key=work.__getitem__):
     if time.perf_counter() < end:
-      seconds[name], last = _measure(parts[name]), name
+      seconds[name], last = _measure(experiments[name]), name
       end = min(end, time.perf_counter() + _PATIENCE)
     else:
       seconds[name] = seconds[last] * work[name] / work[last]
   return seconds
 
 
-def _measure(parts: Experiment, steps: int = 3) -> float:
-  config = parts.config
+def _measure(experiment: Experiment, steps: int = 3) -> float:
+  config = experiment.config
   tx = optimizers.make(config, 100)
-  variables = initial_variables(parts.model, keys(0).init, parts.spec.shape)
+  variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
   state = create_state(variables, masks.ones(variables['params']), tx)
-  state = parallel.replicate(state, parts.on)
+  state = parallel.replicate(state, experiment.on)
   batch = {
-    'image': jnp.full((config.batch_size, *parts.spec.shape), 0.5),
+    'image': jnp.full((config.batch_size, *experiment.spec.shape), 0.5),
     'label': jnp.zeros((config.batch_size,), jnp.int32),
   }
-  batch = {name: parallel.split(jax.device_get(array), parts.on) for name, array in batch.items()}
+  batch = {
+    name: parallel.split(jax.device_get(array), experiment.on) for name, array in batch.items()
+  }
 
   def step(state, batch):
-    return train_step(state, batch, model=parts.model, tx=tx, axis_name=parallel.AXIS)
+    return train_step(state, batch, model=experiment.model, tx=tx, axis_name=parallel.AXIS)
 
-  compiled = parallel.parallel(step, parts.on, (None, 0), (None, None))
+  compiled = parallel.parallel(step, experiment.on, (None, 0), (None, None))
   state, _ = jax.block_until_ready(compiled(state, batch))
   times = []
   for _ in range(steps):
@@ -134,11 +136,11 @@ def duration(seconds: float) -> str:
 
 
 def table(
-  jobs: Sequence[Job], parts: dict[str, Experiment], directory: pathlib.Path, workers: int
+  jobs: Sequence[Job], experiments: dict[str, Experiment], directory: pathlib.Path, workers: int
 ) -> str:
   """Every run with its state and cost, and what all that is not done yet will take."""
-  every = costs(jobs, parts)
-  step = seconds_per_step(jobs, parts)
+  every = costs(jobs, experiments)
+  step = seconds_per_step(jobs, experiments)
   head = ['run', 'state', 'parameters', 'kept', 'steps', 'FLOPs, dense', 'FLOPs, kept', 'time']
   lines = [head]
   left = 0.0

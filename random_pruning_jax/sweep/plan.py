@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog
 from random_pruning_jax import config as config_lib
-from random_pruning_jax.experiment import Experiment, check_budget, experiment
+from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import claim
 
 FAILED = 'failed.json'  # in a run's directory: its error, traceback and config
@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 class Plan(NamedTuple):
   jobs: list[Job]  # those that share a compilation follow each other
-  parts: dict[str, Experiment]  # of one job of each group
+  experiments: dict[str, Experiment]  # of one job of each group
 
 
 def plan(
@@ -45,13 +45,13 @@ def plan(
   """
   if not configs:
     raise ValueError('a sweep must have at least one config, got none.')
-  parts: dict[str, Experiment] = {}
+  experiments: dict[str, Experiment] = {}
   seen: dict[str, int] = {}
   jobs: list[Job] = []
   wrong: dict[str, list[str]] = {}  # error -> the jobs that have it
   for i, config in enumerate(configs):
     try:
-      resolved = _check(config, parts, need_data)
+      resolved = _check(config, experiments, need_data)
       job = Job(tag(resolved), resolved, many.key(resolved))
     except ValueError as error:
       job = Job(tag(config), config, many.key(config), str(error))
@@ -63,7 +63,7 @@ def plan(
   if wrong and not skip_invalid:
     raise ValueError(_refusal(wrong, len(configs)))
   first = list(dict.fromkeys(job.group for job in jobs))
-  return Plan(sorted(jobs, key=lambda job: first.index(job.group)), parts)
+  return Plan(sorted(jobs, key=lambda job: first.index(job.group)), experiments)
 
 
 def shard(jobs: Sequence[Job], which: str) -> list[Job]:
@@ -135,10 +135,10 @@ def read_failure(directory: pathlib.Path) -> dict[str, Any]:
   return json.loads((directory / FAILED).read_text())
 
 
-def infeasible(config: ConfigDict, parts: Experiment) -> str:
+def infeasible(config: ConfigDict, experiment: Experiment) -> str:
   """Why the budget cannot be spent on this network; '' where it can, or the ratio is a score."""
   try:
-    check_budget(parts._replace(config=config))
+    check_budget(experiment._replace(config=config))
   except ValueError as error:
     return str(error)
   return ''
@@ -158,7 +158,7 @@ def _refusal(wrong: dict[str, list[str]], total: int) -> str:
   )
 
 
-def _check(config: ConfigDict, parts: dict[str, Experiment], need_data: bool) -> ConfigDict:
+def _check(config: ConfigDict, experiments: dict[str, Experiment], need_data: bool) -> ConfigDict:
   """The resolved config, or ValueError; builds the network of each group once."""
   if config.dense_twin:
     raise ValueError(
@@ -168,10 +168,10 @@ def _check(config: ConfigDict, parts: dict[str, Experiment], need_data: bool) ->
   resolved = config_lib.resolve(config)
   pruning.check_names(resolved.pruning.ratio, resolved.pruning.select, resolved.pruning.sampling)
   name = many.key(resolved)
-  if name not in parts:
+  if name not in experiments:
     if need_data:
       data.find(resolved.dataset, resolved.data_dir)
-    parts[name] = experiment(resolved, tuple(jax.devices()))
+    experiments[name] = build(resolved, tuple(jax.devices()))
   return resolved
 
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
   from random_pruning_jax.train import Run
 
 
-class Book:
+class Recorder:
   """Keeps the record of one run; is told of each call, and waits for nothing.
 
-  What is due at the end of a call is done by `settle`, which is called when the devices already
-  have the next one. Validation they compute after that; its logits are fetched by the `settle`
+  What is due at the end of a call is done by `write_due`, which is called when the devices already
+  have the next one. Validation they compute after that; its logits are fetched by the `write_due`
   after, when they have yet another call. Files they do not wait for: a thread fetches, checks and
   writes a checkpoint (`checkpoints.save`).
   """
@@ -48,11 +48,11 @@ class Book:
     self._started = time.perf_counter() - record['seconds']
     self._compile_seconds = record.get('compile_seconds', 0.0)  # older checkpoints have none
     self._called: set[str] = set()
-    self._rates = optimizers.learning_rates(run.parts.config, run.per_epoch)
-    self._flows = flow.FlowLog(run.parts, run.feed.images)
+    self._rates = optimizers.learning_rates(run.experiment.config, run.per_epoch)
+    self._flows = flow.FlowLog(run.experiment, run.feed.images)
     self._kept: TrainState | None = None  # to be validated and saved
     self._unfinished: Callable[[], None] | None = None  # waits for validation, and saves
-    self._settled = True
+    self._written = True
     if self.step == 0:
       self._flows.measure(0, state)
 
@@ -69,34 +69,34 @@ class Book:
       self._called.add(program)
       self._compile_seconds += time.perf_counter() - began
 
-  def wants_state(self, step: int) -> bool:
-    """Whether `took` looks at the state after `step` steps."""
-    every = self._run.parts.config.gradient_flow_every
+  def needs_state(self, step: int) -> bool:
+    """Whether `record` looks at the state after `step` steps."""
+    every = self._run.experiment.config.gradient_flow_every
     return any(self._due(step)) or bool(every and step % every == 0)
 
-  def took(
-    self, step: int, state: TrainState | None, figures: dict[str, Any], save: bool = False
+  def record(
+    self, step: int, state: TrainState | None, training: dict[str, Any], save: bool = False
   ) -> None:
     """A call ended at `step`: loss and accuracy of its steps, and the state then if it is wanted.
 
     The state is saved where that is due, or with `save`; the next call must not take its memory.
     """
-    self._meter.add(figures)
+    self._meter.add(training)
     self._flows.measure(step, state)
     self._progress.advance(step - self.step)
-    self.step, self._settled = step, False
+    self.step, self._written = step, False
     if save or any(self._due(step)):
       self._kept = state
 
-  def settle(self) -> None:
-    """Does what is due at the step that was told of last, once; `finish` does the rest.
+  def write_due(self) -> None:
+    """Does what is due at the step that was told of last, once; `flush` does the rest.
 
     Raises runlog.NotFiniteError and checkpoints.NotWrittenError.
     """
-    self.finish()
-    if self._settled:
+    self.flush()
+    if self._written:
       return
-    self._settled, config = True, self._run.parts.config
+    self._written, config = True, self._run.experiment.config
     logs = self.step % config.log_every == 0
     if logs:
       self._log_mean()
@@ -111,25 +111,25 @@ class Book:
       self._begin_to_save(self._kept, epoch)
       self._kept = None
 
-  def finish(self) -> None:
-    """Waits for a validation that `settle` began, writes what it found, and saves."""
+  def flush(self) -> None:
+    """Waits for a validation that `write_due` began, writes what it found, and saves."""
     if self._unfinished is not None:
       finish, self._unfinished = self._unfinished, None
       finish()
 
   def _due(self, step: int) -> tuple[bool, bool]:
     """Whether to validate, and whether to save besides, after `step` steps."""
-    config, (epochs, rest) = self._run.parts.config, divmod(step, self._run.per_epoch)
+    config, (epochs, rest) = self._run.experiment.config, divmod(step, self._run.per_epoch)
     at_end = epochs % config.checkpoint.every_epochs == 0 or epochs == config.epochs
     every = config.checkpoint.every_steps
     return rest == 0 and at_end, bool(every and step % every == 0)
 
   def _log_mean(self) -> None:
     mean = self._meter.mean()
-    speed = mean.pop('steps_per_second') * self._run.parts.config.batch_size
+    speed = mean.pop('steps_per_second') * self._run.experiment.config.batch_size
     lr = float(self._rates[self.step - 1])
     self._log.write('train', self.step, mean | {'lr': lr, 'images_per_second': speed})
-    self._progress.figures(
+    self._progress.status(
       f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, {speed:,.0f} images/s'
     )
 
@@ -142,11 +142,11 @@ class Book:
         run = self._run
         with self.compiling('validation'):
           logits = evaluate.begin_to_predict(
-            run.parts.model,
+            run.experiment.model,
             state.variables,
             run.validation.images,
-            batch_size=run.parts.config.evaluation.batch_size,
-            on=run.parts.on,
+            batch_size=run.experiment.config.evaluation.batch_size,
+            on=run.experiment.on,
           )
 
     def finish() -> None:
@@ -155,28 +155,28 @@ class Book:
         record = {'meter': meter, 'validation': validation}
         record |= {'seconds': time.perf_counter() - self._started}
         record |= {'compile_seconds': self._compile_seconds}
-        record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.parts.on)}
+        record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.experiment.on)}
         checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
 
     self._unfinished = finish
     if not validate:
-      self.finish()
+      self.flush()
 
   def _validated(
     self, step: int, logits: np.ndarray, trained: dict[str, float]
   ) -> dict[str, float]:
     """Accuracy and NLL on the validation images, written to the log and told to the person."""
     run, labels = self._run, self._run.validation.labels
-    figures = {name: float(figure) for name, figure in _figures(logits, labels).items()}
-    self._log.write('validation', step, figures)
+    validation = {name: float(value) for name, value in _accuracy_and_nll(logits, labels).items()}
+    self._log.write('validation', step, validation)
     self._progress.line(
-      f'epoch {step // run.per_epoch:>3}/{run.parts.config.epochs}  step {step}  '
+      f'epoch {step // run.per_epoch:>3}/{run.experiment.config.epochs}  step {step}  '
       f'loss {trained["loss"]:.4f}  accuracy {trained["accuracy"]:.2%}  '
-      f'validation accuracy {figures["accuracy"]:.2%}'
+      f'validation accuracy {validation["accuracy"]:.2%}'
     )
-    return figures
+    return validation
 
 
 @jax.jit
-def _figures(logits: chex.Array, labels: chex.Array) -> dict[str, chex.Array]:
+def _accuracy_and_nll(logits: chex.Array, labels: chex.Array) -> dict[str, chex.Array]:
   return {'accuracy': metrics.accuracy(logits, labels), 'nll': metrics.nll(logits, labels)}

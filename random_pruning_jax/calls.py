@@ -1,7 +1,7 @@
 """How many steps one call of the compiled program takes: where calls end, as numbers alone.
 
-Where a call ends is a function of the step alone, so that a run which goes on from a checkpoint
-computes with the programs, at the same steps, with which it would have come there in one piece.
+Where calls end depends on the number of the step alone, so that a resumed run executes the same
+programs at the same steps as one that was never interrupted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def acts(config: ConfigDict, per_epoch: int) -> tuple[int, ...]:
   return (per_epoch, *(n for n in every if n))
 
 
-def fewest(every: Sequence[int], most: int = MOST) -> int:
-  """Steps of a call, at most `most`, that make the fewest calls of an epoch or so."""
+def fewest(every: Sequence[int]) -> int:
+  """Steps of a call, at most `MOST`, that make the fewest calls of an epoch or so."""
   window = min(max(every), 1000)
-  return min(range(1, most + 1), key=lambda n: sum(1 for _ in ends(0, window, n, every)))
+  return min(range(1, MOST + 1), key=lambda n: sum(1 for _ in ends(0, window, n, every)))

@@ -32,9 +32,9 @@ class Recipe:
 
 
 RECIPES = {
-  # What Liu et al. (2022) should have done: exact budgets, no decay of BatchNorm and biases.
+  # Exact budgets; no decay of BatchNorm and biases.
   'clean': Recipe('kernels', 'exact', 'uniform_plus', 'standard'),
-  # What their code did (github.com/VITA-Group/Random_Pruning).
+  # What the code of Liu et al. (2022) does (github.com/VITA-Group/Random_Pruning).
   'authors': Recipe('all', 'bernoulli', 'uniform_plus_authors', 'authors'),
 }
 

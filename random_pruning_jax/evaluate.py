@@ -109,7 +109,7 @@ def outputs(
 
 
 def stream(network: Network, source: Source, *, features: bool = False) -> Iterator[Outputs]:
-  """The same batch by batch, for what need not be kept."""
+  """`Outputs` of batch after batch, for results that need not be kept."""
   run = _forward(network.model, source.make, features)
   for _, batch in _map(network, run, (network.variables,), source.arrays):
     yield Outputs(*batch)
@@ -123,7 +123,10 @@ def odin(
   epsilon: float = 0.0014,
   advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-  """`ood.odin` of every image, [N]: gradient, step and second look in one call a batch."""
+  """`ood.odin` of every image, [N]: gradient, step and second look in one call a batch.
+
+  `epsilon` is the step, on the scale of pixels in [0, 1].
+  """
   run = _odin(network.model, source.make)
   arguments = (network.variables, np.float32(temperature), np.float32(epsilon))
   return _joined((out for _, out in _map(network, run, arguments, source.arrays)), advance)
@@ -142,9 +145,10 @@ def survives(
 ) -> np.ndarray:
   """Whether the network is right after the attack, bool [N]; the whole attack is one call a batch.
 
-  `attack` is a name of `attacks.ATTACKS` and `settings` its own. Of images uint8 [N, H, W, C] only
-  `rows` are attacked (default: all), and the others count as wrong. An image's chance is a function
-  of its index: rows, batches, devices and networks do not change it.
+  `attack` is a name of `attacks.ATTACKS` and `settings` its own; `epsilon` is on the scale of
+  pixels in [0, 1]. Of images uint8 [N, H, W, C] only `rows` are attacked (default: all), and the
+  others count as wrong. An image's chance is a function of its index: rows, batches, devices and
+  networks do not change it.
   """
   rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
   right = np.zeros(len(labels), bool)

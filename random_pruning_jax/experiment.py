@@ -105,7 +105,7 @@ def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, i
 
 
 def initializer(model: models.Network, shape: tuple[int, int, int]) -> Callable[[jax.Array], dict]:
-  """The compiled function of a key that gives them."""
+  """A jitted function: key -> {'params', 'batch_stats'}, of images of `shape`."""
   return _traced(model, shape).init
 
 

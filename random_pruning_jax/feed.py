@@ -178,6 +178,6 @@ def stream_example(experiment: Experiment, source: streamed.Source) -> streamed.
 
 
 def scaled(shared: tuple, key: jax.Array, images, labels) -> dict[str, jax.Array]:
-  """What `gather` is of streamed images."""
+  """`gather` for streamed images: uint8 -> float32 in [0, 1]."""
   del shared, key  # the host has cropped them
   return {'image': images.astype(jnp.float32) / 255, 'label': labels.astype(jnp.int32)}

@@ -49,7 +49,7 @@ def gradient_flow(loss_fn: LossFn, params: Tree, masks: Tree) -> dict[str, jax.A
 
 
 def of_gradients(gradients: Tree, masks: Tree) -> dict[str, jax.Array]:
-  """The same of gradients that are there already."""
+  """Gradient norm and effective gradient flow (p = 1 and 2) of given gradients, f32[] each."""
   return {
     'gradient_norm': gradient_norm(gradients, masks),
     'egf_1': effective_gradient_flow(gradients, masks, p=1),

@@ -61,7 +61,8 @@ def train_many(
       with member.guarded():
         member.open(stack)
     if going := [member for member in members if member.outcome is None]:
-      size = len(going) if way != 'turn' else len(on) if apart else 1
+      a_turn = len(on) if apart else 1  # one on each device, or on all of them
+      size = a_turn if way == 'turn' else len(going)
       make = Apart if apart else Group
       ends, shared = calls_of(going), parallel.replicate(going[0].run.feed.shared(), on)
       cuts = range(0, len(going), size)

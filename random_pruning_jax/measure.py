@@ -43,11 +43,12 @@ def evaluate_run(
   Numbers that earlier evaluations of that checkpoint found stay in the row. `suite` names keys of
   `suites.SUITES` (default: as the config says); `checkpoint` is 'best', 'latest' or a step, '' as
   the config says; `data_dir` replaces the config's, and `changes` some of its fields
-  ('evaluation.attacked_images', 100). `trained` is a state of the run in memory, which is not read
-  again where its step is the checkpoint's. The row's 'settings' are, for each suite, the fields of
-  `evaluation` under which it was last run; the row is 'final' where the run has come to its end and
-  this is the checkpoint that its config names. Raises ValueError where there is no such checkpoint,
-  and OSError where rows cannot be written, before anything is measured.
+  ('evaluation.attacked_images', 100). `on` are the devices (default: all). `trained` is a state of
+  the run in memory, which is not read again where its step is the checkpoint's. The row's
+  'settings' are, for each suite, the fields of `evaluation` under which it was last run; the row is
+  'final' where the run has come to its end and this is the checkpoint that its config names. Raises
+  ValueError where there is no such checkpoint, and OSError where rows cannot be written, before
+  anything is measured.
   """
   config = runlog.read_config(workdir)
   config.data_dir = data_dir or config.data_dir

@@ -72,7 +72,7 @@ def rates(config: ConfigDict) -> Rates:
 
 
 def learning_rates(config: ConfigDict, steps_per_epoch: int) -> np.ndarray:
-  """Of every step [steps], at once, since to ask for one would wait for the devices."""
+  """The learning rate of every step, float32 [steps], at once, so that the loop waits for none."""
   return _learning_rates(_settings(config), steps_per_epoch)
 
 

@@ -233,5 +233,5 @@ def copy(tree: chex.ArrayTree) -> chex.ArrayTree:
 
 @jax.jit
 def row(tree: chex.ArrayTree, i: int) -> chex.ArrayTree:
-  """Row i of every leaf [M, ...] of a replicated tree, likewise."""
+  """Row i of every leaf [M, ...] of a replicated tree, copied; the host does not wait for it."""
   return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)

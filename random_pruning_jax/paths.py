@@ -24,7 +24,7 @@ def effective(
   `model` is one of `models`; images have `image_shape` [H, W, C]. BatchNorm lets all pass.
   """
   names = [name for name, mask in masks_lib.named_leaves(masks).items() if np.ndim(mask) >= 2]
-  weights = jax.tree_util.tree_map_with_path(_passing, masks)
+  weights = masks_lib.map_named(_passing, masks)
   image = np.ones((1, *image_shape), np.float32)
 
   @jax.jit
@@ -46,12 +46,11 @@ def dead_units(effective_mask: np.ndarray) -> int:
   return int((~effective_mask.reshape(-1, effective_mask.shape[-1]).any(0)).sum())
 
 
-def _passing(path, mask: chex.Array) -> np.ndarray:
+def _passing(name: str, mask: chex.Array) -> np.ndarray:
   """Kernels are their masks; scales are 1 and biases 0, so that nothing begins or ends there."""
   if np.ndim(mask) >= 2:
     return np.asarray(mask, np.float32)
-  name = jax.tree_util.keystr(path, simple=True, separator='/').split('/')[-1]
-  return np.full(np.shape(mask), 0 if name == 'bias' else 1, np.float32)
+  return np.full(np.shape(mask), 0 if name.endswith('bias') else 1, np.float32)
 
 
 def _binary(call, args, kwargs, context):

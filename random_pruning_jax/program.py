@@ -29,6 +29,8 @@ def step_of(experiment: Experiment, per_epoch: int, gather: Callable) -> Callabl
 
 @functools.lru_cache(maxsize=64)
 def one_step(model, make_optimizer, options, gather):
+  """`step(state, shared, own, inputs)`; of one step, `inputs` are what `gather` takes besides."""
+
   def step(state, shared, own, inputs):
     batch = gather(shared, own.key, *inputs)
     tx = make_optimizer(own.rates)
@@ -53,7 +55,7 @@ def ahead(call: Callable, *arguments: Any) -> Callable[[], Any]:
   Returns, once it is lowered, a function that waits for the compiler and raises what that does.
   JAX remembers what is made: a call with such arguments then compiles nothing.
   """
-  lowered = call.lower(*arguments)  # by Python, which two threads would take turns at
+  lowered = call.lower(*arguments)  # in Python: two threads would only take turns
   aside = concurrent.futures.ThreadPoolExecutor(1)
   found = aside.submit(lowered.compile)
   aside.shutdown(wait=False)

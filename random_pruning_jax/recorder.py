@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-  """Keeps the record of one run; is told of each call, and waits for nothing.
+  """Records one run: lines of the log, validation, checkpoints, without holding up the devices.
 
-  What is due at the end of a call is done by `write_due`, which is called when the devices already
-  have the next one. Validation they compute after that; its logits are fetched by the `write_due`
-  after, when they have yet another call. Files they do not wait for: a thread fetches, checks and
-  writes a checkpoint (`checkpoints.save`).
+  After it has dispatched a call, the loop first calls `write_due`, which does what the call before
+  made due while the devices work, and then `record`. Validation is dispatched by one `write_due`,
+  and its logits are fetched by the next, when the devices have yet another call. A thread fetches,
+  checks and writes a checkpoint (`checkpoints.save`).
   """
 
   def __init__(

@@ -13,6 +13,8 @@ from typing import Any
 
 FORMAT = 1  # of a row; raised when a field changes its meaning
 FILE = 'results.jsonl'
+FAILED = 'failed.json'  # in a sweep's run: its error, traceback and config
+MANIFEST = 'sweep.json'  # in a sweep's directory: every run that was ever planned there
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'numpy')
 
 

@@ -28,9 +28,9 @@ def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | 
   return fitting(stats['bytes_limit'] - stats['bytes_in_use'], shared, of_one(run, shared))
 
 
-def fitting(free: int, shared: int, member: int, most: int = MOST) -> int:
-  """Members of `member` bytes each that fit beside `shared` bytes; at least 1, at most `most`."""
-  return int(min(max((SHARE * free - shared) // member, 1), most))
+def fitting(free: int, shared: int, member: int) -> int:
+  """Members of `member` bytes each that fit beside `shared` bytes; at least 1, at most `MOST`."""
+  return int(min(max((SHARE * free - shared) // member, 1), MOST))
 
 
 def of_one(run: Run, shared: int) -> int:

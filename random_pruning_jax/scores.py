@@ -184,16 +184,15 @@ def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
   """
   words = tuple(int(word) for word in jax.random.key_data(key).ravel())
 
-  def draw(path, leaf):
+  def draw(name, leaf):
     if np.ndim(leaf) < 2:
       return leaf
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
     generator = np.random.Generator(_philox(words, f'xavier/{name}'))
     *taps, fan_in, fan_out = leaf.shape
     scale = math.sqrt(2 / ((fan_in + fan_out) * math.prod(taps)))
     return (scale * generator.standard_normal(leaf.shape)).astype(leaf.dtype)
 
-  return jax.tree_util.tree_map_with_path(draw, params)
+  return masks.map_named(draw, params)
 
 
 SCORES = {

@@ -27,7 +27,12 @@ def batches(inputs: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
 
 @functools.lru_cache(maxsize=64)
 def compiled(step: Callable, axes: tuple, on: tuple[jax.Device, ...], way: str, count: int):
-  """A call of all networks: states [M, ...] and metrics of each; states that stand still stay."""
+  """A call of M networks, for every device.
+
+  `call(states [M, ...], alive bool [M], going bool [M], shared, own [M, ...], *inputs)` gives the
+  states, `alive` and the metrics of each network. One that is not `going`, or whose loss is no
+  finite number, keeps its state.
+  """
 
   def call(*arguments):
     *carry, metrics = _call(step, way, *arguments)
@@ -38,7 +43,7 @@ def compiled(step: Callable, axes: tuple, on: tuple[jax.Device, ...], way: str, 
 
 @functools.lru_cache(maxsize=64)
 def compiled_apart(step: Callable, inputs: int, on: tuple[jax.Device, ...], way: str):
-  """The same where each device has some of the networks: all arrays [M, ...] but what is shared."""
+  """A call of networks split over the devices: every array is [M, ...] but what is shared."""
   call = functools.partial(_call, step, way)
   return parallel.apart(call, on, (0, 0, 0, None, 0, *[0] * inputs), donate=(0, 1))
 

@@ -210,7 +210,7 @@ def _creator(config: ConfigDict, per_epoch: int) -> Callable:
 
 @functools.lru_cache(maxsize=64)
 def _creating(make_optimizer, average):
-  # One program: else each operation is one, for each shape of the network's arrays.
+  # One program; else every operation would be compiled by itself, for each shape of an array.
   def create(variables, mask_tree, rates):
     return create_state(variables, mask_tree, make_optimizer(rates), average)
 

@@ -91,7 +91,7 @@ def test_the_view_says_each_end_once_and_in_plain_lines(swept):
 
 def test_finished_and_failed_runs_are_left_alone(swept):
   directory, jobs, _, _ = swept
-  files = [p for p in sorted(directory.rglob('*')) if p.name in (results.FILE, plan.FAILED)]
+  files = [p for p in sorted(directory.rglob('*')) if p.name in (results.FILE, results.FAILED)]
   before = [(path, path.stat().st_mtime_ns) for path in files]
   work.work(jobs, directory)
   assert [(path, path.stat().st_mtime_ns) for path in files] == before
@@ -170,7 +170,7 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
   with pytest.raises(ValueError) as refused:
     plan.plan(configs)
   text = str(refused.value)
-  assert text.startswith('4 of 5 configs cannot be; nothing was started.')
+  assert text.startswith('4 of 5 configs are invalid; nothing was started.')
   for word in ('nonsense', 'resnet7', '(0, 1], got 0.0', 'dense_twin', '(config 4)'):
     assert word in text
 
@@ -333,7 +333,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_stopped(tmp_path):
     time.sleep(0.005)
   process.kill()
   process.communicate()
-  assert not list(directory.glob(f'*/{plan.FAILED}'))
+  assert not list(directory.glob(f'*/{results.FAILED}'))
   jobs = planned(*command.load_sweep(str(tmp_path / 'file.py'), []))
   assert plan.read_manifest(directory).keys() == {job.tag for job in jobs}
   work.work(jobs, directory)
@@ -347,7 +347,7 @@ def test_workers_share_the_runs_and_the_status_says_that_some_failed(tmp_path):
   _, said = process.communicate()
   assert process.returncode == 1, said
   assert '0 done, 0 running, 3 failed, 0 to do' in said
-  failures = sorted((tmp_path / 'runs').glob(f'*/{plan.FAILED}'))
+  failures = sorted((tmp_path / 'runs').glob(f'*/{results.FAILED}'))
   assert len(failures) == 3 and all('nonsense' in path.read_text() for path in failures)
   assert not workers.log_file(tmp_path / 'runs', 0).read_text()
 

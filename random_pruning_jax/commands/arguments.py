@@ -87,8 +87,8 @@ def default_workdir(file: str) -> str:
 
 def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
   """Settings of the process, before JAX finds its devices; for `apart`, see `cpu_devices`."""
-  # A start makes hundreds of thousands of objects that stay: to look for what can be freed as often
-  # as Python does by itself takes a fifteenth of its time.
+  # A start makes hundreds of thousands of objects that stay; with Python's own threshold the
+  # collector would take a fifteenth of the time of a start.
   gc.set_threshold(_NEW_OBJECTS)
   os.environ.update(runtime_environment(args, os.environ))
   import jax

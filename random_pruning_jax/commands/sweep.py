@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--skip-invalid',
     action='store_true',
-    help='record configs that cannot be as failed, and run the others',
+    help='record invalid configs as failed, and run the others',
   )
   parser.add_argument('--dry-run', action='store_true', help='list the runs and what they cost')
   parser.add_argument('--worker', type=int, default=-1, help=argparse.SUPPRESS)
@@ -141,12 +141,13 @@ def _parent_lives() -> Callable[[], bool]:
 
 
 def _report(seen: 'view.View', jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> int:
+  from random_pruning_jax import results
   from random_pruning_jax.sweep import plan
 
   say(f'{seen.summary()}.')
   for job in jobs:
     place = directory / job.tag
     if plan.state(place) == 'failed':
-      say(f'failed: {place / plan.FAILED}')
+      say(f'failed: {place / results.FAILED}')
   say(f'Tables and figures: random-pruning report {directory}')
   return 1 if seen.count('failed') else 0

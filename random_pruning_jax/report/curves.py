@@ -40,20 +40,20 @@ def cells(runs: Sequence[Run], metric: str) -> dict[float, Cell]:
   return {sparsity: cell for sparsity, cell in both.items() if cell.values}
 
 
-def by_network(runs: Sequence[Run], metric: str = 'accuracy') -> Figure | None:
+def by_network(runs: Sequence[Run]) -> Figure | None:
   """A panel for each network, a line for each scheme, a band for the dense network."""
   networks = names(runs, lambda run: run.network)
   figure, axes = style.panels(len(networks))
   drawn = False
   for ax, network in zip(axes, networks, strict=True):
     members = [run for run in runs if run.network == network]
-    drawn |= _panel(ax, members, metric)
-    if metric == 'accuracy' and _paper(ax, members):
+    drawn |= _panel(ax, members, 'accuracy')
+    if _paper(ax, members):
       look = {'color': style.INK, 'mfc': 'none', 'marker': 'o', 'ls': ':', 'lw': 1.0}
       ax.add_line(Line2D([], [], label=style.PAPER, **look))
     ax.set_title(style.network_title(network))
     _sparsity_axis(ax)
-  axes[0].set_ylabel(ACCURACY if metric == 'accuracy' else BEYOND[metric])
+  axes[0].set_ylabel(ACCURACY)
   style.legend_below(figure, axes)
   return figure if drawn else None
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from random_pruning_jax import results
 
-FAILED, MANIFEST = 'failed.json', 'sweep.json'  # as the sweep writes them
 DENSE = 'dense'
 # Fields that say where a run lies or how it is measured, not what it is.
 _NOT_SETTINGS = (
@@ -190,12 +189,12 @@ def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   """Runs that failed, and runs that a sweep planned and that are not there yet."""
   found: dict[pathlib.Path, Run] = {}
   for path in map(pathlib.Path, paths):
-    manifests = sorted(path.rglob(MANIFEST)) if path.is_dir() else []
+    manifests = sorted(path.rglob(results.MANIFEST)) if path.is_dir() else []
     for file in manifests:
       for tag, config in json.loads(file.read_text())['runs'].items():
         place = file.parent / tag
         found[place.resolve()] = Run('missing', str(place), config, {})
-    for file in sorted(path.rglob(FAILED)) if path.is_dir() else []:
+    for file in sorted(path.rglob(results.FAILED)) if path.is_dir() else []:
       failure = json.loads(file.read_text())
       found[file.parent.resolve()] = Run(
         'failed', str(file.parent), failure['config'], {}, failure['error']

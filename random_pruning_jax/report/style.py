@@ -110,13 +110,13 @@ def paper_style(name: str) -> Iterator[None]:
     yield
 
 
-def panels(count: int, columns: int = 5, share_y: bool = True) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int = 5) -> tuple[Figure, list[Axes]]:
   """A grid of equal panels with no more columns than fit on a page."""
   across = min(count, columns)
   down = -(-count // across)
   size = (PANEL[0] * across if across > 1 else 4.2, PANEL[1] * down if count > 1 else 3.2)
   figure = Figure(figsize=size, layout='constrained')
-  axes = figure.subplots(down, across, sharey=share_y, squeeze=False)
+  axes = figure.subplots(down, across, sharey=True, squeeze=False)
   flat = list(axes.ravel())
   for spare in flat[count:]:
     spare.remove()

@@ -105,23 +105,17 @@ def _choose(
 
 
 def _logit_scores(bench: Bench) -> dict[str, Make]:
-  usual: dict[tuple[str, str], dict[str, np.ndarray]] = {}  # all scores of a set in one call
+  @functools.cache
+  def usual(name: str, split: str) -> dict[str, np.ndarray]:  # all scores of a set in one call
+    return jax.device_get(_usual(bench.outputs(name, split).logits))
 
-  def maker(score):
-    def make(setting):
-      def scorer(name, split):
-        logits = bench.outputs(name, split).logits
-        if setting:
-          return np.asarray(_settled(score, tuple(sorted(setting.items())))(logits))
-        if (name, split) not in usual:
-          usual[name, split] = jax.device_get(_usual(logits))
-        return usual[name, split][score]
+  def make(score: str, setting: dict[str, float]) -> Scorer:
+    if not setting:
+      return lambda name, split: usual(name, split)[score]
+    settled = _settled(score, tuple(sorted(setting.items())))
+    return lambda name, split: np.asarray(settled(bench.outputs(name, split).logits))
 
-      return scorer
-
-    return make
-
-  return {name: maker(name) for name in ood.SCORES}
+  return {score: functools.partial(make, score) for score in ood.SCORES}
 
 
 @jax.jit

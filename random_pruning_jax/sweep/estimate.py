@@ -147,7 +147,7 @@ def table(
   for job, each in zip(jobs, every, strict=True):
     state = plan.state(directory / job.tag)
     if each is None or each.infeasible:
-      lines.append([job.tag, 'cannot be' if each is None else 'infeasible'])
+      lines.append([job.tag, 'invalid' if each is None else 'infeasible'])
       continue
     seconds = each.steps * step[job.group] if each.steps else None
     left += seconds or 0.0 if state not in ('done', 'failed') else 0.0

@@ -14,8 +14,6 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import claim
 
-FAILED = 'failed.json'  # in a run's directory: its error, traceback and config
-MANIFEST = 'sweep.json'  # in the sweep's: every run that was ever planned there
 _OF_MASKS = ('pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
 
 
@@ -40,7 +38,7 @@ def plan(
 
   A budget that a network cannot spend is not: the run says it, and before that `infeasible`.
 
-  With `skip_invalid`, configs that cannot be become jobs with an `error` instead. Without
+  With `skip_invalid`, configs that are invalid become jobs with an `error` instead. Without
   `need_data`, the data need not be on this machine.
   """
   if not configs:
@@ -104,7 +102,7 @@ def state(directory: pathlib.Path) -> str:
   row = results.last(directory)
   if row and results.is_final(row):
     return 'done'
-  if (directory / FAILED).exists():
+  if (directory / results.FAILED).exists():
     return 'failed'
   if claim.holder(directory):
     return 'running'
@@ -118,12 +116,12 @@ def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
     known = read_manifest(directory)
     known |= {job.tag: _flat(job.config) for job in jobs}
     content = json.dumps({'format': 1, 'runs': known}, sort_keys=True) + '\n'
-    atomic.write(directory / MANIFEST, content)
+    atomic.write(directory / results.MANIFEST, content)
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
   """{tag: flat config} of every run planned in a directory; {} where there was no sweep."""
-  path = directory / MANIFEST
+  path = directory / results.MANIFEST
   try:
     return json.loads(path.read_text())['runs'] if path.exists() else {}
   except ValueError as error:
@@ -132,7 +130,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 def read_failure(directory: pathlib.Path) -> dict[str, Any]:
   """What `failed.json` of a run says: tag, error, traceback, config, commit, time."""
-  return json.loads((directory / FAILED).read_text())
+  return json.loads((directory / results.FAILED).read_text())
 
 
 def infeasible(config: ConfigDict, experiment: Experiment) -> str:
@@ -151,7 +149,7 @@ def _refusal(wrong: dict[str, list[str]], total: int) -> str:
     lines.append(f'{", ".join(tags[:3])}{more}: {error}')
   return '\n  '.join(
     [
-      f'{sum(map(len, wrong.values()))} of {total} configs cannot be; nothing was started. Mend '
+      f'{sum(map(len, wrong.values()))} of {total} configs are invalid; nothing was started. Mend '
       'them, or record them as failed and run the others with --skip-invalid:',
       *lines,
     ]

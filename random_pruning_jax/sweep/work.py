@@ -20,7 +20,7 @@ QUICK = 120.0  # seconds: runs that compile longer than they would gain from all
 def forget_failures(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   """So that failed runs are tried again, from their last checkpoint."""
   for job in jobs:
-    (directory / job.tag / plan.FAILED).unlink(missing_ok=True)
+    (directory / job.tag / results.FAILED).unlink(missing_ok=True)
 
 
 def work(
@@ -71,7 +71,7 @@ def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -
     'commit': results.commit(),
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
-  atomic.write(place / plan.FAILED, json.dumps(found, indent=2, sort_keys=True) + '\n')
+  atomic.write(place / results.FAILED, json.dumps(found, indent=2, sort_keys=True) + '\n')
 
 
 def _over(job: Job, directory: pathlib.Path) -> bool:

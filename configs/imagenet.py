@@ -5,7 +5,8 @@
 is the headline: a Wide ResNet-50-2 of which ERK ratios keep a fifth, to be compared with its dense
 twin, `imagenet.py:wrn50_2,erk,1.0`. Each row below is the argument of its command. The paper's
 table with ImageNet accuracies could not be obtained, so no number to expect stands here but the
-claim: sparse as good as dense.
+claim: sparse as good as dense. (`--config.dense_twin=true` would train the twin by the sparse
+network's schedule, 100 epochs; the paper's has 90, as the twin's own command.)
 
 row                epochs    FLOPs  of kept weights  v4-32 (16 chips)  8 x H100  images/s
 -----------------------------------------------------------------------------------------

@@ -96,7 +96,9 @@ def network(config: ConfigDict, spec: data.Spec, platform: str = '') -> models.N
 
 
 def keys(seed: int) -> Keys:
-  return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+  """The keys of a seed, which are the same whatever generator JAX is told to use by default."""
+  with jax.threefry_partitionable(True):
+    return Keys(*jax.random.split(jax.random.key(seed, impl='threefry2x32'), len(Keys._fields)))
 
 
 def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, int, int]) -> dict:

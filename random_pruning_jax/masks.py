@@ -26,9 +26,15 @@ Densities = Mapping[str, float]
 
 
 def named_leaves(tree: chex.ArrayTree) -> dict[str, Any]:
-  """Leaves of any pytree by their path: 'stem/kernel' -> leaf, in tree order."""
+  """Leaves of any pytree by their path: 'stem/kernel' -> leaf, in tree order.
+
+  Raises ValueError where two leaves have one path, as those of {'a/b': x, 'a': {'b': y}}.
+  """
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+  named = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+  if len(named) < len(leaves):
+    raise ValueError(f'each leaf must have a path of its own; two of {", ".join(named)} share one.')
+  return named
 
 
 def kept_count(density: float, size: int) -> int:
@@ -146,16 +152,25 @@ def keep_sparse(masks: Masks | None = None) -> optax.GradientTransformation:
 
 
 def of(opt_state: optax.OptState) -> Masks:
-  """The masks inside an optimizer state that was made with `keep_sparse`."""
-  return optax.tree_utils.tree_get(opt_state, 'masks')
+  """The masks inside an optimizer state that was made with `keep_sparse`, of which it has one.
+
+  Raises ValueError where it has none, or more.
+  """
+  found = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(node)]
+  if len(found) != 1:
+    raise ValueError(f'the state must hold that of one keep_sparse, got {len(found)}.')
+  return found[0].masks
 
 
 def with_masks(opt_state: optax.OptState, masks: Masks) -> optax.OptState:
   """The same optimizer state with other masks in it. Raises as `apply` does."""
   check_same_shape(of(opt_state), masks)
-  return optax.tree_utils.tree_set(
-    opt_state, masks=jax.tree.map(lambda m: jnp.asarray(m, bool), masks)
-  )
+  new = KeepSparseState(jax.tree.map(lambda m: jnp.asarray(m, bool), masks))
+  return jax.tree.map(lambda x: new if _is_state(x) else x, opt_state, is_leaf=_is_state)
+
+
+def _is_state(node: Any) -> bool:
+  return isinstance(node, KeepSparseState)
 
 
 def count(masks: Masks) -> dict[str, int]:

@@ -36,7 +36,10 @@ def schedule(config: ConfigDict, steps_per_epoch: int, lr: Any = None) -> optax.
   if config.schedule.name == 'cosine':
     main = optax.cosine_decay_schedule(lr, total - warmup)
   elif config.schedule.name == 'milestones':
-    drops = {round(m * total) - warmup: config.schedule.factor for m in config.schedule.milestones}
+    drops: dict[int, float] = {}
+    for milestone in config.schedule.milestones:  # two that fall into one step divide twice
+      step = round(milestone * total) - warmup
+      drops[step] = drops.get(step, 1.0) * config.schedule.factor
     main = optax.piecewise_constant_schedule(lr, drops)
   else:
     main = optax.constant_schedule(lr)

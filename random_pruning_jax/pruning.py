@@ -100,10 +100,14 @@ def densities(
   if density == 1.0:
     return dict.fromkeys(shapes, 1.0)
   found = _fit(sampling, shapes, RATIOS[ratio](shapes, density), block)
+  _check_some_kept(shapes, found, density)
+  return found
+
+
+def _check_some_kept(shapes: Shapes, found: Densities, density: float) -> None:
   sizes = {name: math.prod(shape) for name, shape in shapes.items()}
   if not any(masks_lib.kept_count(found[name], size) for name, size in sizes.items()):
     raise ValueError(f'density {density} keeps none of {sum(sizes.values()):,} weights.')
-  return found
 
 
 def make_masks(
@@ -126,12 +130,14 @@ def make_masks(
   `shapes` names the leaves to prune, in the network's order (default: every kernel, in tree order);
   of these, layers called `dense` are kept whole, and the density is that of the others. `block` is
   the M of `sampling='n_m'`. `apply_fn` and `batch` are read by data-dependent scores only. Raises
-  ValueError for unknown names, for budgets that the ratio or the sampling cannot meet, and for
-  structured sampling of leaves that are not stored as their `shapes` say, (..., in, out).
+  ValueError for unknown names, for budgets that the ratio or the sampling cannot meet, for `shapes`
+  of other sizes than the leaves (an order of axes of their own, or merged ones, they may have), and
+  for structured sampling of leaves that are not stored as their `shapes` say, (..., in, out).
   """
   check_names(ratio, select, sampling)
   masks_lib.check_density(density)
   shapes = pruned(prunable_shapes(params) if shapes is None else shapes, dense)
+  _check_sizes(shapes, params)
   if density == 1.0:
     return masks_lib.ones(params)
   if sampling in FITS:
@@ -148,7 +154,17 @@ def make_masks(
     leaves = masks_lib.named_leaves(saliency(ratio))
     wanted = masks_lib.layer_densities({name: leaves[name] for name in shapes}, density)
     wanted = _fit(sampling, shapes, wanted, block)
+    _check_some_kept(shapes, wanted, density)
   return SAMPLINGS[sampling](saliency(select), wanted, block)
+
+
+def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:
+  stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
+  for name, shape in shapes.items():
+    if name in stored and math.prod(stored[name]) != math.prod(shape):
+      raise ValueError(
+        f'shapes must be those of the parameters; {name} is {stored[name]}, got {tuple(shape)}.'
+      )
 
 
 def _check_stored(sampling: str, shapes: Shapes, params: chex.ArrayTree) -> None:

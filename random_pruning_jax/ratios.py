@@ -169,6 +169,17 @@ def _left(shapes: Shapes, density: float, fixed: Densities) -> float:
   return density * total - taken
 
 
+def _check_spent(shapes: Shapes, density: float, fixed: Densities) -> None:
+  """Raises ValueError where layers that are all `fixed` keep other weights than the budget says."""
+  total = _total(shapes)
+  kept = sum(fixed[name] * math.prod(shapes[name]) for name in shapes)
+  if abs(kept - density * total) > 0.5:
+    raise ValueError(
+      f'density {density} keeps {density * total:,.0f} of {total:,} weights, but this ratio leaves '
+      f'no choice in {", ".join(shapes)}, which keep {kept:,.0f}: a density of {kept / total:.4g}.'
+    )
+
+
 def _scale(
   shapes: Shapes,
   density: float,
@@ -184,6 +195,7 @@ def _scale(
   while True:
     free = {name: weight(shape) for name, shape in shapes.items() if name not in fixed}
     if not free:
+      _check_spent(shapes, density, fixed)
       return {name: fixed[name] for name in shapes}
     cost = sum(free[name] * math.prod(shapes[name]) for name in free)
     scale = _left(shapes, density, fixed) / cost

@@ -59,6 +59,11 @@ def random_bits(key: tuple[int, ...], name: str, size: int) -> np.ndarray:
 
 
 def _philox(key: tuple[int, ...], name: str) -> np.random.Philox:
+  if len(key) != 2:
+    raise ValueError(
+      "the key must be of two words, as jax.random.key(seed, impl='threefry2x32') is, "
+      f'got one of {len(key)}.'
+    )
   high, low = key
   return np.random.Philox(key=[high << 32 | low, zlib.crc32(name.encode())])
 

@@ -49,7 +49,7 @@ def synflow(
     layers = [name for name, leaf in named.items() if np.ndim(leaf) >= 2]
   size = sum(named[name].size for name in layers)
   image = np.ones((1, *np.shape(batch['image'])[1:]), np.float32)
-  weights = {name: jnp.abs(leaf) for name, leaf in named.items()}
+  weights = {name: jnp.abs(jnp.asarray(leaf, jnp.float32)) for name, leaf in named.items()}
   left = {name: jnp.ones(leaf.shape, bool) for name, leaf in named.items()}
   seen = {
     name: (jnp.zeros(leaf.shape, jnp.uint16), jnp.zeros(leaf.shape, jnp.uint32))

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -155,6 +155,7 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   config = experiment.config
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
   mask_tree = initial_masks(experiment, variables, score_batches(experiment, run.feed.images))
+  _say_what_is_empty(mask_tree, experiment.structure.shapes)
   create = _creator(config, run.per_epoch)
   state = create(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
@@ -182,6 +183,16 @@ def _check_alike(run: Run, record: dict[str, Any]) -> None:
       f'WARNING: until step {step} there were {before} devices, and now there are {now}: '
       "BatchNorm's statistics are of other parts of the batch, so the numbers differ from those of "
       'a run that was not interrupted.'
+    )
+
+
+def _say_what_is_empty(mask_tree: masks.Masks, shapes: Mapping[str, Any]) -> None:
+  empty = [name for name, kept in masks.count(mask_tree).items() if name in shapes and not kept]
+  if empty and jax.process_index() == 0:
+    names = ', '.join(name.removesuffix('/kernel') for name in empty)
+    say(
+      f'WARNING: no weight is kept in {names}. Where no shortcut leads around such a layer, the '
+      'network cannot learn.'
     )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from random_pruning_jax import cost, drawn, models
-from random_pruning_jax.experiment import initial_shapes, initial_structure, initial_variables
+from random_pruning_jax.experiment import initial_shapes, initial_structure, initial_variables, keys
 
 KEY = jax.random.key(7)
 SHAPES = ((3, 5), (5, 3), (2, 2), (1, 3))
@@ -59,6 +59,14 @@ def test_where_draws_may_not_be_cut_those_of_one_size_alone_are_one():
 def test_a_generator_whose_draws_vmap_changes_draws_one_by_one(kind):
   key = jax.random.key(7, impl=kind)
   chex.assert_trees_all_close(drawn.together(several)(key), several(key), rtol=1e-6)
+
+
+@pytest.mark.parametrize('partitionable', [True, False])
+def test_the_keys_of_a_seed_are_the_same_whatever_jax_is_set_to(partitionable):
+  words = [1797259609, 2579123966], [928981903, 3453687069]
+  with jax.default_prng_impl('rbg'), jax.threefry_partitionable(partitionable):
+    found = keys(0)
+  assert [jax.random.key_data(key).tolist() for key in found[:2]] == list(words)
 
 
 def test_old_keys_give_the_same_numbers():

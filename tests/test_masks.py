@@ -121,6 +121,21 @@ def test_masks_travel_in_the_optimizer_state():
   assert masks.checksum(masks.of(state)) == masks.checksum(kept)
 
 
+def test_a_parameter_may_be_called_masks_and_a_state_without_masks_is_refused():
+  params = {'masks': {'kernel': jnp.ones((2, 2))}}
+  tx = optax.chain(optax.sgd(0.1, momentum=0.9), masks.keep_sparse())
+  half = {'masks': {'kernel': jnp.eye(2, dtype=bool)}}
+  state = masks.with_masks(tx.init(params), half)
+  np.testing.assert_array_equal(masks.of(state)['masks']['kernel'], np.eye(2))
+  with pytest.raises(ValueError, match='that of one keep_sparse, got 0'):
+    masks.of(optax.sgd(0.1).init(params))
+
+
+def test_two_leaves_of_one_path_are_refused():
+  with pytest.raises(ValueError, match='a path of its own; two of a/b share one'):
+    masks.named_leaves({'a/b': 1, 'a': {'b': 2}})
+
+
 @pytest.mark.parametrize(
   ('wrong', 'message'),
   [

@@ -19,6 +19,11 @@ def test_milestones_divide_the_rate_at_their_fraction_of_training():
   assert rates(config, [0, 79, 80, 119, 120, 159]) == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
 
 
+def test_two_milestones_in_one_step_divide_twice():
+  config = tiny_config(epochs=2, optimizer__lr=0.1, schedule__milestones=(0.5, 0.5, 0.52))
+  assert rates(config, [9, 10]) == [0.1, 0.0001]
+
+
 def test_cosine_ends_at_zero_and_constant_stays():
   assert rates(tiny_config(schedule__name='cosine', optimizer__lr=0.1), [0, 10, 20]) == [
     0.1,

@@ -123,6 +123,21 @@ def test_a_network_that_would_keep_no_weight_is_refused():
     pruning.densities({'w': (10, 100)}, ratio='uniform', density=1e-9)
   with pytest.raises(ValueError, match='must be a leaf to prune'):
     pruning.make_masks(jax.random.key(0), None, {'bias': 0.0}, None, ratio='er', density=0.5)
+  with pytest.raises(ValueError, match=r'density 0\.0001 keeps none of 306 weights'):
+    make('magnitude', 'random', density=1e-4)
+
+
+def test_shapes_of_another_network_are_refused_and_those_of_other_axes_are_not():
+  params = {'w': {'kernel': jnp.ones((8, 2, 3))}}
+  draw = functools.partial(pruning.make_masks, KEY, None, params, None, ratio='er', density=0.5)
+  assert masks.count(draw(shapes={'w/kernel': (8, 6)})) == {'w/kernel': 24}
+  with pytest.raises(ValueError, match=r'w/kernel is \(8, 2, 3\), got \(16, 6\)'):
+    draw(shapes={'w/kernel': (16, 6)})
+
+
+def test_a_mask_needs_a_key_of_two_words():
+  with pytest.raises(ValueError, match=r'the key must be of two words, .* got one of 4'):
+    pruning.make_masks(jax.random.key(0, impl='rbg'), None, PARAMS, None, ratio='er', density=0.5)
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

@@ -208,6 +208,15 @@ def test_an_impossible_budget_names_its_numbers():
     ratios.erk_plus(shapes('resnet50'), 0.05)
 
 
+@pytest.mark.parametrize('ratio', ['uniform_plus', 'erk_plus'])
+def test_a_budget_that_layers_set_apart_do_not_spend_is_refused(ratio):
+  only = {'stem/kernel': (3, 3, 3, 16), 'head/kernel': (16, 10)}
+  given = only if ratio == 'uniform_plus' else {'head/kernel': (16, 10)}
+  assert ratios.RATIOS[ratio](given, 1.0) == dict.fromkeys(given, 1.0)
+  with pytest.raises(ValueError, match=r'leaves no choice in .*head/kernel, which keep'):
+    ratios.RATIOS[ratio](given, 0.5)
+
+
 @pytest.mark.parametrize(
   ('given', 'message'),
   [

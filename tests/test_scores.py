@@ -177,6 +177,15 @@ def test_synflow_prunes_in_a_hundred_rounds_as_defined(density):
     assert (leaves[name][mask] >> np.uint64(32) == 100).all()
 
 
+def test_synflow_of_bfloat16_weights_is_that_of_their_float32():
+  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), mlp(4, 20, 3))
+  same = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+  found, wanted = (
+    scores.synflow(apply_mlp, p, a_batch(), None, density=0.3) for p in (params, same)
+  )
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_synflow_leaves_every_layer_a_weight_at_999_in_a_thousand():
   params = mlp(4, 100, 100, 100, 100, 3)  # 30,700 weights: 31 are kept
   order = masks.named_leaves(scores.synflow(apply_mlp, params, a_batch(), None, density=0.001))

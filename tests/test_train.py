@@ -26,7 +26,7 @@ from random_pruning_jax import (
   scores,
   train,
 )
-from random_pruning_jax.experiment import initial_variables
+from random_pruning_jax.experiment import build, initial_variables
 from random_pruning_jax.step import create_state, train_step
 
 
@@ -290,6 +290,14 @@ def test_calls_end_where_the_loop_must_act_and_nowhere_else_by_where_a_run_began
   for start, _ in whole:  # a checkpoint may be saved at the end of any call
     assert list(calls.ends(start, 20, 3, (10, 4))) == [call for call in whole if call[0] >= start]
   assert {6, 7} <= {stop for _, stop in calls.ends(0, 20, 4, (10,), at=(6, 7))}
+
+
+def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
+  experiment = build(tiny_config(pruning__ratio='uniform', pruning__density=0.02))
+  run = train.prepare(experiment, tmp_path)
+  with checkpoints.closing(run.saved):
+    train.begin(run)
+  assert 'WARNING: no weight is kept in stage2_block0/projection, stem.' in capfd.readouterr().err
 
 
 def test_the_length_of_calls_is_what_makes_the_fewest():

@@ -41,12 +41,13 @@ def apgd(
   steps: int = 100,
   norm: str = 'linf',
   restarts: int = 1,
+  judge: LossFn | None = None,
   unroll: int = 1,
 ) -> jax.Array:
   """The iterate of greatest loss of Auto-PGD (Croce and Hein, 2020), within the ball and [0, 1].
 
   loss_fn: images [B, H, W, C] -> loss [B]; it is evaluated steps + 1 times a restart. keys [B],
-  norm, restarts and unroll as in `attacks.pgd`; the first step is 2 epsilon.
+  norm, restarts, judge and unroll as in `attacks.pgd`; the first step is 2 epsilon.
   """
   ball = norms.get(norm)
   if steps < 1:
@@ -56,7 +57,7 @@ def apgd(
     start = norms.start(ball, images, epsilon, start_keys)
     return _climb(loss_fn, ball, images, epsilon, start, steps, unroll)
 
-  return norms.restarted(run, keys, restarts, loss_fn, images)
+  return norms.restarted(run, keys, restarts, judge or loss_fn, images)
 
 
 def windows(steps: int) -> np.ndarray:

@@ -72,6 +72,7 @@ def pgd(
   step_size: float = 0.25,
   norm: str = 'linf',
   restarts: int = 1,
+  judge: LossFn | None = None,
   random_start: bool = True,
   unroll: int = 1,
 ) -> jax.Array:
@@ -79,7 +80,8 @@ def pgd(
 
   loss_fn: images [B, H, W, C] -> loss [B]; keys [B]. norm 'linf' follows the gradient's sign,
   'l2' its direction. The start is random in the ball; of several restarts each image keeps the one
-  of greatest loss. The loop is written out `unroll` steps at a time: `unroll=steps` leaves no loop.
+  that `judge`, like `loss_fn` and by default that, gives most. The loop is written out `unroll`
+  steps at a time: `unroll=steps` leaves no loop.
   """
   ball = norms.get(norm)
   if steps < 1:
@@ -94,7 +96,7 @@ def pgd(
     start = norms.start(ball, images, epsilon, start_keys) if random_start else images
     return jax.lax.fori_loop(0, steps, climb, start, unroll=unroll)
 
-  return norms.restarted(run, keys, restarts, loss_fn, images)
+  return norms.restarted(run, keys, restarts, judge or loss_fn, images)
 
 
 def apgd_targeted(
@@ -115,17 +117,19 @@ def apgd_targeted(
   wrong = jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
   classes = jax.lax.top_k(wrong, min(targets, logits.shape[-1] - 1))[1].T  # [targets, B]
 
+  def judge(pixels):
+    return margin(logits_fn(pixels), labels)
+
   def attempt(choice):
     target, target_keys = choice
 
     def loss_fn(pixels):
       return dlr_targeted(logits_fn(pixels), labels, target)
 
-    return apgd(loss_fn, images, epsilon, target_keys, **settings)
+    return apgd(loss_fn, images, epsilon, target_keys, judge=judge, **settings)
 
   split = jax.vmap(lambda key: jax.random.split(key, len(classes)), out_axes=1)
-  choices = (classes, split(keys))
-  return norms.strongest(attempt, choices, lambda pixels: margin(logits_fn(pixels), labels), images)
+  return norms.strongest(attempt, (classes, split(keys)), judge, images)
 
 
 def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array], **preset):
@@ -135,6 +139,8 @@ def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array
     def loss_fn(pixels):
       return loss(logits_fn(pixels), labels)
 
+    if settings.get('restarts', 1) > 1:  # a wrong image may have a smaller loss than a right one
+      settings['judge'] = lambda pixels: margin(logits_fn(pixels), labels)
     return attack(loss_fn, images, epsilon, keys, **(preset | settings))
 
   return run
@@ -155,6 +161,7 @@ ATTACKS: dict[str, Attack] = {
   'apgd_targeted': apgd_targeted,
   'square': _untargeted(square, margin),
 }
+LEAST_CLASSES = {'apgd_targeted': 4}  # that the attack's loss needs, where it needs more than two
 
 
 def robust_accuracy(*correct: jax.Array) -> jax.Array:

@@ -82,7 +82,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
       raise ValueError(f'{field} must lie in [0, 1), got {value}.')
   if trains:
     _check_schedule(config)
-  _check_evaluation(config.evaluation)
+  _check_evaluation(config.evaluation, config.dataset)
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -99,7 +99,7 @@ def _check_schedule(config: ConfigDict) -> None:
       )
 
 
-def _check_evaluation(evaluation: ConfigDict) -> None:
+def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:
   epsilons = {'evaluation.epsilons': evaluation.epsilons}
   for name, settings in evaluation.attacks.items():
     if 'epsilons' not in settings:
@@ -113,9 +113,11 @@ def _check_evaluation(evaluation: ConfigDict) -> None:
   for severity in evaluation.severities:
     if severity not in range(1, 6):
       raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')
-  if evaluation.validation_foreign and evaluation.validation_foreign in evaluation.foreign:
+  if evaluation.validation_foreign in ('', None):
+    return
+  if evaluation.validation_foreign in (*evaluation.foreign, dataset):
     raise ValueError(
-      'evaluation.validation_foreign must be no test set, that is none of evaluation.foreign; '
+      'evaluation.validation_foreign must be neither the data set nor one of evaluation.foreign; '
       f'got {evaluation.validation_foreign!r}.'
     )
 

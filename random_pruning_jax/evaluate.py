@@ -160,10 +160,11 @@ def survives(
   return right
 
 
-def epsilon_name(epsilon: float) -> str:
-  """8 / 255 -> '8/255'; what is no multiple of 1 / 255 keeps its decimals."""
+def epsilon_name(epsilon: float, norm: str = 'linf') -> str:
+  """8 / 255 -> '8/255'; no multiple of 1 / 255, and no length of a change (L2), is named so."""
   steps = epsilon * 255
-  return f'{round(steps)}/255' if abs(steps - round(steps)) < 1e-6 else f'{epsilon:.6g}'
+  whole = norm == 'linf' and abs(steps - round(steps)) < 1e-6
+  return f'{round(steps)}/255' if whole else f'{epsilon:.6g}'
 
 
 # Remembered, so that one network evaluated many times (validation) is compiled once.

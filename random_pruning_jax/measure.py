@@ -133,9 +133,10 @@ def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]
   if not before:
     return row
   joined = before | row | {part: before.get(part, {}) | row[part] for part in GATHERED}
-  for name in joined['skipped'].keys() - row['skipped'].keys():
-    if any(number == name or number.startswith(f'{name}/') for number in row['metrics']):
-      del joined['skipped'][name]  # its data are there now
+  for part in ('skipped', 'notes'):  # of what is there now, or was measured anew
+    for name in joined[part].keys() - row[part].keys():
+      if any(number == name or number.startswith(f'{name}/') for number in row['metrics']):
+        del joined[part][name]
   return joined
 
 

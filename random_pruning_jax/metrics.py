@@ -113,7 +113,8 @@ def aurc(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """
   _, correct = _by_confidence(*_top(logits, labels))
   errors = jnp.cumsum(1 - correct[::-1])
-  return jnp.mean(errors / jnp.arange(1, len(errors) + 1))
+  area = jnp.mean(errors / jnp.arange(1, len(errors) + 1))
+  return jnp.where(jnp.isnan(logits).any(), jnp.nan, area)  # a maximum on a CPU may lose it
 
 
 @_checked
@@ -123,7 +124,8 @@ def temperature(logits: jax.Array, labels: jax.Array) -> jax.Array:
   Fit it on validation logits and divide the test logits by it. The loss is convex in 1 / T, so its
   derivative changes sign once, and bisection on log T cannot miss. A T at a bound of
   `TEMPERATURE_RANGE` says that there is no minimum inside: with every image correct T falls to
-  0.01, with logits that say nothing about the labels it rises to 100.
+  0.01, with logits that say nothing about the labels it rises to 100. Logits that are not finite
+  give NaN.
   """
   # Differences to the label's logit keep the sums small.
   margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=-1)
@@ -141,7 +143,7 @@ def temperature(logits: jax.Array, labels: jax.Array) -> jax.Array:
   # Thirty halvings of log 10^4 reach the resolution of float32.
   bounds = jnp.log(jnp.asarray(TEMPERATURE_RANGE))
   low, high = jax.lax.fori_loop(0, 30, halve, (bounds[0], bounds[1]))
-  return jnp.exp((low + high) / 2)
+  return jnp.where(jnp.isfinite(margins).all(), jnp.exp((low + high) / 2), jnp.nan)
 
 
 @_checked

@@ -91,33 +91,33 @@ def loss_and_gradient(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, ja
 
 
 def strongest(
-  attack: Callable[[jax.Array], jax.Array], choices: jax.Array, loss_fn: LossFn, images: jax.Array
+  attack: Callable[[jax.Array], jax.Array], choices: jax.Array, judge: LossFn, images: jax.Array
 ) -> jax.Array:
-  """Of each image, what raised the loss most: itself, or `attack(choice)` of one of the choices."""
+  """Of each image, what the judge gives most: itself, or `attack(choice)` of one of the choices."""
 
   def try_one(best, choice):
-    best_images, best_loss = best
+    best_images, most = best
     moved = attack(choice)
-    loss = loss_fn(moved)
-    return (keep(loss > best_loss, moved, best_images), jnp.maximum(loss, best_loss)), None
+    given = judge(moved)
+    return (keep(given > most, moved, best_images), jnp.maximum(given, most)), None
 
-  return jax.lax.scan(try_one, (images, loss_fn(images)), choices)[0][0]
+  return jax.lax.scan(try_one, (images, judge(images)), choices)[0][0]
 
 
 def restarted(
   attack: Callable[[jax.Array], jax.Array],
   keys: jax.Array,
   restarts: int,
-  loss_fn: LossFn,
+  judge: LossFn,
   images: jax.Array,
 ) -> jax.Array:
-  """`attack(keys)`; of several, each image's result of greatest loss."""
+  """`attack(keys)`; of several, each image's result that the judge gives most."""
   if restarts < 1:
     raise ValueError(f'restarts must be at least 1, got {restarts}')
   if restarts == 1:
     return attack(keys)
   split = jax.vmap(lambda key: jax.random.split(key, restarts), out_axes=1)
-  return strongest(attack, split(keys), loss_fn, images)
+  return strongest(attack, split(keys), judge, images)
 
 
 def keep(which: jax.Array, these: jax.Array, others: jax.Array) -> jax.Array:

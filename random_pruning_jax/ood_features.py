@@ -13,6 +13,7 @@ from random_pruning_jax.ood import Setting
 
 # features [N, F], logits [N, K] -> scores [N], larger = more in-distribution.
 FeatureScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_EPS = np.finfo(np.float64).eps
 
 
 class Head(NamedTuple):
@@ -90,13 +91,17 @@ def mahalanobis(statistics: Statistics, head: Head) -> FeatureScore:
   seen = statistics.counts > 0
   counts, sums = statistics.counts[seen, None], statistics.sums[seen]
   means = sums / counts
-  covariance = (statistics.products - means.T @ sums) / _total(statistics)
-  whiten = _inverse_root(covariance)
+  total = _total(statistics)
+  # The difference is as exact as what it is taken of, whatever is left of that.
+  noise = np.linalg.norm(statistics.products) / total * len(statistics.products) * _EPS
+  whiten = _inverse_root((statistics.products - means.T @ sums) / total, noise)
   centres = means @ whiten
 
   def score(features, logits):
     del logits
     points = np.asarray(features, np.float64) @ whiten
+    if not whiten.size:  # features that never vary tell nothing
+      return np.zeros(len(points))
     return -metrics.pairwise.euclidean_distances(points, centres, squared=True).min(axis=1)
 
   return score
@@ -125,26 +130,30 @@ def vim(statistics: Statistics, head: Head, dim: int | None = None) -> FeatureSc
 
   u = -pinv(W) b is where all logits vanish, R spans the training features about u beyond their
   `dim` largest principal directions, and alpha makes the virtual logit as large as the largest
-  logit on average. dim in [1, F), by default F / 2.
+  logit on average. dim in [1, F), by default half of the directions in which the features vary, and
+  at most all of these but one: beyond them alpha would be one over rounding. Where there are fewer
+  than two, the score is the energy.
   """
   from scipy import special
 
   bank, total = _bank(statistics), _total(statistics)
   num_features = len(statistics.products)
-  dim = num_features // 2 if dim is None else dim
-  if not 1 <= dim < num_features:
+  if dim is not None and not 1 <= dim < num_features:
     raise ValueError(f'dim must lie in [1, {num_features}), got {dim}')
   kernel, bias = np.asarray(head.kernel, np.float64), np.asarray(head.bias, np.float64)
   origin = -np.linalg.pinv(kernel.T) @ bias
   mean = statistics.sums.sum(axis=0) / total
   cross = np.outer(origin, mean)
   moment = statistics.products / total - cross - cross.T + np.outer(origin, origin)
-  residual = np.linalg.eigh(moment)[1][:, : num_features - dim]  # eigenvalues rise
+  values, vectors = np.linalg.eigh(moment)  # values rise
+  vary = int((values > values[-1] * num_features * _EPS).sum())
+  dim = vary // 2 if dim is None else min(dim, vary - 1)
+  residual = vectors[:, : num_features - dim]
 
   def virtual(features):
     return np.linalg.norm((features - origin) @ residual, axis=1)
 
-  alpha = statistics.max_logits / total / virtual(bank).mean()
+  alpha = statistics.max_logits / total / virtual(bank).mean() if vary > 1 else 0.0
 
   def score(features, logits):
     return special.logsumexp(np.asarray(logits, np.float64), axis=1) - alpha * virtual(features)
@@ -206,8 +215,8 @@ def _normalised(features: np.ndarray) -> np.ndarray:
   return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-10)
 
 
-def _inverse_root(covariance: np.ndarray) -> np.ndarray:
-  """A with A A^T the pseudo-inverse, [F, rank]."""
+def _inverse_root(covariance: np.ndarray, noise: float) -> np.ndarray:
+  """A with A A^T the pseudo-inverse, [F, rank], where eigenvalues up to `noise` count as 0."""
   values, vectors = np.linalg.eigh(covariance)
-  varies = values > values.max() * len(values) * np.finfo(np.float64).eps
+  varies = values > noise
   return vectors[:, varies] / np.sqrt(values[varies])

@@ -202,6 +202,25 @@ def test_more_restarts_never_lower_the_loss(task):
   assert jnp.mean(loss(three)) > jnp.mean(loss(one))
 
 
+@pytest.mark.parametrize('name', ['pgd', 'apgd_ce'])
+def test_an_image_that_one_restart_loses_is_lost(name, task):
+  params, images, labels = task
+  keys, epsilon = keys_of(images), 0.06
+  attack = functools.partial(
+    attacks.ATTACKS[name], functools.partial(logits_fn, params), images, labels, epsilon, steps=3
+  )
+
+  def right(moved):
+    return logits_fn(params, moved).argmax(-1) == labels
+
+  alone = [
+    right(attack(each)) for each in jax.vmap(lambda k: jax.random.split(k, 8), out_axes=1)(keys)
+  ]
+  found = right(attack(keys, restarts=8))
+  np.testing.assert_array_equal(found, right(images) & np.all(alone, axis=0))
+  assert name == 'apgd_ce' or found.sum() < np.min([each.sum() for each in alone])
+
+
 def test_an_unrolled_loop_gives_the_same_images_without_a_loop(task):
   params, images, labels = task
 

@@ -93,3 +93,7 @@ def test_an_attack_at_epsilon_zero_leaves_the_clean_answers():
 )
 def test_epsilons_are_named_as_people_write_them(epsilon, name):
   assert evaluate.epsilon_name(epsilon) == name
+
+
+def test_a_length_is_no_number_of_pixel_steps():
+  assert [evaluate.epsilon_name(e, 'l2') for e in (0.2, 0.5, 1.0)] == ['0.2', '0.5', '1']

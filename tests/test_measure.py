@@ -82,9 +82,12 @@ def test_a_set_that_has_come_is_skipped_no_more(copied):
   assert 'ood/mnist' in row['skipped']
   line = json.loads((copied / results.FILE).read_text().splitlines()[-1])
   line['skipped']['ood/natural_patches'] = 'it was not there'
+  line['notes'] |= {'ood/natural_patches/gen': 'gamma=1', 'adversarial/pgd/1/255': 'of ten images'}
   results.append(copied, line)
   row = measure.evaluate_run(copied, changes=changes, show=False)
   assert row['skipped'].keys() == {'ood/mnist'}
+  assert 'ood/natural_patches/gen' not in row['notes']  # measured anew, and without a remark
+  assert row['notes']['adversarial/pgd/1/255'] == 'of ten images'
 
 
 def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no_other(copied):

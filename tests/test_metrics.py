@@ -76,6 +76,13 @@ def test_temperature_without_a_minimum_ends_at_a_bound():
   assert measure('temperature', logits, (np.arange(4) + 1) % 4) == pytest.approx(high, rel=1e-5)
 
 
+@pytest.mark.parametrize('name', ['nll', 'brier', 'aurc', 'temperature'])
+def test_a_logit_that_is_no_number_is_not_hidden(name, data):
+  logits, labels = np.array(data[0]), data[1]
+  logits[3] = np.nan
+  assert np.isnan(measure(name, logits, labels))
+
+
 def test_aurc_agrees_with_numpy(data):
   logits, labels = data
   p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

@@ -254,7 +254,9 @@ def test_vim_follows_its_definition(training, statistics, foreign):
   expected = np.log(np.exp(foreign[1]).sum(1)) - virtual
   got = ood_features.vim(statistics, head, dim=4)(*foreign)
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-  np.testing.assert_array_equal(got, ood_features.vim(statistics, head)(*foreign))  # F / 2 = 4
+  # About the origin, the features span 7 directions: 6, and the one of the constants.
+  half = ood_features.vim(statistics, head, dim=3)(*foreign)
+  np.testing.assert_array_equal(half, ood_features.vim(statistics, head)(*foreign))
 
 
 def test_react_clips_at_a_percentile_and_100_is_the_energy(training, statistics, foreign):
@@ -275,6 +277,60 @@ def test_far_features_score_below_the_training_set(name, training, statistics):
   own, out = score(features, logits), score(far, far @ head.kernel + head.bias)
   assert np.isfinite(own).all() and np.isfinite(out).all()
   assert ood.auroc(own, out) > 0.9
+
+
+def of_training(features, logits, labels):
+  empty = ood_features.empty(features.shape[1], logits.shape[1])
+  return ood_features.gather(empty, features, logits, labels)
+
+
+@pytest.mark.parametrize('name', ood_features.FEATURE_SCORES)
+@pytest.mark.parametrize('value', [0.0, 0.7])
+def test_features_that_never_vary_tell_nothing_and_stop_nothing(name, value, training):
+  _, _, labels, head = training
+  features = np.full((400, 8), value, np.float32)
+  logits = features @ head.kernel + head.bias
+  score = ood_features.FEATURE_SCORES[name](of_training(features, logits, labels), head)
+  found = score(features[:50], logits[:50])
+  assert np.isfinite(found).all() and np.ptp(found) < 1e-6
+
+
+def test_vim_keeps_a_direction_in_which_training_features_vary():
+  """Of 12 features 3 vary: half of 12 would leave none, and the score would be rounding alone."""
+  rng = np.random.RandomState(8)
+  labels = rng.randint(0, 3, 400)
+  features = np.zeros((400, 12), np.float32)
+  features[:, :3] = rng.rand(400, 3) + np.eye(3)[labels]
+  head = ood_features.Head(rng.randn(12, 3), np.zeros(3))
+  far = features + 0.5 * rng.rand(400, 12).astype(np.float32) * (features > 0)
+  found = []
+  for order in (np.arange(12), np.arange(12)[::-1]):  # another order changes nothing but rounding
+    own = ood_features.Head(head.kernel[order], head.bias)
+    known, new = features[:, order], far[:, order]
+    statistics = of_training(known, known @ own.kernel, labels)
+    for dim in (None, 8):
+      found.append(ood_features.vim(statistics, own, dim)(new, new @ own.kernel))
+  np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
+  np.testing.assert_allclose(found[3], found[1], rtol=1e-5)
+
+
+def test_mahalanobis_leaves_out_directions_that_are_rounding():
+  """60 images, 128 features, tight classes far from zero: as from features about their means."""
+  rng = np.random.RandomState(9)
+  labels = np.arange(60) % 3
+  centres = 10 * rng.rand(3, 128)
+
+  def near(of):
+    return (centres[of] + 0.05 * rng.randn(len(of), 128)).astype(np.float32)
+
+  features, tests = near(labels), near(labels)
+  logits = np.zeros((60, 3), np.float32)
+  score = ood_features.mahalanobis(of_training(features, logits, labels), None)
+  means = np.stack([features[labels == c].astype(np.float64).mean(0) for c in range(3)])
+  inverse = np.linalg.pinv(np.cov((features - means[labels]).T, bias=True), rcond=1e-9)
+  away = tests[:, None] - means
+  expected = -np.einsum('ncf,fg,ncg->nc', away, inverse, away).min(1)
+  np.testing.assert_allclose(score(tests, None), expected, rtol=1e-3)
 
 
 def test_vim_sees_what_the_logits_cannot(training, statistics):

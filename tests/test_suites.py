@@ -188,20 +188,33 @@ def test_settings_of_scores_are_chosen_on_validation_images_alone(sets, monkeypa
   makers, _ = ood._feature_scores(on)
   makers |= ood._logit_scores(on)
   tried = {'react': ({'percentile': 50.0}, {'percentile': 99.0}), 'gen': ({'gamma': 0.1},)}
-  chosen, found = ood._choose(on, makers, tried)
+  chosen, _ = ood._choose(on, makers, tried)
   assert looked_at == {('stripes', 'test'), ('', 'validation')}
   aurocs = [
     ood.ood.auroc(scorer('', 'validation'), scorer('stripes', 'test'))
     for scorer in map(makers['react'], tried['react'])
   ]
   assert chosen['react'] == tried['react'][int(np.argmax(aurocs))]
-  assert found.notes['ood/gen'] == 'gamma=0.1, chosen on stripes'
 
 
 def test_a_test_set_may_not_choose_settings():
   config = tiny_config(evaluation__validation_foreign='natural_patches')
-  with pytest.raises(ValueError, match='must be no test set'):
+  with pytest.raises(ValueError, match=r'neither the data set nor one of evaluation\.foreign'):
     resolve(config)
+  with pytest.raises(ValueError, match="got 'digits'"):
+    resolve(tiny_config(evaluation__validation_foreign='digits'))
+
+
+def test_a_chosen_setting_is_noted_beside_its_numbers(sets):
+  found = run(('ood',), data_dir=sets, foreign=('stripes',), validation_foreign='gaussian_noise')
+  assert found.notes['ood/stripes/gen'].endswith('chosen on gaussian_noise')
+  assert 'ood/stripes/msp' not in found.notes  # which has nothing to choose
+
+
+def test_a_networks_own_data_set_is_not_foreign_to_it():
+  found = run(('quick',), foreign=('digits', 'natural_patches'), **QUICK)
+  assert found.skipped['ood/digits'] == "it is the network's own data set"
+  assert not [name for name in found.numbers if name.startswith('ood/digits')]
 
 
 def test_attacks_lose_images_and_the_worst_case_loses_most(whole):
@@ -214,6 +227,13 @@ def test_attacks_lose_images_and_the_worst_case_loses_most(whole):
   assert curve == sorted(curve, reverse=True)
   assert n['adversarial/worst_case_l2/0.5'] == n['adversarial/pgd_l2/0.5']
   assert whole.notes['adversarial/pgd/8/255'] == 'the first 40 test images'
+
+
+def test_an_attack_that_needs_more_classes_is_skipped_and_the_others_are_not(monkeypatch):
+  monkeypatch.setitem(attacks.LEAST_CLASSES, 'pgd_l2', 11)
+  found = run(('adversarial',), attacks=ATTACKS, attacked_images=40, **QUICK)
+  assert found.skipped == {'adversarial/pgd_l2': 'it needs 11 classes, got 10'}
+  assert {'adversarial/pgd/8/255', 'adversarial/worst_case/8/255'} <= found.numbers.keys()
 
 
 def test_fgsm_is_the_attack_on_every_image_where_the_clean_one_is_right(whole):

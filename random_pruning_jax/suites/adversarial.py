@@ -29,13 +29,17 @@ def full(bench: Bench) -> Findings:
     for epsilon in bench.config.epsilons
   }
   for attack, settings in bench.config.attacks.items():
+    least, classes = attacks.LEAST_CLASSES.get(attack, 2), bench.experiment.spec.num_classes
+    if classes < least:
+      found.skipped[f'adversarial/{attack}'] = f'it needs {least} classes, got {classes}'
+      continue
     norm = norm_of(attack, settings)
     for epsilon in settings.epsilons:
       right = _survivors(bench, attack, settings, epsilon, count)
       tried[norm, attack, epsilon] = right
-      found.numbers[_name(attack, epsilon)] = float(np.mean(right))
+      found.numbers[_name(attack, epsilon, norm)] = float(np.mean(right))
       if count < len(bench.labels()):
-        found.notes[_name(attack, epsilon)] = f'the first {count:,} test images'
+        found.notes[_name(attack, epsilon, norm)] = f'the first {count:,} test images'
   found.add(_worst_case(tried, count))
   return found
 
@@ -78,7 +82,7 @@ def _survivors(
     epsilon,
     settings=tuple(sorted(own.items())),
     rows=rows,
-    advance=bench.stages.begin(f'{attack} {evaluate.epsilon_name(epsilon)}', len(rows)),
+    advance=bench.stages.begin(f'{attack} {epsilon:.6g}', len(rows)),
   )
 
 
@@ -91,11 +95,11 @@ def _worst_case(tried: dict[tuple[str, str, float], np.ndarray], count: int) -> 
     for epsilon in sorted({epsilon for _, _, epsilon in names}):
       inside = [name for name in names if name[2] <= epsilon]
       right = attacks.robust_accuracy(*(tried[name] for name in inside))
-      found.numbers[_name(label, epsilon)] = float(right)
-      words = ', '.join(f'{attack} {evaluate.epsilon_name(e)}' for _, attack, e in inside)
-      found.notes[_name(label, epsilon)] = f'of {words}; {count:,} test images'
+      found.numbers[_name(label, epsilon, norm)] = float(right)
+      words = ', '.join(f'{attack} {evaluate.epsilon_name(e, norm)}' for _, attack, e in inside)
+      found.notes[_name(label, epsilon, norm)] = f'of {words}; {count:,} test images'
   return found
 
 
-def _name(attack: str, epsilon: float) -> str:
-  return f'adversarial/{attack}/{evaluate.epsilon_name(epsilon)}'
+def _name(attack: str, epsilon: float, norm: str = 'linf') -> str:
+  return f'adversarial/{attack}/{evaluate.epsilon_name(epsilon, norm)}'

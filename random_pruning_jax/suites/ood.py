@@ -32,6 +32,11 @@ def full(bench: Bench) -> Findings:
   chosen, found = _choose(bench, makers, tried)
   scorers = {name: make(chosen.get(name, {})) for name, make in makers.items()}
   found.add(_measure(bench, scorers, ALWAYS))
+  measured = dict.fromkeys(name.rpartition('/')[0] for name in found.numbers)  # ood/SET/SCORE
+  for name in measured:
+    if setting := chosen.get(name.rpartition('/')[2]):
+      words = ', '.join(f'{key}={value:g}' for key, value in setting.items())
+      found.notes[name] = f'{words}, chosen on {bench.config.validation_foreign}'
   return found
 
 
@@ -40,6 +45,9 @@ def _measure(bench: Bench, scorers: Mapping[str, Scorer], besides: tuple[str, ..
   found = Findings()
   own = {name: scorer(OWN, 'test') for name, scorer in scorers.items()}
   for foreign in _sets(bench, besides):
+    if foreign == bench.experiment.config.dataset:
+      found.skipped[f'ood/{foreign}'] = "it is the network's own data set"
+      continue
     try:
       bench.source(foreign)
     except data.DataError as error:
@@ -99,8 +107,6 @@ def _choose(
       return scorer(OWN, 'validation'), scorer(foreign, split)
 
     chosen[name] = dict(ood.choose(settings, score))
-    words = ', '.join(f'{key}={value:g}' for key, value in chosen[name].items())
-    found.notes[f'ood/{name}'] = f'{words}, chosen on {foreign}'
   return chosen, found
 
 

@@ -68,6 +68,9 @@ def _general(
   plain = (
     lhs.ndim == 4
     and lhs.dtype == rhs.dtype
+    and lhs.shape[3] == rhs.shape[2]
+    and lhs.size
+    and rhs.size
     and jnp.issubdtype(lhs.dtype, jnp.floating)
     and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
@@ -81,7 +84,8 @@ def _general(
     if isinstance(padding, str):
       padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    if all(0 <= p < k for pair, k in zip(pads, rhs.shape[:2], strict=True) for p in pair):
+    sides = zip(lhs.shape[1:3], rhs.shape[:2], pads, strict=True)
+    if all(n + sum(pair) >= k and all(0 <= p < k for p in pair) for n, k, pair in sides):
       # Where shard_map replicates the kernel, this zero makes it vary as the images do, so that its
       # gradient is summed over the devices; elsewhere it is compiled away.
       return convolve(lhs, rhs + lax.full_like(lhs, 0, shape=()), strides, pads, precision)

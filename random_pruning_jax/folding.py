@@ -143,12 +143,16 @@ def _kind(equation: JaxprEqn, y: Var) -> tuple[str, Any]:
   return ('residual', other) if name == 'add' and other.aval.shape == y.aval.shape else ('', None)
 
 
-def _is_relu(equation: JaxprEqn) -> bool:
-  """Whether it is max(y, 0), inside however many calls of that alone."""
+def _is_relu(equation: JaxprEqn, derived: bool = False) -> bool:
+  """Whether it is jax.nn.relu: max(y, 0) with a derivative of its own, however many calls inside.
+
+  That of a bare max is one half where y is 0; of this, and of what takes its place, it is 0.
+  """
   name = equation.primitive.name
   if name == 'max':
-    return any(isinstance(atom, Literal) and atom.val == 0 for atom in equation.invars)
+    return derived and any(isinstance(x, Literal) and x.val == 0 for x in equation.invars)
   inner = equation.params.get('call_jaxpr') or equation.params.get('jaxpr')
   if name not in ('custom_jvp_call', 'jit', 'pjit') or inner is None or len(equation.invars) != 1:
     return False
-  return len(inner.eqns) == 1 and _is_relu(inner.eqns[0])
+  derived |= name == 'custom_jvp_call'
+  return len(inner.eqns) == 1 and _is_relu(inner.eqns[0], derived)

@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from random_pruning_jax import preemption
+from random_pruning_jax import kernels, preemption
 
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
@@ -36,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.traceback:
       raise
     return _refuse(str(error))
+  except RuntimeError as error:
+    if args.traceback or kernels.LACKING not in str(error):
+      raise
+    return _refuse(f'{error}; {kernels.INSTALL}, or uninstall numba: it goes on without.')
   except ArithmeticError as error:
     print(f'random-pruning: {error}', file=sys.stderr)
     return 1

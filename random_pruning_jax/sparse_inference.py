@@ -7,6 +7,7 @@ at no cost: of the chosen ways, `compiled` in every layer, and each dense way in
 fastest is taken. What this is worth is in docs/efficiency.md.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -61,7 +62,7 @@ def predictor(
   if unknown or not set(ways.values()) <= set(WAYS):
     raise ValueError(
       f'ways must give layers one of {", ".join(WAYS)}; got {dict(ways)}'
-      + (f', and the network has no {", ".join(unknown)}.' if unknown else '.')
+      + (f', and the network has no {", ".join(unknown)} that could.' if unknown else '.')
     )
   return _whole(model, variables, sites, ways)
 
@@ -157,14 +158,13 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
 
 
 def _sites(model, variables, shape) -> list[Site]:
-  """Layers with a kernel in the order in which an image meets them."""
+  """Layers that WAYS can compute, in the order in which an image meets them; others stay dense."""
   found = []
 
   def record(call, args, kwargs, context):
     module = context.module
-    if isinstance(module, nn.Conv | nn.Dense) and context.method_name == '__call__':
-      stride, pad = (module.strides, module.padding) if isinstance(module, nn.Conv) else (1, 0)
-      found.append(Site('/'.join(module.path), tuple(args[0].shape), stride, pad))
+    if context.method_name == '__call__' and (how := _stride_and_pad(module, args[0].shape)):
+      found.append(Site('/'.join(module.path), tuple(args[0].shape), *how))
     return call(*args, **kwargs)
 
   def apply(images: jax.Array) -> jax.Array:
@@ -173,6 +173,26 @@ def _sites(model, variables, shape) -> list[Site]:
 
   jax.eval_shape(apply, jax.ShapeDtypeStruct(shape, jnp.float32))
   return found
+
+
+def _stride_and_pad(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
+  """Of a linear layer or a convolution that has one of each, over an input of this shape."""
+  if isinstance(module, nn.Dense) and len(shape) == 2:
+    return 1, 0
+  if not isinstance(module, nn.Conv) or len(shape) != 4 or module.mask is not None:
+    return None
+  size = tuple(np.broadcast_to(module.kernel_size, 2).tolist())
+  strides = tuple(np.broadcast_to(module.strides or 1, 2).tolist())
+  dilated = np.any([module.kernel_dilation or 1, module.input_dilation or 1] != np.ones((2, 1)))
+  if dilated or module.feature_group_count != 1 or len(set(strides)) > 1:
+    return None
+  pads = module.padding
+  if isinstance(pads, str):
+    if pads not in ('SAME', 'VALID'):
+      return None
+    pads = jax.lax.padtype_to_pads(shape[1:3], size, strides, pads)
+  pads = set(np.ravel(pads).tolist())
+  return (strides[0], pads.pop()) if len(pads) == 1 else None
 
 
 def _kernel(variables: Mapping[str, Any], name: str) -> np.ndarray:
@@ -192,11 +212,12 @@ def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
   text = json.dumps([layer, _machine(), names, _version()])
   name = f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.json'
   path = pathlib.Path(places.cache_dir()) / 'sparse_inference' / name
-  if path.exists():
+  with contextlib.suppress(OSError, ValueError):  # not there, or damaged
     return json.loads(path.read_text())
   times = timed(kernel, site, names=names)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  atomic.write(path, json.dumps(times))
+  with contextlib.suppress(OSError):  # a cache that cannot be written: measured again next time
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, json.dumps(times))
   return times
 
 

@@ -212,6 +212,34 @@ def test_a_networks_gradients_do_not_depend_on_the_rule(conv):
   _assert_close(gradient(fast), gradient(plain), 1e-4)
 
 
+def test_channels_that_differ_are_refused_as_by_xla(conv):
+  with pytest.raises(ValueError, match='feature'):
+    conv(jnp.ones((2, 8, 8, 8)), jnp.ones((3, 3, 4, 16)), (1, 1), 'SAME', dimension_numbers=NUMBERS)
+
+
+@pytest.mark.parametrize(
+  ('images', 'padding', 'map_'), [((0, 8, 8, 4), 'SAME', (8, 8)), ((2, 2, 8, 4), 'VALID', (0, 6))]
+)
+def test_no_image_and_one_smaller_than_the_kernel_give_what_xla_gives(conv, images, padding, map_):
+  x, kernel = jnp.ones(images), jnp.ones((3, 3, 4, 8))
+
+  def convolve(x, kernel):
+    return conv(x, kernel, (1, 1), padding, dimension_numbers=NUMBERS)
+
+  y, pull = jax.vjp(convolve, x, kernel)
+  assert y.shape == (images[0], *map_, 8)
+  to_input, to_kernel = pull(y)
+  assert to_input.shape == x.shape and not to_kernel.any()
+
+
+def test_without_jit_a_convolution_is_the_same(conv):
+  x, kernel = _operands(LAYERS['block'])
+  loss = jax.value_and_grad(_loss(conv, LAYERS['block']), 1)
+  with jax.disable_jit():
+    found = loss(x, kernel)
+  _assert_close(found, loss(x, kernel), 1e-5)
+
+
 def test_the_layer_named_pieces_is_made_of_several_and_no_other():
   def pieces(name):
     program = jax.make_jaxpr(jax.grad(_loss(by_pieces, LAYERS[name]), 1))(*_operands(LAYERS[name]))

@@ -98,6 +98,7 @@ LEFT_ALONE = {
   'it is taken from something': lambda x: CHANNELS - convolved(x),
   'something else than channels is a factor': lambda x: convolved(x) * x[..., :1],
   'it is cut off elsewhere': lambda x: lax.max(convolved(x), 1.0),
+  'the maximum has no derivative of its own': lambda x: jnp.maximum(convolved(x), 0.0),
   'it is divided': lambda x: convolved(x) / CHANNELS,
 }
 

@@ -191,7 +191,7 @@ def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monke
 
 
 USES = {
-  'dense': 'print(convolution.compiled(ones, ones[:1, :3, :3], (1, 1), "SAME", **order).sum())',
+  'dense': 'print(convolution.compiled(ones, jnp.ones((3, 3, 8, 4)), (1, 1), "SAME", **order).sum())',
   'sums': 'print(sums.sums(ones, ones).sum())',
   'kept': 'print(kept.call(kept.layer(np.ones((8, 8)), (4, 8), 1, 0), ones[0, 0, :4]).sum())',
 }
@@ -287,6 +287,28 @@ def test_where_the_other_process_is_held_up_this_one_compiles(tmp_path, how):
 def test_where_no_file_can_be_handed_over_a_process_compiles_for_itself(tmp_path):
   (tmp_path / 'random_pruning_jax').write_text('a file where the directory would be')
   assert _used('sums', XDG_CACHE_HOME=str(tmp_path)).stdout.split() == ['512.0', 'True']
+
+
+@pytest.mark.parametrize('broken', ['numba', 'llvmlite'])
+def test_a_numba_that_is_too_old_or_broken_is_left_alone_and_named(tmp_path, broken):
+  if broken == 'numba':
+    (tmp_path / 'numba-0.63.1.dist-info').mkdir()
+    (tmp_path / 'numba-0.63.1.dist-info' / 'METADATA').write_text('Name: numba\nVersion: 0.63.1\n')
+    (tmp_path / 'numba').mkdir()
+    (tmp_path / 'numba' / '__init__.py').write_text('raise ImportError')
+  else:
+    (tmp_path / 'llvmlite.py').write_text('raise ImportError("no symbol")')
+  code = 'from random_pruning_jax import convolution; print(convolution.fastest().__name__)'
+  found = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    env=os.environ | {'PYTHONPATH': str(tmp_path)},
+    check=True,
+  )
+  assert found.stdout == 'by_pieces\n'
+  assert found.stderr.count('convolutions go without the kernels for CPUs') == 1
+  assert {'numba': 'or newer, not 0.63.1', 'llvmlite': 'no symbol'}[broken] in found.stderr
 
 
 def test_a_call_whose_machine_code_cannot_be_made_fails_with_the_reason(tmp_path):

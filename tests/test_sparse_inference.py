@@ -3,7 +3,9 @@
 import concurrent.futures
 import importlib.util
 import itertools
+import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -39,6 +41,52 @@ def test_ways_and_layers_that_are_unknown_are_named():
   ):
     with pytest.raises(ValueError, match=message):
       sparse_inference.predictor(stored.model, stored.variables, SHAPE, ways=ways)
+
+
+class Convolutions(nn.Module):
+  """One that WAYS can compute and three that they cannot, with Flax's words for the usual."""
+
+  @nn.compact
+  def __call__(self, x, train=True):
+    x = nn.Conv(8, (3, 3), strides=(2, 2), padding=1, name='usual')(x)
+    x = nn.Conv(8, (3, 3), kernel_dilation=2, name='dilated')(x)
+    x = nn.Conv(8, (3, 3), feature_group_count=2, name='grouped')(x)
+    x = nn.Conv(8, (3, 3), strides=2, name='padded on one side')(x)
+    x = nn.Conv(8, (3, 3), name='same')(x)
+    return nn.Dense(3, name='head')(x.reshape(len(x), -1))
+
+
+def test_layers_that_no_way_can_compute_stay_dense():
+  model = Convolutions()
+  variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), IMAGES))
+  usual = ('usual', 'same', 'head')
+  found = sparse_inference.predictor(model, variables, SHAPE, ways=dict.fromkeys(usual, 'columns'))
+  assert tuple(found.ways) == usual
+  np.testing.assert_allclose(found.logits(IMAGES), model.apply(variables, IMAGES), atol=1e-4)
+  with pytest.raises(ValueError, match='no dilated that could'):
+    sparse_inference.predictor(model, variables, SHAPE, ways={'dilated': 'columns'})
+
+
+@needs_numba
+@pytest.mark.parametrize(('size', 'kernel', 'pad'), [(1, 5, 2), (2, 5, 2), (1, 3, 1)])
+def test_maps_smaller_than_the_kernel_are_computed_too(size, kernel, pad):
+  x, weights = layer((3, size, size, 4), (kernel, kernel), 6)
+  site = sparse_ways.Site('', x.shape, 1, pad)
+  expected = sparse_ways.dense(weights, site)(x)
+  np.testing.assert_allclose(sparse_ways.compiled(weights, site)(x), expected, atol=1e-4)
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_alone(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  x, kernel = layer((1, 20), (), 7)
+  site = sparse_ways.Site('', x.shape, 1, 0)
+  sparse_inference.fastest(kernel, site)
+  (file,) = tmp_path.rglob('sparse_inference/*.json')
+  file.write_text('')
+  assert sparse_inference.fastest(kernel, site) in json.loads(file.read_text())
+  (tmp_path / 'a file').write_text('')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'a file'))
+  assert sparse_inference.fastest(kernel, site) in sparse_ways.WAYS
 
 
 def test_a_layer_is_timed_once_and_its_times_kept(monkeypatch, tmp_path):

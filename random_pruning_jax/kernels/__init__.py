@@ -13,13 +13,17 @@ What is here is imported before JAX, and imports neither Numba nor JAX until it 
 """
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 
 from random_pruning_jax import processor
 
 INSTALL = 'pip install "random-pruning-jax[cpu]"'
+OLDEST = [0, 68]  # version of Numba, as in pyproject.toml
+LACKING = 'kernels for CPUs are lacking'  # what a call says whose machine code could not be made
 
 
 def lacking() -> str:
@@ -80,4 +84,22 @@ def _found() -> str:
 def _missing() -> str:
   if importlib.util.find_spec('numba') is None:
     return f'Numba: {INSTALL}'
-  return '' if os.name == 'posix' else f'a POSIX system, not {os.name}'
+  return _unusable() if os.name == 'posix' else f'a POSIX system, not {os.name}'
+
+
+@functools.cache
+def _unusable() -> str:
+  """What keeps a Numba that is installed from being used, if anything; said once."""
+  version, problem = importlib.metadata.version('numba'), ''
+  if [int(number) for number in re.findall(r'\d+', version)[:2]] < OLDEST:
+    problem = f'Numba {".".join(map(str, OLDEST))} or newer, not {version}: {INSTALL}'
+  else:
+    try:
+      _found()
+    except (ImportError, OSError) as error:
+      problem = f"Numba's llvmlite, which cannot be imported: {error}"
+  if problem:
+    from absl import logging
+
+    logging.warning('convolutions go without the kernels for CPUs, which need %s', problem)
+  return problem

@@ -175,9 +175,7 @@ def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
     del rest, options
     return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
-  made = targets.primitive(name, compute, outline)
-  made.def_impl(jax.jit(made.bind, static_argnames=('sizes', 'others', 'relu')))
-  return made
+  return targets.primitive(name, compute, outline, ('sizes', 'others', 'relu'))
 
 
 _forward = _primitive('convolve', _compute_forward, lambda x, sizes: (x.shape[0], *sizes.map))

@@ -107,7 +107,8 @@ def _shift(job, number, target):
     copy = target + 4 * column * stride * phase * wide
     begin = min(wide, max(0, (pad - column + stride - 1) // stride))
     end = max(begin, min(wide, (width - 1 + pad - column) // stride + 1))
-    if stride == 1 and wide == width:  # all rows at once, and zeros where they run over
+    # All rows at once, and zeros where they run over; unless a column lies beside the whole map.
+    if stride == 1 and wide == width and height * width >= plan[word.COLUMNS]:
       llvm.clear(copy, pad * wide)
       first, last = max(0, pad - column), max(0, column - pad)
       llvm.move(copy + 4 * (pad * wide + first), source + 4 * last, height * width - first - last)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from random_pruning_jax import kernels
 from random_pruning_jax.kernels import objects
 from random_pruning_jax.kernels import xla_words as word
 
@@ -50,7 +51,7 @@ class Later:
 
   def _fail(self, why):
     if not self._place.value:
-      text = f'kernels for CPUs are lacking: {why}'
+      text = f'{kernels.LACKING}: {why}'
       self._message = ctypes.create_string_buffer(text.encode(errors='replace'))
       # XLA_FFI_Error_Create_Args: its size in bytes, no extension, a message, a code.
       self._request[:] = (28, 0, ctypes.addressof(self._message), word.INTERNAL)

@@ -52,16 +52,12 @@ def _compute_spread(y, numbers, *, threads):
   return numbers[0] + numbers[1] * y
 
 
-def _primitive(name, compute, outline):
-  made = targets.primitive(name, compute, outline)
-  made.def_impl(jax.jit(made.bind))
-  return made
-
-
-_sums = _primitive(
+_sums = targets.primitive(
   'batch_sums', _compute_sums, lambda x, y: x.update(shape=(2, x.shape[-1]), weak_type=False)
 )
-_spread = _primitive('batch_spread', _compute_spread, lambda y, numbers: y.update(weak_type=False))
+_spread = targets.primitive(
+  'batch_spread', _compute_spread, lambda y, numbers: y.update(weak_type=False)
+)
 
 ad.defjvp(
   _sums,

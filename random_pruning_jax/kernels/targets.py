@@ -28,9 +28,19 @@ def threads(context: mlir.LoweringRuleContext) -> int:
   return max(1, processor.cores() * jax.process_count() // devices)
 
 
-def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -> Primitive:
+def primitive(
+  name: str,
+  compute: Callable[..., jax.Array],
+  outline: Callable,
+  static_argnames: tuple[str, ...] = (),
+) -> Primitive:
   """A function of arrays for JAX, that is `compute(*arrays, threads=..., **parameters)`."""
   made = Primitive(name)
+  by_itself = jax.jit(made.bind, static_argnames=static_argnames)
+
+  def outside_of_jit(*arguments, **parameters):
+    with jax.disable_jit(False):  # or `bind` would come here again
+      return by_itself(*arguments, **parameters)
 
   def rule(context, *arguments, **parameters):
     told = functools.partial(compute, threads=threads(context))
@@ -48,6 +58,7 @@ def primitive(name: str, compute: Callable[..., jax.Array], outline: Callable) -
     ]
     return jnp.stack([made.bind(*row, **parameters) for row in zip(*rows, strict=True)]), 0
 
+  made.def_impl(outside_of_jit)
   made.def_abstract_eval(outline)
   mlir.register_lowering(made, rule)
   batching.primitive_batchers[made] = one_by_one

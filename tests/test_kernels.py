@@ -191,7 +191,7 @@ def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monke
 
 
 USES = {
-  'dense': 'print(convolution.compiled(ones, jnp.ones((3, 3, 8, 4)), (1, 1), "SAME", **order).sum())',
+  'dense': 'print(convolution.compiled(ones, taps, (1, 1), "SAME", **order).sum())',
   'sums': 'print(sums.sums(ones, ones).sum())',
   'kept': 'print(kept.call(kept.layer(np.ones((8, 8)), (4, 8), 1, 0), ones[0, 0, :4]).sum())',
 }
@@ -204,7 +204,8 @@ import sys
 import jax.numpy as jnp, numpy as np
 from random_pruning_jax import convolution
 from random_pruning_jax.kernels import kept, sums
-ones, order = jnp.ones((2, 4, 4, 8)), dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+ones, taps = jnp.ones((2, 4, 4, 8)), jnp.ones((3, 3, 8, 4))
+order = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
 {before}
 {USES[kernel]}
 print('numba' in sys.modules)

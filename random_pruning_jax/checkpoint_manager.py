@@ -12,6 +12,9 @@ if TYPE_CHECKING:
   import orbax.checkpoint as ocp
 
 
+PATIENCE = 300  # seconds that processes wait for one another to write, as for one with a full disk
+
+
 @functools.cache
 def _thread() -> concurrent.futures.ThreadPoolExecutor:
   # One for all managers: saves of Orbax's that begin at the same time wait for each other forever.
@@ -67,7 +70,9 @@ class Manager:
     policy = checkpoint_managers.AnyPreservationPolicy(
       [checkpoint_managers.LatestN(self._keep), Best(self.directory)]
     )
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=policy, async_options=ocp.AsyncOptions(timeout_secs=PATIENCE)
+    )
     return ocp.CheckpointManager(self.directory, options=options)
 
   def all_steps(self) -> list[int]:

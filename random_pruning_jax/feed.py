@@ -7,6 +7,7 @@ makes those of a step the batch {'image' in [0, 1], 'label'} inside the compiled
 import functools
 import itertools
 import math
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ class Feed(NamedTuple):
   """Training images on their way to the devices."""
 
   loading: str  # 'resident' or 'streamed'
+  identity: str  # the same where the training images are, as far as is known without reading all
   images: data.Images  # all of them, or what looks like them and decodes those that are asked for
   # (what is shared, the run's key, inputs of a step) -> batch; equal settings, the same function
   gather: Callable
@@ -116,7 +118,8 @@ def _resident(experiment: Experiment) -> Feed:
       yield parallel.mine(indices, experiment.on), np.full(steps, epoch, np.int32)
 
   gather = _gather(experiment.spec.shape, augment.pad, augment.mode, augment.flip == 'yes')
-  return Feed('resident', images, gather, shared, (0, None), stream)
+  identity = f'{images.images.shape} {zlib.crc32(np.ascontiguousarray(images.labels))}'
+  return Feed('resident', identity, images, gather, shared, (0, None), stream)
 
 
 def on_devices(images: data.Images) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +160,7 @@ def _streamed(experiment: Experiment) -> Feed:
         decoded.close()
 
   images: Any = data.Images(streamed.Pixels(source, example.augment), streamed.Labels(source))
-  return Feed('streamed', images, scaled, tuple, STREAMED, stream)
+  return Feed('streamed', source.identity(), images, scaled, tuple, STREAMED, stream)
 
 
 def stream_example(experiment: Experiment, source: streamed.Source) -> streamed.Example:

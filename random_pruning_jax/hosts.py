@@ -17,6 +17,7 @@ WANTED = (
   'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; one that is to be alone needs '
   '--num-processes=1.'
 )
+SHUTDOWN = 60  # seconds that one which failed waits for others, which may be busy, to end with it
 WAIT = 300.0  # seconds for process 0 to answer, as long as JAX itself would wait for it
 
 
@@ -49,7 +50,7 @@ def connect(
     )
   elif on_tpu_vm(os.environ, jax.config.jax_platforms):
     try:
-      jax.distributed.initialize()
+      jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN)
     except (ValueError, OSError):
       pass  # no metadata server: alone, unless the devices know better (`parallel.devices`)
     except RuntimeError as error:
@@ -134,7 +135,13 @@ def _join(address: str | None, processes: int | None, process: int | None) -> No
   known = None not in (address, processes, process) and 'KUBERNETES_SERVICE_HOST' in os.environ
   detection = 'deactivate' if known else None
   try:
-    jax.distributed.initialize(address, processes, process, cluster_detection_method=detection)
+    jax.distributed.initialize(
+      address,
+      processes,
+      process,
+      cluster_detection_method=detection,
+      shutdown_timeout_seconds=SHUTDOWN,
+    )
   except ValueError as error:
     raise ValueError(f'the other processes were not found ({error}): {WANTED}') from error
   except OSError as error:

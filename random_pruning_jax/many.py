@@ -122,7 +122,7 @@ def _loop(members: list[Member], groups: list[Group], ends: list, show: bool) ->
       for group in groups:
         group.call(start)
       processor.give_back(number)
-      stop = watch.asked(number)
+      stop = watch.asked()
       for group in groups:
         group.tell(end, save=stop)
       bar.advance(end - start)

@@ -7,6 +7,10 @@ over the devices on the way in and joined on the way out.
 import contextlib
 import functools
 import hashlib
+import os
+import pathlib
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +22,7 @@ import numpy as np
 from random_pruning_jax import hosts
 
 AXIS = 'devices'
+SHARED_WITHIN = 60.0  # seconds, as long as NFS may remember that a file was not there
 
 
 def devices(count: int = 0) -> tuple[jax.Device, ...]:
@@ -88,6 +93,28 @@ def _gather(content: bytes) -> list[bytes]:
 
   row = np.frombuffer(content[:4096].ljust(4096, b'\0'), np.uint8)
   return [row.tobytes().rstrip(b'\0') for row in multihost_utils.process_allgather(row)]
+
+
+def check_shared(what: str, directory: str | os.PathLike) -> None:
+  """Raises ValueError naming the processes that do not see what process 0 writes there."""
+  if jax.process_count() == 1:
+    return
+  token = _gather(uuid.uuid4().hex.encode())[0].decode()
+  path = pathlib.Path(directory) / f'.seen.{token}'
+  with failing_together():
+    if jax.process_index() == 0:
+      path.touch()
+  until = time.monotonic() + SHARED_WITHIN
+  while not (seen := path.exists()) and time.monotonic() < until:
+    time.sleep(0.2)
+  every = _gather(b'seen' if seen else b'')
+  if jax.process_index() == 0:
+    path.unlink()
+  if blind := [str(i) for i, found in enumerate(every) if not found]:
+    raise ValueError(
+      f'{what} must be one that all processes share; process {", ".join(blind)} does not see what '
+      f'process 0 writes into {directory}.'
+    )
 
 
 def wait_for_all(what: str) -> None:

@@ -5,12 +5,16 @@ launcher that the same command goes on.
 """
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
+# JAX's service counts the questions of a process, over all that it trains: once signalled, it lets
+# all processes stop at one number, which must still come.
+_questions = itertools.count(1)
 
 
 class Preempted(KeyboardInterrupt):
@@ -39,13 +43,9 @@ class Watch:
     if self._own:
       signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
-  def asked(self, call: int) -> bool:
-    """Whether to stop after this `call`; to be asked after every one, on every host."""
-    if self._alone:
-      return self._asked
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.reached_preemption_sync_point(call)
+  def asked(self) -> bool:
+    """Whether to stop after this call; to be asked after every one, on every host."""
+    return self._asked if self._alone else _asked_together()
 
   def _note(self, *_: Any) -> None:
     self._asked = True
@@ -66,6 +66,22 @@ def raise_when_asked() -> Iterator[None]:
     yield
   finally:
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def check() -> None:
+  """Raises `Preempted` on all of several hosts where any was asked to stop; to be called on all.
+
+  For where no call ends and hosts may stop nevertheless. One that is alone is stopped by
+  `raise_when_asked`.
+  """
+  if not _alone() and _asked_together():
+    raise Preempted('asked to stop (SIGTERM)')
+
+
+def _asked_together() -> bool:
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.reached_preemption_sync_point(next(_questions))
 
 
 def _alone() -> bool:

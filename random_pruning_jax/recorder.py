@@ -152,6 +152,7 @@ class Recorder:
     def finish() -> None:
       with self._meter.stopped():
         validation = self._validated(step, logits(), epoch) if validate else None
+        self._log.sync()
         record = {'meter': meter, 'validation': validation}
         record |= {'seconds': time.perf_counter() - self._started}
         record |= {'compile_seconds': self._compile_seconds}

@@ -10,13 +10,18 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import lock, parallel, results, suites
+from random_pruning_jax import lock, parallel, results, runlog, suites
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.many import distinct, train_many
 from random_pruning_jax.measure import evaluate_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
 from random_pruning_jax.train import check_claim, claim, train
+
+
+class InUseError(ValueError):
+  """Another process trains in the workdir."""
+
 
 TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
 
@@ -32,6 +37,7 @@ def run(
 
   What is already done in `workdir` is not done again. `profile` names the steps to trace.
   """
+  runlog.check_local(workdir)
   todo = [(config, pathlib.Path(workdir))]
   if config.dense_twin:
     if config.pruning.density == 1.0:
@@ -96,7 +102,7 @@ def dense(config: ConfigDict) -> ConfigDict:
 
 
 def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
-  """Keeps other processes out of the workdir while `held` is; ValueError where one is inside."""
+  """Keeps other processes out of the workdir while `held` is; InUseError where one is inside."""
   with parallel.failing_together():
     if jax.process_index() > 0:  # one lock for the processes of a run
       return
@@ -104,7 +110,7 @@ def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
     try:
       held.enter_context(lock.alone(workdir, wait=False))
     except BlockingIOError as error:
-      raise ValueError(f'{workdir} is being trained by another process.') from error
+      raise InUseError(f'{workdir} is being trained by another process.') from error
     except (ImportError, OSError):
       pass  # a system, or a file system, without locks
 

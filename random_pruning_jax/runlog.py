@@ -25,6 +25,14 @@ class NotFiniteError(ArithmeticError):
   """The loss became infinite or nan; the message names the step and what to try."""
 
 
+def check_local(workdir: str | os.PathLike) -> None:
+  """Raises ValueError for the address of a bucket, which would become a directory of that name."""
+  if '://' in os.fspath(workdir):
+    raise ValueError(
+      f'workdir must be a local path, got {os.fspath(workdir)}: mount the bucket, e.g. by gcsfuse.'
+    )
+
+
 def claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
   """Writes the config into a new workdir, or checks that the workdir's run was trained with it.
 
@@ -112,6 +120,11 @@ class RunLog:
       self._lines.flush()
       for name, value in metrics.items():
         self._events.write(step, f'{kind}/{name}', value)
+
+  def sync(self) -> None:
+    """Puts all lines on the disk, or into the bucket: before a checkpoint that comes after them."""
+    if self._lines:
+      os.fsync(self._lines.fileno())
 
 
 def read_log(workdir: str | os.PathLike) -> list[dict[str, Any]]:

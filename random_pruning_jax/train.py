@@ -125,6 +125,7 @@ def claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
   with parallel.failing_together():
     if jax.process_index() == 0:
       runlog.claim(workdir, experiment.config)
+  parallel.check_shared('the workdir', workdir)
 
 
 def check_claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
@@ -135,12 +136,17 @@ def check_claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
 
 
 def prepare(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
-  """Reads the images of a run, and looks into its workdir, if it has one yet."""
+  """Reads the images of a run, which are the same on all processes, or fails on all.
+
+  The checkpoints in its workdir, if it has one yet, are not looked at.
+  """
   config = experiment.config
-  fed = feed.feed(experiment)
+  with parallel.failing_together():
+    fed, held_out = feed.feed(experiment), feed.held_out(experiment)
+  parallel.check_same('the training images', fed.identity)
   per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
   saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
-  return Run(experiment, fed, feed.held_out(experiment), saved, per_epoch)
+  return Run(experiment, fed, held_out, saved, per_epoch)
 
 
 def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
@@ -273,7 +279,7 @@ def _loop(
       processor.give_back(number)
       trace.after(end, metrics)
       recorder.write_due()  # what was due before this call, while the devices take it
-      stop = watch.asked(number)  # calls, since hosts must count without gaps
+      stop = watch.asked()
       copied = None
       if stop or recorder.needs_state(end):
         recorder.flush()  # else two copies may be held

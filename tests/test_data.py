@@ -1,5 +1,6 @@
 """Data sets: found, decoded, cached and adapted, or refused with a message that helps."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -7,12 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from random_pruning_jax import data
-from random_pruning_jax.data import natural_patches, places, specs
+from random_pruning_jax.data import decode, natural_patches, places, specs
 
 REAL = pathlib.Path(__file__).parents[1] / '../shared/data/tfds'
 SETS = {'tiny': (6, 4, 3), 'tiny_grey': (5, 5, 1), 'tiny_mixed': (None, None, 3)}
@@ -205,6 +207,22 @@ def test_a_damaged_cache_is_made_anew(fresh, name, harm):
     np.testing.assert_array_equal(loaded.labels, wanted.labels)
   assert cached_files(name) == [file]
   assert [path.name for path in file.parents[1].iterdir()] == [file.parent.name]
+
+
+def test_of_many_that_need_images_at_once_one_decodes(fresh, monkeypatch):
+  made, decoded = decode.decode, []
+
+  def slowly(*arguments):
+    decoded.append(arguments)
+    time.sleep(0.2)
+    return made(*arguments)
+
+  monkeypatch.setattr(decode, 'decode', slowly)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(lambda _: data.load('tiny', 'test', str(fresh)), range(4)))
+  assert len(decoded) == 1
+  for images, _ in found:
+    np.testing.assert_array_equal(images, found[0].images)
 
 
 def test_the_cache_follows_the_source_files(fresh):

@@ -135,6 +135,22 @@ def test_sigterm_ends_the_command_with_its_own_status(start, tmp_path):
   assert 'saved at step' in error and 'the same command goes on' in error
 
 
+def test_a_signal_to_all_processes_of_a_streamed_run_leaves_its_workers_at_work(start, tmp_path):
+  streamed = ('data_loading=streamed', 'augment.mode=resized', 'image_size=8', 'data_workers=1')
+  fields = [f'--config.{field}' for field in ('epochs=200', *streamed)]
+  process = start(tmp_path / 'run', *fields, start_new_session=True)
+  wait_for_steps(tmp_path / 'run', process)
+  os.killpg(process.pid, signal.SIGTERM)  # as SLURM does
+  _, error = process.communicate(timeout=120)
+  assert process.returncode == preemption.EXIT_STATUS, error
+
+
+def test_a_bucket_is_no_directory(start):
+  process = start('gs://bucket/runs')
+  _, error = process.communicate(timeout=120)
+  assert process.returncode == 2 and 'workdir must be a local path, got gs://bucket' in error
+
+
 def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(start, tmp_path):
   address = f'localhost:{free_port()}'
   processes = [

@@ -205,7 +205,10 @@ def test_a_dry_run_of_slurm_prints_what_a_job_would_run_and_runs_nothing(stand_i
 
 
 def test_slurm_passes_a_signal_on_and_waits_for_the_run_to_save(tmp_path, stand_in, calls):
-  stand_in('srun', 'trap "sleep 0.3; exit 75" TERM; touch "$HERE/up"; sleep 30 & wait $!')
+  # As srun does, whose steps scancel signals, and which kills them where it is signalled itself.
+  srun = 'echo $$ > "$HERE/step"; trap "exit 137" TERM; trap "sleep 0.3; exit 75" USR1; '
+  stand_in('srun', srun + 'touch "$HERE/up"; sleep 30 & wait $!')
+  stand_in('scancel', 'kill -USR1 "$(cat "$HERE/step")"')
   stand_in('scontrol')
   script = subprocess.Popen(
     ['bash', str(LAUNCH / 'slurm.sbatch'), *TRAIN], env=os.environ | {'SLURM_JOB_ID': '7'}
@@ -214,7 +217,20 @@ def test_slurm_passes_a_signal_on_and_waits_for_the_run_to_save(tmp_path, stand_
     time.sleep(0.01)
   script.send_signal(signal.SIGTERM)
   assert script.wait(timeout=20) == PREEMPTED
-  assert calls()[-1] == ['scontrol', 'requeue', '7']
+  assert calls()[-2:] == [['scancel', '--signal=TERM', '7'], ['scontrol', 'requeue', '7']]
+
+
+def test_steps_of_slurm_have_the_cores_that_the_job_asks_for(stand_in, calls, tmp_path):
+  stand_in('srun', 'echo "$SRUN_CPUS_PER_TASK" >> "$HERE/cores"')
+  stand_in('sbatch')
+  launch('sweep.sh', *SWEEP, '--jobs=1')
+  wrapped = calls()[-1][-1].removeprefix('--wrap=')
+  for cores in ('12', ''):
+    given = os.environ | {'SLURM_ARRAY_TASK_ID': '1', 'SLURM_JOB_ID': '7'}
+    given |= {'SLURM_CPUS_PER_TASK': cores} if cores else {}
+    subprocess.run(['bash', str(LAUNCH / 'slurm.sbatch'), *TRAIN], env=given, check=True)
+    subprocess.run(['sh', '-c', wrapped], env=given, check=True)
+  assert (tmp_path / 'cores').read_text().split('\n') == ['12', '12', '', '', '']
 
 
 def test_gpu_chooses_devices_and_hands_arguments_on(stand_in, calls):

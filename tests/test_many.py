@@ -157,7 +157,8 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
   with checkpoints.Manager(some[2]) as saved:
     saved.orbax.delete(7)
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 6'):
-    patch.setattr(preemption.Watch, 'asked', lambda self, number: number == 2)
+    answers = iter([False] * 1 + [True])
+    patch.setattr(preemption.Watch, 'asked', lambda self: next(answers))
     train.train(configs(**changes)[2], some[2], **train_some)  # alone, from step 4
   assert int(train.train(configs(**changes)[0], some[0], **train_some).step) == 10
   found = many.train_many(configs(**changes), some, **train_some)

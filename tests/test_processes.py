@@ -32,11 +32,15 @@ if len(sys.argv) > 3:
   hosts.connect(sys.argv[3], 2, int(sys.argv[4]))
 from test_processes import SNIP, STREAMED
 from tiny import tinier_config
+import os
 import pathlib
 import shutil
+import signal
+import time
 import numpy as np
-from random_pruning_jax import checkpoints, cost, feed, masks, run, train
-from random_pruning_jax import footprint, room
+from random_pruning_jax import checkpoints, cost, data, feed, masks, run, train
+from random_pruning_jax import footprint, preemption, room, suites
+from random_pruning_jax.commands import sweep
 from random_pruning_jax.experiment import build, initial_masks, initial_variables
 from random_pruning_jax.experiment import keys, score_batches
 workdir = pathlib.Path(sys.argv[1])
@@ -78,8 +82,27 @@ if jax.process_count() > 1:
     with parallel.failing_together():
       if number == 1:
         raise OSError('no space is left here')
+  def other_images():
+    made = feed.feed
+    feed.feed = lambda experiment: made(experiment)._replace(identity=str(number))
+    try:
+      train.prepare(build(tinier_config()))
+    finally:
+      feed.feed = made
+  def not_shared():
+    parallel.SHARED_WITHIN = 1.0
+    place = workdir / f'of{number}'
+    place.mkdir()
+    parallel.check_shared('the workdir', place)
+  def lacking():  # 'mnist' is not here
+    bench = suites.Bench(build(tinier_config()), {}, {})
+    bench.images('mnist' if number else 'natural_patches')
   other = workdir / 'other'
   disagreements = {
+    'images': other_images,
+    'shared': not_shared,
+    'set': lacking,
+    'sweep': sweep._check_alone,
     'config': lambda: train.train(tinier_config(seed=number), other, show=False),
     'weights': lambda: train.check_beginning(mine, same),
     'masks': lambda: train.check_beginning(same, {'kernel': mine['kernel'] > 0}),
@@ -91,10 +114,20 @@ if jax.process_count() > 1:
   for name, disagree in disagreements.items():
     try:
       disagree()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, data.DataError) as error:
       said[name] = str(error)
   assert not other.exists()
   (workdir / f'said{number}').write_text(json.dumps(said))
+  with preemption.Watch() as watch:  # one run
+    assert not any(watch.asked() for _ in range(60))
+  if number == 1:  # while no step is taken
+    os.kill(os.getpid(), signal.SIGTERM)
+  asked = 1
+  with preemption.Watch() as watch:  # the next
+    while not watch.asked():
+      asked += 1
+      time.sleep(0.2)
+  (workdir / f'asked{number}').write_text(str(asked))
 """
 # A small learning rate, so that rounding stays rounding.
 SNIP = {'pruning__ratio': 'snip', 'optimizer__lr': 0.01}
@@ -239,11 +272,34 @@ def said(two):
 
 @pytest.mark.parametrize(
   ('what', 'whole'),
-  [('config', 'the config'), ('masks', 'the masks'), ('weights', 'the initial weights')],
+  [
+    ('config', 'the config'),
+    ('images', 'the training images'),
+    ('masks', 'the masks'),
+    ('weights', 'the initial weights'),
+  ],
 )
 def test_a_process_that_begins_with_another_is_named(said, what, whole):
   wanted = f'{whole} must be the same on all 2 processes; process 1 differs from process 0.'
   assert [each[what] for each in said] == [wanted] * 2
+
+
+def test_a_workdir_that_is_not_shared_is_named(said):
+  wanted = 'the workdir must be one that all processes share; process 1 does not see what process 0'
+  assert all(each['shared'].startswith(wanted) for each in said)
+
+
+def test_what_one_process_lacks_all_do_without(said):
+  assert 'mnist' in said[1]['set'] and said[0]['set'] == f'process 1: {said[1]["set"]}'
+
+
+def test_a_sweep_of_processes_that_found_each_other_is_refused(said):
+  assert all('--num-processes=1 keeps this one alone' in each['sweep'] for each in said)
+
+
+def test_a_signal_between_two_runs_stops_the_next(two):
+  asked = [int((two / f'asked{i}').read_text()) for i in range(2)]
+  assert asked[0] == asked[1] < 50  # and not after as many calls as the first had
 
 
 def test_what_is_refused_on_one_process_ends_all(said):

@@ -15,7 +15,7 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import preemption, results, run, runlog
+from random_pruning_jax import lock, preemption, results, run, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.sweep import claim, estimate, plan, view, work, workers
 
@@ -132,6 +132,16 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
     assert done.stdout.strip() == 'False', done.stderr
     work.work([job], tmp_path)
   assert plan.state(tmp_path / job.tag) == 'waiting'
+
+
+def test_a_run_whose_process_lives_though_its_claim_is_old_has_not_failed(tmp_path):
+  (job,) = planned(small())
+  place = tmp_path / job.tag
+  place.mkdir()
+  with lock.alone(place):  # as the process that trains it has
+    work.work([job], tmp_path)
+  assert not (place / results.FAILED).exists()
+  assert plan.state(place) not in ('failed', 'done')
 
 
 def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):

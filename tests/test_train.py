@@ -337,7 +337,8 @@ def test_a_run_in_calls_goes_on_to_the_very_same_numbers(in_calls, tmp_path):
   """Asked to stop in the middle of an epoch, of a log line and of what would be the next call."""
   config = tiny_config(steps_per_call=3)
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 15'):
-    patch.setattr(preemption.Watch, 'asked', lambda self, number: number == 9)
+    answers = iter([False] * 8 + [True])
+    patch.setattr(preemption.Watch, 'asked', lambda self: next(answers))
     train.train(config, tmp_path, show=False)
   state = train.train(config, tmp_path, show=False)
   assert_equal(state, in_calls[1])

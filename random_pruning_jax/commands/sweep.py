@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files, kernels, processor
+from random_pruning_jax import config_files, kernels, processor, runlog
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.progress import say
 
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   if args.together < 0:
     raise ValueError(f'--together must be at least 0, got {args.together}.')
   configs = load_sweep(args.config, rest)
+  runlog.check_local(args.workdir)
   directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   parent = args.workers > 1 and args.worker < 0 and not args.dry_run
   _share_cores(args)
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')  # the GPUs are the workers'
+  _check_alone()
   from random_pruning_jax import preemption
   from random_pruning_jax.sweep import estimate, plan, view, work, workers
 
@@ -96,6 +98,16 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     else:
       work.work(jobs, directory, together=args.together)
   return max(status, _report(seen, jobs, directory))
+
+
+def _check_alone() -> None:
+  import jax
+
+  if jax.process_count() > 1:
+    raise ValueError(
+      f'a sweep must be in one process, got {jax.process_count()} that found each other: '
+      '--num-processes=1 keeps this one alone, and --shard=I/N gives each its part.'
+    )
 
 
 def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:

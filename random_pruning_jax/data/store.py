@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from random_pruning_jax import lock
 from random_pruning_jax.data import places
 from random_pruning_jax.data.decode import Decoded
 
@@ -33,11 +34,18 @@ def fetch(
   found = _read(folder, fingerprint)
   if found is not None:
     return found
-  try:
-    return _write(folder, identity, fingerprint, make())
-  except OSError as error:
-    logging.warning('decoded images could not be kept in %s: %s', folder, error)
-    return collect(make())
+  with contextlib.ExitStack() as inside:
+    with contextlib.suppress(ImportError, OSError):  # of several that need it, one decodes
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      inside.enter_context(lock.alone(places.cache_dir(), name=f'.{folder.name}.lock'))
+      found = _read(folder, fingerprint)
+    if found is not None:
+      return found
+    try:
+      return _write(folder, identity, fingerprint, make())
+    except OSError as error:
+      logging.warning('decoded images could not be kept in %s: %s', folder, error)
+      return collect(make())
 
 
 def collect(decoded: Decoded) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from its step with no other state saved. Each host reads its own share of each b
 import dataclasses
 import functools
 import gc
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from random_pruning_jax import processor
-from random_pruning_jax.data import crops, decode
+from random_pruning_jax.data import crops, decode, places
 from random_pruning_jax.data.load import find, split_expression
 from random_pruning_jax.data.order import batch_indices, steps_per_epoch
 
@@ -39,6 +40,11 @@ class Source:
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
     return self.read([index])[0]
+
+  def identity(self) -> str:
+    """Number of images, and the files they are in: the same for a copy on another machine."""
+    files = [name_and_size[:2] for name_and_size in places.fingerprint(self.path)]
+    return f'{len(self)} {files}'
 
   def read(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
     from tensorflow_datasets.proto import tf_example_pb2
@@ -130,7 +136,7 @@ def batches(
       flags.FLAGS.mark_as_parsed()
     of = min(processes(workers), stop - start)
     options = grain.MultiprocessingOptions(of, per_worker_buffer_size=BUFFERED)
-    stream = stream.mp_prefetch(options)
+    stream = stream.mp_prefetch(options, _leave_stopping_to_the_run)
   iterator = iter(stream)
   try:
     yield from iterator
@@ -140,6 +146,12 @@ def batches(
     # nobody frees when the process ends.
     del iterator
     gc.collect()
+
+
+def _leave_stopping_to_the_run(worker: int, workers: int) -> None:
+  """A scheduler may signal every process; the run needs its workers until it has saved."""
+  del worker, workers
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def processes(workers: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
+from random_pruning_jax import preemption
 from random_pruning_jax.attacks import ATTACKS
 from random_pruning_jax.config_checks import choice
 from random_pruning_jax.suites import (
@@ -65,6 +66,7 @@ def measure(bench: Bench, names: Sequence[str]) -> Findings:
   """What the named suites find, in their order."""
   found = Findings()
   for name in names:
+    preemption.check()
     found.add(SUITES[name](bench))
   bench.stages.close()
   found.notes = bench.notes | found.notes

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import data, evaluate, feed
+from random_pruning_jax import data, evaluate, feed, parallel
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.progress import Stages
 
@@ -60,23 +60,24 @@ class Bench:
     """A split in the network's shape. Raises data.DataError where it is missing."""
     if (name, split) in self._images:
       return self._images[name, split]
+    with parallel.failing_together(data.DataError):  # what one process lacks, all do without
+      found = self._read(name, split)
+    self._images[name, split] = found
+    return found
+
+  def _read(self, name: str, split: str) -> data.Images:
+    experiment = self.experiment
     if (name, split) == (OWN, 'train'):  # perhaps too many to hold at once
-      self._images[name, split] = feed.feed(self.experiment).images
-    else:
-      dataset = name or self.experiment.config.dataset
-      found, note = data.load_adapted(
-        dataset,
-        split,
-        self.experiment.spec.shape,
-        self.experiment.config.data_dir,
-        self.experiment.spec.resize,
-      )
-      if name == OWN:
-        data.labelled(found, self.experiment.spec.num_classes, f'{dataset} {split}')
-      self._images[name, split] = found
-      if note:
-        self.notes[dataset] = note
-    return self._images[name, split]
+      return feed.feed(experiment).images
+    dataset, spec = name or experiment.config.dataset, experiment.spec
+    found, note = data.load_adapted(
+      dataset, split, spec.shape, experiment.config.data_dir, spec.resize
+    )
+    if name == OWN:
+      data.labelled(found, spec.num_classes, f'{dataset} {split}')
+    if note:
+      self.notes[dataset] = note
+    return found
 
   def source(self, name: str = OWN, split: str = 'test') -> evaluate.Source:
     """The images of a set, or of `ALWAYS`: as many as one's own of that split."""

@@ -97,7 +97,9 @@ def _run_together(jobs: Sequence[Job], directory: pathlib.Path) -> None:
       _run(job, place)
     return
   for job, place, end in zip(jobs, places, ends, strict=True):
-    if isinstance(end, Exception):
+    if isinstance(end, run.InUseError):
+      say(f'{end}')
+    elif isinstance(end, Exception):
       record_failure(
         job, place, f'{type(end).__name__}: {end}', ''.join(traceback.format_exception(end))
       )
@@ -109,5 +111,7 @@ def _run(job: Job, place: pathlib.Path) -> None:
     return
   try:
     run.run(job.config, place, show=False)
+  except run.InUseError as error:  # it was slow to say that it lives, and does
+    say(f'{error}')
   except Exception as error:  # whatever it is, it is this run's alone
     record_failure(job, place, f'{type(error).__name__}: {error}', traceback.format_exc())

@@ -2,17 +2,17 @@
 
 import concurrent.futures
 import functools
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from random_pruning_jax import parallel
+
 if TYPE_CHECKING:
   import orbax.checkpoint as ocp
-
-
-PATIENCE = 300  # seconds that processes wait for one another to write, as for one with a full disk
 
 
 @functools.cache
@@ -70,18 +70,28 @@ class Manager:
     policy = checkpoint_managers.AnyPreservationPolicy(
       [checkpoint_managers.LatestN(self._keep), Best(self.directory)]
     )
-    options = ocp.CheckpointManagerOptions(
-      preservation_policy=policy, async_options=ocp.AsyncOptions(timeout_secs=PATIENCE)
-    )
-    return ocp.CheckpointManager(self.directory, options=options)
+    options = {'preservation_policy': policy}
+    if jax.process_count() > 1:
+      # The state is the same on all: the first process writes, each reads, and Orbax lets none
+      # wait for another, which may have failed.
+      own = jax.process_index()
+      self.directory.mkdir(parents=True, exist_ok=True)
+      options |= {'create': False, 'read_only': own > 0}
+      options['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f'process{own}'
+      )
+    return ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(**options))
 
   def all_steps(self) -> list[int]:
-    """Steps of which there is a checkpoint, in order."""
-    self.wait()
-    # Several processes make their managers together, or one would wait for the others.
-    if jax.process_count() == 1 and not self.directory.exists():
-      return []
-    return sorted(self.orbax.all_steps())
+    """Steps of which there is a checkpoint, in order; as the first process sees them."""
+    with parallel.failing_together(OSError):
+      self.wait()
+      there = self.directory.exists() and jax.process_index() == 0
+      own = sorted(self.orbax.all_steps()) if there else []
+    steps = json.loads(parallel.of_first(json.dumps(own)))
+    if steps and jax.process_index() > 0:
+      self.orbax.reload()
+    return steps
 
   @property
   def used(self) -> bool:

@@ -40,29 +40,26 @@ def save(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   """Fetches and writes in a thread; `record['validation']` may hold the accuracy that ranks it.
 
   So the memory of `state` must stay until the next call of this, of `finish` or of the manager's
-  `close`. Raises NotWrittenError where the last one could not be written (a full disk).
+  `close`. Of several processes the first writes. Raises NotWrittenError, on all of them, where the
+  last one could not be written (a full disk).
   """
-  write = functools.partial(_write, manager, state, record)
-  if jax.process_count() > 1:
-    write()  # Orbax lets processes meet on their devices, where steps may be in another order
-  else:
-    manager.later(write)
+  with parallel.failing_together(NotWrittenError):
+    manager.wait()
+  if jax.process_index() == 0:
+    manager.later(functools.partial(_write, manager, state, record))
 
 
 def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   import orbax.checkpoint as ocp
 
   step = int(state.step)
-  host = jax.device_get(state)
-  # pmap gives each of several processes arrays of its own; Orbax wants common ones. A process that
-  # is alone writes what it has fetched: Orbax would compile a slice of every array, and fetch it.
-  state = parallel.replicate(host, parallel.devices()) if jax.process_count() > 1 else host
+  host = jax.device_get(state)  # Orbax would compile a slice of every array, and fetch it
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
   record |= {'pixels': crops.pixels()}
   try:
     manager.orbax.save(
       step,
-      args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+      args=ocp.args.Composite(state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(record)),
       metrics=record['validation'],
       force=True,
     )
@@ -71,15 +68,16 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
 
 
 def finish(manager: Manager) -> None:
-  """Returns when all is written. Raises NotWrittenError where that fails."""
-  manager.wait()
-  if not manager.used:
-    return
-  try:
-    manager.orbax.wait_until_finished()
-    manager.orbax.check_for_errors()
-  except Exception as error:
-    raise _not_written(manager, manager.orbax.latest_step(), error) from error
+  """Returns when all is written. Raises NotWrittenError, on all processes, where that fails."""
+  with parallel.failing_together(NotWrittenError):
+    manager.wait()
+    if not manager.used or jax.process_index() > 0:
+      return
+    try:
+      manager.orbax.wait_until_finished()
+      manager.orbax.check_for_errors()
+    except Exception as error:
+      raise _not_written(manager, manager.orbax.latest_step(), error) from error
 
 
 @contextlib.contextmanager
@@ -130,11 +128,14 @@ def restore(
   step = (steps or [None])[-1] if step is None else step
   if step not in steps:
     raise ValueError(f'{manager.directory} must hold a checkpoint of step {step}; it has {steps}.')
+  several = jax.process_count() > 1  # each of which reads for itself, onto the host
+  blank = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731
+  target = jax.tree.map(blank, like) if several else parallel.replicated(like, on)
   try:
     read = manager.orbax.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(parallel.replicated(like, on)), record=ocp.args.JsonRestore()
+        state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
       ),
     )
   except Exception as error:  # Orbax raises of many kinds, as the damage is
@@ -150,7 +151,7 @@ def restore(
         f'checkpoint {manager.directory}/{step}: the {what} has checksum {checksum}, saved as '
         f'{saved[what]}: the checkpoint was altered.'
       )
-  return Restored(read.state, read.record)
+  return Restored(parallel.replicate(host, on) if several else read.state, read.record)
 
 
 def restore_newest(

@@ -95,12 +95,24 @@ def _gather(content: bytes) -> list[bytes]:
   return [row.tobytes().rstrip(b'\0') for row in multihost_utils.process_allgather(row)]
 
 
+def of_first(text: str) -> str:
+  """That of process 0, on all processes."""
+  if jax.process_count() == 1:
+    return text
+  from jax.experimental import multihost_utils
+
+  content = np.frombuffer(text.encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+  # Each brings an array of that size, of which the first's counts.
+  row = multihost_utils.broadcast_one_to_all(np.resize(content, size))
+  return np.asarray(row, np.uint8).tobytes().decode()
+
+
 def check_shared(what: str, directory: str | os.PathLike) -> None:
   """Raises ValueError naming the processes that do not see what process 0 writes there."""
   if jax.process_count() == 1:
     return
-  token = _gather(uuid.uuid4().hex.encode())[0].decode()
-  path = pathlib.Path(directory) / f'.seen.{token}'
+  path = pathlib.Path(directory) / f'.seen.{of_first(uuid.uuid4().hex)}'
   with failing_together():
     if jax.process_index() == 0:
       path.touch()

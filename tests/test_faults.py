@@ -152,19 +152,7 @@ def test_a_bucket_is_no_directory(start):
 
 
 def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(start, tmp_path):
-  address = f'localhost:{free_port()}'
-  processes = [
-    start(
-      tmp_path / 'run',
-      '--config.epochs=200',
-      '--cpu-devices=2',
-      f'--coordinator-address={address}',
-      '--num-processes=2',
-      f'--process-id={i}',
-      env=started.without_devices(),
-    )
-    for i in range(2)
-  ]
+  processes = together(start, tmp_path / 'run', 2, '--config.epochs=200')
   wait_for_steps(tmp_path / 'run', processes[0])
   processes[1].send_signal(signal.SIGTERM)
   errors = [process.communicate(timeout=180)[1] for process in processes]
@@ -241,15 +229,30 @@ def ready_for_a_full_disk(workdir):
   config.write_text(config.read_text().replace('"every_steps": 0', '"every_steps": 1'))
 
 
-def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(whole, start, copy):
+def together(start, workdir, count, *arguments, **options):
+  """As many processes of one run as `count`."""
+  address, several = f'localhost:{free_port()}', options | {'env': started.without_devices()}
+  joined = (f'--coordinator-address={address}', f'--num-processes={count}', '--cpu-devices=2')
+  return [start(workdir, *arguments, *joined, f'--process-id={i}', **several) for i in range(count)]
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(
+  whole, start, copy, processes
+):
   """Files can grow to 4 kB only, which the log stays under and a checkpoint does not."""
   ready_for_a_full_disk(copy)
-  process = start(copy, prefix=['bash', '-c', 'ulimit -f 4; exec "$@"', 'bash'])
-  _, error = process.communicate(timeout=180)
-  assert process.returncode == 2, error
-  assert 'could not be written' in error and 'File too large' in error
-  assert 'Traceback' not in error
-  assert 'that of step 10 is there' in error
+  limited = {'prefix': ['bash', '-c', 'ulimit -f 4; exec "$@"', 'bash']}
+  if processes == 1:
+    all_of_them = [start(copy, **limited)]
+  else:
+    all_of_them = together(start, copy, processes, **limited)
+  for process in all_of_them:
+    _, error = process.communicate(timeout=180)
+    assert process.returncode == 2, error
+    assert 'could not be written' in error and 'File too large' in error
+    assert 'Traceback' not in error
+    assert 'that of step 10 is there' in error
   state = train.train(tinier_config(checkpoint__every_steps=1), copy, show=False)
   assert_equal(state, whole[1])
   assert trained(copy) == trained(whole[0])
@@ -366,7 +369,7 @@ print(checkpoints.digest(train.train(tinier_config(), sys.argv[1], on=on, show=F
 @pytest.mark.parametrize('kind', ['stand-in', 'accelerator'])
 def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
   """It is the same to the bit, and its second half can be trained here. The stand-in is one for
-  JAX (standin.py). (test_processes.py restores checkpoints whose notes of devices name others.)"""
+  JAX (standin.py)."""
   environment = {name: value for name, value in os.environ.items() if name != 'JAX_PLATFORMS'}
   if kind == 'stand-in' and not standin.plugin():
     pytest.skip(f'{standin.PACKAGE}, which brings the stand-in, is not installed')

@@ -239,29 +239,8 @@ def test_a_checkpoint_of_two_processes_is_the_same_in_one(two, devices):
   state = read(two / 'streamed', devices, STREAMED)
   assert checkpoints.digest(state) == (two / 'digest').read_text()
   assert len(state.params['head']['kernel'].sharding.device_set) == devices
-
-
-# What Orbax notes of where arrays were: ids of a mesh's devices, or the name of a single one.
-ELSEWHERE = {
-  'a larger mesh': lambda at: at | {'device_mesh': {'mesh': [{'id': 64 + i} for i in range(8)]}},
-  'a GPU': lambda at: {'sharding_type': 'SingleDeviceSharding', 'device_str': 'cuda:0'},
-  'a TPU': lambda at: {
-    'sharding_type': 'SingleDeviceSharding',
-    'device_str': 'TPU_0(process=0,(0,0,0,0))',
-  },
-}
-
-
-@pytest.mark.parametrize('where', ELSEWHERE)
-def test_a_checkpoint_written_on_devices_that_are_not_here_is_the_same(two, where, tmp_path):
-  shutil.copytree(two / 'streamed', tmp_path / 'streamed')
-  file = tmp_path / 'streamed' / 'checkpoints' / '20' / 'state' / '_sharding'
-  noted = {name: json.loads(at) for name, at in json.loads(file.read_text()).items()}
-  assert all(len(at['device_mesh']['mesh']) == 4 for at in noted.values())
-  elsewhere = {name: json.dumps(ELSEWHERE[where](at)) for name, at in noted.items()}
-  file.write_text(json.dumps(elsewhere))
-  state = read(tmp_path / 'streamed', 4, STREAMED)
-  assert checkpoints.digest(state) == (two / 'digest').read_text()
+  # It was written from the host, and so names no device that must be there again.
+  assert not list((two / 'streamed').rglob('_sharding'))
 
 
 @pytest.fixture(scope='module')

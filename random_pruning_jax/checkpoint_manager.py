@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from random_pruning_jax import parallel
+from random_pruning_jax import together
 
 if TYPE_CHECKING:
   import orbax.checkpoint as ocp
@@ -84,11 +84,11 @@ class Manager:
 
   def all_steps(self) -> list[int]:
     """Steps of which there is a checkpoint, in order; as the first process sees them."""
-    with parallel.failing_together(OSError):
+    with together.failing_together(OSError):
       self.wait()
       there = self.directory.exists() and jax.process_index() == 0
       own = sorted(self.orbax.all_steps()) if there else []
-    steps = json.loads(parallel.of_first(json.dumps(own)))
+    steps = json.loads(together.of_first(json.dumps(own)))
     if steps and jax.process_index() > 0:
       self.orbax.reload()
     return steps

@@ -15,7 +15,7 @@ import chex
 import jax
 import numpy as np
 
-from random_pruning_jax import masks, parallel
+from random_pruning_jax import masks, parallel, together
 from random_pruning_jax.checkpoint_manager import Manager
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
@@ -43,7 +43,7 @@ def save(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   `close`. Of several processes the first writes. Raises NotWrittenError, on all of them, where the
   last one could not be written (a full disk).
   """
-  with parallel.failing_together(NotWrittenError):
+  with together.failing_together(NotWrittenError):
     manager.wait()
   if jax.process_index() == 0:
     manager.later(functools.partial(_write, manager, state, record))
@@ -69,7 +69,7 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
 
 def finish(manager: Manager) -> None:
   """Returns when all is written. Raises NotWrittenError, on all processes, where that fails."""
-  with parallel.failing_together(NotWrittenError):
+  with together.failing_together(NotWrittenError):
     manager.wait()
     if not manager.used or jax.process_index() > 0:
       return
@@ -167,7 +167,7 @@ def restore_newest(
   refused: dict[int, NotReadableError] = {}
   for step in reversed(manager.all_steps()):
     try:
-      with parallel.failing_together(NotReadableError):
+      with together.failing_together(NotReadableError):
         read = restore(manager, like(), on, step)
     except NotReadableError as error:
       refused[step] = error
@@ -175,7 +175,7 @@ def restore_newest(
       continue
     # Each process has checked its state against the record that it found in its workdir.
     found = f'{step} {read.record["masks"]} {read.record.get("digest")}'
-    parallel.check_same('the checkpoint to go on from', found)
+    together.check_same('the checkpoint to go on from', found)
     if refused:
       _set_aside(manager, refused)
       say(f'WARNING: going on from step {step}.')
@@ -209,7 +209,7 @@ def _set_aside(manager: Manager, steps: dict[int, Exception]) -> None:
       to.parent.mkdir(exist_ok=True)
       (home / str(step)).rename(to)
       say(f'WARNING: checkpoint {step} was moved to {to}.')
-  parallel.wait_for_all('checkpoints were set aside')
+  together.wait_for_all('checkpoints were set aside')
   manager.orbax.reload()
 
 

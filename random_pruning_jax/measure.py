@@ -17,6 +17,7 @@ from random_pruning_jax import (
   results,
   runlog,
   suites,
+  together,
 )
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, build
@@ -57,7 +58,7 @@ def evaluate_run(
   names = tuple(suite) or config.evaluation.suites
   suites.check(experiment.config.evaluation, names)
   started = time.perf_counter()
-  with parallel.failing_together():
+  with together.failing_together():
     if jax.process_index() == 0:
       results.check_writable(workdir)
   state, record, final = load_state(experiment, workdir, checkpoint, trained)

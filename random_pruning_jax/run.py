@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import lock, parallel, results, runlog, suites
+from random_pruning_jax import lock, results, runlog, suites, together
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.many import distinct, train_many
 from random_pruning_jax.measure import evaluate_run
@@ -103,7 +103,7 @@ def dense(config: ConfigDict) -> ConfigDict:
 
 def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
   """Keeps other processes out of the workdir while `held` is; InUseError where one is inside."""
-  with parallel.failing_together():
+  with together.failing_together():
     if jax.process_index() > 0:  # one lock for the processes of a run
       return
     workdir.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _train_and_measure(
 
 def _checked(config: ConfigDict) -> Experiment:
   """The experiment, or ValueError for all that can be known to be wrong before the first step."""
-  with parallel.failing_together():
+  with together.failing_together():
     experiment = build(config)
     check_budget(experiment)
     suites.check(experiment.config.evaluation)

@@ -22,6 +22,7 @@ from random_pruning_jax import (
   processor,
   profiling,
   runlog,
+  together,
 )
 from random_pruning_jax.data import resident
 from random_pruning_jax.experiment import (
@@ -90,7 +91,7 @@ def train(
   runlog.NotFiniteError where the loss stops being a number,
   checkpoints.NotWrittenError for a full disk, and preemption.Preempted after SIGTERM, once saved.
   """
-  with parallel.failing_together():
+  with together.failing_together():
     experiment = build(config, on)
   first = jax.process_index() == 0
   claim(experiment, workdir)
@@ -121,16 +122,16 @@ def train(
 
 def claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
   """Makes the workdir that of this config, which is the same on all processes, or fails on all."""
-  parallel.check_same('the config', experiment.config.to_json())
-  with parallel.failing_together():
+  together.check_same('the config', experiment.config.to_json())
+  with together.failing_together():
     if jax.process_index() == 0:
       runlog.claim(workdir, experiment.config)
-  parallel.check_shared('the workdir', workdir)
+  together.check_shared('the workdir', workdir)
 
 
 def check_claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
   """Raises ValueError, on all processes, where `claim` would; writes nothing."""
-  with parallel.failing_together():
+  with together.failing_together():
     if jax.process_index() == 0:
       runlog.check_claim(workdir, experiment.config)
 
@@ -141,9 +142,9 @@ def prepare(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
   The checkpoints in its workdir, if it has one yet, are not looked at.
   """
   config = experiment.config
-  with parallel.failing_together():
+  with together.failing_together():
     fed, held_out = feed.feed(experiment), feed.held_out(experiment)
-  parallel.check_same('the training images', fed.identity)
+  together.check_same('the training images', fed.identity)
   per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
   saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
   return Run(experiment, fed, held_out, saved, per_epoch)
@@ -155,7 +156,7 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   blank = functools.partial(blank_state, experiment, run.per_epoch)
   read = checkpoints.restore_newest(run.saved, blank, experiment.on)
   if read is not None:
-    with parallel.failing_together():
+    with together.failing_together():
       _check_alike(run, read.record)
     return read
   config = experiment.config
@@ -204,8 +205,8 @@ def _say_what_is_empty(mask_tree: masks.Masks, shapes: Mapping[str, Any]) -> Non
 
 def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
   """Raises ValueError naming the processes that would begin with other masks or weights."""
-  parallel.check_same('the masks', masks.checksum(mask_tree))
-  parallel.check_same('the initial weights', checkpoints.digest(params))
+  together.check_same('the masks', masks.checksum(mask_tree))
+  together.check_same('the initial weights', checkpoints.digest(params))
 
 
 def blank_state(experiment: Experiment, per_epoch: int) -> TrainState:

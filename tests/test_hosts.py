@@ -21,10 +21,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 JOINED = """
 import sys
 import jax
-from random_pruning_jax import hosts, parallel
+from random_pruning_jax import hosts, parallel, together
 hosts.connect()
 jax.config.update('jax_platforms', 'cpu')  # else JAX would look for the TPU that it was told of
-parallel.check_same('a word', 'word')
+together.check_same('a word', 'word')
 # In a file, since Gloo writes to the same output from other threads.
 with open(sys.argv[1], 'w') as file:
   print(jax.process_index(), jax.process_count(), len(parallel.devices()), file=file, end='')

@@ -27,7 +27,7 @@ import sys
 sys.path.insert(0, 'tests')
 import jax
 jax.config.update('jax_num_cpu_devices', int(sys.argv[2]))
-from random_pruning_jax import hosts, parallel
+from random_pruning_jax import hosts, parallel, together
 if len(sys.argv) > 3:
   hosts.connect(sys.argv[3], 2, int(sys.argv[4]))
 from test_processes import SNIP, STREAMED
@@ -58,10 +58,10 @@ for score in ('grasp', 'synflow'):
   kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
 place = workdir / 'streamed'
 whole = train.train(tinier_config(**STREAMED), place, show=False)
-parallel.wait_for_all('the whole run is saved')
+together.wait_for_all('the whole run is saved')
 if first:
   shutil.rmtree(place / 'checkpoints' / '20')
-parallel.wait_for_all('its last checkpoint is gone')
+together.wait_for_all('its last checkpoint is gone')
 again = train.train(tinier_config(**STREAMED), place, show=False)
 assert checkpoints.digest(again) == checkpoints.digest(whole)
 if first:
@@ -79,7 +79,7 @@ if jax.process_count() > 1:
   mine = {'kernel': np.arange(6.0) + number}
   same = {'kernel': np.ones(6, bool)}
   def only_here():
-    with parallel.failing_together():
+    with together.failing_together():
       if number == 1:
         raise OSError('no space is left here')
   def other_images():
@@ -90,10 +90,10 @@ if jax.process_count() > 1:
     finally:
       feed.feed = made
   def not_shared():
-    parallel.SHARED_WITHIN = 1.0
+    together.SHARED_WITHIN = 1.0
     place = workdir / f'of{number}'
     place.mkdir()
-    parallel.check_shared('the workdir', place)
+    together.check_shared('the workdir', place)
   def lacking():  # 'mnist' is not here
     bench = suites.Bench(build(tinier_config()), {}, {})
     bench.images('mnist' if number else 'natural_patches')

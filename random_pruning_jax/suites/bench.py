@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import data, evaluate, feed, parallel
+from random_pruning_jax import data, evaluate, feed, together
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.progress import Stages
 
@@ -60,7 +60,7 @@ class Bench:
     """A split in the network's shape. Raises data.DataError where it is missing."""
     if (name, split) in self._images:
       return self._images[name, split]
-    with parallel.failing_together(data.DataError):  # what one process lacks, all do without
+    with together.failing_together(data.DataError):  # what one process lacks, all do without
       found = self._read(name, split)
     self._images[name, split] = found
     return found

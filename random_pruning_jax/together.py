@@ -1,0 +1,100 @@
+"""What the processes of one run do together: each function here is called by all of them.
+
+A process that is alone waits for nobody.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import time
+import uuid
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+SHARED_WITHIN = 60.0  # seconds, as long as NFS may remember that a file was not there
+
+
+def check_same(what: str, digest: str) -> None:
+  """Raises ValueError naming the processes whose `digest` of `what` is not that of process 0."""
+  every = _gather(hashlib.sha256(digest.encode()).digest())
+  odd = [str(i) for i, found in enumerate(every) if found != every[0]]
+  if odd:
+    raise ValueError(
+      f'{what} must be the same on all {len(every)} processes; process '
+      f'{", ".join(odd)} differs from process 0.'
+    )
+
+
+@contextlib.contextmanager
+def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
+  """Around what may fail on one process and makes none wait: it then fails on all.
+
+  Else the others would wait, in what they do next together, for one that has ended. Those it did
+  not fail on raise `kind`, with the message of the first that it did.
+  """
+  error = None
+  try:
+    yield
+  except Exception as raised:
+    error = raised
+  texts = _gather(b'' if error is None else (str(error) or type(error).__name__).encode())
+  if error is not None:
+    raise error
+  for i, text in enumerate(texts):
+    if text:
+      raise kind(f'process {i}: {text.decode(errors="replace")}')
+
+
+def _gather(content: bytes) -> list[bytes]:
+  """That of every process, of which at most 4,096 bytes are kept."""
+  if jax.process_count() == 1:
+    return [content]
+  from jax.experimental import multihost_utils
+
+  row = np.frombuffer(content[:4096].ljust(4096, b'\0'), np.uint8)
+  return [row.tobytes().rstrip(b'\0') for row in multihost_utils.process_allgather(row)]
+
+
+def of_first(text: str) -> str:
+  """That of process 0, on all processes."""
+  if jax.process_count() == 1:
+    return text
+  from jax.experimental import multihost_utils
+
+  content = np.frombuffer(text.encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+  # Each brings an array of that size, of which the first's counts.
+  row = multihost_utils.broadcast_one_to_all(np.resize(content, size))
+  return np.asarray(row, np.uint8).tobytes().decode()
+
+
+def check_shared(what: str, directory: str | os.PathLike) -> None:
+  """Raises ValueError naming the processes that do not see what process 0 writes there."""
+  if jax.process_count() == 1:
+    return
+  path = pathlib.Path(directory) / f'.seen.{of_first(uuid.uuid4().hex)}'
+  with failing_together():
+    if jax.process_index() == 0:
+      path.touch()
+  until = time.monotonic() + SHARED_WITHIN
+  while not (seen := path.exists()) and time.monotonic() < until:
+    time.sleep(0.2)
+  every = _gather(b'seen' if seen else b'')
+  if jax.process_index() == 0:
+    path.unlink()
+  if blind := [str(i) for i, found in enumerate(every) if not found]:
+    raise ValueError(
+      f'{what} must be one that all processes share; process {", ".join(blind)} does not see what '
+      f'process 0 writes into {directory}.'
+    )
+
+
+def wait_for_all(what: str) -> None:
+  """Returns when every process has come here."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(what)

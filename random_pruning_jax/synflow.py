@@ -109,7 +109,7 @@ def _round(apply_fn: Callable, structure, layers: frozenset[str]) -> Callable:
       name: (jnp.where(left[name], number, last), jnp.where(left[name], bits[name], score))
       for name, (last, score) in seen.items()
     }
-    threshold = _highest([jnp.where(left[name], bits[name], 0) for name in sorted(layers)], count)
+    threshold = _kth_highest([jnp.where(left[name], bits[name], 0) for name in sorted(layers)], count)
     left = {
       name: mask & (bits[name] >= threshold) if name in layers else mask
       for name, mask in left.items()
@@ -120,7 +120,7 @@ def _round(apply_fn: Callable, structure, layers: frozenset[str]) -> Callable:
   return step
 
 
-def _highest(bits: list[chex.Array], count: chex.Array) -> chex.Array:
+def _kth_highest(bits: list[chex.Array], count: chex.Array) -> chex.Array:
   """The `count`-th highest number of all arrays, uint32, found bit by bit.
 
   The bits of floats >= 0 are ordered as the floats are, and 32 passes of counting need no sorting.

@@ -36,6 +36,9 @@ def configs(a: pathlib.Path, b: pathlib.Path) -> str:
   """Fields that differ and that results depend on."""
   flat = [config_lib.flat(runlog.read_config(place)) for place in (a, b)]
   changed = config_lib.differences(*flat)
+  measured = tuple(fields['evaluation.checkpoint'] for fields in flat)
+  if measured[0] != measured[1]:
+    changed['evaluation.checkpoint'] = measured
   if not changed:
     return 'The same.'
   return tables.text([['', 'A', 'B'], *([name, *map(str, pair)] for name, pair in changed.items())])

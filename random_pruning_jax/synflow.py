@@ -109,7 +109,9 @@ def _round(apply_fn: Callable, structure, layers: frozenset[str]) -> Callable:
       name: (jnp.where(left[name], number, last), jnp.where(left[name], bits[name], score))
       for name, (last, score) in seen.items()
     }
-    threshold = _kth_highest([jnp.where(left[name], bits[name], 0) for name in sorted(layers)], count)
+    threshold = _kth_highest(
+      [jnp.where(left[name], bits[name], 0) for name in sorted(layers)], count
+    )
     left = {
       name: mask & (bits[name] >= threshold) if name in layers else mask
       for name, mask in left.items()

@@ -1,9 +1,14 @@
 """Which runs a report puts into one cell, and which it compares."""
 
+import dataclasses
+import itertools
+
 import pytest
 import synthetic
 
-from random_pruning_jax.report import claims, runs, sizes, style, tables, verdicts
+pytest.importorskip('matplotlib')
+
+from random_pruning_jax.report import claims, figures, runs, sizes, style, tables, verdicts
 
 
 def done(place='', metrics=None, time='', **fields):
@@ -77,6 +82,92 @@ def test_a_setting_that_differs_in_one_data_set_is_named_in_no_other():
     ]
   )
   assert [run.setting for run in found] == ['', '', 'epochs=5', 'epochs=30']
+
+
+def means(runs_, rows, columns):
+  """Mean accuracies of all cells of all tables."""
+  found = tables.pivot(runs_, rows, columns, 'accuracy')
+  return [round(cell.mean, 4) for table in found for cell in table.cells.values()]
+
+
+@pytest.mark.parametrize(
+  ('rows', 'columns'),
+  [
+    ('ratio', 'network'), ('depth', 'ratio'), ('ratio', 'sparsity'), ('depth', 'sparsity'),
+    ('width', 'depth'), ('select', 'network'), ('name', 'density'), ('network', 'sparsity'),
+    ('scheme', 'depth'), ('select', 'ratio'), ('width', 'scheme'), ('depth', 'network'),
+  ],
+)  # fmt: skip
+def test_no_cell_of_any_table_holds_runs_that_differ_in_more_than_their_seed(rows, columns):
+  kinds = [
+    {'pruning__density': 1.0},
+    {'pruning__density': 0.1},
+    {'pruning__density': 0.2},
+    {'pruning__density': 0.1, 'pruning__ratio': 'uniform'},
+    {'pruning__density': 0.1, 'pruning__select': 'magnitude'},
+    {'pruning__density': 0.5, 'pruning__sampling': 'n_m'},
+  ]
+  networks = [{}, {'model__width': 64}, {'model__name': 'resnet56'}, {'model__name': 'vgg16'}]
+  every = []
+  for number, (kind, network) in enumerate(itertools.product(kinds, networks)):
+    for seed in (0, 1):  # seeds of one cell agree, so that a mean of others would show
+      numbers = {'accuracy': 0.5 + number / 100}
+      every.append(done(seed=seed, time=str(number), metrics=numbers, **kind, **network))
+  # A dense network is in each table where it can be told from sparse ones.
+  assert set(means(every, rows, columns)) == {round(0.5 + n / 100, 4) for n in range(24)}
+
+
+def test_how_a_run_is_chosen_and_how_long_it_trains_are_never_averaged_or_compared():
+  best = accuracies({}, (0.5, 0.6))
+  latest = [
+    dataclasses.replace(run, config=run.config | {'evaluation.checkpoint': 'latest'})
+    for run in accuracies({}, (0.1, 0.2))
+  ]
+  longer = accuracies({'pruning__density': 1.0, 'epochs': 200}, (0.9, 0.9))
+  found = runs._with_settings([*best, *latest, *longer])
+  assert len({run.setting for run in found}) == 3
+  assert not any(cell.differences('accuracy') for cell in claims.cells_of(found))
+
+
+def test_a_run_that_could_not_begin_names_no_setting_and_no_scheme():
+  unresolved = {'augment.flip': 'dataset', 'augment.pad': -1, 'pruning.sampling': 'recipe'}
+  good = done()
+  failed = runs.Run('failed', '', good.config | unresolved, {}, 'it was wrong')
+  found = runs._with_settings([good, failed])
+  assert [(run.setting, run.scheme) for run in found] == [('', 'erk')] * 2
+
+
+def test_a_mean_over_foreign_sets_is_over_those_that_all_runs_of_a_cell_have():
+  one, other = (done(seed=s, metrics={'ood/svhn_cropped/msp/auroc': 0.9}) for s in (0, 1))
+  other.row['metrics'].pop('ood/cifar100/msp/auroc')
+  assert tables.cell_of([one, other], 'auroc').values == (0.9, 0.9)
+
+
+def test_gradient_flow_is_compared_within_a_data_set():
+  """In each, a larger gradient costs more; both pooled, it would seem to cost less."""
+  every = []
+  for dataset, high in (('cifar10', 0), ('cifar100', 10)):
+    for seed in (0, 1, 2):
+      same = {'dataset': dataset, 'seed': seed}
+      every.append(done(pruning__density=1.0, metrics={'accuracy': 0.9}, **same))
+      for step, density in enumerate((0.5, 0.3, 0.2, 0.1)):
+        accuracy = {'accuracy': 0.5 + high / 100 - step / 100}
+        run = done(metrics=accuracy, pruning__density=density, **same)
+        run.row['gradient'] = {'step': [0], 'gradient_norm': [high + step + 1.0 + seed / 10]}
+        every.append(run)
+  [answer] = [a for a in claims.answers(every) if a.claim.startswith('Gradient flow')]
+  assert answer.evidence[0].mean == pytest.approx(-1) and 'over 2 cells' in answer.evidence[0].what
+
+
+def test_a_report_of_runs_that_are_all_missing_has_its_tables():
+  missing = runs.Run('missing', '', done().config, {})
+  [table] = tables.pivot([missing], 'scheme', 'sparsity', 'accuracy')
+  assert [tables.show(cell, 'accuracy') for cell in table.cells.values()] == ['1 missing']
+
+
+def test_names_of_figures_that_are_too_long_stay_different():
+  long = [figures._slug('accuracy' * 20 + end) for end in 'ab']
+  assert len(set(long)) == 2 and all(len(name) == 120 for name in long)
 
 
 def test_the_claim_of_imagenet_is_of_wide_resnet_50_on_imagenet_alone():

@@ -400,6 +400,11 @@ def test_images_are_corrupted_here_once_and_kept(tmp_path, monkeypatch):
   [
     ({'suites': ('oood',)}, 'evaluation.suites must be one of adversarial, .*; got .oood'),
     ({'attacks': {'pdg': {'epsilons': ()}}}, 'evaluation.attacks must be one of .*pgd'),
+    (
+      {'attacks': {'pgd': {'epsilons': (), 'stpes': 3}}},
+      'attacks.pgd must be one of .*steps.*stpes',
+    ),
+    ({'attacks': {'fgsm': {'epsilons': (), 'steps': 3}}}, 'attacks.fgsm must be one of epsilons'),
     ({'corruptions': ('mist',)}, 'evaluation.corruptions must be one of'),
   ],
 )

@@ -8,6 +8,7 @@ from scipy import stats
 from random_pruning_jax.report.runs import Run
 from random_pruning_jax.report.sizes import paired
 from random_pruning_jax.report.style import look, network_title
+from random_pruning_jax.report.tables import one_a_seed
 from random_pruning_jax.report.verdicts import Answer, Differences, can, evidence, tends
 
 MARGIN = 0.005  # accuracies that differ by less than half a point match
@@ -99,23 +100,27 @@ def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
 def flow_matters(claim: str, cells: Sequence[Cell]) -> Answer:
   """Whether sparse networks with a larger gradient at initialisation lose less accuracy.
 
-  For each seed, Spearman's rank correlation over the cells of that seed, three at least, between
+  For each data set and seed, Spearman's rank correlation over its cells, three at least, between
   the norm of the masked gradient before the first step and accuracy minus the dense network's.
   """
-  points: dict[int, list[tuple[float, float]]] = {}
+  points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
   for cell in cells:
-    lost = cell.differences('accuracy')
-    for run in cell.sparse:
+    lost, first = cell.differences('accuracy'), cell.sparse[0]
+    here = points.setdefault((first.dataset, first.setting), {})
+    for seed, run in one_a_seed(cell.sparse).items():
       flow = run.row.get('gradient') or {}
-      if run.seed in lost and flow.get('gradient_norm') and flow['step'][0] == 0:
-        points.setdefault(run.seed, []).append((flow['gradient_norm'][0], lost[run.seed]))
-  found = {
-    seed: float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
-    for seed, pairs in points.items()
-    if all(len(set(values)) > 2 for values in zip(*pairs, strict=True))
-  }
+      if seed in lost and flow.get('gradient_norm') and flow['step'][0] == 0:
+        here.setdefault(seed, []).append((flow['gradient_norm'][0], lost[seed]))
+  found = [
+    {
+      seed: float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+      for seed, pairs in here.items()
+      if all(len(set(values)) > 2 for values in zip(*pairs, strict=True))
+    }
+    for here in points.values()
+  ]
   what = 'rank correlation of gradient norm at initialisation and accuracy minus dense'
-  return tends(claim, what, [found] if found else [], 'rank correlation')
+  return tends(claim, what, found, 'rank correlation')
 
 
 def answers(runs: Sequence[Run]) -> list[Answer]:

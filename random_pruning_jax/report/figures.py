@@ -3,6 +3,7 @@
 import io
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -128,11 +129,11 @@ def _width(run: Run) -> int:
 
 
 def _seeds(runs: Sequence[Run]) -> str:
-  counts: dict[tuple, int] = {}
+  seeds: dict[tuple, set[int]] = {}
   for run in runs:
-    key = (run.network, run.scheme, run.sparsity)
-    counts[key] = counts.get(key, 0) + 1
-  low, high = min(counts.values()), max(counts.values())
+    seeds.setdefault((run.network, run.scheme, run.sparsity), set()).add(run.seed)
+  counts = [len(found) for found in seeds.values()]
+  low, high = min(counts), max(counts)
   return f'n = {low}' if low == high else f'n = {low} to {high} (unequal)'
 
 
@@ -149,4 +150,6 @@ def _source(runs: Sequence[Run], name: str) -> str:
 
 
 def _slug(text: str) -> str:
-  return re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('_')[:120]
+  """A name for files and the page; where it would be too long for one, its end is a checksum."""
+  name = re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('_')
+  return name if len(name) <= 120 else f'{name[:111]}-{zlib.crc32(text.encode()):08x}'

@@ -26,6 +26,12 @@ _NOT_SETTINGS = (
 _NO_SETS = ('near', 'far', 'gaussian_noise', 'pixel_shuffled')  # means of sets, and made-up images
 _CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
 _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
+# Of these: which epoch's network is measured.
+_SETTINGS = ('checkpoint.every_epochs', 'evaluation.checkpoint')
+_OF_PRUNING = ('ratio', 'pruning.ratio', 'select', 'pruning.select')
+_LATER = ('dataset', 'recipe')  # words of a config that stand for other values
+_NOT_YET = {'augment.pad': (-1,)}  # and a number
+_OWN_SCHEDULE = ('epochs', 'schedule.milestones')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Run:
   @property
   def density(self) -> float:
     """As the config asks for it, which is the same for every ratio and seed."""
-    return float(self.config.get('pruning.density', self.row.get('density', 1.0)))
+    return round(float(self.config.get('pruning.density', self.row.get('density', 1.0))), 6)
 
   @property
   def sparsity(self) -> float:
@@ -95,7 +101,7 @@ class Run:
       ratio, select = ratio.removesuffix('_authors'), select.removesuffix('_authors')
     usual = 'bernoulli' if authors and select == 'random' else 'exact'
     sampling = self.config.get('pruning.sampling', usual)
-    notes = [sampling] if sampling != usual else []
+    notes = [sampling] if sampling not in (usual, *_LATER) else []
     if sampling == 'n_m':
       notes = [f'n_m of {self.config.get("pruning.block")}']
     if held := self.config.get('pruning.dense'):
@@ -107,32 +113,40 @@ class Run:
     """Whether chance chose which weights stay."""
     return not self.dense and self.config.get('pruning.select', 'random') == 'random'
 
-  def metric(self, name: str, beside: 'Run | None' = None) -> float | None:
+  def metric(self, name: str, beside: 'Iterable[Run]' = ()) -> float | None:
     """A number of the row, or one of this report's own.
 
     `auroc` is the mean of the maximum softmax's over foreign sets, and `fgsm` the accuracy at the
-    largest epsilon up to 8/255; of those that `beside` has too, so that two runs are compared on
-    the same sets and epsilon.
+    largest epsilon up to 8/255; of those that the runs `beside` this one have too, so that runs are
+    compared on the same sets and epsilon.
     """
-    numbers = {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
-    if beside is not None and name in ('auroc', 'fgsm'):
-      theirs = beside.row.get('metrics', {})
-      numbers = {k: v for k, v in numbers.items() if theirs.get(k) is not None}
-    if name == 'auroc':
-      matches = {key: re.fullmatch(r'ood/(.+)/msp/auroc', key) for key in numbers}
-      found = [numbers[key] for key, match in matches.items() if match and match[1] not in _NO_SETS]
-      return sum(found) / len(found) if found else None
-    if name == 'fgsm':
-      name = strongest_fgsm(numbers)
+    numbers = self._numbers()
+    if name in ('auroc', 'fgsm'):
+      of = _sets if name == 'auroc' else _epsilons
+      chosen = of(numbers)
+      for run in beside:
+        chosen = {key: value for key, value in chosen.items() if key in of(run._numbers())}
+      if name == 'auroc':
+        found = [numbers[key] for key in chosen]
+        return sum(found) / len(found) if found else None
+      name = max(chosen, key=chosen.get, default='')
     if name == 'validation_accuracy':
       return (self.row.get('validation') or {}).get('accuracy')
     value = numbers.get(name, self.row.get(name))
     return float(value) if isinstance(value, int | float) else None
 
+  def _numbers(self) -> dict[str, float]:
+    return {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
+
   def field(self, name: str) -> Any:
-    """A field for rows and columns: 'network', 'scheme', 'sparsity', or any of the config's."""
+    """A field for rows and columns: 'network', 'scheme', 'sparsity', or any of the config's.
+
+    A dense network has no ratio and no selection, whatever its config says: it is 'dense'.
+    """
     if name in FIELDS:
       return getattr(self, name)
+    if self.dense and name in _OF_PRUNING:
+      return DENSE
     for known in (name, f'pruning.{name}', f'model.{name}', f'optimizer.{name}'):
       if known in self.config:
         return self.config[known]
@@ -142,16 +156,21 @@ class Run:
 FIELDS = ('network', 'scheme', 'sparsity', 'density', 'depth', 'dataset', 'seed', 'setting')
 
 
-def strongest_fgsm(numbers: Iterable[str]) -> str:
-  """The name of FGSM's largest epsilon up to 8/255; '' where there is none."""
+def _sets(numbers: Iterable[str]) -> dict[str, str]:
+  """{'ood/SET/msp/auroc': SET} of the foreign sets."""
+  matches = {name: re.fullmatch(r'ood/(.+)/msp/auroc', name) for name in numbers}
+  return {name: m[1] for name, m in matches.items() if m and m[1] not in _NO_SETS}
+
+
+def _epsilons(numbers: Iterable[str]) -> dict[str, float]:
+  """{'adversarial/fgsm/8/255': 8 / 255} of FGSM's epsilons above 0 and up to 8/255."""
   found = {}
   for name in numbers:
-    match = re.fullmatch(r'adversarial/fgsm/([\d.]+)(?:/(\d+))?', name)
-    if match:
+    if match := re.fullmatch(r'adversarial/fgsm/([\d.]+)(?:/(\d+))?', name):
       epsilon = float(match[1]) / float(match[2] or 1)
       if 0 < epsilon <= 8.01 / 255:
-        found[epsilon] = name
-  return found[max(found)] if found else ''
+        found[name] = epsilon
+  return found
 
 
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
@@ -203,24 +222,36 @@ def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
 
 
 def _with_settings(runs: list[Run]) -> list[Run]:
-  """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged."""
+  """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged.
+
+  Nor compared: but on ImageNet the paper trains dense networks by a schedule of their own.
+  """
   names = sorted({name for run in runs for name in run.config if _is_setting(name)})
   differing: dict[str, list[str]] = {}  # of each data set
   for name in names:
     by_network: dict[tuple, set[str]] = {}
     for run in runs:
-      key = (run.dataset, run.network, run.dense)
-      if name in run.config:  # rows of older versions may lack it
+      own = run.dense and run.dataset.startswith('imagenet') and name in _OWN_SCHEDULE
+      if _says(run, name):
+        key = (run.dataset, run.network, own)
         by_network.setdefault(key, set()).add(json.dumps(run.config[name]))
     for dataset in {key[0] for key, values in by_network.items() if len(values) > 1}:
       differing.setdefault(dataset, []).append(name)
 
   def setting(run: Run) -> str:
-    named = (name for name in differing.get(run.dataset, ()) if name in run.config)
+    named = (name for name in differing.get(run.dataset, ()) if _says(run, name))
     return ', '.join(f'{name}={run.config[name]}' for name in named)
 
   return [dataclasses.replace(run, setting=setting(run)) for run in runs]
 
 
+def _says(run: Run, name: str) -> bool:
+  """Whether the config says what the field is: rows of older versions may lack it, and a config
+  that could not be resolved, of a run that never began, holds words in its place."""
+  return name in run.config and run.config[name] not in (*_LATER, *_NOT_YET.get(name, ()))
+
+
 def _is_setting(name: str) -> bool:
+  if name in _SETTINGS:
+    return True
   return name not in _NOT_SETTINGS and not name.startswith(_NOT_SETTINGS_BELOW)

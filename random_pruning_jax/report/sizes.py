@@ -91,7 +91,7 @@ def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int
   differences = {}
   for seed in ours.keys() & theirs.keys():
     a, b = ours[seed], theirs[seed]
-    values = a.metric(metric, beside=b), b.metric(metric, beside=a)
+    values = a.metric(metric, beside=[b]), b.metric(metric, beside=[a])
     if None not in values:
       differences[seed] = values[0] - values[1]
   return dict(sorted(differences.items()))

@@ -61,13 +61,15 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
         f'{name} must be network, scheme, sparsity, density, depth, dataset, seed, setting or one '
         f'of {", ".join(known)}.'
       )
-  if all(run.metric(metric) is None for run in runs if run.state == 'done'):
+  done = [run for run in runs if run.state == 'done']
+  if done and all(run.metric(metric) is None for run in done):
     known = sorted({name for run in runs for name in run.row.get('metrics', {})})
     raise ValueError(f'--metric must be one of {", ".join(known)}; got {metric}.')
   groups: dict[tuple, list[Run]] = {}
   for run in sorted(runs, key=lambda run: run.dense):  # dense ones last: they join the others
     key = _rest(run, rows, columns)
-    alike = [other for other in groups if _joins(key, other)] if run.dense else []
+    joins = run.dense and {rows, columns} & _APART  # else it would be in a sparse run's cell
+    alike = [other for other in groups if _joins(key, other)] if joins else []
     for each in alike or [key]:
       groups.setdefault(each, []).append(run)
   return [_table(key, members, rows, columns, metric) for key, members in groups.items()]
@@ -76,7 +78,9 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
 def cell_of(runs: Sequence[Run], metric: str) -> Cell:
   """The numbers of runs that differ in their seed alone; of copies, which sweeps may share, one."""
   each = one_a_seed(runs)
-  values = [run.metric(metric) for run in each.values() if run.state == 'done']
+  done = [run for run in each.values() if run.state == 'done']
+  measured = [run for run in done if run.metric(metric) is not None]
+  values = [run.metric(metric, beside=measured) for run in done]  # of sets that all of them have
   return Cell(
     tuple(value for value in values if value is not None),
     sum(run.state == 'failed' for run in each.values()),
@@ -175,26 +179,42 @@ def str_field(value: Any) -> str:
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 
-# Fields that say the same in other words, so that neither must be equal within a table.
-_SAME = {
-  'network': ('depth', 'name', 'model.name'),
-  'sparsity': ('density', 'pruning.density'),
-  'scheme': ('ratio', 'pruning.ratio', 'select', 'pruning.select'),
-}
+_DENSITY = {'density', 'pruning.density'}
+_NAME, _WIDTH = {'name', 'model.name'}, {'width', 'model.width'}
+_RATIO, _SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}
+# Of a table with one of these along its side, dense runs have rows or columns of their own.
+_APART = {'scheme', 'sparsity'} | _DENSITY | _RATIO | _SELECT
 
 
 def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
-  """What must be equal within a table."""
+  """What must be equal within a table, so that runs of one cell differ in their seed alone."""
   axes = {rows, columns}
-  out = []
-  for name in ('dataset', 'setting', 'network', 'scheme', 'sparsity'):
-    if name in axes or axes & set(_SAME.get(name, ())):
-      continue
-    if name == 'network' and axes & {'width', 'model.width'}:
-      out.append((name, run.config.get('model.name')))
-    else:
-      out.append((name, run.field(name)))
+  out = [(name, run.field(name)) for name in ('dataset', 'setting') if name not in axes]
+  out.append(('network', _rest_of_network(run, axes)))
+  out.append(('scheme', _rest_of_scheme(run, axes)))
+  out.append(('sparsity', '' if axes & {'sparsity', *_DENSITY} else run.sparsity))
   return tuple(out)
+
+
+def _rest_of_network(run: Run, axes: set[str]) -> str:
+  """What rows and columns do not say of a network: nothing, or its width, family, or all."""
+  width = run.config.get('model.width', 0)
+  if 'network' in axes or (axes & _NAME and axes & _WIDTH):
+    return ''
+  if axes & _NAME:
+    return f'width {width}' if width else ''
+  kind = run.family if 'depth' in axes else str(run.config.get('model.name'))
+  return kind + (f'-w{width}' if width and not axes & _WIDTH else '')
+
+
+def _rest_of_scheme(run: Run, axes: set[str]) -> str:
+  """What they do not say of a scheme: they may say ratio and selection of 'erk/snip, n_m of 4'."""
+  if 'scheme' in axes or run.dense:
+    return '' if 'scheme' in axes else DENSE
+  first, *notes = run.scheme.split(', ')
+  ratio, _, select = first.partition('/')
+  said = ['' if axes & _RATIO else ratio, '' if axes & _SELECT or not select else f'/{select}']
+  return ', '.join(filter(None, [''.join(said), *notes]))
 
 
 def _joins(dense: tuple, other: tuple) -> bool:

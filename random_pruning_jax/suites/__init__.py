@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ml_collections import ConfigDict
 
 from random_pruning_jax import preemption
-from random_pruning_jax.attacks import ATTACKS
+from random_pruning_jax.attacks import ATTACKS, SETTINGS
 from random_pruning_jax.config_checks import choice
 from random_pruning_jax.suites import (
   adversarial,
@@ -51,8 +51,10 @@ def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
   """
   for name in tuple(names) or settings.suites:
     choice('suite', name, SUITES)
-  for name in settings.attacks:
+  for name, own in settings.attacks.items():
     choice('evaluation.attacks', name, ATTACKS)
+    for field in own:
+      choice(f'evaluation.attacks.{name}', field, {'epsilons', *SETTINGS[name]})
   for name in settings.corruptions:
     choice('evaluation.corruptions', name, corruptions.NAMES)
 

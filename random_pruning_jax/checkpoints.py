@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import masks, parallel, together
+from random_pruning_jax import masks, parallel, runlog, together
 from random_pruning_jax.checkpoint_manager import Manager
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
@@ -56,6 +57,7 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   host = jax.device_get(state)  # Orbax would compile a slice of every array, and fetch it
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
   record |= {'pixels': crops.pixels()}
+  _check_finite(host, step)
   try:
     manager.orbax.save(
       step,
@@ -63,8 +65,20 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
       metrics=record['validation'],
       force=True,
     )
+    manager.orbax.wait_until_finished()  # here, or the next save would be told of this one's error
+    manager.orbax.check_for_errors()
   except Exception as error:
     raise _not_written(manager, step, error) from error
+
+
+def _check_finite(state: Any, step: int) -> None:
+  """Raises runlog.NotFiniteError naming a leaf: a loss may be finite when weights are no more."""
+  for name, leaf in masks.named_leaves(state).items():
+    if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+      raise runlog.NotFiniteError(
+        f'{name} holds nan or infinity at step {step}; the last checkpoint is intact. Try a lower '
+        'optimizer.lr, or schedule.warmup_epochs of 5.'
+      )
 
 
 def finish(manager: Manager) -> None:

@@ -58,7 +58,9 @@ def default() -> ConfigDict:
   config.data_loading = 'auto'  # 'resident' in device memory, or 'streamed' from files
   config.data_workers = -1  # processes that decode streamed images; -1 is one a core, 0 threads
   config.image_size = 0  # pixels that the network sees; 0 is the data set's own
-  config.resize = 0  # shorter side before evaluation's central crop; 0 is 256 for 224
+  config.resize = (
+    0  # shorter side before evaluation's central crop, where sizes vary; 0: 256 for 224
+  )
   config.augment = ConfigDict()
   config.augment.mode = 'dataset'  # pad-crop by 'reflect' or 'zeros', a part 'resized', or 'none'
   config.augment.pad = -1  # pixels; -1 is the data set's own
@@ -92,7 +94,9 @@ def default() -> ConfigDict:
   config.optimizer.decay = 'recipe'  # 'kernels' or 'all'
   config.optimizer.label_smoothing = 0.0
   config.optimizer.accumulate = 1  # parts that a batch is taken in, one after the other
-  config.optimizer.average_decay = 0.0  # of a moving average that is evaluated; 0 is none
+  # Of a moving average of the weights, which is evaluated; 0 is none. It begins at the initial
+  # ones, which count for some times 1 / (1 - decay) steps. BatchNorm's statistics are not averaged.
+  config.optimizer.average_decay = 0.0
   config.schedule = ConfigDict()
   config.schedule.name = 'milestones'  # or 'cosine', 'constant'
   config.schedule.milestones = (0.5, 0.75)  # as fractions of training

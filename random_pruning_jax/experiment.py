@@ -73,6 +73,11 @@ def check_budget(experiment: Experiment) -> None:
 def shown(config: ConfigDict, spec: data.Spec) -> data.Spec:
   """The facts of the data set, with the size that the config wants its images in."""
   size = config.image_size
+  if config.resize and not spec.resize:
+    raise ValueError(
+      f'resize must be 0 for a data set whose images have one size, as {config.dataset} '
+      f'({spec.shape}); got {config.resize}.'
+    )
   shape = (size, size, spec.shape[2]) if size else spec.shape
   # The usual share of an image, 224 of 256, for other sizes too.
   resize = config.resize or (round(size * 256 / 224) if size and spec.resize else spec.resize)

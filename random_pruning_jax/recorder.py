@@ -96,17 +96,15 @@ class Recorder:
     self.flush()
     if self._written:
       return
-    self._written, config = True, self._run.experiment.config
-    logs = self.step % config.log_every == 0
-    if logs:
+    self._written = True
+    for when, numbers in self._flows.take():  # of the call before: an interruption moves no line
+      self._log.write('gradient', when, numbers)
+    if self.step % self._run.experiment.config.log_every == 0:
       self._log_mean()
     epoch = {}
     if self.step % self._run.per_epoch == 0:
       epoch = self._meter.epoch_mean()
       self._log.write('epoch', self.step, epoch)
-    if logs or self._kept is not None:
-      for when, numbers in self._flows.take():
-        self._log.write('gradient', when, numbers)
     if self._kept is not None:
       self._begin_to_save(self._kept, epoch)
       self._kept = None

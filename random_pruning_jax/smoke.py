@@ -41,7 +41,7 @@ def smoked(config: ConfigDict) -> ConfigDict:
   if config.data_loading == 'streamed' or resized or config.model.name.startswith('vgg'):
     config.data_loading = 'streamed'
     config.augment.mode = 'resized'
-    config.image_size, config.resize = SIZE, SIZE * 8 // 7
+    config.image_size, config.resize = SIZE, 0
   if config.dataset != 'digits':
     config.evaluation.foreign = ('natural_patches',) if config.evaluation.foreign else ()
     config.dataset = 'digits'

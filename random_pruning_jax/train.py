@@ -104,6 +104,8 @@ def train(
       ready_to_begin()
     state, record = begin(run)
     done = int(state.step)
+    if first and profile and not (done < profile[1] and profile[0] <= run.last_step):
+      say(f'nothing is traced: of {run.last_step} steps, {done} are done.')
     if done == run.last_step:
       return state
     with (

@@ -96,6 +96,7 @@ def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
     ),
     ({'epoch': 7}, r'unknown field config.epoch; config has: .*epochs'),
     ({'epochs': 0}, r'epochs must be at least 1, got 0'),
+    ({'resize': 10}, r'resize must be 0 for a data set whose images have one size, .* got 10'),
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
     ({'evaluation__epsilons': ('8/255',)}, r"evaluation.epsilons must hold numbers, got '8/255'"),
     ({'evaluation__epsilons': (2.0,)}, r'evaluation.epsilons must lie in \[0, 1\]'),

@@ -10,6 +10,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import standin
@@ -207,6 +208,19 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(copy, capsys):
   assert (copy / 'checkpoints' / '20').exists()
 
 
+def test_a_state_that_holds_infinity_takes_no_checkpoints_place(whole, tmp_path):
+  """As where BatchNorm's statistics overflow and the loss stays finite."""
+  _, state = whole
+  broken = jax.tree.map(lambda x: x + jnp.inf, state.batch_stats)
+  with checkpoints.Manager(tmp_path) as saved:
+    checkpoints.save(saved, state.replace(batch_stats=broken), {'validation': None})
+    with pytest.raises(
+      runlog.NotFiniteError, match=r'batch_stats/.* at step 20; the last .* intact'
+    ):
+      checkpoints.finish(saved)
+    assert saved.all_steps() == []
+
+
 def test_one_altered_weight_is_refused(whole, tmp_path):
   """A checkpoint that can be read, but is not what was saved."""
   _, state = whole
@@ -252,7 +266,7 @@ def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(
     assert process.returncode == 2, error
     assert 'could not be written' in error and 'File too large' in error
     assert 'Traceback' not in error
-    assert 'that of step 10 is there' in error
+    assert 'checkpoint at step 11' in error and 'that of step 10 is there' in error
   state = train.train(tinier_config(checkpoint__every_steps=1), copy, show=False)
   assert_equal(state, whole[1])
   assert trained(copy) == trained(whole[0])

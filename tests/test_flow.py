@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import attacks, checkpoints, flow, gradients, masks, runlog, train
+from random_pruning_jax import (
+  attacks,
+  checkpoints,
+  flow,
+  gradients,
+  masks,
+  preemption,
+  runlog,
+  train,
+)
 from random_pruning_jax.experiment import initial_variables, keys
 
 
@@ -58,6 +67,21 @@ def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
   logged = lines(measured[0], 'gradient')[0]
   for name, value in numbers(params, batch['image'], batch['label']).items():
     assert logged[name] == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_a_run_that_was_asked_to_stop_writes_its_lines_in_the_same_order(tmp_path):
+  config = tiny_config(gradient_flow_every=3, log_every=4)
+  train.train(config, tmp_path / 'whole', show=False)
+  answers = iter([False, True])
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted):
+    patch.setattr(preemption.Watch, 'asked', lambda self: next(answers))
+    train.train(config, tmp_path / 'stopped', show=False)
+  train.train(config, tmp_path / 'stopped', show=False)
+  order = [
+    [(line['kind'], line['step']) for line in runlog.read_log(tmp_path / name)]
+    for name in ('whole', 'stopped')
+  ]
+  assert order[0] == order[1]
 
 
 def test_a_resumed_run_logs_the_same_gradient_flow_once(measured, tmp_path):

@@ -200,6 +200,17 @@ def test_decoders_agree_on_smooth_images(tmp_path, side, channels):
   assert all(np.abs(one - other).max() <= 6 for other in others)
 
 
+def test_of_16_bits_the_upper_8_are_seen_by_every_decoder(tmp_path):
+  ramp = np.add.outer(np.arange(40), np.arange(40)).astype(np.uint16)
+  path = tmp_path / 'image.png'
+  Image.fromarray(ramp << 8).save(path)
+  choose = functools.partial(crops.central_region, size=(40, 40), resize=0)
+  for name, modules in crops.NEEDED.items():
+    if all(map(crops.installed, modules)):
+      found = crops.DECODERS[name](path.read_bytes(), choose, (40, 40), 1)[..., 0]
+      np.testing.assert_allclose(found, ramp, atol=1, err_msg=name)
+
+
 @pytest.mark.parametrize('split', ['validation', 'test'])
 def test_evaluation_decodes_every_image_once(data_dir, split):
   """Those held out are in a folder `val`."""

@@ -76,7 +76,7 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
     shrink = min(region.height / size[0], region.width / size[1])
     if shrink >= 2:
       image.draft(MODES[channels], (int(whole[0] / shrink), int(whole[1] / shrink)))
-    image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+    image = in_mode(image, channels)
     x, y = image.size[0] / whole[0], image.size[1] / whole[1]
     left, top = region.left * x, region.top * y
     right = min(left + region.width * x, image.size[0])
@@ -86,6 +86,13 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
   except OSError as error:
     raise DataError(f'an image cannot be decoded: {error}') from error
   return np.asarray(pixels).reshape(*size, channels)
+
+
+def in_mode(image: Image.Image, channels: int) -> Image.Image:
+  """An image in grey or colour. Of 16 bits the upper 8, as OpenCV takes: Pillow would cut off."""
+  if image.mode.startswith('I'):
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  return image if image.mode == MODES[channels] else image.convert(MODES[channels])
 
 
 def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:

@@ -149,7 +149,7 @@ def _decode_chunk(
       continue
     try:
       image = Image.open(io.BytesIO(data))
-      image = image if image.mode == crops.MODES[channels] else image.convert(crops.MODES[channels])
+      image = crops.in_mode(image, channels)
       image.load()
     except OSError as error:
       raise DataError(f'an image cannot be decoded: {error}') from error

@@ -29,6 +29,7 @@ def export(
   dtype: str = 'float32',
   checkpoint: str = '',
   with_masks: bool = False,
+  data_dir: str = '',
 ) -> pathlib.Path:
   """Writes a checkpoint of a run ('best', 'latest' or a step; '' as its config says) to a file.
 
@@ -37,14 +38,15 @@ def export(
   """
   format = format or SUFFIXES.get(pathlib.Path(out).suffix, '')
   files.check_format(format or 'seeded', dtype, with_masks)
-  stored = read(workdir, checkpoint)
+  stored = read(workdir, checkpoint, data_dir)
   format = format or ('seeded' if stored.draw else 'bitmap')
   return files.save(stored, out, format, dtype=dtype, with_masks=with_masks)
 
 
-def read(workdir: str | os.PathLike, checkpoint: str = '') -> files.Stored:
-  """The network of a checkpoint of a run."""
+def read(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '') -> files.Stored:
+  """The network of a checkpoint of a run; `data_dir` replaces the config's, where data moved."""
   config = runlog.read_config(workdir)
+  config.data_dir = data_dir or config.data_dir
   experiment = build(config, trains=False)
   config = experiment.config
   state, record, _ = measure.load_state(experiment, workdir, checkpoint)
@@ -58,6 +60,7 @@ def read(workdir: str | os.PathLike, checkpoint: str = '') -> files.Stored:
     mean=tuple(spec.mean),
     std=tuple(spec.std),
     dataset=config.dataset,
+    resize=spec.resize,
     step=record['step'],
     config={
       name: value

@@ -1,6 +1,8 @@
 """Classes and probabilities of image files or of a data set's images, from an exported network."""
 
+import functools
 import json
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +11,7 @@ from PIL import Image
 from scipy import special
 
 from random_pruning_jax import data, files
+from random_pruning_jax.data import crops
 from random_pruning_jax.progress import Stages
 
 _MODES = {1: 'L', 3: 'RGB'}  # Pillow's words for images of so many channels
@@ -40,14 +43,14 @@ def of_files(
   batch_size: int = 32,
   show: bool = True,
 ) -> Iterator[Prediction]:
-  """Of image files of any size: their central part is brought to the size that the network takes.
+  """Of image files of any size: what evaluation shows of them, as a data set of such would be.
 
   Raises ValueError naming a file that is no image.
   """
 
   def read(start: int) -> np.ndarray:
     names = images[start : start + batch_size]
-    return np.stack([_open(name, network.about.shape) for name in names])
+    return np.stack([_open(name, network.about) for name in names])
 
   yield from _predict(network, list(images), read, None, batch_size, show)
 
@@ -65,7 +68,8 @@ def of_dataset(
 
   Labels are given where it is the data set that the network was trained on.
   """
-  (images, labels), _ = data.load_adapted(name, split, network.about.shape, data_dir)
+  about = network.about
+  (images, labels), _ = data.load_adapted(name, split, about.shape, data_dir, about.resize)
   known = name.partition(':')[0] == network.about.dataset.partition(':')[0]
   names = [f'{split}[{index}]' for index in range(len(images))]
   read = lambda start: np.asarray(images[start : start + batch_size])  # noqa: E731
@@ -116,14 +120,17 @@ def _eight_bits(image: Image.Image) -> Image.Image:
   return image
 
 
-def _open(name: str, shape: tuple[int, int, int]) -> np.ndarray:
-  """An image file as uint8 of `shape`."""
-  height, width, channels = shape
+def _open(name: str, about: files.About) -> np.ndarray:
+  """An image file as uint8 of the shape that the network takes."""
+  height, width, channels = about.shape
   if channels not in _MODES:
     raise ValueError(f'image files have 1 or 3 channels; the network takes {channels}.')
   try:
+    if about.resize:  # as evaluation decodes images that differ in size
+      choose = functools.partial(crops.central_region, size=(height, width), resize=about.resize)
+      return crops.pillow(pathlib.Path(name).read_bytes(), choose, (height, width), channels)
     with Image.open(name) as image:
       pixels = np.asarray(_eight_bits(image).convert(_MODES[channels]))
-  except (OSError, SyntaxError) as error:
+  except (OSError, SyntaxError, data.DataError) as error:
     raise ValueError(f'{name} must be an image file: {error}.') from error
   return data.adapt(pixels.reshape(1, *pixels.shape[:2], channels), height, width, channels)[0][0]

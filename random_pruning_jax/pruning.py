@@ -18,6 +18,7 @@ that of the layers that are left.
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import chex
 import jax
@@ -26,7 +27,7 @@ import numpy as np
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import structured
 from random_pruning_jax.ratios import RATIOS, Densities, Shapes
-from random_pruning_jax.scores import ITERATIVE, SCORES
+from random_pruning_jax.scores import ITERATIVE, OF_DATA, SCORES
 
 BLOCK = 4  # M of N:M
 
@@ -143,6 +144,9 @@ def make_masks(
   if sampling in FITS:
     _check_stored(sampling, shapes, params)
 
+  if {ratio, select} & OF_DATA and scores is SCORES:
+    _check_batch(apply_fn, batch)
+
   @functools.cache  # once when ratio and select name the same score: that is SNIP itself
   def saliency(name: str) -> chex.ArrayTree:
     options = {'density': density, 'layers': tuple(shapes)} if name in ITERATIVE else {}
@@ -156,6 +160,16 @@ def make_masks(
     wanted = _fit(sampling, shapes, wanted, block)
     _check_some_kept(shapes, wanted, density)
   return SAMPLINGS[sampling](saliency(select), wanted, block)
+
+
+def _check_batch(apply_fn: Callable | None, batch: Any) -> None:
+  known = isinstance(batch, Mapping) and {'image', 'label'} <= batch.keys()
+  if apply_fn is None or not known:
+    got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+    raise ValueError(
+      "scores of data need apply_fn and a batch {'image', 'label'}; got "
+      f'{"no apply_fn" if apply_fn is None else "apply_fn"} and a batch {got}.'
+    )
 
 
 def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import lock, results, runlog, suites, together
+from random_pruning_jax import data, lock, results, runlog, suites, together
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.many import distinct, train_many
 from random_pruning_jax.measure import evaluate_run
@@ -137,6 +137,8 @@ def _checked(config: ConfigDict) -> Experiment:
     experiment = build(config)
     check_budget(experiment)
     suites.check(experiment.config.evaluation)
+    config = experiment.config
+    data.check_splits(config.dataset, config.data_dir)  # else one would be missed at the end
   return experiment
 
 

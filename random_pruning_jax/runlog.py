@@ -19,6 +19,7 @@ from random_pruning_jax.events import Events
 
 CONFIG_FILE = 'config.json'
 LOG_FILE = 'train.jsonl'
+KEPT = ('checkpoints', 'results.jsonl')  # what a workdir has of a run that came so far
 
 
 class NotFiniteError(ArithmeticError):
@@ -47,7 +48,9 @@ def claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 def check_claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
   """Raises ValueError where `claim` would."""
-  if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
+  here = pathlib.Path(workdir)
+  # Where a run never saved anything, its config may have been what was wrong.
+  if not (here / CONFIG_FILE).exists() or not any((here / name).exists() for name in KEPT):
     return
   changed = config_lib.differences(config_lib.flat(read_config(workdir)), config_lib.flat(config))
   if changed:

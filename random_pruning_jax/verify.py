@@ -57,15 +57,21 @@ class Verdict:
 
 
 def verify(
-  workdir: str | os.PathLike, checkpoint: str = '', on: tuple[jax.Device, ...] | None = None
+  workdir: str | os.PathLike,
+  checkpoint: str = '',
+  on: tuple[jax.Device, ...] | None = None,
+  data_dir: str = '',
 ) -> Verdict:
   """Checks a checkpoint: 'best', 'latest' or a step; '' is what the run's config says.
+
+  `data_dir` replaces the config's, where data have moved.
 
   A ratio that is a score is computed again, which reads data if it is a score of data. Raises
   ValueError where there is no such checkpoint and where its masks do not have the checksum that was
   saved with them.
   """
   config = runlog.read_config(workdir)
+  config.data_dir = data_dir or config.data_dir
   experiment = build(config, parallel.devices(1) if on is None else on, trains=False)
   state, record, _ = load_state(experiment, workdir, checkpoint)
   params = masks.named_leaves(jax.device_get(state.params))

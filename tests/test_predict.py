@@ -1,5 +1,7 @@
 """Predictions are the network's own, in order, for files and data sets, whatever the batch size."""
 
+import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -8,6 +10,7 @@ from exported import network
 from PIL import Image
 
 from random_pruning_jax import data, files, main, predict
+from random_pruning_jax.data import crops
 
 
 @pytest.fixture(scope='module')
@@ -108,6 +111,26 @@ def test_images_of_other_integers_and_no_images_are_refused(loaded, images, kind
     loaded.logits(images[1].astype(kind))
   with pytest.raises(ValueError, match='at least one, got none'):
     loaded.logits(images[1][:0])
+
+
+def test_pixels_up_to_255_must_be_uint8(loaded, images):
+  with pytest.raises(ValueError, match=r'float in \[0, 1\]; got 0 to 255'):
+    loaded.logits(images[1].astype(np.float32))
+  np.testing.assert_allclose(loaded.logits(images[1] / 255), loaded.logits(images[1]), atol=1e-5)
+
+
+def test_of_images_that_differ_in_size_what_evaluation_shows_is_predicted(loaded, tmp_path):
+  ramp = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8)
+  Image.fromarray(ramp).save(tmp_path / 'large.png')
+  about = dataclasses.replace(loaded.about, resize=10)
+  shown = crops.pillow(
+    (tmp_path / 'large.png').read_bytes(),
+    functools.partial(crops.central_region, size=(8, 8), resize=10),
+    (8, 8),
+    1,
+  )
+  np.testing.assert_array_equal(predict._open(str(tmp_path / 'large.png'), about), shown)
+  assert (predict._open(str(tmp_path / 'large.png'), loaded.about) != shown).any()
 
 
 def test_images_of_another_shape_are_refused(loaded):

@@ -135,6 +135,12 @@ def test_shapes_of_another_network_are_refused_and_those_of_other_axes_are_not()
     draw(shapes={'w/kernel': (16, 6)})
 
 
+@pytest.mark.parametrize('batch', [None, {'images': 1, 'labels': 2}, (1, 2)])
+def test_a_score_of_data_says_what_it_needs(batch):
+  with pytest.raises(ValueError, match=r"need apply_fn and a batch {'image', 'label'}; got"):
+    pruning.make_masks(KEY, apply_fn, PARAMS, batch, ratio='erk', select='snip', density=0.5)
+
+
 def test_a_mask_needs_a_key_of_two_words():
   with pytest.raises(ValueError, match=r'the key must be of two words, .* got one of 4'):
     pruning.make_masks(jax.random.key(0, impl='rbg'), None, PARAMS, None, ratio='er', density=0.5)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from random_pruning_jax import data, feed, main, measure, parallel, runlog, train
+from random_pruning_jax import data, feed, main, measure, parallel, run, runlog, train
 from random_pruning_jax.data import crops, folder, order, places, streamed
 from random_pruning_jax.experiment import build
 
@@ -92,6 +92,36 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
     folder.prepare_folder(tmp_path, 'colours', data_dir)
   with pytest.raises(data.DataError, match='must hold SPLIT/CLASS/IMAGE'):
     folder.prepare_folder(tmp_path, 'empty', data_dir)
+
+
+@pytest.mark.parametrize(
+  ('files', 'message'),
+  [
+    ({'train/a/1.png': 1, 'train/b/1.bmp': 1}, r'b/1\.bmp must be an image \(.*\): convert it'),
+    ({'train/a/1.png': 1, 'train/a/2.png': 0}, r'a/2\.png must be an image: cannot identify'),
+    ({'train/a/1.png': 1, 'test/a/1.png': 1, 'test/b/1.png': 1}, 'of every class; none of b'),
+    ({'Train/a/1.png': 1}, 'must have a split of train, validation, val, test; got Train'),
+  ],
+)
+def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path, files, message):
+  for name, is_image in files.items():
+    path = tmp_path / 'images' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (8, 8)).save(path) if is_image else path.write_text('no image')
+    (path.parent / '._1.jpg').write_text("a system's own note")
+  with pytest.raises(data.DataError, match=message):
+    folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
+
+
+def test_a_set_without_test_images_is_refused_before_it_is_trained_on(tmp_path):
+  path = tmp_path / 'images/train/a/1.png'
+  path.parent.mkdir(parents=True)
+  for number in range(20):
+    Image.new('RGB', (8, 8), (number, 3 * number, 9 * number)).save(path.with_name(f'{number}.png'))
+  folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
+  with pytest.raises(data.DataError, match='mine has no test images; its splits are train'):
+    run.run(streamed_config(str(tmp_path), dataset='mine'), tmp_path / 'run', show=False)
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize('decoder', crops.DECODERS)

@@ -211,6 +211,14 @@ def test_a_chosen_setting_is_noted_beside_its_numbers(sets):
   assert 'ood/stripes/msp' not in found.notes  # which has nothing to choose
 
 
+def test_a_network_that_has_diverged_is_not_measured():
+  broken = bench(**QUICK)
+  head = broken.network.variables['params']['head']
+  head['bias'] = head['bias'] * np.nan
+  with pytest.raises(ArithmeticError, match='test images hold nan or infinity: the network has di'):
+    suites.measure(broken, ('quick',))
+
+
 def test_a_networks_own_data_set_is_not_foreign_to_it():
   found = run(('quick',), foreign=('digits', 'natural_patches'), **QUICK)
   assert found.skipped['ood/digits'] == "it is the network's own data set"

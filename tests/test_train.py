@@ -292,6 +292,15 @@ def test_calls_end_where_the_loop_must_act_and_nowhere_else_by_where_a_run_began
   assert {6, 7} <= {stop for _, stop in calls.ends(0, 20, 4, (10,), at=(6, 7))}
 
 
+def test_a_config_that_was_wrong_does_not_keep_its_workdir(tmp_path):
+  with pytest.raises(ValueError, match=r'must lie in \[1, 1257\]'):
+    train.train(tiny_config(batch_size=5000), tmp_path, show=False)
+  train.claim(build(tiny_config()), tmp_path)
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(ValueError, match='holds another config: seed is 0, got 1'):
+    train.claim(build(tiny_config(seed=1)), tmp_path)
+
+
 def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
   experiment = build(tiny_config(pruning__ratio='uniform', pruning__density=0.02))
   run = train.prepare(experiment, tmp_path)

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--masks', action='store_true', help='also write the masks beside the weights (safetensors)'
   )
+  parser.add_argument('--data-dir', default='', help='where the data lies, if it has moved')
   arguments.add_runtime(parser)
 
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     dtype=args.dtype,
     checkpoint=args.checkpoint,
     with_masks=args.masks,
+    data_dir=args.data_dir,
   )
   data = pathlib.Path(path).read_bytes()
   print(f'{path}: {files.format_of(data)}, {len(data):,} bytes')

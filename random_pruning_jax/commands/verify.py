@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--checkpoint', default='', help="'best', 'latest' or a step (default: as the config says)"
   )
+  parser.add_argument('--data-dir', default='', help='where the data lies, if it has moved')
   arguments.add_runtime(parser)
 
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
   twin = pathlib.Path(args.workdir) / TWIN
   places = [args.workdir, *([twin] if twin.exists() else [])]
-  verdicts = [verify.verify(place, args.checkpoint) for place in places]
+  verdicts = [verify.verify(place, args.checkpoint, data_dir=args.data_dir) for place in places]
   print('\n\n'.join(map(_table, verdicts)))
   for verdict in verdicts:
     for failure in verdict.failures:

@@ -4,7 +4,7 @@ import numpy as np
 
 from random_pruning_jax.data import places
 from random_pruning_jax.data.decode import kind_of
-from random_pruning_jax.data.load import find, load
+from random_pruning_jax.data.load import find, load, split_expression
 from random_pruning_jax.data.specs import Spec, spec_of, split_rules
 
 # Of images that differ in size, as is usual on ImageNet; and how many tell their mean.
@@ -22,6 +22,7 @@ def describe(name: str, data_dir: str = '') -> Spec:
   if spec is not None:
     return spec
   path = find(name, data_dir)
+  split_expression(name, 'train', path)  # or says that there is none
   kind = kind_of(name, path)
   varied = None in kind.shape
   if varied:

@@ -5,10 +5,13 @@ import pathlib
 import re
 import tempfile
 
+from PIL import Image
+
 from random_pruning_jax.data import places
 from random_pruning_jax.data.specs import DataError
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
+SPLITS = ('train', 'validation', 'val', 'test')
 
 
 def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> pathlib.Path:
@@ -43,7 +46,10 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
   found: dict[str, dict[str, list[pathlib.Path]]] = {}
   for split in sorted(path for path in folder.iterdir() if path.is_dir()):
     for kind in sorted(path for path in split.iterdir() if path.is_dir()):
-      files = sorted(path for path in kind.iterdir() if path.suffix.lower() in ENDINGS)
+      # Names that begin with a dot are a system's own notes.
+      files = sorted(path for path in kind.iterdir() if not path.name.startswith('.'))
+      for path in files:
+        _check(path)
       if files:
         found.setdefault(split.name, {})[kind.name] = files
   if not found:
@@ -51,7 +57,23 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
       f'{folder} must hold SPLIT/CLASS/IMAGE, as train/cat/1.jpg; no image ({", ".join(ENDINGS)}) '
       'is in such a place'
     )
+  if not found.keys() & SPLITS:
+    raise DataError(f'{folder} must have a split of {", ".join(SPLITS)}; got {", ".join(found)}')
+  classes = {kind for kinds in found.values() for kind in kinds}
+  if lacking := sorted(classes - found.get('train', dict.fromkeys(classes)).keys()):
+    raise DataError(f'{folder}/train must hold images of every class; none of {", ".join(lacking)}')
   return found
+
+
+def _check(path: pathlib.Path) -> None:
+  """Raises DataError naming a file that is no image of the kinds that are taken."""
+  if path.suffix.lower() not in ENDINGS:
+    raise DataError(f'{path} must be an image ({", ".join(ENDINGS)}): convert it, or move it away')
+  try:
+    with Image.open(path) as image:
+      image.size  # noqa: B018
+  except OSError as error:
+    raise DataError(f'{path} must be an image: {error}') from error
 
 
 def _builder(name: str, found: dict[str, dict[str, list[pathlib.Path]]], data_dir: str):

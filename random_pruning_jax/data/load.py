@@ -67,6 +67,13 @@ def labelled(images: Images, num_classes: int, what: str) -> Images:
   return images
 
 
+def check_splits(name: str, data_dir: str = '') -> None:
+  """Raises DataError where a set is not there, or has no training, validation or test images."""
+  path = find(name, data_dir)
+  for split in ('train', 'validation', 'test'):
+    split_expression(name, split, path)
+
+
 def split_expression(name: str, split: str, path: pathlib.Path) -> str:
   """The TFDS expression of 'train', 'validation' or 'test'; anything else is returned as it is."""
   spec = spec_of(name)

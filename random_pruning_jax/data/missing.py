@@ -67,6 +67,8 @@ def create(name: str, root: pathlib.Path):
   known = sorted({*SPECS, *tfds.list_builders(with_community_datasets=False)})
   close = difflib.get_close_matches(name.split('/')[0].split(':')[0], known, n=3)
   hint = f'did you mean {" or ".join(close)}? ' if close else ''
+  if not root.is_dir():
+    hint += f'there is no directory {root} (--data-dir or config.data_dir says where data lie); '
   raise DataError(
     f'unknown data set {name!r}; {hint}'
     f'known: {", ".join(SPECS)}, every image set of TFDS, and what is prepared in {root}'

@@ -14,6 +14,8 @@ from random_pruning_jax import convolution, cost, folding, models
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax.experiment import initial_shapes
 
+_ROUNDING = 1e-3  # of pixels, as bfloat16 leaves it
+
 
 @dataclasses.dataclass(frozen=True)
 class About:
@@ -29,6 +31,7 @@ class About:
   dataset: str = ''  # that it was trained on
   step: int = 0
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # flat, of its training
+  resize: int = 0  # of images that differ in size, the shorter side before the central crop
 
   def network(self) -> models.Network:
     """The module; raises ValueError for what no network can have."""
@@ -57,13 +60,15 @@ class About:
   def from_json(cls, fields: Any) -> 'About':
     """Raises ValueError where a field is missing, unknown or of another type."""
     known = {field.name for field in dataclasses.fields(cls)}
+    if isinstance(fields, dict):
+      fields = {'resize': 0} | fields  # older files do not say
     if not isinstance(fields, dict) or set(fields) != known:
       raise ValueError(
         f'the description must have the fields {sorted(known)}, got {fields!r:.200}.'
       )
     for name, kind in (
       *((name, str) for name in ('model', 'dtype', 'dataset')),
-      *((name, int) for name in ('num_classes', 'width', 'step')),
+      *((name, int) for name in ('num_classes', 'width', 'step', 'resize')),
       *((name, list) for name in ('shape', 'mean', 'std')),
       ('config', dict),
     ):
@@ -124,6 +129,10 @@ def pixels(about: About, images: chex.Array) -> np.ndarray:
     return images.astype(np.float32) / 255
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(f'images must be uint8, or float in [0, 1]; got {images.dtype}.')
+  if not (images.min() >= -_ROUNDING and images.max() <= 1 + _ROUNDING):  # NaN too
+    raise ValueError(
+      f'images must be uint8, or float in [0, 1]; got {images.min():g} to {images.max():g}.'
+    )
   return images.astype(np.float32)
 
 

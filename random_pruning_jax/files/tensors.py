@@ -113,7 +113,13 @@ def _about(tensors: Mapping[str, np.ndarray], trained_on: str) -> About:
   if spec.shape[2] != channels:
     raise ValueError(f'{trained_on} has {spec.shape[2]} channels; the network takes {channels}.')
   return About(
-    **shape, dtype='float32', shape=spec.shape, mean=spec.mean, std=spec.std, dataset=trained_on
+    **shape,
+    dtype='float32',
+    shape=spec.shape,
+    mean=spec.mean,
+    std=spec.std,
+    dataset=trained_on,
+    resize=spec.resize,
   )
 
 

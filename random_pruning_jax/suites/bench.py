@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import data, evaluate, feed, together
+from random_pruning_jax import data, evaluate, feed, runlog, together
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.progress import Stages
 
@@ -101,6 +101,11 @@ class Bench:
           f'{name or self.experiment.config.dataset} {split}', len(source.arrays[0])
         ),
       )
+      if name == OWN and not np.isfinite(self._outputs[name, split].logits).all():
+        raise runlog.NotFiniteError(
+          f'the logits of the {split} images hold nan or infinity: the network has diverged. Train '
+          'it anew with a lower optimizer.lr, or schedule.warmup_epochs of 5.'
+        )
     return self._outputs[name, split]
 
   def predict(self, images: np.ndarray, what: str) -> np.ndarray:

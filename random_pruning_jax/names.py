@@ -21,7 +21,8 @@ def of(config: ConfigDict) -> Iterator[tuple[str, str, Collection[str]]]:
   yield 'pruning.select', config.pruning.select, scores
   yield 'pruning.sampling', config.pruning.sampling, keys('pruning.py', 'SAMPLINGS')
   if not config.model.name.startswith('cifar_resnet'):  # of any depth, which `models` checks
-    yield 'model.name', config.model.name, keys('models/__init__.py', 'MODELS')
+    known = (*keys('models/__init__.py', 'MODELS'), 'cifar_resnet<6n+2>')
+    yield 'model.name', config.model.name, known
   for suite in config.evaluation.suites:
     yield 'evaluation.suites', suite, keys('suites/__init__.py', 'SUITES')
   for attack in config.evaluation.attacks:

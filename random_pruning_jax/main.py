@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'random-pruning: {stop}; the same command goes on.', file=sys.stderr)
     return preemption.EXIT_STATUS
   except KeyboardInterrupt:
-    message = 'interrupted; the same command goes on from the last checkpoint.'
+    message = 'interrupted; the same command goes on from the last checkpoint, if there is one.'
     print(f'random-pruning: {message}', file=sys.stderr)
     return 130
 

@@ -27,7 +27,10 @@ class NotFiniteError(ArithmeticError):
 
 
 def check_local(workdir: str | os.PathLike) -> None:
-  """Raises ValueError for the address of a bucket, which would become a directory of that name."""
+  """Raises ValueError for what is a file, and for the address of a bucket, which would become a
+  directory of that name."""
+  if pathlib.Path(workdir).is_file():
+    raise ValueError(f'workdir must be a directory, got the file {os.fspath(workdir)}.')
   if '://' in os.fspath(workdir):
     raise ValueError(
       f'workdir must be a local path, got {os.fspath(workdir)}: mount the bucket, e.g. by gcsfuse.'

@@ -18,7 +18,16 @@ import started
 from ports import free_port
 from tiny import tinier_config
 
-from random_pruning_jax import checkpoints, feed, parallel, preemption, processor, runlog, train
+from random_pruning_jax import (
+  checkpoints,
+  feed,
+  parallel,
+  preemption,
+  processor,
+  run,
+  runlog,
+  train,
+)
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build
 
@@ -146,10 +155,11 @@ def test_a_signal_to_all_processes_of_a_streamed_run_leaves_its_workers_at_work(
   assert process.returncode == preemption.EXIT_STATUS, error
 
 
-def test_a_bucket_is_no_directory(start):
-  process = start('gs://bucket/runs')
-  _, error = process.communicate(timeout=120)
-  assert process.returncode == 2 and 'workdir must be a local path, got gs://bucket' in error
+def test_a_bucket_and_a_file_are_no_directories(tmp_path):
+  (tmp_path / 'file').write_text('')
+  for place, message in (('gs://bucket/runs', 'a local path'), (tmp_path / 'file', 'a directory')):
+    with pytest.raises(ValueError, match=f'workdir must be {message}'):
+      run.run(tinier_config(), place, show=False)
 
 
 def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(start, tmp_path):

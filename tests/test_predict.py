@@ -113,6 +113,11 @@ def test_images_of_other_integers_and_no_images_are_refused(loaded, images, kind
     loaded.logits(images[1][:0])
 
 
+def test_a_directory_is_no_file(loaded, tmp_path):
+  with pytest.raises(ValueError, match='must go to a file, got the directory'):
+    files.save(loaded, tmp_path)
+
+
 def test_pixels_up_to_255_must_be_uint8(loaded, images):
   with pytest.raises(ValueError, match=r'float in \[0, 1\]; got 0 to 255'):
     loaded.logits(images[1].astype(np.float32))

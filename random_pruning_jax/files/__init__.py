@@ -39,6 +39,8 @@ def save(
   """Writes a file at once, so that there is never half of one; the kernels' weights in `dtype`."""
   check_format(format, dtype, with_masks)
   path = pathlib.Path(file)
+  if path.is_dir():
+    raise ValueError(f'the network must go to a file, got the directory {path}.')
   try:
     data = FORMATS[format](stored, dtype, with_masks)
   except ImportError as error:

@@ -44,8 +44,7 @@ def save(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   `close`. Of several processes the first writes. Raises NotWrittenError, on all of them, where the
   last one could not be written (a full disk).
   """
-  with together.failing_together(NotWrittenError):
-    manager.wait()
+  finish(manager)
   if jax.process_index() == 0:
     manager.later(functools.partial(_write, manager, state, record))
 
@@ -85,13 +84,6 @@ def finish(manager: Manager) -> None:
   """Returns when all is written. Raises NotWrittenError, on all processes, where that fails."""
   with together.failing_together(NotWrittenError):
     manager.wait()
-    if not manager.used or jax.process_index() > 0:
-      return
-    try:
-      manager.orbax.wait_until_finished()
-      manager.orbax.check_for_errors()
-    except Exception as error:
-      raise _not_written(manager, manager.orbax.latest_step(), error) from error
 
 
 @contextlib.contextmanager

@@ -14,8 +14,6 @@ from random_pruning_jax import data, files
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import Stages
 
-_MODES = {1: 'L', 3: 'RGB'}  # Pillow's words for images of so many channels
-
 
 class Prediction(NamedTuple):
   """What a network says of one image; classes by falling probability."""
@@ -111,26 +109,17 @@ def _predict(network, names, read, labels, batch_size, show) -> Iterator[Predict
     stages.close()
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-  """Of images of 16 bits a pixel, which Pillow would cut off at 255; others as they are."""
-  if image.mode.startswith('I;16'):
-    return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-  if image.mode in ('I', 'F'):
-    raise ValueError(f'{image.filename} must have 8 or 16 bits a pixel, got mode {image.mode}.')
-  return image
-
-
 def _open(name: str, about: files.About) -> np.ndarray:
   """An image file as uint8 of the shape that the network takes."""
   height, width, channels = about.shape
-  if channels not in _MODES:
+  if channels not in crops.MODES:
     raise ValueError(f'image files have 1 or 3 channels; the network takes {channels}.')
   try:
     if about.resize:  # as evaluation decodes images that differ in size
       choose = functools.partial(crops.central_region, size=(height, width), resize=about.resize)
       return crops.pillow(pathlib.Path(name).read_bytes(), choose, (height, width), channels)
     with Image.open(name) as image:
-      pixels = np.asarray(_eight_bits(image).convert(_MODES[channels]))
+      pixels = np.asarray(crops.in_mode(image, channels))
   except (OSError, SyntaxError, data.DataError) as error:
     raise ValueError(f'{name} must be an image file: {error}.') from error
   return data.adapt(pixels.reshape(1, *pixels.shape[:2], channels), height, width, channels)[0][0]

@@ -18,12 +18,11 @@ from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
 from random_pruning_jax.train import check_claim, claim, train
 
+TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
+
 
 class InUseError(ValueError):
   """Another process trains in the workdir."""
-
-
-TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
 
 
 def run(

@@ -89,8 +89,13 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
 
 
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
-  """An image in grey or colour. Of 16 bits the upper 8, as OpenCV takes: Pillow would cut off."""
-  if image.mode.startswith('I'):
+  """An image in grey or colour. Of 16 bits the upper 8, as OpenCV takes: Pillow would cut off.
+
+  Raises DataError for images of 32 bits.
+  """
+  if image.mode in ('I', 'F'):
+    raise DataError(f'an image must have 8 or 16 bits a pixel, got mode {image.mode}')
+  if image.mode.startswith('I;16'):
     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
   return image if image.mode == MODES[channels] else image.convert(MODES[channels])
 

@@ -28,7 +28,7 @@ _CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others
 _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
 # Of these: which epoch's network is measured.
 _SETTINGS = ('checkpoint.every_epochs', 'evaluation.checkpoint')
-_OF_PRUNING = ('ratio', 'pruning.ratio', 'select', 'pruning.select')
+RATIO, SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}  # names of these fields
 _LATER = ('dataset', 'recipe')  # words of a config that stand for other values
 _NOT_YET = {'augment.pad': (-1,)}  # and a number
 _OWN_SCHEDULE = ('epochs', 'schedule.milestones')
@@ -125,7 +125,8 @@ class Run:
       of = _sets if name == 'auroc' else _epsilons
       chosen = of(numbers)
       for run in beside:
-        chosen = {key: value for key, value in chosen.items() if key in of(run._numbers())}
+        theirs = of(run._numbers())
+        chosen = {key: value for key, value in chosen.items() if key in theirs}
       if name == 'auroc':
         found = [numbers[key] for key in chosen]
         return sum(found) / len(found) if found else None
@@ -145,7 +146,7 @@ class Run:
     """
     if name in FIELDS:
       return getattr(self, name)
-    if self.dense and name in _OF_PRUNING:
+    if self.dense and name in RATIO | SELECT:
       return DENSE
     for known in (name, f'pruning.{name}', f'model.{name}', f'optimizer.{name}'):
       if known in self.config:

@@ -78,8 +78,10 @@ def _log_axis(ax: Axes) -> None:
   """Sizes as 50k, 2M: powers alone would leave most panels with a single number."""
   ax.set_xscale('log')
   low, high = ax.get_xlim()
-  near = high / low < 30
-  ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
+  subs = (1, 2, 5) if high < 30 * low else (1,)
+  if high < 5 * low:  # where one of these may be all in view, and matplotlib then chooses too many
+    subs = (1, 1.5, 2, 3, 5, 7)
+  ax.xaxis.set_major_locator(LogLocator(subs=subs))
   ax.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
   ax.xaxis.set_major_formatter(EngFormatter(sep=''))
   ax.xaxis.set_minor_formatter(NullFormatter())

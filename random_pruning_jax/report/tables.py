@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from random_pruning_jax import tables as text_tables
-from random_pruning_jax.report.runs import DENSE, Run
+from random_pruning_jax.report.runs import DENSE, RATIO, SELECT, Run
 
 # Names for what a report takes from several numbers or from elsewhere in a row (`Run.metric`).
 _OWN = {
@@ -181,9 +181,8 @@ def str_field(value: Any) -> str:
 
 _DENSITY = {'density', 'pruning.density'}
 _NAME, _WIDTH = {'name', 'model.name'}, {'width', 'model.width'}
-_RATIO, _SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}
 # Of a table with one of these along its side, dense runs have rows or columns of their own.
-_APART = {'scheme', 'sparsity'} | _DENSITY | _RATIO | _SELECT
+_APART = {'scheme', 'sparsity'} | _DENSITY | RATIO | SELECT
 
 
 def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
@@ -213,7 +212,7 @@ def _rest_of_scheme(run: Run, axes: set[str]) -> str:
     return '' if 'scheme' in axes else DENSE
   first, *notes = run.scheme.split(', ')
   ratio, _, select = first.partition('/')
-  said = ['' if axes & _RATIO else ratio, '' if axes & _SELECT or not select else f'/{select}']
+  said = ['' if axes & RATIO else ratio, '' if axes & SELECT or not select else f'/{select}']
   return ', '.join(filter(None, [''.join(said), *notes]))
 
 

@@ -7,7 +7,7 @@ import chex
 import jax
 import numpy as np
 
-from random_pruning_jax import parallel
+from random_pruning_jax import parallel, together
 
 AHEAD = 8  # batches that devices are given beyond the one that is done
 
@@ -30,10 +30,10 @@ def map_batches(
   pending = None
   for given in _given(fn, arguments, arrays, batch_size, on):
     if pending is not None:
-      yield _fetch(*pending)
+      yield _fetch(*pending, on)
     pending = given
   if pending is not None:
-    yield _fetch(*pending)
+    yield _fetch(*pending, on)
 
 
 def begin(
@@ -53,7 +53,7 @@ def begin(
     given.append(each)
     if len(given) > AHEAD:  # the images of so many batches lie on the devices
       jax.block_until_ready(given[-AHEAD - 1])
-  return lambda: [_fetch(*each) for each in given]
+  return lambda: [_fetch(*each, on) for each in given]
 
 
 def _given(
@@ -82,9 +82,10 @@ def _fill(array: np.ndarray, size: int) -> np.ndarray:
   return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
 
 
-def _fetch(rows: int, outputs: chex.ArrayTree) -> tuple[int, chex.ArrayTree]:
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    outputs = multihost_utils.process_allgather(outputs, tiled=True)
-  return rows, jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:rows], outputs)
+def _fetch(
+  rows: int, outputs: chex.ArrayTree, on: tuple[jax.Device, ...]
+) -> tuple[int, chex.ArrayTree]:
+  outputs = jax.tree.map(np.asarray, outputs)  # of the devices of this process
+  if len({device.process_index for device in on}) > 1:
+    outputs = jax.tree.map(together.gather, outputs)
+  return rows, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], outputs)

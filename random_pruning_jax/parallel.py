@@ -31,7 +31,8 @@ def devices(count: int = 0) -> tuple[jax.Device, ...]:
     raise ValueError(f'devices must lie in [0, {len(known)}] on this machine, got {count}.')
   if count and jax.process_count() > 1 and count != len(known):
     raise ValueError(f'a run on several hosts uses all {len(known)} devices, got {count}.')
-  return tuple(known[: count or len(known)])
+  # Those of one process side by side, as what processes make is put together (`batches`).
+  return tuple(sorted(known, key=lambda device: device.process_index)[: count or len(known)])
 
 
 def memory(on: Sequence[jax.Device]) -> dict[str, int]:

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from random_pruning_jax import parallel
+
 SHARED_WITHIN = 60.0  # seconds, as long as NFS may remember that a file was not there
 
 
 def check_same(what: str, digest: str) -> None:
   """Raises ValueError naming the processes whose `digest` of `what` is not that of process 0."""
-  every = _gather(hashlib.sha256(digest.encode()).digest())
+  every = _every(hashlib.sha256(digest.encode()).digest())
   odd = [str(i) for i, found in enumerate(every) if found != every[0]]
   if odd:
     raise ValueError(
@@ -40,7 +42,7 @@ def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
     yield
   except Exception as raised:
     error = raised
-  texts = _gather(b'' if error is None else (str(error) or type(error).__name__).encode())
+  texts = _every(b'' if error is None else (str(error) or type(error).__name__).encode())
   if error is not None:
     raise error
   for i, text in enumerate(texts):
@@ -48,27 +50,41 @@ def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
       raise kind(f'process {i}: {text.decode(errors="replace")}')
 
 
-def _gather(content: bytes) -> list[bytes]:
+def gather(array: np.ndarray) -> np.ndarray:
+  """[n, ...] of every process, which must be of one shape and type -> [P n, ...], on all of them.
+
+  One device of each takes part, since a result is there once one device has it: a process that then
+  ended would take with it what devices of the others still wait for.
+  """
+  if jax.process_count() == 1:
+    return np.asarray(array)
+  first = {device.process_index: device for device in reversed(jax.devices())}
+  on = tuple(first[i] for i in range(jax.process_count()))
+  cut = jax.sharding.PartitionSpec(parallel.AXIS)
+  place = jax.sharding.NamedSharding(parallel.sharding(on).mesh, cut)
+  here = jax.make_array_from_process_local_data(place, np.asarray(array))
+  everywhere = jax.jit(_same, out_shardings=parallel.sharding(on))(here)
+  return np.asarray(everywhere.addressable_data(0))
+
+
+def _same(array: jax.Array) -> jax.Array:
+  return array
+
+
+def _every(content: bytes) -> list[bytes]:
   """That of every process, of which at most 4,096 bytes are kept."""
   if jax.process_count() == 1:
     return [content]
-  from jax.experimental import multihost_utils
-
   row = np.frombuffer(content[:4096].ljust(4096, b'\0'), np.uint8)
-  return [row.tobytes().rstrip(b'\0') for row in multihost_utils.process_allgather(row)]
+  return [found.tobytes().rstrip(b'\0') for found in gather(row[None])]
 
 
 def of_first(text: str) -> str:
   """That of process 0, on all processes."""
-  if jax.process_count() == 1:
-    return text
-  from jax.experimental import multihost_utils
-
   content = np.frombuffer(text.encode(), np.uint8)
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+  size = gather(np.array([len(content)], np.int32))[0]
   # Each brings an array of that size, of which the first's counts.
-  row = multihost_utils.broadcast_one_to_all(np.resize(content, size))
-  return np.asarray(row, np.uint8).tobytes().decode()
+  return gather(np.resize(content, size)[None])[0].tobytes().decode()
 
 
 def check_shared(what: str, directory: str | os.PathLike) -> None:
@@ -82,7 +98,7 @@ def check_shared(what: str, directory: str | os.PathLike) -> None:
   until = time.monotonic() + SHARED_WITHIN
   while not (seen := path.exists()) and time.monotonic() < until:
     time.sleep(0.2)
-  every = _gather(b'seen' if seen else b'')
+  every = _every(b'seen' if seen else b'')
   if jax.process_index() == 0:
     path.unlink()
   if blind := [str(i) for i, found in enumerate(every) if not found]:
@@ -93,8 +109,5 @@ def check_shared(what: str, directory: str | os.PathLike) -> None:
 
 
 def wait_for_all(what: str) -> None:
-  """Returns when every process has come here."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices(what)
+  """Returns when every process has come here. Raises ValueError if one waits for other things."""
+  check_same('what processes wait for', what)

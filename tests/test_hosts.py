@@ -102,7 +102,11 @@ def joined(place, environments, before=''):
     )
     for i, environment in enumerate(environments)
   ]
-  errors = [process.communicate(timeout=120)[1] for process in processes]
+  try:
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
   assert [process.returncode for process in processes] == [0] * len(processes), errors
   return [(place / f'{i}').read_text() for i in range(len(processes))]
 

@@ -76,6 +76,8 @@ if jax.process_count() > 1:
     (workdir / f'refused{jax.process_index()}').write_text(str(error))
   run.run(tinier_config(**SNIP), workdir / 'of_one', show=False)
   number = jax.process_index()
+  assert together.gather(np.full((1, 2), number)).tolist() == [[0, 0], [1, 1]]
+  assert together.of_first('of process ' + 'ab'[number] * 5000) == 'of process ' + 'a' * 5000
   mine = {'kernel': np.arange(6.0) + number}
   same = {'kernel': np.ones(6, bool)}
   def only_here():
@@ -109,6 +111,7 @@ if jax.process_count() > 1:
     # Which process 0 alone finds.
     'workdir': lambda: run.run(tinier_config(epochs=3, **SNIP), workdir, show=False),
     'disk': only_here,
+    'step': lambda: together.wait_for_all(f'step {number}'),
   }
   said = {}
   for name, disagree in disagreements.items():
@@ -256,6 +259,7 @@ def said(two):
     ('images', 'the training images'),
     ('masks', 'the masks'),
     ('weights', 'the initial weights'),
+    ('step', 'what processes wait for'),
   ],
 )
 def test_a_process_that_begins_with_another_is_named(said, what, whole):

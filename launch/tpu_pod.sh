@@ -13,7 +13,8 @@
 #   --type=v4-32 --version=tpu-ubuntu2204-base --bucket=NAME --spot --attempts=20 --dry-run
 #
 # What follows -- goes to `random-pruning train`. Its work directory must be one that all workers
-# see, as --workdir=/mnt/bucket/runs/NAME. --dry-run prints every command and runs none.
+# see, as --workdir=/mnt/bucket/runs/NAME. Data are read from tfds/ of the bucket, unless
+# --config.data_dir says where. --dry-run prints every command and runs none.
 set -euo pipefail
 
 # Python is uv's own, since images of TPU VMs may have an older one than this package needs.
@@ -21,7 +22,7 @@ readonly PYTHON=3.11 UV=https://astral.sh/uv/install.sh
 readonly PREEMPTED=75 MOUNT=/mnt/bucket LOG=random-pruning.log
 
 usage() {
-  sed -n '2,17s/^# \{0,1\}//p' "$0"
+  sed -n '2,18s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 

@@ -53,17 +53,17 @@ def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
 def gather(array: np.ndarray) -> np.ndarray:
   """[n, ...] of every process, which must be of one shape and type -> [P n, ...], on all of them.
 
-  One device of each takes part, since a result is there once one device has it: a process that then
-  ended would take with it what devices of the others still wait for.
+  All devices of this process have it then. JAX's `process_allgather` waits for one of them, and a
+  process that ended meanwhile would leave the others' devices to wait for its own.
   """
   if jax.process_count() == 1:
     return np.asarray(array)
-  first = {device.process_index: device for device in reversed(jax.devices())}
-  on = tuple(first[i] for i in range(jax.process_count()))
-  cut = jax.sharding.PartitionSpec(parallel.AXIS)
-  place = jax.sharding.NamedSharding(parallel.sharding(on).mesh, cut)
-  here = jax.make_array_from_process_local_data(place, np.asarray(array))
-  everywhere = jax.jit(_same, out_shardings=parallel.sharding(on))(here)
+  grid = np.array(parallel.devices()).reshape(jax.process_count(), -1)
+  mesh = jax.sharding.Mesh(grid, ('processes', parallel.AXIS))
+  cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('processes'))
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  here = jax.make_array_from_process_local_data(cut, np.asarray(array))
+  everywhere = jax.block_until_ready(jax.jit(_same, out_shardings=whole)(here))
   return np.asarray(everywhere.addressable_data(0))
 
 

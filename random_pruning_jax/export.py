@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import jax
+from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import files, measure, runlog
@@ -50,7 +51,7 @@ def read(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '') -
   experiment = build(config, trains=False)
   config = experiment.config
   state, record, _ = measure.load_state(experiment, workdir, checkpoint)
-  spec, settings = experiment.spec, config.pruning
+  spec = experiment.spec
   about = files.About(
     model=config.model.name,
     num_classes=spec.num_classes,
@@ -68,9 +69,14 @@ def read(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '') -
       if not name.startswith(_LEFT_OUT)
     },
   )
-  draw = None
-  if settings.select == 'random' or settings.density == 1.0:
-    high, low = (int(word) for word in jax.random.key_data(keys(config.seed).masks))
-    draw = files.Draw((high, low), settings.sampling, settings.block)
   variables, masks = jax.device_get((state.variables, state.masks))
-  return files.Stored(about, variables, masks, draw)
+  return files.Stored(about, variables, masks, draw_of(config))
+
+
+def draw_of(config: ConfigDict) -> files.Draw | None:
+  """How the masks of a config are drawn; None where they are not random."""
+  settings = config.pruning
+  if settings.select != 'random' and settings.density != 1.0:
+    return None
+  high, low = (int(word) for word in jax.random.key_data(keys(config.seed).masks))
+  return files.Draw((high, low), settings.sampling, settings.block)

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import data, masks, parallel, paths, plan, pruning, runlog
+from random_pruning_jax import data, export, files, masks, parallel, paths, plan, pruning, runlog
 from random_pruning_jax.experiment import Experiment, build, keys
+from random_pruning_jax.files import seeded
 from random_pruning_jax.measure import load_state
 from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS
@@ -76,7 +77,7 @@ def verify(
   state, record, _ = load_state(experiment, workdir, checkpoint)
   params = masks.named_leaves(jax.device_get(state.params))
   mask_tree = jax.device_get(state.masks)
-  planned, seeded = _planned(experiment, mask_tree)
+  planned, draw = _planned(experiment, mask_tree), export.draw_of(experiment.config)
   rounding = 0.0 if _by_shapes(config) else _ROUNDING
   on_path = paths.effective(
     experiment.model.clone(dtype='float32'), mask_tree, experiment.spec.shape
@@ -104,7 +105,7 @@ def verify(
     layers.append(layer)
     if layer.planned is not None and abs(layer.kept - layer.planned) > rounding * layer.parameters:
       failures.append(f'{name}: {layer.kept:,} weights kept, planned {layer.planned:,}')
-    elif seeded and not np.array_equal(named[name], seeded[name]):
+    elif draw and not _is_drawn(draw, name, named[name]):
       failures.append(f"{name}: the mask is not the one of the config's seed")
   total = sum(layer.kept for layer in layers)
   if planned.get('') not in (None, total):
@@ -118,10 +119,12 @@ def _by_shapes(config: ConfigDict) -> bool:
   return config.pruning.ratio in RATIOS or config.pruning.density == 1
 
 
-def _planned(
-  experiment: Experiment, mask_tree: masks.Masks
-) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:
-  """Weights that each layer should keep, and the masks where chance alone chose them, drawn again.
+def _is_drawn(draw: files.Draw, name: str, mask: np.ndarray) -> bool:
+  return bool(mask.all()) or seeded.number_of(draw, name, mask) is not None
+
+
+def _planned(experiment: Experiment, mask_tree: masks.Masks) -> dict[str, int]:
+  """Weights that each layer should keep.
 
   Where the ratio is a score, it is that of the initial weights, computed again; where the images
   that it looks at are not here, only the total of all layers is known, under the name ''.
@@ -132,14 +135,14 @@ def _planned(
   if not _by_shapes(experiment.config):
     try:
       wanted = plan.densities(experiment.config, structure)
-      return {name: masks.kept_count(wanted[name], size[name]) for name in size}, None
+      return {name: masks.kept_count(wanted[name], size[name]) for name in size}
     except data.DataError as error:
       say(f'only the total of all layers is compared, because {settings.ratio} needs data: {error}')
     if settings.sampling != 'exact':  # then the total is near the budget and not on it
-      return {}, None
+      return {}
     held = sum(size.values()) - sum(size[name] for name in shapes)
-    return {'': held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}, None
-  if settings.select == 'random' or settings.density == 1:
+    return {'': held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}
+  if settings.sampling == 'bernoulli':  # chance decides how many, too
     drawn = pruning.make_masks(
       keys(experiment.config.seed).masks,
       None,
@@ -153,6 +156,6 @@ def _planned(
       block=settings.block,
     )
     named = masks.named_leaves(drawn)
-    return {name: int(np.asarray(named[name]).sum()) for name in size}, named
+    return {name: int(np.asarray(named[name]).sum()) for name in size}
   wanted = plan.densities(experiment.config, structure)
-  return {name: masks.kept_count(wanted[name], size[name]) for name in size}, None
+  return {name: masks.kept_count(wanted[name], size[name]) for name in size}

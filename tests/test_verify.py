@@ -157,6 +157,14 @@ def test_the_layers_of_a_snip_ratio_are_compared_with_the_score_computed_again(t
   assert planned == {name: masks.count(kept)[name] for name in planned}
 
 
+def test_random_masks_of_a_ratio_that_is_a_score_are_those_of_the_seed(tmp_path):
+  untrained(tiny_config(pruning__ratio='magnitude', pruning__select='magnitude'), tmp_path)
+  config = tmp_path / runlog.CONFIG_FILE
+  config.write_text(config.read_text().replace('"select": "magnitude"', '"select": "random"'))
+  failures = verify.verify(tmp_path, 'latest').failures
+  assert "head/kernel: the mask is not the one of the config's seed" in failures
+
+
 def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(tmp_path, capsys):
   config = tiny_config(
     dataset='cifar10', data_dir=str(tmp_path / 'none'), pruning__ratio='magnitude'

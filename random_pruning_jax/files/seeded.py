@@ -29,18 +29,24 @@ def describe(masks: Mapping[str, np.ndarray], draw: Draw | None) -> dict[str, An
   for name, mask in masks.items():
     if mask.all():
       continue
-    if draw.sampling == 'bernoulli':
-      bits = scores.random_bits(draw.key, name, mask.size)
-      number = int(bits[mask.ravel()].max()) + 1 if mask.any() else 0
-    else:
-      number = int(mask.sum())
-    if not np.array_equal(_layer(draw, name, mask.shape, number), mask):
+    number = number_of(draw, name, mask)
+    if number is None:
       raise ValueError(
         f'the masks of {name} are not those that their key draws (sampling {draw.sampling}): '
         'choose format bitmap.'
       )
     fields['layers'][name] = number
   return fields
+
+
+def number_of(draw: Draw, name: str, mask: np.ndarray) -> int | None:
+  """The number from which a layer's mask is drawn; None where no number gives it."""
+  if draw.sampling == 'bernoulli':
+    bits = scores.random_bits(draw.key, name, mask.size)
+    number = int(bits[mask.ravel()].max()) + 1 if mask.any() else 0
+  else:
+    number = int(mask.sum())
+  return number if np.array_equal(_layer(draw, name, mask.shape, number), mask) else None
 
 
 def redraw(fields: dict[str, Any], shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:

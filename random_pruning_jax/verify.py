@@ -67,6 +67,7 @@ def verify(
 
   `data_dir` replaces the config's, where data have moved.
 
+  Its numbers are those that are evaluated: the averaged weights, where there are any.
   A ratio that is a score is computed again, which reads data if it is a score of data. Raises
   ValueError where there is no such checkpoint and where its masks do not have the checksum that was
   saved with them.
@@ -75,14 +76,17 @@ def verify(
   config.data_dir = data_dir or config.data_dir
   experiment = build(config, parallel.devices(1) if on is None else on, trains=False)
   state, record, _ = load_state(experiment, workdir, checkpoint)
-  params = masks.named_leaves(jax.device_get(state.params))
-  mask_tree = jax.device_get(state.masks)
+  variables, mask_tree = jax.device_get((state.variables, state.masks))
+  params = masks.named_leaves(variables['params'])
   planned, draw = _planned(experiment, mask_tree), export.draw_of(experiment.config)
   rounding = 0.0 if _by_shapes(config) else _ROUNDING
   on_path = paths.effective(
     experiment.model.clone(dtype='float32'), mask_tree, experiment.spec.shape
   )
   named, layers, failures = masks.named_leaves(mask_tree), [], []
+  for name, statistic in masks.named_leaves(variables['batch_stats']).items():
+    if not np.isfinite(statistic).all():
+      failures.append(f'{name}: not all statistics are finite')
   for name, mask in named.items():
     outside = int(np.count_nonzero(params[name][~mask]))
     if outside:

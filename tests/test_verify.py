@@ -99,6 +99,28 @@ def test_numbers_that_are_none_and_masked_batch_norm_are_found(trained, tmp_path
   assert 'stem_norm/scale: masked, though it is never pruned' in failures
 
 
+def test_averaged_weights_and_statistics_are_looked_at(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoints, '_check_finite', lambda *_: None)
+
+  def change(state):
+    average = jax.tree.map(np.ones_like, state.params)
+    stats = jax.tree.map(lambda x: np.full_like(x, np.nan), state.batch_stats)
+    return state.replace(average=average, batch_stats=stats)
+
+  untrained(tiny_config(optimizer__average_decay=0.9), tmp_path, change=change)
+  failures = verify.verify(tmp_path, 'latest').failures
+  assert 'stem_norm/mean: not all statistics are finite' in failures
+  assert any(f.startswith('head/kernel: ') and 'outside the mask' in f for f in failures)
+
+
+def test_a_run_is_told_of_before_its_twin_that_has_no_checkpoint(trained, tmp_path, capsys):
+  shutil.copytree(trained[0], tmp_path / 'run')
+  runlog.claim(tmp_path / 'run' / 'dense_twin', tiny_config())
+  assert main.main(['verify', f'--workdir={tmp_path}/run', '--cpu-devices=4']) == 2
+  captured = capsys.readouterr()
+  assert 'step 10: all holds' in captured.out and 'dense_twin' in captured.err
+
+
 def test_a_network_cut_in_two_is_found(trained, tmp_path):
   def change(params, kept):
     kept['head']['kernel'] = np.zeros_like(kept['head']['kernel'])
@@ -118,15 +140,18 @@ def test_an_altered_checksum_is_refused(trained, tmp_path, capsys):
   assert 'the checkpoint was altered' in capsys.readouterr().err
 
 
-def untrained(config, workdir, batches_of=None):
-  """Saves the initial state of a config's run; `batches_of` are the images that its scores see."""
+def untrained(config, workdir, batches_of=None, change=lambda state: state):
+  """Saves the initial state of a config's run, once it went through `change`.
+
+  `batches_of` are the images that its scores see.
+  """
   experiment = train.build(config)
   runlog.claim(workdir, experiment.config)
   variables = train.initial_variables(experiment.model, train.keys(0).init, experiment.spec.shape)
   kept = train.initial_masks(experiment, variables, train.score_batches(experiment, batches_of))
   state = create_state(variables, kept, train.optimizers.make(experiment.config, 1))
   with checkpoints.Manager(workdir) as saved:
-    checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
+    checkpoints.save(saved, change(state), {'seconds': 0.0, 'validation': None})
   return kept
 
 

@@ -28,12 +28,14 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
   twin = pathlib.Path(args.workdir) / TWIN
   places = [args.workdir, *([twin] if twin.exists() else [])]
-  verdicts = [verify.verify(place, args.checkpoint, data_dir=args.data_dir) for place in places]
-  print('\n\n'.join(map(_table, verdicts)))
-  for verdict in verdicts:
+  failed = False
+  for place in places:
+    verdict = verify.verify(place, args.checkpoint, data_dir=args.data_dir)
+    print(_table(verdict), end='\n\n' if place != places[-1] else '\n', flush=True)
     for failure in verdict.failures:
       say(f'FAILED: {verdict.workdir}: {failure}')
-  return int(any(verdict.failures for verdict in verdicts))
+    failed |= bool(verdict.failures)
+  return int(failed)
 
 
 def _table(verdict) -> str:

@@ -120,6 +120,6 @@ def _open(name: str, about: files.About) -> np.ndarray:
       return crops.pillow(pathlib.Path(name).read_bytes(), choose, (height, width), channels)
     with Image.open(name) as image:
       pixels = np.asarray(crops.in_mode(image, channels))
-  except (OSError, SyntaxError, data.DataError) as error:
+  except (*crops.UNREADABLE, data.DataError) as error:
     raise ValueError(f'{name} must be an image file: {error}.') from error
   return data.adapt(pixels.reshape(1, *pixels.shape[:2], channels), height, width, channels)[0][0]

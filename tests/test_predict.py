@@ -89,12 +89,33 @@ def test_the_command_reads_a_data_set_and_says_how_many_are_right(file, loaded, 
     (['none.png'], 'none.png must be an image file'),
     (['none.png', '--top=0'], 'at least 1'),
     (['none.png', '--batch-size=0'], 'at least 1'),
+    (['none.png', '--colour'], 'unknown argument --colour'),
   ],
 )
 def test_what_cannot_be_predicted_is_said_in_one_line(arguments, message, file, capsys):
   assert main.main(['predict', str(file), *arguments, '--cpu-devices=4']) == 2
   err = capsys.readouterr().err
   assert message in err and err.count('\n') == 1
+
+
+def test_options_may_stand_between_the_file_and_its_images(file, images, capsys):
+  names = images[0][:2]
+  arguments = [str(file), '--top=1', names[0], '--batch-size=5', names[1], '--cpu-devices=4']
+  assert main.main(['predict', *arguments]) == 0
+  assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
+
+
+@pytest.mark.parametrize('resize', [0, 10])
+def test_an_image_that_is_too_large_or_damaged_is_refused_by_its_name(loaded, tmp_path, resize):
+  about = dataclasses.replace(loaded.about, resize=resize)
+  Image.new('1', (20_000, 20_000)).save(tmp_path / 'huge.png')
+  (tmp_path / 'text.png').write_text('hello')
+  whole = (tmp_path / 'huge.png').read_bytes()
+  (tmp_path / 'broken.png').write_bytes(whole[:8] + b'\xff' + whole[9:])
+  for name in ('huge.png', 'text.png', 'broken.png'):
+    with pytest.raises(ValueError, match=f'{name} must be an image file') as caught:
+      predict._open(str(tmp_path / name), about)
+    assert ' at 0x' not in str(caught.value)
 
 
 def test_an_image_of_16_bits_is_what_it_is_with_8(loaded, images, tmp_path):

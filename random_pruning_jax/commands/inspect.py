@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('file', metavar='FILE', help='of any format that export writes, or PyTorch')
+  parser.add_argument(
+    'file',
+    metavar='FILE',
+    help="of any format that export writes, or PyTorch's weights as safetensors",
+  )
   parser.add_argument(
     '--trained-on',
     default='',

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from random_pruning_jax.data import jpeg
 from random_pruning_jax.data.specs import DataError
 
 MODES = {1: 'L', 3: 'RGB'}
+# What Pillow raises of images that are damaged, or so large that they may be an attack.
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
 TRIES = 10  # at a random region that fits, before the centre is taken
 
 
@@ -83,9 +85,14 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
     bottom = min(top + region.height * y, image.size[1])
     box = (left, top, right, bottom)
     pixels = image.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
-  except OSError as error:
-    raise DataError(f'an image cannot be decoded: {error}') from error
+  except UNREADABLE as error:
+    raise _undecodable(error) from error
   return np.asarray(pixels).reshape(*size, channels)
+
+
+def _undecodable(error: Exception) -> DataError:
+  unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory
+  return DataError(f'an image cannot be decoded: {"unknown format" if unknown else error}')
 
 
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
@@ -105,8 +112,8 @@ def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
   cv2 = _cv2()
   try:
     width, height = Image.open(io.BytesIO(data)).size  # of the header alone
-  except OSError as error:
-    raise DataError(f'an image cannot be decoded: {error}') from error
+  except UNREADABLE as error:
+    raise _undecodable(error) from error
   region = choose(height, width)
   power = _power(region, size)
   kind = 'GRAYSCALE' if channels == 1 else 'COLOR_RGB'

@@ -107,6 +107,6 @@ def _devices(platform: str, layout: str, **options: Any) -> tuple[jax.Device, ..
   except Exception as error:  # of many kinds, as plugins are
     extra = {'tpu': 'tpu', 'cuda': 'cuda'}[platform]
     raise ValueError(
-      f"the compiler for {platform} must be here (pip install 'random-pruning-jax[{extra}]') and "
+      f"the compiler for {platform} must be here (pip install -e '.[{extra}]') and "
       f'know the layout {layout or options.get("topology")!r}; it says: {error}'
     ) from error

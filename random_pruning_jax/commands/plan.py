@@ -8,7 +8,7 @@ from random_pruning_jax.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.epilog = 'Nothing is trained; data is read where the ratio is a score of data alone.'
+  parser.epilog = 'Nothing is trained; data is read only where the ratio is a score of data.'
   arguments.add_config(parser)
   parser.add_argument(
     '--ratios', default='', metavar='A,B', help="several side by side (default: the config's)"

@@ -35,10 +35,10 @@ def gather(
 
   pixels uint8 [N, H W C], of images whose `shape` is (H, W, C), as `flat` has them; labels int [N].
   With a `key`, each image is padded by `pad` pixels (by reflection or zeros), cropped at random to
-  its own size and mirrored with probability 1/2. Fold the epoch into `key`: an image's augmentation
-  is then a function of the seed, the epoch and its index, whatever the batch size and the number of
-  devices. Without a key nothing is random: use it so for validation and test images. To be called
-  inside a compiled step.
+  its own size and, with `flip`, mirrored with probability 1/2. Fold the epoch into `key`: an
+  image's augmentation is then a function of the seed, the epoch and its index, whatever the batch
+  size and the number of devices. Without a key nothing is random: use it so for validation and test
+  images. To be called inside a compiled step.
   """
   if mode not in MODES:
     raise ValueError(f'unknown padding mode {mode!r}, known: {", ".join(MODES)}')

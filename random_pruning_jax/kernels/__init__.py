@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from random_pruning_jax import processor
 
-INSTALL = 'pip install "random-pruning-jax[cpu]"'
+INSTALL = 'pip install -e ".[cpu]"'
 OLDEST = [0, 68]  # version of Numba, as in pyproject.toml
 LACKING = 'kernels for CPUs are lacking'  # what a call says whose machine code could not be made
 

@@ -11,6 +11,8 @@ from random_pruning_jax import files, measure, runlog
 from random_pruning_jax.experiment import build, keys
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo'}
+# Of formats that are not written here, by whose names other programs would take the file.
+_FOREIGN = ('.pt', '.pth', '.ckpt', '.pkl', '.npy', '.npz', '.h5', '.hdf5', '.onnx', '.msgpack')
 # Fields of the config that say nothing of the network, and may say something of a machine.
 _LEFT_OUT = (
   'data_dir',
@@ -35,9 +37,16 @@ def export(
   """Writes a checkpoint of a run ('best', 'latest' or a step; '' as its config says) to a file.
 
   Without a `format` it is that of the file's suffix (.safetensors, .stablehlo), or else seeded for
-  random masks and bitmap for others. Raises ValueError for what cannot be exported so.
+  random masks and bitmap for others. Raises ValueError for what cannot be exported so, and for the
+  suffix of a foreign format.
   """
-  format = format or SUFFIXES.get(pathlib.Path(out).suffix, '')
+  suffix = pathlib.Path(out).suffix.lower()
+  if not format and suffix in _FOREIGN:
+    raise ValueError(
+      f'formats are {", ".join(files.FORMATS)}, got a file with the suffix {suffix}: choose '
+      'a --format, or another suffix (.safetensors is for PyTorch).'
+    )
+  format = format or SUFFIXES.get(suffix, '')
   files.check_format(format or 'seeded', dtype, with_masks)
   stored = read(workdir, checkpoint, data_dir)
   format = format or ('seeded' if stored.draw else 'bitmap')

@@ -12,7 +12,7 @@ from exported import network, same
 from tiny import tiny_config
 
 import random_pruning_jax
-from random_pruning_jax import checkpoints, cost, files, main, masks, optimizers, runlog
+from random_pruning_jax import checkpoints, cost, export, files, main, masks, optimizers, runlog
 from random_pruning_jax.experiment import build, keys
 from random_pruning_jax.files import bitmap, container, packed, seeded
 from random_pruning_jax.step import create_state
@@ -135,6 +135,15 @@ def test_a_file_cut_or_altered_anywhere_is_one_clear_error(format, tmp_path, pro
     files.load(broken)
 
 
+def test_a_description_under_another_name_is_no_foreign_file(tmp_path):
+  path = files.save(network(), tmp_path / 'net', 'safetensors')
+  data = path.read_bytes()
+  assert data.count(b'random_pruning_jax') == 1
+  path.write_bytes(data.replace(b'random_pruning_jax', b'random_pruning_jay'))
+  with pytest.raises(ValueError, match='the file was altered'):
+    files.load(path, trained_on='digits')
+
+
 def rewritten(path, change):
   """The file with another header, whose own checksum is right."""
   header, sections = container.unpack(path.read_bytes())
@@ -160,6 +169,7 @@ def rewritten(path, change):
     (lambda header: header['about'].update(width='2'), 'width must be int'),
     (lambda header: header['about'].pop('mean'), 'must have the fields'),
     (lambda header: header.pop('tensors'), 'lacks or misstates'),
+    (lambda header: header.pop('masks'), 'lacks or misstates'),
   ],
 )
 def test_a_header_that_does_not_hold_is_refused(change, message, tmp_path):
@@ -302,6 +312,12 @@ def test_an_export_that_cannot_be_is_refused_before_anything_is_read(run, tmp_pa
     ('--format=zip', 'format must be one of'),
     ('--dtype=int8', 'dtype must be one of'),
     ('--checkpoint=99', '99'),
+    (f'--out={tmp_path}/net.PT', 'stablehlo, got a file with the suffix .pt'),
   ):
     assert main.main(['export', *flags, wrong]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_suffix_in_capitals_names_its_format_too(run, tmp_path):
+  with pytest.raises(ValueError, match='stablehlo holds float32'):
+    export.export(run[0], tmp_path / 'net.STABLEHLO', dtype='float16')

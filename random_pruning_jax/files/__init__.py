@@ -67,6 +67,9 @@ def load(file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
     raise _missing('this', error) from error
   except ValueError as error:
     raise ValueError(f'{file}: {error}') from error
+  except (KeyError, TypeError) as error:
+    what = f'the header lacks or misstates {error}: another program wrote it.'
+    raise ValueError(f'{file}: {what}') from error
 
 
 def format_of(data: bytes) -> str:
@@ -103,6 +106,4 @@ def _bytes(file: str | os.PathLike) -> bytes:
 
 
 def _missing(format: str, error: ImportError) -> ValueError:
-  return ValueError(
-    f'{format} format needs a library ({error}): pip install "random-pruning-jax[export]".'
-  )
+  return ValueError(f'{format} format needs a library ({error}): pip install -e ".[export]".')

@@ -44,17 +44,17 @@ def write(stored: Stored, masks: str, dtype: str = 'float32') -> bytes:
 
 
 def read(data: bytes) -> Stored:
-  """The network of a file; raises ValueError where anything in it does not hold."""
+  """The network of a file.
+
+  Raises ValueError where anything does not hold, KeyError or TypeError where the header lacks it.
+  """
   header, (section, values) = container.unpack(data)
-  try:
-    about = About.from_json(header['about'])
-    tree = about.blank
-    shapes = {name: leaf.shape for name, leaf in masks_lib.named_leaves(tree).items()}
-    check_shapes(shapes, {name: tuple(shape) for name, shape, *_ in header['tensors']})
-    masks = _read_masks(header, section, tree['params'])
-    leaves = _read_values(header['tensors'], values, _named_masks(masks), shapes)
-  except (KeyError, TypeError) as error:
-    raise ValueError(f'the header lacks or misstates {error}: another program wrote it.') from error
+  about = About.from_json(header['about'])
+  tree = about.blank
+  shapes = {name: leaf.shape for name, leaf in masks_lib.named_leaves(tree).items()}
+  check_shapes(shapes, {name: tuple(shape) for name, shape, *_ in header['tensors']})
+  masks = _read_masks(header, section, tree['params'])
+  leaves = _read_values(header['tensors'], values, _named_masks(masks), shapes)
   variables = jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in shapes])
   fields = header['masks']
   return Stored(about, variables, masks, seeded.of_file(fields) if _seeded(fields) else None)

@@ -78,9 +78,11 @@ def _parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     listed = safetensors.deserialize(data)
     length = int.from_bytes(data[:8], 'little')
     metadata = json.loads(data[8 : 8 + length]).get('__metadata__', {})
-    entry = json.loads(metadata.get(_ENTRY, '{}'))
+    entry = json.loads(metadata.pop(_ENTRY, '{}'))
   except (safetensors.SafetensorError, ValueError) as error:
     raise ValueError(f'the file is no whole safetensors file: {error}.') from error
+  if any(text.startswith('{"about": ') and '"sha256": ' in text for text in metadata.values()):
+    raise ValueError(f'the description must be called {_ENTRY}: the file was altered.')
   unknown = sorted({tensor['dtype'] for _, tensor in listed} - set(_DTYPES))
   if unknown:
     raise ValueError(f'arrays must have one of the types {sorted(_DTYPES)}, got {unknown}.')

@@ -86,11 +86,12 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
     box = (left, top, right, bottom)
     pixels = image.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
   except UNREADABLE as error:
-    raise _undecodable(error) from error
+    raise undecodable(error) from error
   return np.asarray(pixels).reshape(*size, channels)
 
 
-def _undecodable(error: Exception) -> DataError:
+def undecodable(error: Exception) -> DataError:
+  """What to raise of an image that raised one of `UNREADABLE`."""
   unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory
   return DataError(f'an image cannot be decoded: {"unknown format" if unknown else error}')
 
@@ -113,7 +114,7 @@ def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
   try:
     width, height = Image.open(io.BytesIO(data)).size  # of the header alone
   except UNREADABLE as error:
-    raise _undecodable(error) from error
+    raise undecodable(error) from error
   region = choose(height, width)
   power = _power(region, size)
   kind = 'GRAYSCALE' if channels == 1 else 'COLOR_RGB'

@@ -151,8 +151,8 @@ def _decode_chunk(
       image = Image.open(io.BytesIO(data))
       image = crops.in_mode(image, channels)
       image.load()
-    except OSError as error:
-      raise DataError(f'an image cannot be decoded: {error}') from error
+    except crops.UNREADABLE as error:
+      raise crops.undecodable(error) from error
     images[index] = np.asarray(image).reshape(shape)
   return images, labels
 

@@ -7,7 +7,7 @@ import tempfile
 
 from PIL import Image
 
-from random_pruning_jax.data import places
+from random_pruning_jax.data import crops, places
 from random_pruning_jax.data.specs import DataError
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
@@ -72,7 +72,7 @@ def _check(path: pathlib.Path) -> None:
   try:
     with Image.open(path) as image:
       image.size  # noqa: B018
-  except OSError as error:
+  except crops.UNREADABLE as error:
     raise DataError(f'{path} must be an image: {error}') from error
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import pytest
 import synthetic
@@ -205,3 +206,36 @@ def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
 def test_a_mean_is_over_as_many_seeds_and_cells_as_go_together(seeds, taken, cells):
   found, whole = verdicts._in_common([dict.fromkeys(each, 0.0) for each in seeds])
   assert (''.join(sorted(found)), len(whole)) == (taken, cells)
+
+
+def test_figures_count_a_seed_that_two_sweeps_trained_once(tmp_path):
+  def trained(name, accuracy, density, **fields):
+    (tmp_path / name).mkdir()
+    line = {'kind': 'validation', 'step': 1, 'accuracy': accuracy}
+    (tmp_path / name / 'train.jsonl').write_text(json.dumps(line) + '\n')
+    run = done(place=str(tmp_path / name), **fields)
+    run.row['layers'] = {f'{i}/kernel': {'density': density} for i in range(3)}
+    return run
+
+  def drawn(*found):
+    names = ('learning_curves-cifar10', 'layer_density-cifar10')
+    return [figure.svg for figure in figures.draw(found) if figure.name in names]
+
+  old, new = trained('old', 0.5, 0.1, time='1'), trained('new', 0.6, 0.2, time='2')
+  other = trained('other', 0.8, 0.3, seed=1)
+  assert drawn(old, new, other) == drawn(new, other) != drawn(new)
+
+
+def test_a_field_that_is_a_list_may_be_an_axis():
+  found = [done(), done(pruning__dense=('stem', 'head'))]
+  pivots = tables.pivot(found, 'pruning.dense', 'schedule.milestones', 'accuracy')
+  places = [place for table in pivots for place in table.cells]
+  assert places == [('none', '0.5, 0.75'), ('stem, head', '0.5, 0.75')]
+
+
+@pytest.mark.parametrize('rows', ['optimizer.lr', 'lr'])
+def test_a_field_along_an_axis_parts_no_tables(rows):
+  found = runs._with_settings([done(optimizer__lr=lr, seed=s) for lr in (0.1, 0.2) for s in (0, 1)])
+  [table] = tables.pivot(found, rows, 'sparsity', 'accuracy')
+  assert table.rows == [0.1, 0.2] and all(len(cell.values) == 2 for cell in table.cells.values())
+  assert len(tables.pivot(found, 'scheme', 'sparsity', 'accuracy')) == 2

@@ -1,5 +1,6 @@
 """Figures with sparsity along the bottom: accuracy and what lies beyond it."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
@@ -7,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
-from random_pruning_jax.report import paper, style
+from random_pruning_jax.report import measured, paper, style
 from random_pruning_jax.report.runs import DENSE, Run
 from random_pruning_jax.report.tables import Cell, cell_of, scale
 
@@ -31,12 +32,14 @@ def schemes(runs: Sequence[Run]) -> list[str]:
   return sorted(found, key=lambda s: (list(style.LOOKS).index(s) if s in style.LOOKS else 99, s))
 
 
-def cells(runs: Sequence[Run], metric: str) -> dict[float, Cell]:
+def cells(
+  runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None
+) -> dict[float, Cell]:
   """{sparsity: cell} of runs that differ in sparsity and seed alone, where there are numbers."""
   found: dict[float, list[Run]] = {}
   for run in runs:
     found.setdefault(run.sparsity, []).append(run)
-  both = {sparsity: cell_of(members, metric) for sparsity, members in sorted(found.items())}
+  both = {sparsity: cell_of(members, metric, parts) for sparsity, members in sorted(found.items())}
   return {sparsity: cell for sparsity, cell in both.items() if cell.values}
 
 
@@ -92,22 +95,25 @@ def beyond_accuracy(runs: Sequence[Run]) -> Figure | None:
   size = (max(4.2, 0.85 * width * len(networks)), 0.8 * height * len(metrics) + 0.4)
   figure = Figure(figsize=size, layout='constrained')
   grid = figure.subplots(len(metrics), len(networks), sharex=True, sharey='row', squeeze=False)
+  every = [run.numbers for run in runs]
   for metric, axes in zip(metrics, grid, strict=True):
+    parts, on = measured.parts(metric, every), measured.on(metric, every)
     for ax, network in zip(axes, networks, strict=True):
-      _panel(ax, [run for run in runs if run.network == network], metric)
+      _panel(ax, [run for run in runs if run.network == network], metric, parts)
       if metric == metrics[0]:
         ax.set_title(style.network_title(network))
     label, _, better = BEYOND[metric].partition(' (')
-    axes[0].set_ylabel(f'{label}\n({better}')
+    more = textwrap.shorten(on, 40, placeholder=' ...')
+    axes[0].set_ylabel('\n'.join(filter(None, [label, f'({better}', more])))
   for ax in grid[-1]:
     _sparsity_axis(ax)
   style.legend_below(figure, list(grid.ravel()))
   return figure
 
 
-def _panel(ax: Axes, runs: Sequence[Run], metric: str) -> bool:
+def _panel(ax: Axes, runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None) -> bool:
   """Lines of one network; whether there was anything to draw."""
-  dense = cell_of([run for run in runs if run.dense], metric)
+  dense = cell_of([run for run in runs if run.dense], metric, parts)
   percent, _ = scale(metric)
   if dense.values:
     grey = style.look(DENSE).colour
@@ -116,7 +122,7 @@ def _panel(ax: Axes, runs: Sequence[Run], metric: str) -> bool:
     ax.axhspan(mean - sd, mean + sd, color=grey, alpha=0.22, lw=0, zorder=0)
   drawn = False
   for scheme in schemes(runs):
-    line = cells([run for run in runs if run.scheme == scheme], metric)
+    line = cells([run for run in runs if run.scheme == scheme], metric, parts)
     look = style.look(scheme)
     _line(ax, line, metric, look.colour, look.marker, look.label)
     drawn |= bool(line)

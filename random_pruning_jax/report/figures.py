@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from random_pruning_jax.report import curves, details, paper, sizes
+from random_pruning_jax.report import curves, details, measured, paper, sizes, tables
 from random_pruning_jax.report.runs import Run
 
 
@@ -81,7 +81,8 @@ def draw(runs: Sequence[Run], png_to: pathlib.Path | None = None) -> Iterator[Fi
   for run in runs:
     if run.state == 'done':
       groups.setdefault((run.dataset, run.setting), []).append(run)
-  for (dataset, setting), members in groups.items():
+  for (dataset, setting), copies in groups.items():
+    members = _once(copies)
     where = ', '.join(filter(None, [dataset, setting]))
     for name, kind in KINDS.items():
       whole = _slug('-'.join([name, dataset, *([setting] if setting else [])]))
@@ -89,8 +90,18 @@ def draw(runs: Sequence[Run], png_to: pathlib.Path | None = None) -> Iterator[Fi
         figure = kind.draw(members)
         if figure is not None:
           svg = _save(figure, whole, png_to)
-          caption = f'{kind.caption} {where}, {_seeds(members)}{_source(members, name)}.'
+          notes = _on(members, name) + _source(members, name)
+          caption = f'{kind.caption} {where}, {_seeds(members)}{notes}.'
           yield Figure(whole, caption, svg)
+
+
+def _once(runs: Sequence[Run]) -> list[Run]:
+  """One run a seed of each network, scheme and sparsity: sweeps may share some."""
+  alike: dict[tuple, list[Run]] = {}
+  for run in runs:
+    alike.setdefault((run.network, run.scheme, run.sparsity), []).append(run)
+  kept = {id(run) for members in alike.values() for run in tables.one_a_seed(members).values()}
+  return [run for run in runs if id(run) in kept]
 
 
 def _save(figure, name: str, to: pathlib.Path | None) -> str:
@@ -135,6 +146,11 @@ def _seeds(runs: Sequence[Run]) -> str:
   counts = [len(found) for found in seeds.values()]
   low, high = min(counts), max(counts)
   return f'n = {low}' if low == high else f'n = {low} to {high} (unequal)'
+
+
+def _on(runs: Sequence[Run], name: str) -> str:
+  said = measured.summary([run.numbers for run in runs]) if name == 'beyond_accuracy' else ''
+  return f'; {said}' if said else ''
 
 
 def _source(runs: Sequence[Run], name: str) -> str:

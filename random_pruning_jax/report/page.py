@@ -3,9 +3,9 @@
 import html
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from random_pruning_jax.report import claims, repeat, style, tables, verdicts
+from random_pruning_jax.report import claims, measured, repeat, style, tables, verdicts
 from random_pruning_jax.report.figures import Figure
 from random_pruning_jax.report.runs import Run
 from random_pruning_jax.report.verdicts import Answer
@@ -157,22 +157,28 @@ def _runs(runs: Sequence[Run]) -> str:
   head = ''.join(
     f'<th scope="col"><button type="button">{_text(name)}</button></th>' for name in names
   )
-  body = '\n'.join(map(_run, runs))
+  parts, notes = {}, []
+  for dataset in sorted({run.dataset for run in runs}):
+    every = [run.numbers for run in runs if run.dataset == dataset]
+    parts[dataset] = {metric: measured.parts(metric, every) for metric in _COLUMNS}
+    said = measured.summary(every)
+    notes += [f'<p class="note">{_text(f"{dataset}: {said}")}.</p>'] if said else []
+  body = '\n'.join(_run(run, parts[run.dataset]) for run in runs)
   return (
-    '<label>Filter, as “erk 0.9”:<br><input type="search" id="filter"></label> '
+    f'{"".join(notes)}<label>Filter, as “erk 0.9”:<br><input type="search" id="filter"></label> '
     '<span class="note" id="shown" aria-live="polite"></span>'
     f'<div class="scroll"><table id="runs"><thead><tr>{head}</tr></thead>'
     f'<tbody>\n{body}\n</tbody></table></div>'
   )
 
 
-def _run(run: Run) -> str:
+def _run(run: Run, parts: Mapping[str, Sequence[str]]) -> str:
   label = style.look(run.scheme).label
   cells = [run.network, label, f'{run.sparsity:g}', run.seed, run.dataset, run.setting, run.state]
   out = [f'<td>{_text(cell)}</td>' for cell in cells]
   for metric in _COLUMNS:
     percent, digits = tables.scale(metric)
-    value = run.metric(metric)
+    value = run.metric(metric, parts[metric])
     shown = '' if value is None else f'{percent * value:.{digits}f}'
     out.append(f'<td data-value="{"" if value is None else repr(value)}">{shown}</td>')
   for name in ('kept', 'macs'):

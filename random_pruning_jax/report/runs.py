@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from random_pruning_jax import results
+from random_pruning_jax.report import measured
 
 DENSE = 'dense'
 # Fields that say where a run lies or how it is measured, not what it is.
@@ -23,7 +24,6 @@ _NOT_SETTINGS = (
   'seed',
   'steps_per_call',
 )
-_NO_SETS = ('near', 'far', 'gaussian_noise', 'pixel_shuffled')  # means of sets, and made-up images
 _CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
 _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
 # Of these: which epoch's network is measured.
@@ -46,7 +46,7 @@ class Run:
   config: dict[str, Any]
   row: dict[str, Any]
   error: str = ''
-  setting: str = ''  # what else differs among the runs of this report; see `read`
+  settings: tuple[tuple[str, Any], ...] = ()  # fields that differ in this report; see `read`
 
   @property
   def seed(self) -> int:
@@ -113,65 +113,57 @@ class Run:
     """Whether chance chose which weights stay."""
     return not self.dense and self.config.get('pruning.select', 'random') == 'random'
 
-  def metric(self, name: str, beside: 'Iterable[Run]' = ()) -> float | None:
-    """A number of the row, or one of this report's own.
+  @property
+  def numbers(self) -> dict[str, float]:
+    return {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
 
-    `auroc` is the mean of the maximum softmax's over foreign sets, and `fgsm` the accuracy at the
-    largest epsilon up to 8/255; of those that the runs `beside` this one have too, so that runs are
-    compared on the same sets and epsilon.
+  def metric(self, name: str, parts: Sequence[str] | None = None) -> float | None:
+    """A number of the row, or one of this report's own: the mean of `parts` of it.
+
+    These default to those of this run alone (`measured.parts`); runs that are compared take them
+    of all. None where the row has no such number, or lacks a part.
     """
-    numbers = self._numbers()
-    if name in ('auroc', 'fgsm'):
-      of = _sets if name == 'auroc' else _epsilons
-      chosen = of(numbers)
-      for run in beside:
-        theirs = of(run._numbers())
-        chosen = {key: value for key, value in chosen.items() if key in theirs}
-      if name == 'auroc':
-        found = [numbers[key] for key in chosen]
-        return sum(found) / len(found) if found else None
-      name = max(chosen, key=chosen.get, default='')
+    names = measured.parts(name, [self.numbers]) if parts is None else parts
+    values = [self._number(part) for part in names]
+    return sum(values) / len(values) if values and None not in values else None
+
+  def _number(self, name: str) -> float | None:
     if name == 'validation_accuracy':
       return (self.row.get('validation') or {}).get('accuracy')
-    value = numbers.get(name, self.row.get(name))
+    value = self.numbers.get(name, self.row.get(name))
     return float(value) if isinstance(value, int | float) else None
-
-  def _numbers(self) -> dict[str, float]:
-    return {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
 
   def field(self, name: str) -> Any:
     """A field for rows and columns: 'network', 'scheme', 'sparsity', or any of the config's.
 
-    A dense network has no ratio and no selection, whatever its config says: it is 'dense'.
+    A dense network has no ratio and no selection, whatever its config says: it is 'dense'. Lists
+    are text, and 'none' where they are empty.
     """
     if name in FIELDS:
       return getattr(self, name)
     if self.dense and name in RATIO | SELECT:
       return DENSE
-    for known in (name, f'pruning.{name}', f'model.{name}', f'optimizer.{name}'):
-      if known in self.config:
-        return self.config[known]
-    return None
+    value = self.config.get(self._known(name))
+    if isinstance(value, list | tuple):
+      return ', '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in value) or 'none'
+    return value
+
+  @property
+  def setting(self) -> str:
+    return self.setting_beside()
+
+  def setting_beside(self, axes: Iterable[str] = ()) -> str:
+    """'epochs=5, optimizer.lr=0.2': what else differs and is no field of these."""
+    said = {self._known(name) for name in axes}
+    return ', '.join(f'{name}={value}' for name, value in self.settings if name not in said)
+
+  def _known(self, name: str) -> str | None:
+    """The config's own name of a field: 'optimizer.lr' of 'lr'."""
+    tried = (name, f'pruning.{name}', f'model.{name}', f'optimizer.{name}')
+    return next((known for known in tried if known in self.config), None)
 
 
 FIELDS = ('network', 'scheme', 'sparsity', 'density', 'depth', 'dataset', 'seed', 'setting')
-
-
-def _sets(numbers: Iterable[str]) -> dict[str, str]:
-  """{'ood/SET/msp/auroc': SET} of the foreign sets."""
-  matches = {name: re.fullmatch(r'ood/(.+)/msp/auroc', name) for name in numbers}
-  return {name: m[1] for name, m in matches.items() if m and m[1] not in _NO_SETS}
-
-
-def _epsilons(numbers: Iterable[str]) -> dict[str, float]:
-  """{'adversarial/fgsm/8/255': 8 / 255} of FGSM's epsilons above 0 and up to 8/255."""
-  found = {}
-  for name in numbers:
-    if match := re.fullmatch(r'adversarial/fgsm/([\d.]+)(?:/(\d+))?', name):
-      epsilon = float(match[1]) / float(match[2] or 1)
-      if 0 < epsilon <= 8.01 / 255:
-        found[name] = epsilon
-  return found
 
 
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
@@ -239,11 +231,11 @@ def _with_settings(runs: list[Run]) -> list[Run]:
     for dataset in {key[0] for key, values in by_network.items() if len(values) > 1}:
       differing.setdefault(dataset, []).append(name)
 
-  def setting(run: Run) -> str:
+  def settings(run: Run) -> tuple[tuple[str, Any], ...]:
     named = (name for name in differing.get(run.dataset, ()) if _says(run, name))
-    return ', '.join(f'{name}={run.config[name]}' for name in named)
+    return tuple((name, run.config[name]) for name in named)
 
-  return [dataclasses.replace(run, setting=setting(run)) for run in runs]
+  return [dataclasses.replace(run, settings=settings(run)) for run in runs]
 
 
 def _says(run: Run, name: str) -> bool:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from random_pruning_jax.report import style
+from random_pruning_jax.report import measured, style
 from random_pruning_jax.report.curves import ACCURACY, names, schemes
 from random_pruning_jax.report.runs import DENSE, Run
 from random_pruning_jax.report.tables import Cell, cell_of, one_a_seed
@@ -88,15 +88,12 @@ def _log_axis(ax: Axes) -> None:
 
 
 def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int, float]:
-  """{seed: sparse - dense} of the seeds that both have."""
+  """{seed: sparse - dense} of the seeds that both have, on the same foreign sets and epsilon."""
   ours, theirs = one_a_seed(sparse), one_a_seed(dense)
-  differences = {}
-  for seed in ours.keys() & theirs.keys():
-    a, b = ours[seed], theirs[seed]
-    values = a.metric(metric, beside=[b]), b.metric(metric, beside=[a])
-    if None not in values:
-      differences[seed] = values[0] - values[1]
-  return dict(sorted(differences.items()))
+  both = {seed: (ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())}
+  parts = measured.parts(metric, [run.numbers for pair in both.values() for run in pair])
+  values = {seed: [run.metric(metric, parts) for run in pair] for seed, pair in both.items()}
+  return {seed: a - b for seed, (a, b) in values.items() if None not in (a, b)}
 
 
 def _points(runs: Sequence[Run], size: str) -> list[tuple[float, float, float]]:

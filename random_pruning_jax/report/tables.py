@@ -3,10 +3,11 @@
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from random_pruning_jax import tables as text_tables
+from random_pruning_jax.report import measured
 from random_pruning_jax.report.runs import DENSE, RATIO, SELECT, Run
 
 # Names for what a report takes from several numbers or from elsewhere in a row (`Run.metric`).
@@ -51,8 +52,9 @@ class Table(NamedTuple):
 def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Table]:
   """One table for each combination of what is neither row, column nor seed.
 
-  Dense runs have no ratio: where rows are schemes, they are the row 'dense'. Raises ValueError for
-  a field or a metric that no run has.
+  Its numbers are of the same foreign sets, epsilon and attacks, which its title names. Dense runs
+  have no ratio: where rows are schemes, they are the row 'dense'. Raises ValueError for a field or
+  a metric that no run has.
   """
   for name in (rows, columns):
     if all(run.field(name) is None for run in runs):
@@ -65,22 +67,30 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
   if done and all(run.metric(metric) is None for run in done):
     known = sorted({name for run in runs for name in run.row.get('metrics', {})})
     raise ValueError(f'--metric must be one of {", ".join(known)}; got {metric}.')
+  apart = _apart(runs, metric)
   groups: dict[tuple, list[Run]] = {}
-  for run in sorted(runs, key=lambda run: run.dense):  # dense ones last: they join the others
-    key = _rest(run, rows, columns)
-    joins = run.dense and {rows, columns} & _APART  # else it would be in a sparse run's cell
-    alike = [other for other in groups if _joins(key, other)] if joins else []
+  # Those without a number join others that they may belong to, and so do dense ones, after them.
+  for run, how in sorted(zip(runs, apart, strict=True), key=lambda x: (x[0].dense, x[1] is None)):
+    key = (*_rest(run, rows, columns), (_HOW, how or ''))
+    free = set() if how is not None else {_HOW}
+    if run.dense and {rows, columns} & _APART:  # else it would be in a sparse run's cell
+      free |= {'scheme', 'sparsity'}
+    alike = [other for other in groups if _joins(key, other, free)]
     for each in alike or [key]:
       groups.setdefault(each, []).append(run)
   return [_table(key, members, rows, columns, metric) for key, members in groups.items()]
 
 
-def cell_of(runs: Sequence[Run], metric: str) -> Cell:
-  """The numbers of runs that differ in their seed alone; of copies, which sweeps may share, one."""
+def cell_of(runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None) -> Cell:
+  """The numbers of runs that differ in their seed alone; of copies, which sweeps may share, one.
+
+  `parts` are what the metric is taken from (`measured.parts`), by default of these runs alone.
+  """
   each = one_a_seed(runs)
   done = [run for run in each.values() if run.state == 'done']
-  measured = [run for run in done if run.metric(metric) is not None]
-  values = [run.metric(metric, beside=measured) for run in done]  # of sets that all of them have
+  if parts is None:
+    parts = measured.parts(metric, [run.numbers for run in done])
+  values = [run.metric(metric, parts) for run in done]
   return Cell(
     tuple(value for value in values if value is not None),
     sum(run.state == 'failed' for run in each.values()),
@@ -181,6 +191,7 @@ def str_field(value: Any) -> str:
 
 _DENSITY = {'density', 'pruning.density'}
 _NAME, _WIDTH = {'name', 'model.name'}, {'width', 'model.width'}
+_HOW = 'how it was measured'
 # Of a table with one of these along its side, dense runs have rows or columns of their own.
 _APART = {'scheme', 'sparsity'} | _DENSITY | RATIO | SELECT
 
@@ -188,11 +199,19 @@ _APART = {'scheme', 'sparsity'} | _DENSITY | RATIO | SELECT
 def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
   """What must be equal within a table, so that runs of one cell differ in their seed alone."""
   axes = {rows, columns}
-  out = [(name, run.field(name)) for name in ('dataset', 'setting') if name not in axes]
+  out = [] if 'dataset' in axes else [('dataset', run.dataset)]
+  out += [] if 'setting' in axes else [('setting', run.setting_beside(axes))]
   out.append(('network', _rest_of_network(run, axes)))
   out.append(('scheme', _rest_of_scheme(run, axes)))
   out.append(('sparsity', '' if axes & {'sparsity', *_DENSITY} else run.sparsity))
   return tuple(out)
+
+
+def _apart(runs: Sequence[Run], metric: str) -> list[str | None]:
+  """How each run was measured, where that differs; None of a run that has no such number."""
+  have = [run for run in runs if run.metric(metric) is not None]
+  hows = dict(zip(map(id, have), measured.apart(metric, [run.row for run in have]), strict=True))
+  return [hows.get(id(run)) if any(hows.values()) else '' for run in runs]
 
 
 def _rest_of_network(run: Run, axes: set[str]) -> str:
@@ -216,10 +235,12 @@ def _rest_of_scheme(run: Run, axes: set[str]) -> str:
   return ', '.join(filter(None, [''.join(said), *notes]))
 
 
-def _joins(dense: tuple, other: tuple) -> bool:
-  """Whether a dense run belongs into a table: a dense network has no ratio to differ in."""
-  free = ('scheme', 'sparsity')
-  return all(a == b or a[0] in free for a, b in zip(dense, other, strict=True))
+def _joins(key: tuple, other: tuple, free: Collection[str]) -> bool:
+  """Whether a run belongs into a table, as `free` it has nothing to differ in.
+
+  A dense network has no ratio, and a run without the number was not measured in any way.
+  """
+  return all(a == b or a[0] in free for a, b in zip(key, other, strict=True))
 
 
 def _table(key: tuple, members: Sequence[Run], rows: str, columns: str, metric: str) -> Table:
@@ -227,12 +248,14 @@ def _table(key: tuple, members: Sequence[Run], rows: str, columns: str, metric: 
   for run in members:
     found.setdefault((run.field(rows), run.field(columns)), []).append(run)
   title = ', '.join(str_field(value) for _, value in key if value not in ('', None))
-  label = column(metric).label
+  each = [run.numbers for runs in found.values() for run in one_a_seed(runs).values()]
+  parts, on = measured.parts(metric, each), measured.on(metric, each)
+  label = column(metric).label + (f' ({on})' if on else '')
   return Table(
     ': '.join(filter(None, [title, label])),
     _sorted(row for row, _ in found),
     _sorted(column for _, column in found),
-    {place: cell_of(runs, metric) for place, runs in found.items()},
+    {place: cell_of(runs, metric, parts) for place, runs in found.items()},
     f'{rows} / {columns}',
     metric,
   )

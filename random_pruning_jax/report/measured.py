@@ -1,0 +1,94 @@
+"""What a metric of a report is measured on and how: foreign sets, epsilon, strength of attacks."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_NO_SETS = ('near', 'far', 'gaussian_noise', 'pixel_shuffled')  # means of sets, and made-up images
+_WANTED = {'auroc': 'foreign set', 'fgsm': 'epsilon up to 8/255'}
+_WORDS = {'auroc': 'AUROC over', 'fgsm': 'FGSM at'}
+
+
+def parts(metric: str, every: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
+  """Names of the numbers whose mean the metric is, of rows' numbers that are to be compared.
+
+  `auroc` is of the foreign sets, and `fgsm` of the largest epsilon up to 8/255, that all rows with
+  any have: () where they share none. Any other metric is a number of that name.
+  """
+  if metric not in _WANTED:
+    return (metric,)
+  of = _sets if metric == 'auroc' else _epsilons
+  found = [each for each in map(of, every) if each]
+  common = [name for name in found[0] if all(name in each for each in found)] if found else []
+  if metric == 'fgsm':
+    common = sorted(common, key=found[0].get)[-1:] if common else []
+  return tuple(common)
+
+
+def on(metric: str, every: Sequence[Mapping[str, float]]) -> str:
+  """'8/255', 'svhn_cropped, cifar100', or that nothing is common; '' for one number's own name."""
+  if metric not in _WANTED:
+    return ''
+  names = parts(metric, every)
+  if names:
+    return ', '.join(_sets(names).values() or (name.split('/', 2)[2] for name in names))
+  some = any(parts(metric, [numbers]) for numbers in every)
+  return f'no {_WANTED[metric]} that all runs have' if some else ''
+
+
+def summary(every: Sequence[Mapping[str, float]]) -> str:
+  """'AUROC over svhn_cropped; FGSM at 8/255': what `on` says of both."""
+  said = [f'{words} {on(m, every)}' for m, words in _WORDS.items() if on(m, every)]
+  return '; '.join(said)
+
+
+def how(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields of `evaluation` that a number of a row depends on besides what its name says.
+
+  'adversarial/pgd/8/255' -> {'attacks.pgd.steps': 50, 'attacked_images': 1000, ...}.
+  """
+  family, *path = metric.split('/')
+  suite = 'corruptions' if family == 'corruptions_regenerated' else family
+  fields = row.get('settings', {}).get(suite)
+  if fields is None:  # a row of an older version
+    start, config = 'evaluation.', row.get('config', {})
+    fields = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
+  attack = path[0] if family == 'adversarial' else ''
+  if attack.startswith('worst_case'):
+    wanted = r'attacks\..*|epsilons|attacked_images'
+  elif attack and attack != 'fgsm':
+    wanted = rf'attacks\.{re.escape(attack)}\.(?!epsilons$).*|attacked_images'
+  elif suite == 'corruptions':
+    wanted = 'severities' if suite == family else 'severities|corrupted_images'
+  else:
+    return {}
+  return {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
+
+
+def apart(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  """What of `how` differs among rows, for each of them: 'attacks.pgd.steps=50', or ''."""
+  found = [how(metric, row) for row in rows]
+  values: dict[str, set[str]] = {}
+  for each in found:
+    for name, value in each.items():
+      values.setdefault(name, set()).add(json.dumps(value))
+  differing = [name for name in sorted(values) if len(values[name]) > 1]
+  return [', '.join(f'{k}={each[k]}' for k in differing if k in each) for each in found]
+
+
+def _sets(numbers: Iterable[str]) -> dict[str, str]:
+  """{'ood/SET/msp/auroc': SET} of the foreign sets."""
+  matches = {name: re.fullmatch(r'ood/(.+)/msp/auroc', name) for name in numbers}
+  return {name: m[1] for name, m in matches.items() if m and m[1] not in _NO_SETS}
+
+
+def _epsilons(numbers: Iterable[str]) -> dict[str, float]:
+  """{'adversarial/fgsm/8/255': 8 / 255} of FGSM's epsilons above 0 and up to 8/255."""
+  found = {}
+  for name in numbers:
+    if match := re.fullmatch(r'adversarial/fgsm/([\d.]+)(?:/(\d+))?', name):
+      epsilon = float(match[1]) / float(match[2] or 1)
+      if 0 < epsilon <= 8.01 / 255:
+        found[name] = epsilon
+  return found

@@ -1,0 +1,91 @@
+"""What a report compares was measured on the same sets, at the same epsilon, by the same attack."""
+
+import pytest
+import synthetic
+
+pytest.importorskip('matplotlib')
+
+from random_pruning_jax.report import figures, page, runs, sizes, tables
+
+EIGHT, ONE = 'adversarial/fgsm/8/255', 'adversarial/fgsm/1/255'
+PGD = 'adversarial/pgd/8/255'
+
+
+def done(numbers, settings=None, **fields):
+  config = synthetic.config_of(**{name.replace('__', '.'): value for name, value in fields.items()})
+  row = synthetic.row_of(config) | {'metrics': {'accuracy': 0.9} | numbers}
+  return runs.Run('done', '', config, row | {'settings': {'adversarial': settings or {}}})
+
+
+def cells(tables_):
+  return {
+    (table.title, row): cell.values for table in tables_ for (row, _), cell in table.cells.items()
+  }
+
+
+def test_one_table_has_one_epsilon_and_the_same_foreign_sets_and_says_which():
+  sets = {'ood/svhn_cropped/msp/auroc': 0.9}
+  dense = done({ONE: 0.6, EIGHT: 0.2} | sets, pruning__density=1.0)
+  sparse = done({ONE: 0.5} | sets | {'ood/cifar100/msp/auroc': 0.1})
+  title = 'cifar10, resnet20: accuracy under FGSM (1/255)'
+  found = tables.pivot([dense, sparse], 'scheme', 'sparsity', 'fgsm')
+  assert cells(found) == {(title, 'dense'): (0.6,), (title, 'erk'): (0.5,)}
+  [table] = tables.pivot([dense, sparse], 'scheme', 'sparsity', 'auroc')
+  assert table.title.endswith('foreign sets (svhn_cropped)')
+  assert {cell.values for cell in table.cells.values()} == {(0.9,)}
+
+
+def test_where_no_epsilon_is_common_the_title_says_so():
+  dense, sparse = done({EIGHT: 0.2}, pruning__density=1.0), done({ONE: 0.5})
+  [table] = tables.pivot([dense, sparse], 'scheme', 'sparsity', 'fgsm')
+  assert table.title.endswith('FGSM (no epsilon up to 8/255 that all runs have)')
+  assert not any(cell.values for cell in table.cells.values())
+  drawn = {figure.name: figure for figure in figures.draw([dense, sparse])}
+  assert 'FGSM at no epsilon up to 8/255' in drawn['beyond_accuracy-cifar10'].caption
+
+
+def test_a_claim_is_tested_at_one_epsilon_over_all_seeds():
+  dense = [done({ONE: 0.6, EIGHT: 0.2}, seed=seed, pruning__density=1.0) for seed in (0, 1)]
+  sparse = [done({ONE: 0.5, EIGHT: 0.2}, seed=0), done({ONE: 0.5}, seed=1)]
+  assert sizes.paired(sparse, dense, 'fgsm') == pytest.approx({0: -0.1, 1: -0.1})
+
+
+def test_figures_and_the_page_have_one_epsilon_and_say_which():
+  found = [done({ONE: 0.61, EIGHT: 0.2}, pruning__density=1.0), done({ONE: 0.52})]
+  drawn = {figure.name: figure for figure in figures.draw(found)}
+  assert 'FGSM at 1/255' in drawn['beyond_accuracy-cifar10'].caption
+  text = page.page('', found, [], [], [])
+  assert 'cifar10: FGSM at 1/255.' in text and '>61.00<' in text and '>20.00<' not in text
+
+
+@pytest.mark.parametrize(
+  ('field', 'values'), [('attacks.pgd.steps', (1, 50)), ('attacked_images', (100, 1000))]
+)
+def test_numbers_of_attacks_of_other_strength_share_no_table(field, values):
+  found = [done({PGD: 0.1 * value}, {field: value}, seed=value) for value in values]
+  pivots = tables.pivot(found, 'scheme', 'sparsity', PGD)
+  assert {table.title.split(', ')[-1].split(':')[0] for table in pivots} == {
+    f'{field}={value}' for value in values
+  }
+  assert [cell.values for table in pivots for cell in table.cells.values()] == [
+    (0.1 * value,) for value in values
+  ]
+  [table] = tables.pivot(found, 'scheme', 'sparsity', 'accuracy')
+  assert len(table.cells['erk', 0.9].values) == 2
+
+
+def test_another_attacks_strength_and_another_epsilon_part_nothing():
+  differing = {'attacks.apgd.steps': (1, 50), 'attacks.pgd.epsilons': ([0.1], [0.1, 0.2])}
+  found = [
+    done({PGD: 0.5}, {name: values[seed] for name, values in differing.items()}, seed=seed)
+    for seed in (0, 1)
+  ]
+  [table] = tables.pivot(found, 'scheme', 'sparsity', PGD)
+  assert len(table.cells['erk', 0.9].values) == 2
+
+
+def test_runs_that_were_not_attacked_are_missing_from_the_tables_of_every_strength():
+  found = [done({PGD: 0.5}, {'attacks.pgd.steps': steps}, seed=steps) for steps in (1, 50)]
+  missing = runs.Run('missing', '', found[0].config | {'seed': 7}, {})
+  pivots = tables.pivot([missing, *found], 'scheme', 'sparsity', PGD)
+  assert [tables.show(t.cells['erk', 0.9], PGD) for t in pivots] == ['50.00 (n=1, 1 missing)'] * 2

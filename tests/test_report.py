@@ -125,6 +125,27 @@ def test_a_directory_without_runs_is_refused(tmp_path, capsys):
   assert 'there is no run at or below' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  ('name', 'content', 'said'),
+  [
+    ('sweep.json', '', 'is damaged: Expecting value'),
+    ('sweep.json', '{"tasks": []}', 'must hold runs, got tasks'),
+    ('failed.json', '{"error": "no"}', 'must hold config and error, got error'),
+    ('failed.json', '[]', 'must hold config and error, got list'),
+    ('results.jsonl', '{"task": "arc", "score": 1}', 'must hold metrics, got task, score'),
+  ],
+)
+def test_files_that_are_damaged_or_of_another_program_are_refused_by_name(
+  tmp_path, capsys, name, content, said
+):
+  synthetic.write(tmp_path / 'run', a_row())
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'other' / name).write_text(content)
+  assert main(['report', str(tmp_path), '--markdown']) == 2
+  [line] = capsys.readouterr().err.strip().splitlines()
+  assert f'{tmp_path / "other" / name} {said}' in line
+
+
 def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
   assert len(paper.readings()) == 5 + 5 * 4 * 9
   assert str(paper.reading('cifar10', 'resnet20', 'erk', 0.9)) == '87.78'

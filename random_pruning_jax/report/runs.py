@@ -167,8 +167,13 @@ FIELDS = ('network', 'scheme', 'sparsity', 'density', 'depth', 'dataset', 'seed'
 
 
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
-  """Every run at or below the paths, in a fixed order. Raises ValueError where there is none."""
+  """Every run at or below the paths, in a fixed order.
+
+  Raises ValueError where there is none, and for files that are damaged or that no run wrote.
+  """
   rows = results.read(paths)
+  for row in rows:
+    _check(pathlib.Path(row['run']) / results.FILE, row, metrics=dict)
   final = [row for row in rows if results.is_final(row)]
   done = [Run('done', row['run'], row.get('config', {}), row) for row in final]
   # Of a run that has not come to its end, numbers are not its result.
@@ -203,15 +208,33 @@ def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   for path in map(pathlib.Path, paths):
     manifests = sorted(path.rglob(results.MANIFEST)) if path.is_dir() else []
     for file in manifests:
-      for tag, config in json.loads(file.read_text())['runs'].items():
+      for tag, config in _read(file, runs=dict)['runs'].items():
         place = file.parent / tag
         found[place.resolve()] = Run('missing', str(place), config, {})
     for file in sorted(path.rglob(results.FAILED)) if path.is_dir() else []:
-      failure = json.loads(file.read_text())
+      failure = _read(file, config=dict, error=str)
       found[file.parent.resolve()] = Run(
         'failed', str(file.parent), failure['config'], {}, failure['error']
       )
   return list(found.values())
+
+
+def _read(file: pathlib.Path, **kinds: type) -> dict[str, Any]:
+  try:
+    content = json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(f'{file} is damaged: {error}.') from error
+  _check(file, content, **kinds)
+  return content
+
+
+def _check(file: pathlib.Path, content: Any, **kinds: type) -> None:
+  """Raises ValueError for a file that bears the name of one of ours and lacks what it holds."""
+  if not isinstance(content, dict) or any(
+    not isinstance(content.get(field), kind) for field, kind in kinds.items()
+  ):
+    got = ', '.join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
+    raise ValueError(f'{file} must hold {" and ".join(kinds)}, got {got or "nothing"}.')
 
 
 def _with_settings(runs: list[Run]) -> list[Run]:

@@ -132,6 +132,20 @@ def test_dark_mode_is_dark_with_light_ink(seen):
   assert brightness(seen['narrow']['back']) < 150 < brightness(seen['narrow']['ink']) - 300
 
 
+def test_the_page_says_which_checkpoints_were_measured():
+  best, latest = (
+    runs.Run('done', '', synthetic.config_of(**{'evaluation.checkpoint': name}), {})
+    for name in ('best', 'latest')
+  )
+  chosen, last = 'from the checkpoint that validation images chose', 'the last checkpoint'
+  for found, says in (
+    ([best], f'{chosen};'),
+    ([latest], f'from {last};'),
+    ([best, latest], f'{chosen}, or {last} where a setting says so;'),
+  ):
+    assert says in page.page('', found, [], [], [])
+
+
 def test_all_text_is_escaped(document):
   assert HOSTILE not in document
   assert document.count('&lt;img src=x onerror=alert(1)&gt;') >= 3

@@ -79,10 +79,18 @@ def _summary(runs: Sequence[Run]) -> str:
   parts += [f'<strong>{states["missing"]} missing</strong>'] if states['missing'] else []
   datasets = ', '.join(sorted({run.dataset for run in runs}))
   return (
-    f'{", ".join(parts)} on {_text(datasets)}. Numbers are of test images, from the checkpoint '
-    'that validation images chose; no run, epoch or setting was chosen on test images. ± is the '
+    f'{", ".join(parts)} on {_text(datasets)}. Numbers are of test images, from '
+    f'{_checkpoints(runs)}; no run, epoch or setting was chosen on test images. ± is the '
     'standard deviation over n seeds.'
   )
+
+
+def _checkpoints(runs: Sequence[Run]) -> str:
+  best, latest = 'the checkpoint that validation images chose', 'the last checkpoint'
+  named = {run.config.get('evaluation.checkpoint') for run in runs if run.state == 'done'}
+  if 'latest' not in named:
+    return best
+  return latest if named == {'latest'} else f'{best}, or {latest} where a setting says so'
 
 
 def _claims(answers: Sequence[Answer]) -> str:

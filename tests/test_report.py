@@ -146,6 +146,18 @@ def test_files_that_are_damaged_or_of_another_program_are_refused_by_name(
   assert f'{tmp_path / "other" / name} {said}' in line
 
 
+def test_every_claim_says_whose_it_is():
+  sources = {answer.claim: answer.source for answer in claims.answers([])}
+  assert all(sources.values())
+  for word, source in (
+    ('outperform', 'the abstract'),
+    ('Wide ResNet-50 can match', "the authors' README"),
+    ('SNIP', claims.FIGURE),
+    ('Gradient flow', "somebody else's summary of the paper, unchecked"),
+  ):
+    assert [source] == [sources[claim] for claim in sources if word in claim]
+
+
 def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
   assert len(paper.readings()) == 5 + 5 * 4 * 9
   assert str(paper.reading('cifar10', 'resnet20', 'erk', 0.9)) == '87.78'

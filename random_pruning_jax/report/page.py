@@ -106,7 +106,8 @@ def _claims(answers: Sequence[Answer]) -> str:
 def _claim(answer: Answer) -> str:
   return (
     f'<div class="claim"><p><span class="verdict {_CLASS[answer.verdict]}">{answer.verdict}</span>'
-    f'{_text(answer.claim)}</p><p class="note">{_text(answer.why)}</p>{_evidence(answer)}</div>'
+    f'{_text(answer.claim)}</p><p class="note">{_text(answer.why)} Said by '
+    f'{_text(answer.source)}.</p>{_evidence(answer)}</div>'
   )
 
 

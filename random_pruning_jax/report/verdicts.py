@@ -43,6 +43,7 @@ class Answer(NamedTuple):
   why: str
   evidence: list[Evidence]
   unit: str  # of the means
+  source: str = ''  # who says so
 
 
 def evidence(what: str, differences: Differences, above: float = 0.0) -> Evidence:

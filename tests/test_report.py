@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 import synthetic
 
+from random_pruning_jax.commands import plan
 from random_pruning_jax.commands import report as command
 from random_pruning_jax.config_files import changed, function_of
 from random_pruning_jax.config_files import override as with_overrides
@@ -325,6 +327,15 @@ def test_printing_a_format_writes_nothing(swept, capsys):
   assert '| erk |' in capsys.readouterr().out
   assert not (swept / 'report').exists()
   assert command.__doc__
+
+
+def test_without_matplotlib_the_command_that_installs_it_is_said(swept, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, 'random_pruning_jax.report.write', None)
+  monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+  assert main(['report', str(swept)]) == 2
+  assert 'pip install -e ".[report]";' in capsys.readouterr().err
+  with pytest.raises(ValueError, match=r'pip install -e "\.\[report\]"\.'):
+    plan.draw([], 'plan.png')
 
 
 def test_everything_is_written(swept, tmp_path, capsys):

@@ -54,9 +54,7 @@ def draw(found: Sequence, path: str) -> None:
   try:
     from matplotlib.figure import Figure
   except ImportError as error:
-    raise ValueError(
-      "--plot needs matplotlib: pip install 'random-pruning-jax[report]'."
-    ) from error
+    raise ValueError('--plot needs matplotlib: pip install -e ".[report]".') from error
   figure = Figure(figsize=(9, 4.5), layout='constrained')
   axes = figure.subplots()
   markers = 'osv^Dp*XP<>h'

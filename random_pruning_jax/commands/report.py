@@ -55,7 +55,7 @@ def _write(args: argparse.Namespace, runs: Sequence, pivots: Sequence) -> int:
     from random_pruning_jax.report.write import write
   except ModuleNotFoundError as error:
     raise ValueError(
-      f'figures need {error.name}: pip install "random-pruning-jax[report]"; '
+      f'figures need {error.name}: pip install -e ".[report]"; '
       '--csv, --markdown and --latex do without.'
     ) from error
   first = pathlib.Path(args.runs[0])

@@ -114,6 +114,8 @@ def apgd_targeted(
 
   Of each image, the attempt of greatest margin; `targets` is cut to K - 1 (Croce and Hein, 2020).
   """
+  if targets < 1:
+    raise ValueError(f'targets must be at least 1, got {targets}')
   logits = logits_fn(images)
   wrong = jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
   classes = jax.lax.top_k(wrong, min(targets, logits.shape[-1] - 1))[1].T  # [targets, B]

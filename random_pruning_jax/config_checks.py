@@ -1,6 +1,7 @@
 """What is wrong with a resolved config, said before JAX is imported."""
 
 import functools
+import math
 import numbers
 import operator
 from collections.abc import Collection, Sequence
@@ -100,16 +101,12 @@ def _check_schedule(config: ConfigDict) -> None:
 
 
 def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:
-  epsilons = {'evaluation.epsilons': evaluation.epsilons}
+  _check_epsilons('evaluation.epsilons', evaluation.epsilons, 'linf')
   for name, settings in evaluation.attacks.items():
     if 'epsilons' not in settings:
       raise ValueError(f'evaluation.attacks.{name} must hold epsilons, got {list(settings)}.')
-    if norm_of(name, settings) != 'l2':  # whose epsilon is the length of all pixels' changes
-      epsilons[f'evaluation.attacks.{name}.epsilons'] = settings.epsilons
-  for field, values in epsilons.items():
-    for epsilon in _numbers(field, values):
-      if not 0 <= epsilon <= 1:
-        raise ValueError(f'{field} must lie in [0, 1] (pixels), got {epsilon}.')
+    field = f'evaluation.attacks.{name}.epsilons'
+    _check_epsilons(field, settings.epsilons, norm_of(name, settings))
   for severity in evaluation.severities:
     if severity not in range(1, 6):
       raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')
@@ -120,6 +117,14 @@ def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:
       'evaluation.validation_foreign must be neither the data set nor one of evaluation.foreign; '
       f'got {evaluation.validation_foreign!r}.'
     )
+
+
+def _check_epsilons(field: str, epsilons: Sequence[Any], norm: str) -> None:
+  # In L2 the length of all pixels' changes together, which one pixel's range does not limit.
+  wanted = '[0, inf)' if norm == 'l2' else '[0, 1]'
+  for epsilon in _numbers(field, epsilons):
+    if not 0 <= epsilon < math.inf or (norm != 'l2' and epsilon > 1):
+      raise ValueError(f'{field} must lie in {wanted} (pixels), got {epsilon}.')
 
 
 def _numbers(field: str, values: Sequence[Any]) -> Sequence[float]:

@@ -100,6 +100,12 @@ def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
     ({'evaluation__epsilons': ('8/255',)}, r"evaluation.epsilons must hold numbers, got '8/255'"),
     ({'evaluation__epsilons': (2.0,)}, r'evaluation.epsilons must lie in \[0, 1\]'),
+    (
+      {'evaluation__attacks__pgd_l2__epsilons': (-0.5,)},
+      r'attacks.pgd_l2.epsilons must lie in \[0, inf\) \(pixels\), got -0.5',
+    ),
+    ({'evaluation__attacks__pgd_l2__epsilons': (float('inf'),)}, r'in \[0, inf\) .*, got inf'),
+    ({'evaluation__attacks__pgd_l2__epsilons': ('1/2',)}, r"must hold numbers, got '1/2'"),
   ],
 )
 def test_a_wrong_value_is_refused_with_what_was_wanted_and_got(changes, message):

@@ -4,11 +4,13 @@
 alone, and FGSM. The others are the whole of their family, on request.
 """
 
+import numbers
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import preemption
+from random_pruning_jax import norms, preemption
 from random_pruning_jax.attacks import ATTACKS, SETTINGS
 from random_pruning_jax.config_checks import choice
 from random_pruning_jax.suites import (
@@ -24,6 +26,8 @@ from random_pruning_jax.suites.bench import Bench, Findings
 __all__ = ['SUITES', 'Bench', 'Findings', 'check', 'measure', 'needs_features']
 
 Suite = Callable[[Bench], Findings]
+
+COUNTS = ('steps', 'restarts', 'queries', 'targets', 'unroll')  # settings of attacks
 
 
 def quick(bench: Bench) -> Findings:
@@ -45,7 +49,7 @@ SUITES: dict[str, Suite] = {
 
 
 def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
-  """Raises ValueError for names that no table has: suites, attacks, corruptions.
+  """Raises ValueError for suites, attacks and corruptions that no table has, and wrong settings.
 
   `settings` is a config's `evaluation`, and `names` the suites asked for (default: its own).
   """
@@ -53,10 +57,19 @@ def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
     choice('suite', name, SUITES)
   for name, own in settings.attacks.items():
     choice('evaluation.attacks', name, ATTACKS)
-    for field in own:
+    for field, value in own.items():
       choice(f'evaluation.attacks.{name}', field, {'epsilons', *SETTINGS[name]})
+      _check_setting(f'evaluation.attacks.{name}.{field}', value)
   for name in settings.corruptions:
     choice('evaluation.corruptions', name, corruptions.NAMES)
+
+
+def _check_setting(field: str, value: Any) -> None:
+  name = field.rpartition('.')[2]
+  if name == 'norm':
+    choice(field, value, norms.NORMS)
+  if name in COUNTS and not (isinstance(value, numbers.Integral) and value >= 1):
+    raise ValueError(f'{field} must be a whole number of at least 1, got {value!r}.')
 
 
 def needs_features(names: Sequence[str]) -> bool:

@@ -419,3 +419,19 @@ def test_images_are_corrupted_here_once_and_kept(tmp_path, monkeypatch):
 def test_unknown_names_are_refused_with_the_known_ones(change, message):
   with pytest.raises(ValueError, match=message):
     suites.check(bench(**change).config)
+
+
+@pytest.mark.parametrize(
+  ('attack', 'setting', 'message'),
+  [
+    ('pgd', {'steps': 0}, 'attacks.pgd.steps must be a whole number of at least 1, got 0'),
+    ('pgd', {'restarts': 1.5}, 'attacks.pgd.restarts must be a whole number .*, got 1.5'),
+    ('apgd_ce', {'unroll': 0}, 'unroll must be a whole number'),
+    ('apgd_targeted', {'targets': 0}, 'targets must be a whole number'),
+    ('square', {'queries': '1e3'}, "queries must be a whole number of at least 1, got '1e3'"),
+    ('pgd', {'norm': 'l1'}, "attacks.pgd.norm must be one of l2, linf; got 'l1'"),
+  ],
+)
+def test_settings_of_attacks_are_checked_before_anything_is_measured(attack, setting, message):
+  with pytest.raises(ValueError, match=message):
+    suites.check(bench(attacks={attack: {'epsilons': (0.1,)} | setting}).config)

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from random_pruning_jax import names
+from random_pruning_jax.data.specs import unversioned
 
 
 def choice(field: str, value: Any, known: Collection) -> Any:
@@ -112,7 +113,8 @@ def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:
       raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')
   if evaluation.validation_foreign in ('', None):
     return
-  if evaluation.validation_foreign in (*evaluation.foreign, dataset):
+  reported = {unversioned(name) for name in (*evaluation.foreign, dataset)}
+  if unversioned(evaluation.validation_foreign) in reported:
     raise ValueError(
       'evaluation.validation_foreign must be neither the data set nor one of evaluation.foreign; '
       f'got {evaluation.validation_foreign!r}.'

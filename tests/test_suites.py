@@ -201,8 +201,9 @@ def test_a_test_set_may_not_choose_settings():
   config = tiny_config(evaluation__validation_foreign='natural_patches')
   with pytest.raises(ValueError, match=r'neither the data set nor one of evaluation\.foreign'):
     resolve(config)
-  with pytest.raises(ValueError, match="got 'digits'"):
-    resolve(tiny_config(evaluation__validation_foreign='digits'))
+  for name in ('digits', 'digits:1.0.0', 'natural_patches:1.0.0'):
+    with pytest.raises(ValueError, match=f"got '{name}'"):
+      resolve(tiny_config(evaluation__validation_foreign=name))
 
 
 def test_a_chosen_setting_is_noted_beside_its_numbers(sets):
@@ -223,6 +224,14 @@ def test_a_networks_own_data_set_is_not_foreign_to_it():
   found = run(('quick',), foreign=('digits', 'natural_patches'), **QUICK)
   assert found.skipped['ood/digits'] == "it is the network's own data set"
   assert not [name for name in found.numbers if name.startswith('ood/digits')]
+
+
+def test_a_version_of_a_set_is_near_or_ones_own_as_the_set_is():
+  foreign = ('digits:1.0.0', 'natural_patches:1.0.0', 'gaussian_noise')
+  found = run(('quick',), foreign=foreign[:1], **QUICK)
+  assert found.skipped['ood/digits:1.0.0'] == "it is the network's own data set"
+  found = run(('quick',), foreign=foreign[1:], near=('natural_patches',), **QUICK)
+  assert found.notes['ood/near'] == 'mean of natural_patches:1.0.0'
 
 
 def test_attacks_lose_images_and_the_worst_case_loses_most(whole):

@@ -104,9 +104,14 @@ SPECS: dict[str, Spec] = {
 }
 
 
+def unversioned(name: str) -> str:
+  """The name of a data set without its :version: whatever that is, the set is the same."""
+  return name.partition(':')[0]
+
+
 def spec_of(name: str) -> Spec | None:
   """The entry of a name, with or without a :version, or None if the set is not in the table."""
-  return SPECS.get(name.partition(':')[0])
+  return SPECS.get(unversioned(name))
 
 
 def split_rules(available: Collection[str]) -> dict[str, str]:

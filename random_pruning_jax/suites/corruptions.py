@@ -6,6 +6,7 @@ import numpy as np
 
 from random_pruning_jax import data
 from random_pruning_jax.data import corrupted, places
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.suites.bench import Bench, Findings
 from random_pruning_jax.suites.calibration import measure
 
@@ -56,7 +57,7 @@ def full(bench: Bench) -> Findings:
   'corruptions/fog/accuracy', 'corruptions/accuracy'; for ImageNet also 'corruptions/fog/ce' and
   'corruptions/mce'. 'corruptions_regenerated/...' where the images were made here.
   """
-  family = FAMILIES.get(bench.experiment.config.dataset.partition(':')[0])
+  family = FAMILIES.get(unversioned(bench.experiment.config.dataset))
   if family and any(_prepared(bench, family, name) for name in _names(bench)):
     return _measure(bench, family, 'corruptions')
   why = corrupted.available(bench.experiment.spec.shape)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from random_pruning_jax import data, evaluate, ood, ood_features
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.suites.bench import ALWAYS, OWN, Bench, Findings
 
 # Scores [N] of the images of (set, split), larger = more in-distribution.
@@ -45,7 +46,7 @@ def _measure(bench: Bench, scorers: Mapping[str, Scorer], besides: tuple[str, ..
   found = Findings()
   own = {name: scorer(OWN, 'test') for name, scorer in scorers.items()}
   for foreign in _sets(bench, besides):
-    if foreign == bench.experiment.config.dataset:
+    if unversioned(foreign) == unversioned(bench.experiment.config.dataset):
       found.skipped[f'ood/{foreign}'] = "it is the network's own data set"
       continue
     try:
@@ -69,7 +70,8 @@ def _sets(bench: Bench, besides: tuple[str, ...]) -> list[str]:
 
 def _group_means(bench: Bench, found: Findings, scorers: Mapping[str, Scorer]) -> Findings:
   """Means over the near and the far sets of the config, where it has both and none is missing."""
-  near = [name for name in bench.config.foreign if name in bench.config.near]
+  called_near = {unversioned(name) for name in bench.config.near}
+  near = [name for name in bench.config.foreign if unversioned(name) in called_near]
   far = [name for name in bench.config.foreign if name not in near]
   means = Findings()
   if not near or not far:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from random_pruning_jax import data
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.suites.bench import Bench, Findings
 from random_pruning_jax.suites.calibration import measure
 
@@ -19,7 +20,7 @@ MEASURED = ('accuracy', 'nll', 'ece')
 def full(bench: Bench) -> Findings:
   """Accuracy, NLL and ECE on each shifted set: 'shifts/SET/accuracy'."""
   found = Findings()
-  dataset = bench.experiment.config.dataset.partition(':')[0]
+  dataset = unversioned(bench.experiment.config.dataset)
   names = bench.config.shifts or SHIFTS.get(dataset, ())
   if not names:
     found.skipped['shifts'] = (
@@ -38,7 +39,7 @@ def full(bench: Bench) -> Findings:
       )
       continue
     logits = bench.predict(images, name)
-    if name.partition(':')[0] in SUBSETS:
+    if unversioned(name) in SUBSETS:
       logits, labels = within(logits, labels)
       found.notes[f'shifts/{name}'] = f'among the {logits.shape[1]} classes that occur'
     found.numbers.update(

@@ -41,7 +41,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
   """Runs suites on a checkpoint of a run and appends the row to its results.
 
-  Numbers that earlier evaluations of that checkpoint found stay in the row. `suite` names keys of
+  Numbers that other suites found of that checkpoint before stay in the row. `suite` names keys of
   `suites.SUITES` (default: as the config says); `checkpoint` is 'best', 'latest' or a step, '' as
   the config says; `data_dir` replaces the config's, and `changes` some of its fields
   ('evaluation.attacked_images', 100). `on` are the devices (default: all). `trained` is a state of
@@ -129,16 +129,35 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]:
-  """The row with what was found of the same checkpoint before; what is new replaces what is old."""
+  """The row with what was found of the same checkpoint before; what is new replaces what is old.
+
+  Of a suite that is run again nothing old stays: there might be means of other parts, or numbers
+  measured in another way than its settings say. `quick` measures what other suites do too, and
+  takes away only means of other foreign sets than its own.
+  """
   before = results.of_checkpoint(workdir, row['step'], row['masks'])
   if not before:
     return row
-  joined = before | row | {part: before.get(part, {}) | row[part] for part in GATHERED}
+  joined = before | row
+  for part in GATHERED:
+    old = before.get(part, {})
+    joined[part] = {name: old[name] for name in old if _stays(name, before, row)} | row[part]
   for part in ('skipped', 'notes'):  # of what is there now, or was measured anew
     for name in joined[part].keys() - row[part].keys():
       if any(number == name or number.startswith(f'{name}/') for number in row['metrics']):
         del joined[part][name]
   return joined
+
+
+def _stays(name: str, before: dict[str, Any], row: dict[str, Any]) -> bool:
+  """Whether what was found `before` of that name belongs into the row still."""
+  suite, *rest = name.split('/')
+  if suite.removesuffix('_regenerated') in row['settings']:
+    return False
+  group = '/'.join([suite, *rest[:1]])
+  if 'quick' not in row['settings'] or group not in ('ood/near', 'ood/far'):
+    return True
+  return before.get('notes', {}).get(group) == row['notes'].get(group)  # which name the sets
 
 
 def _gradient_flow(workdir: str | os.PathLike) -> dict[str, list[float]]:

@@ -90,6 +90,38 @@ def test_a_set_that_has_come_is_skipped_no_more(copied):
   assert row['notes']['adversarial/pgd/1/255'] == 'of ten images'
 
 
+def gathered(workdir, suites, metrics, **parts):
+  """The row that a run of `suites` finding `metrics` appends to what was found before."""
+  parts = {'notes': {}, 'skipped': {}} | parts
+  row = {'step': 1, 'masks': 'm', 'metrics': dict.fromkeys(metrics, 0.5), **parts}
+  row = measure._gathered(workdir, row | {'settings': dict.fromkeys(suites)})
+  results.append(workdir, row)
+  return row
+
+
+def test_a_suite_that_is_run_again_leaves_nothing_of_what_it_found_before(tmp_path):
+  noise, mean, fog = 'ood/gaussian_noise/knn/auroc', 'corruptions/accuracy', 'corruptions/fog/nll'
+  old = {'notes': {'corruptions': 'old', 'patches': 'resized'}, 'skipped': {'ood/mnist': 'old'}}
+  gathered(tmp_path, ('quick', 'ood', 'corruptions'), ('accuracy', noise, mean, fog), **old)
+  row = gathered(tmp_path, ('corruptions',), [fog])
+  assert row['metrics'].keys() == {'accuracy', noise, fog}
+  assert row['notes'] == {'patches': 'resized'} and row['skipped'] == {'ood/mnist': 'old'}
+  row = gathered(tmp_path, ('ood',), ['ood/patches/knn/auroc'])
+  assert row['metrics'].keys() == {'accuracy', 'ood/patches/knn/auroc', fog}
+  assert not row['skipped'] and row['settings'].keys() == {'quick', 'ood', 'corruptions'}
+
+
+def test_the_quick_suite_leaves_what_others_found_but_no_mean_of_other_sets(tmp_path):
+  near, noise = 'ood/near/knn/auroc', 'ood/gaussian_noise/knn/auroc'
+  of_two = {'notes': {'ood/near': 'mean of one, two'}}
+  gathered(tmp_path, ('ood', 'adversarial'), (near, noise, 'adversarial/pgd/1/255'), **of_two)
+  row = gathered(tmp_path, ('quick',), ['ood/near/msp/auroc'], **of_two)
+  assert {near, noise, 'adversarial/pgd/1/255'} < row['metrics'].keys()
+  row = gathered(tmp_path, ('quick',), ['accuracy'])
+  assert row['metrics'].keys() == {'accuracy', noise, 'adversarial/pgd/1/255'}
+  assert not row['notes']
+
+
 def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no_other(copied):
   config = runlog.read_config(copied)
   experiment = build(config)

@@ -5,6 +5,7 @@ from PIL import Image
 
 from random_pruning_jax.data.decode import fit, shape_of
 from random_pruning_jax.data.load import Images, find, load
+from random_pruning_jax.data.specs import DataError
 
 NAMES = {1: 'grey', 3: 'colour'}
 
@@ -14,7 +15,8 @@ def adapt(images: np.ndarray, height: int, width: int, channels: int) -> tuple[n
 
   The note ('resized 32x32 -> 8x8, colour -> grey', '' when nothing was) belongs in the result.
   Resizing is bilinear with antialiasing, after the longer side is cropped to the new aspect ratio;
-  grey is the luma of ITU-R BT.601, and grey becomes colour with three equal channels.
+  grey is the luma of ITU-R BT.601, and grey becomes colour with three equal channels. Raises
+  DataError for images, given or wanted, of neither 1 nor 3 channels.
   """
   source = images.shape[1:]
   note = _note(source, (height, width, channels))
@@ -53,7 +55,7 @@ def load_adapted(
 def _note(source: tuple[int, int, int], target: tuple[int, int, int]) -> str:
   for channels in (source[2], target[2]):
     if channels not in NAMES:
-      raise ValueError(f'images must have 1 or 3 channels, got {channels}')
+      raise DataError(f'images must have 1 or 3 channels, got {channels}')
   notes = []
   if source[:2] != target[:2]:
     notes.append(f'resized {source[0]}x{source[1]} -> {target[0]}x{target[1]}')

@@ -16,7 +16,7 @@ from random_pruning_jax import attacks, data, feed, flow, suites
 from random_pruning_jax.config import resolve
 from random_pruning_jax.data import corrupted
 from random_pruning_jax.progress import Stages
-from random_pruning_jax.suites import corruptions, gradients, ood, shifts
+from random_pruning_jax.suites import adversarial, corruptions, gradients, ood, shifts
 
 from tiny import tiny_config  # isort: skip
 
@@ -244,6 +244,12 @@ def test_attacks_lose_images_and_the_worst_case_loses_most(whole):
   assert curve == sorted(curve, reverse=True)
   assert n['adversarial/worst_case_l2/0.5'] == n['adversarial/pgd_l2/0.5']
   assert whole.notes['adversarial/pgd/8/255'] == 'the first 40 test images'
+
+
+def test_the_worst_case_of_one_attack_is_that_attacks_number():
+  right = np.arange(50) < 47
+  found = adversarial._worst_case({('linf', 'pgd', 4 / 255): right}, 50)
+  assert found.numbers == {'adversarial/worst_case/4/255': float(np.mean(right))}
 
 
 def test_an_attack_that_needs_more_classes_is_skipped_and_the_others_are_not(monkeypatch):

@@ -94,8 +94,8 @@ def _worst_case(tried: dict[tuple[str, str, float], np.ndarray], count: int) -> 
     label = 'worst_case' if norm == 'linf' else f'worst_case_{norm}'
     for epsilon in sorted({epsilon for _, _, epsilon in names}):
       inside = [name for name in names if name[2] <= epsilon]
-      right = attacks.robust_accuracy(*(tried[name] for name in inside))
-      found.numbers[_name(label, epsilon, norm)] = float(right)
+      right = np.logical_and.reduce([tried[name] for name in inside])
+      found.numbers[_name(label, epsilon, norm)] = float(np.mean(right))
       words = ', '.join(f'{attack} {evaluate.epsilon_name(e, norm)}' for _, attack, e in inside)
       found.notes[_name(label, epsilon, norm)] = f'of {words}; {count:,} test images'
   return found

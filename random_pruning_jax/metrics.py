@@ -114,7 +114,8 @@ def aurc(logits: jax.Array, labels: jax.Array) -> jax.Array:
   _, correct = _by_confidence(*_top(logits, labels))
   errors = jnp.cumsum(1 - correct[::-1])
   area = jnp.mean(errors / jnp.arange(1, len(errors) + 1))
-  return jnp.where(jnp.isnan(logits).any(), jnp.nan, area)  # a maximum on a CPU may lose it
+  known = jnp.isfinite(jax.nn.softmax(logits)).all()  # a maximum on a CPU may lose a NaN
+  return jnp.where(known, area, jnp.nan)
 
 
 @_checked

@@ -76,10 +76,11 @@ def test_temperature_without_a_minimum_ends_at_a_bound():
   assert measure('temperature', logits, (np.arange(4) + 1) % 4) == pytest.approx(high, rel=1e-5)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf])
 @pytest.mark.parametrize('name', ['nll', 'brier', 'aurc', 'temperature'])
-def test_a_logit_that_is_no_number_is_not_hidden(name, data):
+def test_a_logit_that_is_not_finite_is_not_hidden(name, value, data):
   logits, labels = np.array(data[0]), data[1]
-  logits[3] = np.nan
+  logits[3, 2] = value
   assert np.isnan(measure(name, logits, labels))
 
 

@@ -124,9 +124,9 @@ def temperature(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Fit it on validation logits and divide the test logits by it. The loss is convex in 1 / T, so its
   derivative changes sign once, and bisection on log T cannot miss. A T at a bound of
-  `TEMPERATURE_RANGE` says that there is no minimum inside: with every image correct T falls to
-  0.01, with logits that say nothing about the labels it rises to 100. Logits that are not finite
-  give NaN.
+  `TEMPERATURE_RANGE` says that there is no minimum inside: with every image correct, or all logits
+  of each image equal, T falls to 0.01; where labels' logits are on average below the mean of their
+  image's, it rises to 100. Logits that are not finite give NaN.
   """
   # Differences to the label's logit keep the sums small.
   margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=-1)

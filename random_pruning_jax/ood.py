@@ -100,7 +100,8 @@ def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
 def aupr_in(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
   """Area under precision and recall with one's own images as positives, trapezoids as in OpenOOD.
 
-  A blind score gets N / (N + M): compare only sets of equal sizes.
+  A blind score gets N / (N + M): compare only sets of equal sizes. Ties raise that, to 0.75 for
+  constant scores of equal sizes, as in scikit-learn's precision and recall.
   """
   return _aupr(*_positives(in_scores, out_scores))
 

@@ -89,6 +89,14 @@ def test_the_view_says_each_end_once_and_in_plain_lines(swept):
   assert 'accuracy' in text and 'the loss is' in text
 
 
+def test_the_view_of_no_runs_is_drawn_on_a_terminal(tmp_path):
+  out = io.StringIO()
+  out.isatty = lambda: True
+  with view.View([], [], tmp_path, out):
+    pass
+  assert '0 done, 0 running, 0 failed, 0 to do' in out.getvalue()
+
+
 def test_finished_and_failed_runs_are_left_alone(swept):
   directory, jobs, _, _ = swept
   files = [p for p in sorted(directory.rglob('*')) if p.name in (results.FILE, results.FAILED)]
@@ -167,6 +175,25 @@ def test_a_claim_from_another_host_lasts_while_it_is_touched(tmp_path):
   old = path.stat().st_mtime - claim.STALE_AFTER - 1
   os.utime(path, (old, old))
   assert claim.holder(place) is None
+
+
+def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_path):
+  configs = [small(pruning__ratio='nonsense', seed=seed) for seed in range(3)]
+  jobs = plan.plan(configs, skip_invalid=True).jobs  # recorded as failed in no time
+  path = tmp_path / jobs[0].tag / claim.FILE
+  path.parent.mkdir()
+  path.write_text(json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'}))
+  looks = []
+
+  def more():
+    looks.append(states(tmp_path, jobs))
+    if len(looks) == 2:
+      os.utime(path, (0, 0))
+    return True
+
+  work.work(jobs, tmp_path, more)
+  assert looks[0] == ['running', 'waiting', 'waiting']
+  assert states(tmp_path, jobs) == ['failed'] * 3
 
 
 def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
@@ -261,6 +288,14 @@ def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_p
   assert list(seconds.values()) == [60, 60 * wide / narrow]  # measured, and scaled from that
   text = estimate.table(both.jobs, both.experiments, tmp_path, workers=4)
   assert f'about {estimate.duration(10 * sum(seconds.values()))} here with 4 workers' in text
+
+
+def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):
+  both = plan.plan([small()])
+  work.record_failure(both.jobs[0], tmp_path / both.jobs[0].tag, 'for want of memory')
+  left, again = (estimate.table(*both, tmp_path, 1, retry) for retry in (False, True))
+  assert 'What is not done takes about 0 s' in left
+  assert 'What is not done takes about 0 s' not in again
 
 
 def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():

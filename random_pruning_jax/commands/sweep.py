@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   planned = plan.plan(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
   jobs = plan.shard(planned.jobs, args.shard)
   if args.dry_run:
-    print(estimate.table(jobs, planned.experiments, directory, args.workers))
+    print(estimate.table(jobs, planned.experiments, directory, args.workers, args.retry))
     return 0
   if args.worker >= 0:
     start = args.worker * len(jobs) // args.workers  # so that each begins with another network

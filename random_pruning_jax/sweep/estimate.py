@@ -136,9 +136,17 @@ def duration(seconds: float) -> str:
 
 
 def table(
-  jobs: Sequence[Job], experiments: dict[str, Experiment], directory: pathlib.Path, workers: int
+  jobs: Sequence[Job],
+  experiments: dict[str, Experiment],
+  directory: pathlib.Path,
+  workers: int,
+  retry: bool = False,
 ) -> str:
-  """Every run with its state and cost, and what all that is not done yet will take."""
+  """Every run with its state and cost, and what all that is to do will take.
+
+  With `retry`, what failed before is to do too.
+  """
+  over = ('done',) if retry else ('done', 'failed')
   every = costs(jobs, experiments)
   step = seconds_per_step(jobs, experiments)
   head = ['run', 'state', 'parameters', 'kept', 'steps', 'FLOPs, dense', 'FLOPs, kept', 'time']
@@ -150,7 +158,7 @@ def table(
       lines.append([job.tag, 'invalid' if each is None else 'infeasible'])
       continue
     seconds = each.steps * step[job.group] if each.steps else None
-    left += seconds or 0.0 if state not in ('done', 'failed') else 0.0
+    left += seconds or 0.0 if state not in over else 0.0
     lines.append(
       [
         job.tag,

@@ -145,7 +145,7 @@ class View:
 
   def _draw(self) -> None:
     width = 30
-    share = (self.count('done') + self.count('failed')) / len(self._jobs)
+    share = (self.count('done') + self.count('failed')) / max(1, len(self._jobs))
     full = round(share * width)
     lines = [f'[{"#" * full}{"." * (width - full)}] {self.summary()}']
     running = [tag for tag, state in self._states.items() if state == 'running']

@@ -32,11 +32,13 @@ def work(
   """Trains and evaluates every job that is neither done, failed nor another process's.
 
   Up to `together` jobs of a group train at once; 0 is as many as the devices have room for. `more`
-  is asked before each group whether to go on. A run that raises is recorded and left.
+  is asked before each group whether to go on. A run that raises is recorded and left. What another
+  process had is looked at again at the end, and taken over where that process is gone.
   """
   left = [job for job in jobs if not _over(job, directory)]
   sizes: dict[str, int] = {}
   seconds: dict[str, float] = {}  # that the last few of a group took together
+  tried: set[str] = set()  # tags of what this process had; what it could not end would not end now
   while left and more():
     first = left[0]
     chosen = [first]
@@ -50,6 +52,7 @@ def work(
     with contextlib.ExitStack() as held:
       mine = [job for job in chosen if held.enter_context(claim.hold(directory / job.tag))]
       mine = [job for job in mine if not _over(job, directory)]  # as it may be since we looked
+      tried.update(job.tag for job in mine)
       # One that is left over trains sooner in the program that is there than alone in a new one.
       if len(mine) > 1 or (mine and seconds.get(first.group, QUICK) < QUICK):
         began = time.monotonic()
@@ -57,6 +60,7 @@ def work(
         seconds[first.group] = time.monotonic() - began
       elif mine:
         _run(mine[0], directory / mine[0].tag)
+    left = left or [job for job in jobs if job.tag not in tried and _free(job, directory)]
 
 
 def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -> None:
@@ -76,6 +80,10 @@ def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -
 
 def _over(job: Job, directory: pathlib.Path) -> bool:
   return plan.state(directory / job.tag) in ('done', 'failed')
+
+
+def _free(job: Job, directory: pathlib.Path) -> bool:
+  return plan.state(directory / job.tag) in ('waiting', 'interrupted')
 
 
 def _size(job: Job, together: int) -> int:

@@ -1,9 +1,13 @@
 """Functions of config and sweep files, which are Python files outside any package."""
 
+import contextlib
+import functools
 import inspect
+import operator
 import pathlib
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -13,13 +17,33 @@ from random_pruning_jax.config_checks import check_field
 
 
 def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:
-  """`get_config` or `get_sweep` of the file at `path`. Raises ValueError where there is none."""
+  """`get_config` or `get_sweep` of the file at `path`. Raises ValueError where there is none.
+
+  What the file itself raises is one too: see `located`.
+  """
   if not pathlib.Path(path).is_file():
     raise ValueError(f'--config must name a Python file; there is no {path}.')
-  found = runpy.run_path(str(path)).get(name)
+  with located(path):
+    found = runpy.run_path(str(path)).get(name)
   if found is None:
     raise ValueError(f'{path} must define {name}().')
   return found
+
+
+@contextlib.contextmanager
+def located(path: str | pathlib.Path) -> Iterator[None]:
+  """Whatever is raised inside is a ValueError in one line, with the line of the file at `path`."""
+  try:
+    yield
+  except Exception as error:
+    text = ' '.join(str(error).split())
+    said = isinstance(error, ValueError)
+    if said and str(path) in text:
+      raise
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f'{path}, line {lines[-1]}' if lines else path
+    raise ValueError(f'{where}: {text if said else f"{type(error).__name__}: {text}"}') from error
 
 
 def beside(file: str, path: str) -> Callable[..., Any]:
@@ -30,14 +54,15 @@ def beside(file: str, path: str) -> Callable[..., Any]:
 def made_by(function: Callable[..., Any], path: str, argument: str) -> Any:
   """What a file's function returns for an argument, or without one.
 
-  Raises ValueError where it takes none or needs one, and where it returns nothing.
+  Raises ValueError where it takes none or needs one, and where it raises or returns nothing.
   """
   try:
     inspect.signature(function).bind(*filter(None, [argument]))
   except TypeError as error:
     wanted = f'takes no argument, got {argument!r}' if argument else 'needs one, as FILE:ARGUMENT'
     raise ValueError(f'{path} {wanted}.') from error
-  found = function(argument) if argument else function()
+  with located(path):
+    found = function(argument) if argument else function()
   if found is None:
     raise ValueError(f'{function.__name__}() of {path} must return something, got None.')
   return found
@@ -70,10 +95,14 @@ def _check_override(config: ConfigDict, argument: str) -> None:
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
   """A copy that differs in some fields: `changed(base, {'seed': 1, 'pruning.density': 0.2})`.
 
-  Raises ValueError for a field that is not there.
+  Raises ValueError for a field that is not there and a value of another type.
   """
   copy = ConfigDict(config.to_dict())
-  for field in fields:
+  for field, value in fields.items():
     check_field(copy, field)
-  copy.update_from_flattened_dict(fields)
+    try:
+      copy.update_from_flattened_dict({field: value})
+    except TypeError as error:
+      kind = type(functools.reduce(operator.getitem, field.split('.'), copy)).__name__
+      raise ValueError(f'config.{field} must be of type {kind}, got {value!r}.') from error
   return copy

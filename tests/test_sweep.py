@@ -203,13 +203,16 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     small(model__name='resnet7'),
     small(pruning__density=0.0),
     small(dense_twin=True),
+    small(pruning__dense=('nolayer',)),
+    small(seed=1, evaluation__corruptions=('foggy',)),
   ]
   with pytest.raises(ValueError) as refused:
     plan.plan(configs)
   text = str(refused.value)
-  assert text.startswith('4 of 5 configs are invalid; nothing was started.')
+  assert text.startswith('6 of 7 configs are invalid; nothing was started.')
   for word in ('nonsense', 'resnet7', '(0, 1], got 0.0', 'dense_twin', '(config 4)'):
     assert word in text
+  assert "got ['nolayer']" in text and "got 'foggy'" in text
 
 
 @pytest.mark.parametrize(
@@ -342,6 +345,30 @@ def test_every_sweep_file_can_be_planned(path):
   ]
   jobs = plan.plan(known[:: max(1, len(known) // 4)], need_data=False).jobs
   assert jobs
+
+
+@pytest.mark.parametrize(
+  ('body', 'message'),
+  [
+    ('return default()', "a ConfigDict whose item 0 is 'augment'"),
+    ('return "text"', "a str whose item 0 is 't'"),
+    ('return [default(), None]', 'a list whose item 1 is None'),
+    ('return 7', "TypeError: 'int' object is not iterable"),
+    ('return [1 / 0]', 'line 3: ZeroDivisionError'),
+    ('yield 1 / 0', 'line 3: ZeroDivisionError'),
+    ('import nosuch', 'line 3: ModuleNotFoundError'),
+    ('return [changed(default(), {"epochs": "x"})]', r"line 3: .*epochs must be .* int, got 'x'"),
+    ('return [changed(default(), {"seed": 1.0})]', r'line 3: .*seed must be .* int, got 1\.0'),
+    ('return [', 'SyntaxError: .* line 3'),
+  ],
+)
+def test_a_mistake_in_a_sweep_file_is_said_in_one_line_with_the_file(tmp_path, body, message):
+  file = tmp_path / 'file.py'
+  imports = 'from random_pruning_jax.config import default; from random_pruning_jax.config_files '
+  file.write_text(f'{imports} import changed\ndef get_sweep():\n  {body}\n')
+  with pytest.raises(ValueError, match=f'{file}.*{message}') as refused:
+    command.load_sweep(str(file), [])
+  assert '\n' not in str(refused.value)
 
 
 SWEEP_FILE = """

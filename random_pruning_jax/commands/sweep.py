@@ -111,10 +111,21 @@ def _check_alone() -> None:
 
 
 def load_sweep(file: str, overrides: Sequence[str]) -> list[ConfigDict]:
-  """The configs of `FILE` or `FILE:ARGUMENT`, each with the overrides ('--config.epochs=5')."""
+  """The configs of `FILE` or `FILE:ARGUMENT`, each with the overrides ('--config.epochs=5').
+
+  Raises ValueError for what is wrong in the file or the overrides.
+  """
   path, _, argument = file.partition(':')
   get_sweep = config_files.function_of(path, 'get_sweep')
-  configs = list(config_files.made_by(get_sweep, path, argument))
+  found = config_files.made_by(get_sweep, path, argument)
+  with config_files.located(path):
+    configs = list(found)
+  for i, config in enumerate(configs):
+    if not isinstance(config, ConfigDict):
+      raise ValueError(
+        f'get_sweep() of {path} must return a list of ConfigDicts, '
+        f'got a {type(found).__name__} whose item {i} is {config!r:.60}.'
+      )
   if not configs or not overrides:
     return configs
   first = config_files.override(ConfigDict(configs[0].to_dict()), overrides)  # parsed once

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog
+from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog, suites
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import claim
@@ -170,6 +170,8 @@ def _check(config: ConfigDict, experiments: dict[str, Experiment], need_data: bo
     if need_data:
       data.find(resolved.dataset, resolved.data_dir)
     experiments[name] = build(resolved, tuple(jax.devices()))
+  suites.check(resolved.evaluation)
+  pruning.pruned(experiments[name].structure.shapes, resolved.pruning.dense)
   return resolved
 
 

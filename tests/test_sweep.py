@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from tiny import tiny_config
 
 from random_pruning_jax import lock, preemption, results, run, runlog
 from random_pruning_jax.commands import sweep as command
+from random_pruning_jax.config import flat
+from random_pruning_jax.config_files import changed, override
 from random_pruning_jax.sweep import claim, estimate, plan, view, work, workers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -103,6 +106,23 @@ def test_finished_and_failed_runs_are_left_alone(swept):
   before = [(path, path.stat().st_mtime_ns) for path in files]
   work.work(jobs, directory)
   assert [(path, path.stat().st_mtime_ns) for path in files] == before
+
+
+def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept, capsys):
+  directory, jobs, _, _ = swept
+  done = [job for job in jobs if plan.state(directory / job.tag) == 'done']
+  command._say_measured_otherwise(done, directory)
+  assert not capsys.readouterr().err
+  fields = {'suites': ('calibration', 'quick'), 'checkpoint': 'latest', 'epsilons': (4 / 255,)}
+  fields = {f'evaluation.{name}': value for name, value in fields.items()}
+  asked = [job._replace(config=changed(job.config, fields)) for job in jobs]
+  command._say_measured_otherwise(asked, directory)
+  text, _, words = capsys.readouterr().err.partition(': random-pruning ')
+  assert 'otherwise than this file asks: 2;' in text
+  name, place, *overrides = shlex.split(words)
+  assert (name, place) == ('evaluate', str(directory / done[0].tag))
+  config = override(changed(done[0].config, {}), overrides)
+  assert flat(config) == flat(changed(done[0].config, fields))
 
 
 def test_retry_tries_failed_runs_again(swept):

@@ -1,10 +1,12 @@
 """`random-pruning sweep --config=FILE --workdir=DIR`: runs every config of a sweep file."""
 
 import argparse
+import json
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -172,5 +174,30 @@ def _report(seen: 'view.View', jobs: 'Sequence[plan.Job]', directory: pathlib.Pa
     place = directory / job.tag
     if plan.state(place) == 'failed':
       say(f'failed: {place / results.FAILED}')
+  _say_measured_otherwise(jobs, directory)
   say(f'Tables and figures: random-pruning report {directory}')
   return 1 if seen.count('failed') else 0
+
+
+def _say_measured_otherwise(jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> None:
+  from random_pruning_jax.sweep import plan
+
+  found = [(job, plan.measured_otherwise(job, directory)) for job in jobs]
+  found = [(job, fields) for job, fields in found if fields]
+  if not found:
+    return
+  job, fields = found[0]
+  asked = config_lib.flat(job.config)
+  changes = [f'--config.{field}={_typed(asked[field])}' for field in fields]
+  command = shlex.join(['random-pruning', 'evaluate', str(directory / job.tag), *changes])
+  say(
+    f'done runs that were measured otherwise than this file asks: {len(found)}; this measures one '
+    f'anew: {command}'
+  )
+
+
+def _typed(value: Any) -> str:
+  """A value of a flat config as overrides take it: a list is a tuple there."""
+  if not isinstance(value, list):
+    return str(value)
+  return f'({"".join(f"{json.dumps(item)}," for item in value)})'

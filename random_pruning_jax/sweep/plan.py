@@ -109,6 +109,25 @@ def state(directory: pathlib.Path) -> str:
   return 'interrupted' if (directory / runlog.CONFIG_FILE).exists() else 'waiting'
 
 
+def measured_otherwise(job: Job, directory: pathlib.Path) -> list[str]:
+  """Fields in which a run that is done was measured in another way than its config asks.
+
+  'evaluation.suites' is one of them where the config names some that were not run.
+  """
+  row = results.last(directory / job.tag)
+  settings = row.get('settings', {}) if row else {}  # of each suite; older rows do not have them
+  asked = {
+    name.removeprefix('evaluation.'): value
+    for name, value in config_lib.flat(job.config).items()
+    if name.startswith('evaluation.')
+  }
+  suites_asked = asked.pop('suites')
+  fields = {'suites'} if settings and not settings.keys() >= set(suites_asked) else set()
+  for suite in settings.keys() & suites_asked:
+    fields |= {field for field in asked if settings[suite].get(field, asked[field]) != asked[field]}
+  return sorted(f'evaluation.{field}' for field in fields)
+
+
 def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   """Adds the jobs to the sweep's manifest, by which a report knows what is missing."""
   directory.mkdir(parents=True, exist_ok=True)

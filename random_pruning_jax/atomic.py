@@ -14,7 +14,8 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
   try:
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
-  except OSError:
+  except OSError as error:
+    error.filename = error.filename or str(path)  # which a full disk does not say
     with contextlib.suppress(OSError):
       part.unlink()
     raise

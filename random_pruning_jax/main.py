@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from random_pruning_jax import kernels, preemption
 
+_LOOP_CLOSED = 'Event loop is closed'  # as asyncio says it
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
   'evaluate': 'measure a checkpoint of a run',
@@ -25,9 +26,15 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command; errors that a person can mend are one line, and exit status 2."""
-  argv = [_hyphened(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+  """Runs one command; errors that a person can mend are one line, and exit status 2.
+
+  Without `argv` it is the whole process, as which it was started from the command line.
+  """
+  whole = argv is None
+  argv = [_hyphened(argument) for argument in (sys.argv[1:] if whole else argv)]
   args, rest = _parser(argv).parse_known_args(argv)
+  if whole and not args.traceback:
+    sys.unraisablehook = _say_unraisable
   if rest and not getattr(args, 'takes_config', False):
     return _refuse(f'unknown argument {rest[0]}; see random-pruning {args.command} --help.')
   try:
@@ -77,6 +84,12 @@ def _hyphened(argument: str) -> str:
   if not name.startswith('--') or name.startswith('--config'):
     return argument
   return f'{name.replace("_", "-")}{equals}{value}'
+
+
+def _say_unraisable(found: 'sys.UnraisableHookArgs') -> None:
+  """All but what TensorStore's threads say, six lines each, when a read or a write has failed."""
+  if not isinstance(found.exc_value, RuntimeError) or str(found.exc_value) != _LOOP_CLOSED:
+    sys.__unraisablehook__(found)
 
 
 def _refuse(message: str) -> int:

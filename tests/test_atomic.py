@@ -1,5 +1,7 @@
 """A file is what it was or what it became, and nothing between."""
 
+import resource
+
 import pytest
 
 from random_pruning_jax import atomic
@@ -17,3 +19,14 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
   with pytest.raises(OSError):
     atomic.write(tmp_path / 'place', 'content')
   assert [path.name for path in tmp_path.iterdir()] == ['place']
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # ends a write as a full disk does
+  try:
+    with pytest.raises(OSError, match=f'{tmp_path}/file'):
+      atomic.write(tmp_path / 'file', 1000 * 'x')
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert not list(tmp_path.iterdir())

@@ -126,6 +126,28 @@ def test_a_traceback_is_shown_to_those_who_ask(monkeypatch):
     main.main(['--traceback', 'train', '--config=configs/digits.py', '--config.sed=1'])
 
 
+def test_what_tensorstore_says_after_a_failure_is_for_those_who_ask_for_a_traceback():
+  script = (
+    '-c import asyncio\nfrom random_pruning_jax.main import main\n'
+    'class Late:\n'
+    '  def __del__(self):\n'
+    '    loop = asyncio.new_event_loop()\n'
+    '    loop.close()\n'
+    '    loop.call_soon_threadsafe(print)\n'
+    'class Other:\n'
+    '  def __del__(self):\n'
+    '    raise RuntimeError("something else")\n'
+    'try:\n'
+    '  main()\n'
+    'finally:\n'
+    '  Late(), Other()'
+  )
+  for options in ([], ['--traceback']):
+    said = random_pruning(*options, 'train', '--config=none.py', script=script).stderr
+    assert 'there is no none.py' in said and 'RuntimeError: something else' in said
+    assert ('Event loop is closed' in said) == bool(options)
+
+
 def test_help_lists_the_commands_and_imports_no_jax():
   script = (
     '-c import sys\nfrom random_pruning_jax.main import main\n'

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import itertools
 import pkgutil
 import platform
 import sys
@@ -20,7 +21,8 @@ def _version(package: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  if '--devices=1' in arguments:
+  words = [word for argument in arguments for word in argument.split('=')]
+  if ('--devices', '1') in itertools.pairwise(words):
     processor.prepare()  # before JAX
 
   names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]

@@ -9,11 +9,17 @@ from collections.abc import Iterator
 def alone(directory: pathlib.Path, wait: bool = True, name: str = '.lock') -> Iterator[None]:
   """Only one process is inside, for a directory and a name of what is done there.
 
-  Others wait or, without `wait`, get BlockingIOError. Raises ImportError on Windows, and OSError
-  where the file system has no locks.
+  Others wait or, without `wait`, get BlockingIOError. Raises ImportError on Windows, and an OSError
+  that names the directory where the file system has no locks.
   """
   import fcntl
 
   with (directory / name).open('a') as file:
-    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      raise
+    except OSError as error:
+      wanted = f'{directory} must be on a file system with locks (flock), by which processes keep'
+      raise OSError(error.errno, f'{wanted} each other out; got: {error.strerror}.') from error
     yield

@@ -1,10 +1,15 @@
 """Every benchmark can be asked what it measures, so that none refers to what is gone."""
 
 import importlib
+import importlib.metadata
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
+
+from random_pruning_jax import processor
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = {path.stem for path in (ROOT / 'benchmarks').glob('*.py')}
@@ -19,6 +24,27 @@ def test_a_benchmark_says_what_it_measures(name, monkeypatch, capsys):
     benchmark.main(['--help'])
   assert ended.value.code == 0
   assert benchmark.__doc__.split('.')[0].split()[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', [('--devices=1',), ('--devices', '1'), ('--devices', '16')])
+def test_one_device_is_prepared_for_however_it_is_asked_for(words):
+  script = (
+    'import os, runpy\n'
+    'try:\n'
+    '  runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)\n'
+    'finally:\n'
+    '  print(os.environ.get("XLA_FLAGS", ""))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', script, 'none', *words],  # which ends before JAX is needed
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env=os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)},
+  )
+  assert 'usage' in done.stderr
+  flags = processor.environment({}, importlib.metadata.version('jaxlib')).get('XLA_FLAGS', '')
+  assert done.stdout.strip() == (flags if words[-1] != '16' else '')
 
 
 def test_a_trace_says_how_long_a_device_worked_and_where_it_waited(monkeypatch):

@@ -1,5 +1,7 @@
 """A sweep looks after itself: what is done stays, what fails is said, nothing runs twice."""
 
+import errno
+import fcntl
 import io
 import itertools
 import json
@@ -170,6 +172,15 @@ def test_a_run_whose_process_lives_though_its_claim_is_old_has_not_failed(tmp_pa
     work.work([job], tmp_path)
   assert not (place / results.FAILED).exists()
   assert plan.state(place) not in ('failed', 'done')
+
+
+def test_a_sweep_on_a_file_system_without_locks_is_refused_by_name(tmp_path, monkeypatch):
+  def refuse(*_):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  with pytest.raises(OSError, match=f'{tmp_path} must be on a file system with locks'):
+    plan.remember([], tmp_path)
 
 
 def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):

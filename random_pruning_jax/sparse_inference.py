@@ -26,11 +26,12 @@ from absl import logging
 
 from random_pruning_jax import atomic, folding, kernels, sparse_ways
 from random_pruning_jax.data import places
-from random_pruning_jax.sparse_ways import WAYS, Site
+from random_pruning_jax.sparse_ways import WAYS, Site, stored_kernel
 
 ROUNDS = 7  # timed calls of each way, in turns; the least counts
 HOPELESS = 3
 SECONDS = 5
+TOLERANCE = 1e-3  # of the largest logit: what no rounding of float32 reaches
 
 
 class Predictor(NamedTuple):
@@ -47,24 +48,34 @@ def predictor(
   *,
   ways: Mapping[str, str] | None = None,
 ) -> Predictor:
-  """A compiled predictor for images of `shape` [B, H, W, C].
+  """A compiled predictor for images of `shape` [B, H, W, C], float32.
 
-  Without `ways` they are measured. Layers that `ways` does not name are dense. Raises ValueError
-  for an unknown way or layer, RuntimeError for a way that cannot run here.
+  `model.apply(variables, images, train=False)` must give the logits; a model with a field `dtype`
+  is computed in float32, whatever that says. Ways are measured where none are given. Layers that
+  `ways` does not name are dense, and so are those of any class but nn.Conv and nn.Dense themselves
+  and those that are called on several shapes.
+
+  Raises:
+    ValueError: an unknown way or layer; or logits that are not the model's, to TOLERANCE of the
+      largest, as where a layer's kernel is not the stored one (nn.WeightNorm).
+    RuntimeError: a way that cannot run here.
   """
+  if getattr(model, 'dtype', None) is not None:
+    model = model.clone(dtype='float32')
   variables = jax.device_get(variables)
-  sites = _sites(model, variables, shape)
+  sites = sparse_ways.sites(model, variables, shape)
+  dense = _whole(model, variables, sites, {})
   if ways is None:
     if problem := kernels.lacking():
       logging.warning('without the way compiled, which is the fastest: it needs %s', problem)
-    return _fastest_whole(model, variables, sites, shape)
+    return _checked(_fastest_whole(model, variables, sites, shape, dense), dense, shape)
   unknown = sorted({*ways} - {site.name for site in sites})
   if unknown or not set(ways.values()) <= set(WAYS):
     raise ValueError(
       f'ways must give layers one of {", ".join(WAYS)}; got {dict(ways)}'
       + (f', and the network has no {", ".join(unknown)} that could.' if unknown else '.')
     )
-  return _whole(model, variables, sites, ways)
+  return _checked(_whole(model, variables, sites, ways), dense, shape)
 
 
 def fastest(kernel: np.ndarray, site: Site) -> str:
@@ -120,21 +131,34 @@ def race(runs: Mapping[str, Callable], rounds: int) -> dict[str, float]:
   return least
 
 
-def _fastest_whole(model, variables, sites: list[Site], shape) -> Predictor:
-  measured = {site.name: fastest(_kernel(variables, site.name), site) for site in sites}
-  candidates = [{}, measured]
+def _fastest_whole(model, variables, sites: list[Site], shape, dense: Predictor) -> Predictor:
+  measured = {site.name: fastest(stored_kernel(variables, site.name), site) for site in sites}
+  candidates = [measured]
   compiled = [name for name in ('compiled', 'dense_compiled') if name in sparse_ways.available()]
   candidates += [dict.fromkeys(measured, name) for name in compiled]
-  full = [_whole(model, variables, sites, ways) for ways in candidates]
+  full = [dense, *(_whole(model, variables, sites, ways) for ways in candidates)]
   found = {tuple(one.ways.values()): one for one in full}
   images = jnp.zeros(shape)
   times = race({k: functools.partial(one.logits, images) for k, one in found.items()}, ROUNDS)
   return found[min(times, key=times.get)]
 
 
+def _checked(found: Predictor, dense: Predictor, shape) -> Predictor:
+  images = np.random.default_rng(0).random(shape, np.float32)
+  wanted, got = np.asarray(dense.logits(images)), np.asarray(found.logits(images))
+  largest = np.abs(wanted).max(where=np.isfinite(wanted), initial=0)
+  if not np.allclose(got, wanted, rtol=0, atol=TOLERANCE * largest, equal_nan=True):
+    raise ValueError(
+      f"logits must be the model's to {TOLERANCE} of the largest, {largest:.3g}; of random pixels "
+      f'they differ by {np.abs(got - wanted).max():.3g}. Does a layer multiply with another kernel '
+      'than the stored one, as in nn.WeightNorm? Leave it dense, by `ways` without its name.'
+    )
+  return found
+
+
 def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Predictor:
   runs = {
-    site.name: WAYS[ways[site.name]](_kernel(variables, site.name), site)
+    site.name: WAYS[ways[site.name]](stored_kernel(variables, site.name), site)
     for site in sites
     if ways.get(site.name, 'dense') != 'dense'
   }
@@ -143,7 +167,7 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
     name = '/'.join(context.module.path)
     if context.method_name != '__call__' or name not in runs:
       return call(*args, **kwargs)
-    out = runs[name](args[0])
+    out = runs[name](*args, *kwargs.values())
     bias = variables['params']
     for part in context.module.path:
       bias = bias[part]
@@ -155,51 +179,6 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
 
   run = folding.folded(apply) if 'dense_compiled' in ways.values() else apply
   return Predictor(jax.jit(run), {site.name: ways.get(site.name, 'dense') for site in sites})
-
-
-def _sites(model, variables, shape) -> list[Site]:
-  """Layers that WAYS can compute, in the order in which an image meets them; others stay dense."""
-  found = []
-
-  def record(call, args, kwargs, context):
-    module = context.module
-    if context.method_name == '__call__' and (how := _stride_and_pad(module, args[0].shape)):
-      found.append(Site('/'.join(module.path), tuple(args[0].shape), *how))
-    return call(*args, **kwargs)
-
-  def apply(images: jax.Array) -> jax.Array:
-    with nn.intercept_methods(record):
-      return model.apply(variables, images, train=False)
-
-  jax.eval_shape(apply, jax.ShapeDtypeStruct(shape, jnp.float32))
-  return found
-
-
-def _stride_and_pad(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
-  """Of a linear layer or a convolution that has one of each, over an input of this shape."""
-  if isinstance(module, nn.Dense) and len(shape) == 2:
-    return 1, 0
-  if not isinstance(module, nn.Conv) or len(shape) != 4 or module.mask is not None:
-    return None
-  size = tuple(np.broadcast_to(module.kernel_size, 2).tolist())
-  strides = tuple(np.broadcast_to(module.strides or 1, 2).tolist())
-  dilated = np.any([module.kernel_dilation or 1, module.input_dilation or 1] != np.ones((2, 1)))
-  if dilated or module.feature_group_count != 1 or len(set(strides)) > 1:
-    return None
-  pads = module.padding
-  if isinstance(pads, str):
-    if pads not in ('SAME', 'VALID'):
-      return None
-    pads = jax.lax.padtype_to_pads(shape[1:3], size, strides, pads)
-  pads = set(np.ravel(pads).tolist())
-  return (strides[0], pads.pop()) if len(pads) == 1 else None
-
-
-def _kernel(variables: Mapping[str, Any], name: str) -> np.ndarray:
-  tree = variables['params']
-  for part in name.split('/'):
-    tree = tree[part]
-  return np.asarray(tree['kernel'])
 
 
 def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:

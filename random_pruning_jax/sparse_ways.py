@@ -1,8 +1,9 @@
-"""The ways in which a layer can multiply, all with the same result."""
+"""Layers that can multiply with kept weights only, and their ways, all with the same result."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,59 @@ class Site(NamedTuple):
   shape: tuple[int, ...]  # of its input
   stride: int
   pad: int
+
+
+def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]) -> list[Site]:
+  """Layers that WAYS can compute, in the order in which an image meets them; others stay dense."""
+  found = {}
+
+  def record(call, args, kwargs, context):
+    out, module = call(*args, **kwargs), context.module
+    # Other classes, those derived from these among them, may do more than multiply.
+    if context.method_name == '__call__' and type(module) in (nn.Conv, nn.Dense):
+      (x,) = (*args, *kwargs.values())
+      name = '/'.join(module.path)
+      how = _stride_and_pad(module, x.shape)
+      # A kernel of more axes is that of several layers (nn.scan), one of fewer slides over fewer.
+      fits = x.dtype == out.dtype == jnp.float32 and stored_kernel(variables, name).ndim == x.ndim
+      site = Site(name, tuple(x.shape), *how) if how and fits else None
+      # A layer that is called on several shapes has no site of its own.
+      found[name] = site if found.get(name, site) == site else None
+    return out
+
+  def apply(images: jax.Array) -> jax.Array:
+    with nn.intercept_methods(record):
+      return model.apply(variables, images, train=False)
+
+  jax.eval_shape(apply, jax.ShapeDtypeStruct(shape, jnp.float32))
+  return [site for site in found.values() if site]
+
+
+def _stride_and_pad(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
+  """Of a linear layer or a convolution that has one of each, over an input of this shape."""
+  if isinstance(module, nn.Dense):
+    return (1, 0) if len(shape) == 2 else None
+  if len(shape) != 4 or np.size(module.kernel_size) != 2 or module.mask is not None:
+    return None
+  size = tuple(np.broadcast_to(module.kernel_size, 2).tolist())
+  strides = tuple(np.broadcast_to(module.strides or 1, 2).tolist())
+  dilated = np.any([module.kernel_dilation or 1, module.input_dilation or 1] != np.ones((2, 1)))
+  if dilated or module.feature_group_count != 1 or len(set(strides)) > 1:
+    return None
+  pads = module.padding
+  if isinstance(pads, str):
+    if pads not in ('SAME', 'VALID'):
+      return None
+    pads = jax.lax.padtype_to_pads(shape[1:3], size, strides, pads)
+  pads = set(np.ravel(pads).tolist())
+  return (strides[0], pads.pop()) if len(pads) == 1 else None
+
+
+def stored_kernel(variables: Mapping[str, Any], name: str) -> np.ndarray:
+  tree = variables['params']
+  for part in name.split('/'):
+    tree = tree[part]
+  return np.asarray(tree['kernel'], np.float32)
 
 
 def dense(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.Array]:

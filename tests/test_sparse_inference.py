@@ -67,6 +67,67 @@ def test_layers_that_no_way_can_compute_stay_dense():
     sparse_inference.predictor(model, variables, SHAPE, ways={'dilated': 'columns'})
 
 
+class Standardised(nn.Conv):
+  """A convolution by other weights than those that are stored."""
+
+  def param(self, name, *of, **options):
+    value = super().param(name, *of, **options)
+    return value - value.mean((0, 1, 2)) if name == 'kernel' else value
+
+
+class Repeated(nn.Module):
+  @nn.compact
+  def __call__(self, x, _):
+    return nn.relu(nn.Dense(8, name='inner')(x)), None
+
+
+class Unusual(nn.Module):
+  """A network of one usual layer among those that look like it."""
+
+  @nn.compact
+  def __call__(self, x, train=True):
+    x = Standardised(4, (3, 3), padding=1, name='standardised')(x)
+    x = nn.Conv(4, (3,), name='lines')(x)
+    shared = nn.Conv(4, (3, 3), padding=1, name='shared')
+    x = shared(inputs=shared(x)[:, ::2, ::2])
+    x = nn.Conv(8, (3, 3), padding=1, dtype='bfloat16', name='in 16 bits')(x)
+    x = nn.Dense(8, name='usual')(x.astype('float32').mean((1, 2)))
+    loop = nn.scan(Repeated, variable_axes={'params': 0}, split_rngs={'params': True}, length=2)
+    return nn.Dense(3, name='head')(loop(name='loop')(x, None)[0])
+
+
+def test_layers_that_look_like_others_stay_dense():
+  model = Unusual()
+  variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), IMAGES))
+  ways = dict.fromkeys(('usual', 'head'), 'columns')
+  found = sparse_inference.predictor(model, variables, SHAPE, ways=ways)
+  assert found.ways == ways
+  np.testing.assert_allclose(found.logits(IMAGES), model.apply(variables, IMAGES), atol=1e-4)
+
+
+class Normalised(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=True):
+    return nn.WeightNorm(nn.Dense(3, name='head'))(x.reshape(len(x), -1))
+
+
+def test_logits_that_are_not_the_models_are_refused():
+  model = Normalised()
+  variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), IMAGES))
+  variables['params']['head']['kernel'] = 2 * variables['params']['head']['kernel']
+  sparse_inference.predictor(model, variables, SHAPE, ways={'head': 'dense'})
+  with pytest.raises(ValueError, match=r"logits must be the model's to .* of the largest"):
+    sparse_inference.predictor(model, variables, SHAPE, ways={'head': 'columns'})
+
+
+def test_a_network_of_16_bits_is_computed_in_float32():
+  stored = network(width=2, density=0.2)
+  ways = {name.removesuffix('/kernel'): 'taps' for name in stored.about.structure.shapes}
+  model = stored.model.clone(dtype='bfloat16')
+  found = sparse_inference.predictor(model, stored.variables, SHAPE, ways=ways)
+  np.testing.assert_allclose(found.logits(IMAGES), stored.logits(IMAGES), atol=1e-4)
+
+
 @needs_numba
 @pytest.mark.parametrize(('size', 'kernel', 'pad'), [(1, 5, 2), (2, 5, 2), (1, 3, 1)])
 def test_maps_smaller_than_the_kernel_are_computed_too(size, kernel, pad):

@@ -55,7 +55,8 @@ def structure(
   `init(key)`, where it is given, is called for that; it must not have been traced before.
 
   Raises:
-    ValueError: the model has a kernel in a layer that is neither nn.Conv nor nn.Dense.
+    ValueError: the model has a kernel in a layer that is neither nn.Conv nor nn.Dense, or one that
+      is stored with those of other layers (nn.scan, nn.vmap).
   """
   found: dict[str, Layer] = {}
 
@@ -63,7 +64,7 @@ def structure(
     output = call(*args, **kwargs)
     if isinstance(context.module, _COUNTED) and context.method_name == '__call__':
       name = '/'.join((*context.module.path, 'kernel'))
-      shape = context.module.get_variable('params', 'kernel').shape
+      shape = nn.meta.unbox(context.module.get_variable('params', 'kernel')).shape
       macs = math.prod(output.shape[:-1]) * math.prod(shape)
       before = found[name].macs if name in found else 0  # a layer may be used twice
       found[name] = Layer(name, shape, before + macs)
@@ -74,7 +75,7 @@ def structure(
   # A function of its own, since JAX does not trace the same one again.
   init = init or (lambda key: jax.eval_shape(lambda *of: model.init(*of), key, images))
   with nn.intercept_methods(record):
-    variables = init(key)
+    variables = nn.meta.unbox(init(key))
   names = flax.traverse_util.flatten_dict(variables['params'], sep='/')
   missed = [name for name in names if name.split('/')[-1] == 'kernel' and name not in found]
   if missed and not found:
@@ -84,6 +85,12 @@ def structure(
     )
   if missed:
     raise ValueError(f'Only nn.Conv and nn.Dense are counted, but there is {", ".join(missed)}.')
+  for name, layer in found.items():
+    if names[name].shape != layer.shape:
+      raise ValueError(
+        f'layers must be stored one by one to be counted; {name} is {layer.shape} as it is called '
+        f'and {names[name].shape} as it is stored: unroll nn.scan or nn.vmap.'
+      )
   return Structure(
     layers=tuple(found.values()),
     parameters=_count(variables['params']),
@@ -106,11 +113,6 @@ def macs(layers: Sequence[Layer], densities: Densities | None = None) -> float:
   if densities is None:
     return sum(layer.macs for layer in layers)
   return sum(d * layer.macs for layer, d in _paired(layers, densities))
-
-
-def mac_fraction(layers: Sequence[Layer], densities: Densities) -> float:
-  """Pruned over dense multiply-adds, which is also the fraction of FLOPs."""
-  return macs(layers, densities) / macs(layers)
 
 
 def training_flops(

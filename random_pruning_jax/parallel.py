@@ -134,11 +134,6 @@ def mean(tree: chex.ArrayTree) -> chex.ArrayTree:
   return jax.lax.pmean(tree, AXIS)
 
 
-def total(tree: chex.ArrayTree) -> chex.ArrayTree:
-  """Sum over the devices, inside a `parallel` function."""
-  return jax.lax.psum(tree, AXIS)
-
-
 def sharding(on: tuple[jax.Device, ...]) -> jax.sharding.NamedSharding:
   """Where replicated arrays live: a whole copy on each device."""
   mesh = jax.sharding.Mesh(np.array(on), (AXIS,))

@@ -63,7 +63,7 @@ def test_two_devices_normalise_one_batch():
   def gradients(params, x):
     options = {'axis_name': parallel.AXIS}
     found = jax.grad(lambda *of: loss(BatchNorm, *of, **options)[0], (0, 1))(params, x)
-    return parallel.total(found[0]), found[1]
+    return jax.lax.psum(found[0], parallel.AXIS), found[1]
 
   # The same weights for both halves, since a device sees its own images alone.
   twice = jnp.concatenate([X[:4], 2 * X[:4] ** 2 / X.max()])

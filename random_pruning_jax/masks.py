@@ -104,8 +104,7 @@ def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
   flat = {name: _finite(name, score).ravel() for name, score in named_leaves(scores).items()}
   ranked = np.concatenate(list(flat.values()))
   keep = _highest(ranked, kept_count(density, ranked.size))
-  ends = np.cumsum([score.size for score in flat.values()])
-  pieces = np.split(keep, ends[:-1])
+  pieces = np.split(keep, np.cumsum([score.size for score in flat.values()])[:-1])
   return {name: float(piece.mean()) for name, piece in zip(flat, pieces, strict=True)}
 
 
@@ -119,8 +118,8 @@ def apply(params: Params, masks: Masks) -> Params:
 
 
 def ones(params: Params) -> Masks:
-  """The masks of the dense network."""
-  return jax.tree.map(lambda p: jnp.ones(jnp.shape(p), bool), params)
+  """The masks of the dense network, on the devices of its parameters."""
+  return jax.tree.map(lambda p: jnp.ones_like(p, bool), params)
 
 
 class KeepSparseState(NamedTuple):
@@ -136,17 +135,15 @@ def keep_sparse(masks: Masks | None = None) -> optax.GradientTransformation:
   """
 
   def init(params: Params) -> KeepSparseState:
-    if masks is None:
+    if masks is None or not jax.tree.leaves(params):  # as optax.tree_map_params' stand-in has none
       return KeepSparseState(ones(params))
-    check_same_shape(params, masks)
-    return KeepSparseState(jax.tree.map(lambda m: jnp.asarray(m, bool), masks))
+    return _state(params, masks)
 
   def update(updates: optax.Updates, state: KeepSparseState, params: Params | None = None):
     if params is None:
       raise ValueError('keep_sparse needs the parameters: call tx.update(updates, state, params).')
     # The update that ends at zero, rather than a zero update: whatever a weight was before.
-    updates = jax.tree.map(lambda u, p, m: jnp.where(m, u, -p), updates, params, state.masks)
-    return updates, state
+    return jax.tree.map(lambda u, p, m: jnp.where(m, u, -p), updates, params, state.masks), state
 
   return optax.GradientTransformation(init, update)
 
@@ -164,9 +161,15 @@ def of(opt_state: optax.OptState) -> Masks:
 
 def with_masks(opt_state: optax.OptState, masks: Masks) -> optax.OptState:
   """The same optimizer state with other masks in it. Raises as `apply` does."""
-  check_same_shape(of(opt_state), masks)
-  new = KeepSparseState(jax.tree.map(lambda m: jnp.asarray(m, bool), masks))
+  new = _state(of(opt_state), masks)
   return jax.tree.map(lambda x: new if _is_state(x) else x, opt_state, is_leaf=_is_state)
+
+
+def _state(tree: chex.ArrayTree, masks: Masks) -> KeepSparseState:
+  """Masks in memory of their own, which a step may be given to keep, on the tree's devices."""
+  check_same_shape(tree, masks)
+  new = jax.tree.map(lambda x, m: jnp.logical_or(jnp.zeros_like(x, bool), m), tree, masks)
+  return KeepSparseState(new)
 
 
 def _is_state(node: Any) -> bool:
@@ -194,7 +197,7 @@ def check_density(density: float) -> None:
 
 
 def check_same_shape(params: Params, masks: Masks) -> None:
-  """Raises ValueError naming each leaf that the masks lack, add or shape differently."""
+  """Raises ValueError naming leaves that the masks lack, add or shape differently, or containers."""
   wanted = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
   got = {name: jnp.shape(leaf) for name, leaf in named_leaves(masks).items()}
   wrong = [f'{name} (missing)' for name in wanted.keys() - got.keys()]
@@ -204,6 +207,8 @@ def check_same_shape(params: Params, masks: Masks) -> None:
     for name in wanted.keys() & got.keys()
     if wanted[name] != got[name]
   ]
+  if not wrong and jax.tree.structure(params) != jax.tree.structure(masks):
+    wrong = [f'containers (wanted {type(params).__name__}, got {type(masks).__name__})']
   if wrong:
     raise ValueError(f'masks must match the parameters leaf by leaf: {", ".join(sorted(wrong))}.')
 

@@ -1,5 +1,6 @@
 """Masks keep exactly what they say, and the optimizer keeps their zeros."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,6 +122,31 @@ def test_masks_travel_in_the_optimizer_state():
   assert masks.checksum(masks.of(state)) == masks.checksum(kept)
 
 
+def test_a_state_that_is_given_away_leaves_the_callers_masks():
+  tx = optax.chain(optax.sgd(0.1), masks.keep_sparse())
+  dense = masks.ones(PARAMS)
+  step = jax.jit(lambda state: tx.update(PARAMS, state, PARAMS)[1], donate_argnums=0)
+  step((optax.sgd(0.1).init(PARAMS), masks.keep_sparse(dense).init(PARAMS)))
+  step(masks.with_masks(tx.init(PARAMS), dense))
+  assert masks.count(dense) == {'head/bias': 10, 'head/kernel': 80, 'stem/kernel': 216}
+
+
+def test_masks_are_cut_over_devices_as_the_parameters_are():
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('cut',))
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('cut'))
+  params = {'w': jax.device_put(jnp.ones((4, 3)), place)}
+  half = {'w': np.arange(12).reshape(4, 3) < 6}
+  state = masks.keep_sparse(half).init(params)
+  for found in (masks.ones(params), state.masks, masks.with_masks(state, half).masks):
+    assert found['w'].sharding == place
+
+
+def test_masks_are_parameters_to_optax():
+  tx = optax.chain(optax.adam(0.1), masks.keep_sparse(random_masks()))
+  shapes = optax.tree_map_params(tx, jnp.shape, tx.init(PARAMS))
+  assert masks.of(shapes)['head'] == {'bias': (10,), 'kernel': (8, 10)}
+
+
 def test_a_parameter_may_be_called_masks_and_a_state_without_masks_is_refused():
   params = {'masks': {'kernel': jnp.ones((2, 2))}}
   tx = optax.chain(optax.sgd(0.1, momentum=0.9), masks.keep_sparse())
@@ -149,6 +175,11 @@ def test_masks_of_another_shape_are_refused_by_name(wrong, message):
     masks.keep_sparse(wrong).init(PARAMS)
   with pytest.raises(ValueError, match=message):
     masks.apply(PARAMS, wrong)
+
+
+def test_masks_in_other_containers_are_refused():
+  with pytest.raises(ValueError, match=r'containers .wanted FrozenDict, got dict.'):
+    masks.apply(flax.core.freeze(PARAMS), random_masks())
 
 
 def test_wrong_densities_and_scores_are_refused():

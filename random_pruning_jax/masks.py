@@ -197,7 +197,7 @@ def check_density(density: float) -> None:
 
 
 def check_same_shape(params: Params, masks: Masks) -> None:
-  """Raises ValueError naming leaves that the masks lack, add or shape differently, or containers."""
+  """Raises ValueError naming leaves (or containers) that the masks lack, add or shape otherwise."""
   wanted = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
   got = {name: jnp.shape(leaf) for name, leaf in named_leaves(masks).items()}
   wrong = [f'{name} (missing)' for name in wanted.keys() - got.keys()]

@@ -1,5 +1,6 @@
 """Masks keep exactly what they say, and the optimizer keeps their zeros."""
 
+import chex
 import flax
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,26 @@ def test_masks_are_parameters_to_optax():
   tx = optax.chain(optax.adam(0.1), masks.keep_sparse(random_masks()))
   shapes = optax.tree_map_params(tx, jnp.shape, tx.init(PARAMS))
   assert masks.of(shapes)['head'] == {'bias': (10,), 'kernel': (8, 10)}
+
+
+def test_clipping_masked_gradients_measures_kept_weights_alone():
+  kept, clip = {'w': np.arange(10) < 4}, optax.clip_by_global_norm(1.0)
+  masked = masks.apply({'w': jnp.ones(10)}, kept)
+  assert clip.update(masked, clip.init(masked))[0]['w'].tolist() == [0.5] * 4 + [0.0] * 6
+
+
+def test_schedule_free_keeps_its_averages_sparse_with_masks_in_its_chain():
+  kept = random_masks()
+  inner = optax.chain(optax.sgd(0.1), masks.keep_sparse(kept))
+  tx = optax.contrib.schedule_free(inner, 0.1)
+  params = masks.apply(PARAMS, kept)
+  state, grads = tx.init(params), jax.tree.map(jnp.ones_like, params)
+  for _ in range(3):
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  averaged = optax.contrib.schedule_free_eval_params(state, params)
+  for found in (params, averaged):
+    chex.assert_trees_all_equal(jax.tree.map(lambda p: p != 0, found), kept)
 
 
 def test_a_parameter_may_be_called_masks_and_a_state_without_masks_is_refused():

@@ -84,7 +84,10 @@ def pruned(shapes: Shapes, dense: Collection[str] = ()) -> Shapes:
   if unknown:
     raise ValueError(f'dense must name layers; got {unknown}, known: {", ".join(known)}.')
   if not shapes:
-    raise ValueError("there must be a leaf to prune; by default those called 'kernel', got none.")
+    raise ValueError(
+      "there must be a leaf to prune; by default those called 'kernel', got none. (Those of boxed "
+      "parameters, nn.Partitioned, are called 'value': unbox them, flax.linen.meta.unbox.)"
+    )
   held = {known.get(name, name) for name in dense}
   if len(held) == len(shapes):
     raise ValueError('dense names every layer: there is none left to prune.')
@@ -96,10 +99,17 @@ def densities(
 ) -> Densities:
   """What each layer keeps: the ratio's densities, or the nearest that the sampling can keep.
 
-  Raises ValueError for budgets that they cannot meet, and where not one weight would be kept.
+  Raises ValueError for unknown names, for the name of a score, for budgets that they cannot meet,
+  and where not one weight would be kept.
   """
+  check_names(ratio, 'random', sampling)
   if density == 1.0:
     return dict.fromkeys(shapes, 1.0)
+  if ratio not in RATIOS:
+    raise ValueError(
+      f'ratio must be one of {sorted(RATIOS)}, got the score {ratio!r}, which shapes do not tell: '
+      'make_masks computes it, and densities_of counts what it kept.'
+    )
   found = _fit(sampling, shapes, RATIOS[ratio](shapes, density), block)
   _check_some_kept(shapes, found, density)
   return found
@@ -128,12 +138,16 @@ def make_masks(
 ) -> masks_lib.Masks:
   """Masks that keep `density` of the prunable weights: a pytree of bool in the shape of `params`.
 
+  Each layer keeps the whole number of weights nearest to its share, so that many very small layers
+  together may miss the density: at 0.1, 200 layers of 15 weights keep 2 each, 400 and not 300.
+
   `shapes` names the leaves to prune, in the network's order (default: every kernel, in tree order);
   of these, layers called `dense` are kept whole, and the density is that of the others. `block` is
-  the M of `sampling='n_m'`. `apply_fn` and `batch` are read by data-dependent scores only. Raises
-  ValueError for unknown names, for budgets that the ratio or the sampling cannot meet, for `shapes`
-  of other sizes than the leaves (an order of axes of their own, or merged ones, they may have), and
-  for structured sampling of leaves that are not stored as their `shapes` say, (..., in, out).
+  the M of `sampling='n_m'`. `apply_fn` and `batch` are read by scores that run the network only.
+  `scores` is the table in which names of scores are looked up. Raises ValueError for unknown names,
+  for budgets that the ratio or the sampling cannot meet, for `shapes` of other sizes than the
+  leaves (an order of axes of their own, or merged ones, they may have), and for structured sampling
+  of leaves that are not stored as their `shapes` say, (..., in, out).
   """
   check_names(ratio, select, sampling)
   masks_lib.check_density(density)
@@ -144,8 +158,9 @@ def make_masks(
   if sampling in FITS:
     _check_stored(sampling, shapes, params)
 
-  if {ratio, select} & OF_DATA and scores is SCORES:
-    _check_batch(apply_fn, batch)
+  running = {ratio, select} & (OF_DATA | ITERATIVE)
+  if running and scores is SCORES:
+    _check_batch(running, apply_fn, batch)
 
   @functools.cache  # once when ratio and select name the same score: that is SNIP itself
   def saliency(name: str) -> chex.ArrayTree:
@@ -162,20 +177,24 @@ def make_masks(
   return SAMPLINGS[sampling](saliency(select), wanted, block)
 
 
-def _check_batch(apply_fn: Callable | None, batch: Any) -> None:
-  known = isinstance(batch, Mapping) and {'image', 'label'} <= batch.keys()
+def _check_batch(running: Collection[str], apply_fn: Callable | None, batch: Any) -> None:
+  wanted = ('image', 'label') if OF_DATA.intersection(running) else ('image',)
+  known = isinstance(batch, Mapping) and {*wanted} <= batch.keys()
   if apply_fn is None or not known:
     got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
     raise ValueError(
-      "scores of data need apply_fn and a batch {'image', 'label'}; got "
+      f'to score by {" and ".join(sorted(running))}, apply_fn and a batch with '
+      f'{" and ".join(wanted)} are needed; got '
       f'{"no apply_fn" if apply_fn is None else "apply_fn"} and a batch {got}.'
     )
 
 
 def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:
   stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
+  if unknown := sorted(set(shapes) - set(stored)):
+    raise ValueError(f'shapes must name parameters; got {unknown}, known: {", ".join(stored)}.')
   for name, shape in shapes.items():
-    if name in stored and math.prod(stored[name]) != math.prod(shape):
+    if math.prod(stored[name]) != math.prod(shape):
       raise ValueError(
         f'shapes must be those of the parameters; {name} is {stored[name]}, got {tuple(shape)}.'
       )
@@ -184,7 +203,7 @@ def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:
 def _check_stored(sampling: str, shapes: Shapes, params: chex.ArrayTree) -> None:
   stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
   for name, shape in shapes.items():
-    if stored.get(name, shape) != tuple(shape):
+    if stored[name] != tuple(shape):
       raise ValueError(
         f'{sampling} sampling needs leaves stored as (..., in, out); {name} is stored as '
         f'{stored[name]}, and its shape is given as {tuple(shape)}.'

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,8 +122,9 @@ def test_layers_held_dense_must_be_there_and_leave_some():
 def test_a_network_that_would_keep_no_weight_is_refused():
   with pytest.raises(ValueError, match='keeps none of 1,000 weights'):
     pruning.densities({'w': (10, 100)}, ratio='uniform', density=1e-9)
-  with pytest.raises(ValueError, match='must be a leaf to prune'):
-    pruning.make_masks(jax.random.key(0), None, {'bias': 0.0}, None, ratio='er', density=0.5)
+  boxed = {'kernel': nn.Partitioned(jnp.ones((2, 2)), (None, 'cut'))}
+  with pytest.raises(ValueError, match=r'must be a leaf to prune; .*flax\.linen\.meta\.unbox'):
+    pruning.make_masks(jax.random.key(0), None, boxed, None, ratio='er', density=0.5)
   with pytest.raises(ValueError, match=r'density 0\.0001 keeps none of 306 weights'):
     make('magnitude', 'random', density=1e-4)
 
@@ -133,12 +135,31 @@ def test_shapes_of_another_network_are_refused_and_those_of_other_axes_are_not()
   assert masks.count(draw(shapes={'w/kernel': (8, 6)})) == {'w/kernel': 24}
   with pytest.raises(ValueError, match=r'w/kernel is \(8, 2, 3\), got \(16, 6\)'):
     draw(shapes={'w/kernel': (16, 6)})
+  with pytest.raises(
+    ValueError, match=r"must name parameters; got \['v/kernel'\], known: w/kernel"
+  ):
+    draw(ratio='magnitude', shapes={'v/kernel': (8, 6)})
 
 
 @pytest.mark.parametrize('batch', [None, {'images': 1, 'labels': 2}, (1, 2)])
 def test_a_score_of_data_says_what_it_needs(batch):
-  with pytest.raises(ValueError, match=r"need apply_fn and a batch {'image', 'label'}; got"):
-    pruning.make_masks(KEY, apply_fn, PARAMS, batch, ratio='erk', select='snip', density=0.5)
+  draw = functools.partial(pruning.make_masks, KEY, apply_fn, PARAMS, batch, density=0.5)
+  with pytest.raises(ValueError, match=r'by snip, .* a batch with image and label are needed; got'):
+    draw(ratio='erk', select='snip')
+  with pytest.raises(ValueError, match=r'by synflow, .* a batch with image are needed; got'):
+    draw(ratio='synflow')
+
+
+def test_scores_may_be_averaged_by_a_function_of_the_callers():
+  def by_fifths(fn, trees, batch):
+    parts = [{name: array[i::5] for name, array in batch.items()} for i in range(5)]
+    return jax.tree.map(lambda *of: sum(of) / 5, *(fn(*trees, part) for part in parts))
+
+  table = scores.SCORES | {'snip': functools.partial(scores.snip, average=by_fifths)}
+  draw = functools.partial(
+    pruning.make_masks, KEY, apply_fn, PARAMS, BATCH, ratio='snip', select='snip', density=0.3
+  )
+  assert masks.checksum(draw(scores=table)) == masks.checksum(draw())
 
 
 def test_a_mask_needs_a_key_of_two_words():
@@ -155,6 +176,10 @@ def test_unknown_names_are_refused_with_the_known_ones():
     make('erk', 'random', sampling='dice')
   with pytest.raises(ValueError, match=r"select must be 'random', got 'snip'"):
     make('erk', 'snip', sampling='bernoulli')
+  with pytest.raises(ValueError, match=r"sampling must be one of .*'n_m'\], got 'nm'"):
+    pruning.densities(SHAPES, ratio='erk', density=0.5, sampling='nm')
+  with pytest.raises(ValueError, match=r"got the score 'snip', which shapes do not tell"):
+    pruning.densities(SHAPES, ratio='snip', density=0.5)
 
 
 def test_params_may_be_any_pytree_with_a_predicate_for_what_is_pruned():

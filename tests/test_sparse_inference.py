@@ -264,7 +264,7 @@ def test_without_numba_the_way_is_left_out_and_what_to_install_is_said(monkeypat
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   x, kernel = layer((1, 20), (), 7)
   site = sparse_ways.Site('', x.shape, 1, 0)
-  with pytest.raises(RuntimeError, match=r'random-pruning-jax\[cpu\]'):
+  with pytest.raises(RuntimeError, match=r'needs Numba: pip install .*\[cpu\]'):
     sparse_ways.compiled(kernel, site)
   assert 'compiled' not in sparse_inference.timed(kernel, site, rounds=1)
   assert convolution.fastest() == convolution.by_pieces

@@ -97,6 +97,7 @@ def network(name: str, width: int, spec: data.Spec, dataset: str, density: float
   variables = jax.tree.map(
     lambda leaf: generator.standard_normal(leaf.shape, np.float32), about.blank
   )
+  variables['batch_stats'] = jax.tree.map(np.abs, variables['batch_stats'])  # variances
   kept = jax.tree.map(lambda w, m: np.where(m, w, np.float32(0)), variables['params'], masks)
   words = tuple(int(word) for word in jax.random.key_data(jax.random.key(0)))
   draw = files.Draw((words[0], words[1]), 'exact', pruning.BLOCK)

@@ -7,9 +7,10 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from random_pruning_jax import processor
+from random_pruning_jax import data, processor
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = {path.stem for path in (ROOT / 'benchmarks').glob('*.py')}
@@ -24,6 +25,16 @@ def test_a_benchmark_says_what_it_measures(name, monkeypatch, capsys):
     benchmark.main(['--help'])
   assert ended.value.code == 0
   assert benchmark.__doc__.split('.')[0].split()[0] in capsys.readouterr().out
+
+
+def test_networks_that_predict_in_benchmarks_give_numbers(monkeypatch):
+  monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
+  from benchmarks import file_sizes
+
+  spec = data.SPECS['digits']
+  stored = file_sizes.network('cifar_resnet8', 2, spec, 'digits', 0.5)
+  logits = stored.model.apply(stored.variables, np.ones((1, *spec.shape), np.float32))
+  assert np.isfinite(logits).all()
 
 
 @pytest.mark.parametrize('words', [('--devices=1',), ('--devices', '1'), ('--devices', '16')])

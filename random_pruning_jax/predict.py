@@ -12,6 +12,7 @@ from scipy import special
 
 from random_pruning_jax import data, files
 from random_pruning_jax.data import crops
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.progress import Stages
 
 
@@ -68,7 +69,7 @@ def of_dataset(
   """
   about = network.about
   (images, labels), _ = data.load_adapted(name, split, about.shape, data_dir, about.resize)
-  known = name.partition(':')[0] == network.about.dataset.partition(':')[0]
+  known = unversioned(name) == unversioned(network.about.dataset)
   names = [f'{split}[{index}]' for index in range(len(images))]
   read = lambda start: np.asarray(images[start : start + batch_size])  # noqa: E731
   yield from _predict(network, names, read, labels if known else None, batch_size, show)

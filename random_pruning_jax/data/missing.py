@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 import re
 
-from random_pruning_jax.data.specs import SPECS, DataError
+from random_pruning_jax.data.specs import SPECS, DataError, unversioned
 
 INSTALL = 'pip install -e ".[prepare]"'
 MOST_FILES = 12  # a builder with many variants registers the files of all of them
@@ -57,7 +57,7 @@ def create(name: str, root: pathlib.Path):
   except tfds.core.DatasetNotFoundError:
     pass
   except (ValueError, AssertionError) as error:
-    base, _, variant = name.partition(':')[0].partition('/')
+    base, _, variant = unversioned(name).partition('/')
     variants = tfds.builder_cls(base).builder_configs
     if variant and variant not in variants:
       known = ', '.join(variants) or 'none'

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report.runs import Run
 from random_pruning_jax.report.sizes import paired
 from random_pruning_jax.report.style import look, network_title
@@ -132,7 +133,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
   wide = [
     cell
     for cell in cells
-    if cell.sparse[0].dataset.partition(':')[0] == 'imagenet2012'
+    if unversioned(cell.sparse[0].dataset) == 'imagenet2012'
     and cell.sparse[0].config.get('model.name') == 'wrn50_2'
   ]
   points = f'{100 * MARGIN:g} points'

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from random_pruning_jax import cost, data, masks, optimizers, parallel, tables
 from random_pruning_jax import plan as budget
 from random_pruning_jax.data import places, resident
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.step import create_state, train_step
@@ -71,7 +72,7 @@ def _train_images(name: str, data_dir: str, spec: data.Spec) -> int | None:
   try:
     sizes = places.split_sizes(data.find(name, data_dir))
   except data.DataError:
-    sizes = {'train': _TRAIN_SPLIT.get(name.partition(':')[0])}
+    sizes = {'train': _TRAIN_SPLIT.get(unversioned(name))}
   found = re.fullmatch(r'(\w+)(?:\[:(\d+)%\])?', spec.splits.get('train', 'train'))
   size = sizes.get(found[1]) if found else None
   return round(size * int(found[2] or 100) / 100) if size else None

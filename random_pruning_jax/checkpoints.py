@@ -185,7 +185,6 @@ def restore_newest(
     if refused:
       _set_aside(manager, refused)
       say(f'WARNING: going on from step {step}.')
-    _check_pixels(read.record.get('pixels', crops.pixels()), step)
     return read
   if refused:
     raise NotReadableError(
@@ -193,15 +192,6 @@ def restore_newest(
       'workdir.'
     )
   return None
-
-
-def _check_pixels(before: str, step: int) -> None:
-  """Says where streamed images will not be resized by what they were resized by before."""
-  if before != crops.pixels():
-    say(
-      f'WARNING: until step {step} {before} resized what is streamed, and now {crops.pixels()} '
-      f'does, whose pixels differ a little. For the same numbers install {before} as it was.'
-    )
 
 
 def _set_aside(manager: Manager, steps: dict[int, Exception]) -> None:

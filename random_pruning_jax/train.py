@@ -24,7 +24,7 @@ from random_pruning_jax import (
   runlog,
   together,
 )
-from random_pruning_jax.data import resident
+from random_pruning_jax.data import crops, resident
 from random_pruning_jax.experiment import (
   Experiment,
   build,
@@ -175,7 +175,7 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
 def _check_alike(run: Run, record: dict[str, Any]) -> None:
   """Raises ValueError for other training images than a checkpoint's, as far as their number says.
 
-  And says where another number of devices changes what is computed.
+  And says where another number of devices, or what resizes images, changes what is computed.
   """
   config, step = run.experiment.config, record['step']
   per_epoch = record.get('per_epoch', run.per_epoch)  # which older checkpoints do not have
@@ -192,6 +192,12 @@ def _check_alike(run: Run, record: dict[str, Any]) -> None:
       f'WARNING: until step {step} there were {before} devices, and now there are {now}: '
       "BatchNorm's statistics are of other parts of the batch, so the numbers differ from those of "
       'a run that was not interrupted.'
+    )
+  before, now = record.get('pixels', crops.pixels()), crops.pixels()
+  if run.feed.loading == 'streamed' and before != now:
+    say(
+      f'WARNING: until step {step} {before} resized what is streamed, and now {now} does, whose '
+      f'pixels differ a little. For the same numbers install {before} as it was.'
     )
 
 

@@ -334,15 +334,17 @@ def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
   assert 'there were 2 devices, and now there are 4' in capsys.readouterr().err
 
 
-def test_pixels_that_will_differ_after_a_resume_are_said(whole, capsys, monkeypatch):
-  workdir, state = whole
-  with checkpoints.Manager(workdir) as saved:
-    checkpoints.restore_newest(saved, lambda: state, parallel.devices())
-    assert 'resized' not in capsys.readouterr().err
-    monkeypatch.setattr(crops, 'pixels', lambda: 'another')
-    checkpoints.restore_newest(saved, lambda: state, parallel.devices())
+def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(capsys):
+  record = {'step': 5, 'per_epoch': 10, 'pixels': 'another'}
+  train._check_alike(train.prepare(build(tinier_config())), record)  # whose images are resident
+  assert 'resized' not in capsys.readouterr().err
+  streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'data_workers': 0}
+  run = train.prepare(build(tinier_config(image_size=8, **streamed)))
+  train._check_alike(run, record | {'pixels': crops.pixels()})
+  assert 'resized' not in capsys.readouterr().err
+  train._check_alike(run, record)
   said = capsys.readouterr().err
-  assert 'WARNING: until step 20' in said and 'now another does' in said
+  assert 'WARNING: until step 5 another resized' in said and f'now {crops.pixels()} does' in said
 
 
 EIGHT = """

@@ -85,6 +85,11 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   return values.config
 
 
+def argument(field: str, value: Any) -> str:
+  """The override that gives a field this value of a flat config, whose lists are tuples there."""
+  return f'--config.{field}={tuple(value) if isinstance(value, list) else value}'
+
+
 def _check_override(config: ConfigDict, argument: str) -> None:
   name, equals, _ = argument.partition('=')
   if not name.startswith('--config.') or not equals:

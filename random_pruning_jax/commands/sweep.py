@@ -1,12 +1,11 @@
 """`random-pruning sweep --config=FILE --workdir=DIR`: runs every config of a sweep file."""
 
 import argparse
-import json
 import os
 import pathlib
 import shlex
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -188,16 +187,9 @@ def _say_measured_otherwise(jobs: 'Sequence[plan.Job]', directory: pathlib.Path)
     return
   job, fields = found[0]
   asked = config_lib.flat(job.config)
-  changes = [f'--config.{field}={_typed(asked[field])}' for field in fields]
+  changes = [config_files.argument(field, asked[field]) for field in fields]
   command = shlex.join(['random-pruning', 'evaluate', str(directory / job.tag), *changes])
   say(
     f'done runs that were measured otherwise than this file asks: {len(found)}; this measures one '
     f'anew: {command}'
   )
-
-
-def _typed(value: Any) -> str:
-  """A value of a flat config as overrides take it: a list is a tuple there."""
-  if not isinstance(value, list):
-    return str(value)
-  return f'({"".join(f"{json.dumps(item)}," for item in value)})'

@@ -66,15 +66,15 @@ def how(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
 
 
-def apart(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
   """What of `how` differs among rows, for each of them: 'attacks.pgd.steps=50', or ''."""
   found = [how(metric, row) for row in rows]
   values: dict[str, set[str]] = {}
   for each in found:
     for name, value in each.items():
       values.setdefault(name, set()).add(json.dumps(value))
-  differing = [name for name in sorted(values) if len(values[name]) > 1]
-  return [', '.join(f'{k}={each[k]}' for k in differing if k in each) for each in found]
+  several = [name for name in sorted(values) if len(values[name]) > 1]
+  return [', '.join(f'{k}={each[k]}' for k in several if k in each) for each in found]
 
 
 def _sets(numbers: Iterable[str]) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """The command that makes a run again, from its config alone."""
 
 import shlex
-from typing import Any
 
 from random_pruning_jax import config as config_lib
+from random_pruning_jax import config_files
 from random_pruning_jax.report.runs import Run
 
 BASE = 'configs/cifar.py'  # whose config, without arguments, is the default one
@@ -15,7 +15,7 @@ def command(run: Run) -> str:
     return '# a row of an old version, without its config'
   usual = config_lib.flat(config_lib.default())
   changes = [
-    f'--config.{name}={_argument(value)}'
+    config_files.argument(name, value)
     for name, value in sorted(run.config.items())
     if name in usual and value != usual[name] and name not in config_lib.NOT_COMPARED
   ]
@@ -23,7 +23,3 @@ def command(run: Run) -> str:
   lines = [f'random-pruning train --config={BASE}', *map(shlex.quote, changes)]
   checkout = [f'git checkout {shlex.quote(commit)}'] if commit else []
   return '\n'.join([*checkout, ' \\\n  '.join([*lines, '--workdir=runs/again'])])
-
-
-def _argument(value: Any) -> str:
-  return repr(tuple(value)) if isinstance(value, list) else str(value)

@@ -67,10 +67,10 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
   if done and all(run.metric(metric) is None for run in done):
     known = sorted({name for run in runs for name in run.row.get('metrics', {})})
     raise ValueError(f'--metric must be one of {", ".join(known)}; got {metric}.')
-  apart = _apart(runs, metric)
+  hows = _how_measured(runs, metric)
   groups: dict[tuple, list[Run]] = {}
   # Those without a number join others that they may belong to, and so do dense ones, after them.
-  for run, how in sorted(zip(runs, apart, strict=True), key=lambda x: (x[0].dense, x[1] is None)):
+  for run, how in sorted(zip(runs, hows, strict=True), key=lambda x: (x[0].dense, x[1] is None)):
     key = (*_rest(run, rows, columns), (_HOW, how or ''))
     free = set() if how is not None else {_HOW}
     if run.dense and {rows, columns} & _APART:  # else it would be in a sparse run's cell
@@ -207,10 +207,12 @@ def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
   return tuple(out)
 
 
-def _apart(runs: Sequence[Run], metric: str) -> list[str | None]:
+def _how_measured(runs: Sequence[Run], metric: str) -> list[str | None]:
   """How each run was measured, where that differs; None of a run that has no such number."""
   have = [run for run in runs if run.metric(metric) is not None]
-  hows = dict(zip(map(id, have), measured.apart(metric, [run.row for run in have]), strict=True))
+  hows = dict(
+    zip(map(id, have), measured.differing(metric, [run.row for run in have]), strict=True)
+  )
   return [hows.get(id(run)) if any(hows.values()) else '' for run in runs]
 
 

@@ -87,6 +87,8 @@ def pgd(
   ball = norms.get(norm)
   if steps < 1:
     raise ValueError(f'steps must be at least 1, got {steps}')
+  if not 0 < step_size <= 2:
+    raise ValueError(f'step_size must lie in (0, 2], got {step_size}')
 
   def climb(_, moved):
     _, gradient = norms.loss_and_gradient(loss_fn, moved)

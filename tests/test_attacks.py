@@ -336,6 +336,8 @@ def test_wrong_settings_are_refused_with_what_is_known(task):
     attacks.pgd(loss, images, 0.1, keys, norm='l1')
   with pytest.raises(ValueError, match='steps must be at least 1, got 0'):
     attacks.apgd(loss, images, 0.1, keys, steps=0)
+  with pytest.raises(ValueError, match=r'step_size must lie in \(0, 2\], got 0'):
+    attacks.pgd(loss, images, 0.1, keys, step_size=0)
   with pytest.raises(ValueError, match='targets must be at least 1, got 0'):
     attacks.apgd_targeted(network, images, labels, 0.1, keys, targets=0)
   with pytest.raises(ValueError, match='restarts must be at least 1, got 0'):

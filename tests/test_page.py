@@ -9,7 +9,7 @@ import pytest
 import synthetic
 
 pytest.importorskip('matplotlib')
-from random_pruning_jax.report import claims, figures, page, runs, tables
+from random_pruning_jax.report import claims, figures, page, runs, tables, verdicts
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
 HOSTILE = '<img src=x onerror=alert(1)>"\'&'
@@ -144,6 +144,12 @@ def test_the_page_says_which_checkpoints_were_measured():
     ([best, latest], f'{chosen}, or {last} where a setting says so;'),
   ):
     assert says in page.page('', found, [], [], [])
+
+
+def test_a_mean_that_rounds_to_zero_has_no_minus():
+  answer = verdicts.can('a claim', [verdicts.evidence('a cell', {0: -1e-5, 1: -2e-5})], 'accuracy')
+  text = page.page('', [], [], [answer], [])
+  assert '+0.00' in text and '-0.00' not in text
 
 
 def test_all_text_is_escaped(document):

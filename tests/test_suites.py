@@ -445,6 +445,8 @@ def test_unknown_names_are_refused_with_the_known_ones(change, message):
     ('apgd_ce', {'unroll': 0}, 'unroll must be a whole number'),
     ('apgd_targeted', {'targets': 0}, 'targets must be a whole number'),
     ('square', {'queries': '1e3'}, "queries must be a whole number of at least 1, got '1e3'"),
+    ('pgd', {'step_size': 0}, 'attacks.pgd.step_size must be above 0 and at most 2, got 0'),
+    ('square', {'p_init': 80}, 'attacks.square.p_init must be above 0 and at most 1, got 80'),
     ('pgd', {'norm': 'l1'}, "attacks.pgd.norm must be one of l2, linf; got 'l1'"),
   ],
 )

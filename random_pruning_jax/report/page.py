@@ -119,7 +119,7 @@ def _evidence(answer: Answer) -> str:
   lines = []
   for each in answer.evidence:
     mean, sd = (
-      '-' if value is None else f'{percent * value:+.{digits}f}'.replace('+', sign)
+      '-' if value is None else f'{percent * value:+z.{digits}f}'.replace('+', sign)
       for value, sign in ((each.mean, '+'), (each.sd, ''))
     )
     p = '-' if each.p_for is None else f'{each.p_for:.2g}'

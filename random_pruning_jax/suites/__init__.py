@@ -28,6 +28,7 @@ __all__ = ['SUITES', 'Bench', 'Findings', 'check', 'measure', 'needs_features']
 Suite = Callable[[Bench], Findings]
 
 COUNTS = ('steps', 'restarts', 'queries', 'targets', 'unroll')  # settings of attacks
+LARGEST = {'step_size': 2.0, 'p_init': 1.0}  # two epsilons cross the ball
 
 
 def quick(bench: Bench) -> Findings:
@@ -70,6 +71,9 @@ def _check_setting(field: str, value: Any) -> None:
     choice(field, value, norms.NORMS)
   if name in COUNTS and not (isinstance(value, numbers.Integral) and value >= 1):
     raise ValueError(f'{field} must be a whole number of at least 1, got {value!r}.')
+  largest = LARGEST.get(name)
+  if largest and not (isinstance(value, numbers.Real) and 0 < value <= largest):
+    raise ValueError(f'{field} must be above 0 and at most {largest:.4g}, got {value!r}.')
 
 
 def needs_features(names: Sequence[str]) -> bool:

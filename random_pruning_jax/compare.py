@@ -10,7 +10,6 @@ import numpy as np
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import measure, results, runlog, tables
-from random_pruning_jax.experiment import build
 from random_pruning_jax.pruning import is_kernel
 
 _BARS = '▁▂▃▄▅▆▇█'
@@ -122,9 +121,7 @@ def _masks_of_runs(a: pathlib.Path, b: pathlib.Path) -> str:
   found = []
   for name, place in (('A', a), ('B', b)):
     try:
-      config = runlog.read_config(place)
-      experiment = build(config, tuple(jax.devices()[:1]), trains=False)
-      state = measure.load_state(experiment, place).state
+      state = measure.load_run(place, on=tuple(jax.devices()[:1]))[1].state
     except (ValueError, OSError) as error:
       return f'{name}: {error}'
     found.append(state.masks)

@@ -71,18 +71,6 @@ def pixel_shuffled(images: np.ndarray) -> Source:
   return Source((np.arange(len(images), dtype=np.int32), images), _shuffled)
 
 
-def predict(
-  model,
-  variables: dict,
-  images: np.ndarray,
-  *,
-  batch_size: int,
-  on: tuple[jax.Device, ...],
-) -> np.ndarray:
-  """Logits float32 [N, K] of images uint8 [N, H, W, C], with BatchNorm's running statistics."""
-  return begin_to_predict(model, variables, images, batch_size=batch_size, on=on)()
-
-
 def begin_to_predict(
   model,
   variables: dict,
@@ -91,7 +79,7 @@ def begin_to_predict(
   batch_size: int,
   on: tuple[jax.Device, ...],
 ) -> Callable[[], np.ndarray]:
-  """Gives the devices what `predict` has them compute; what it returns waits for the logits."""
+  """Has devices compute logits [N, K] of images uint8 [N, H, W, C]; what it returns waits."""
   run, source = _forward(model, pixels, features=False), stored(images)
   wait = batches.begin(run, (variables,), source.arrays, batch_size=batch_size, on=on)
   return lambda: np.concatenate([logits for _, (logits, _) in wait()])

@@ -7,8 +7,8 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import files, measure, runlog
-from random_pruning_jax.experiment import build, keys
+from random_pruning_jax import files, measure
+from random_pruning_jax.experiment import keys
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo'}
 # Of formats that are not written here, by whose names other programs would take the file.
@@ -55,12 +55,8 @@ def export(
 
 def read(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '') -> files.Stored:
   """The network of a checkpoint of a run; `data_dir` replaces the config's, where data moved."""
-  config = runlog.read_config(workdir)
-  config.data_dir = data_dir or config.data_dir
-  experiment = build(config, trains=False)
-  config = experiment.config
-  state, record, _ = measure.load_state(experiment, workdir, checkpoint)
-  spec = experiment.spec
+  experiment, (state, record, _) = measure.load_run(workdir, checkpoint, data_dir)
+  config, spec = experiment.config, experiment.spec
   about = files.About(
     model=config.model.name,
     num_classes=spec.num_classes,

@@ -86,6 +86,19 @@ def evaluate_run(
   return row | {'run': str(workdir)}
 
 
+def load_run(
+  workdir: str | os.PathLike,
+  checkpoint: str = '',
+  data_dir: str = '',
+  on: tuple[jax.Device, ...] | None = None,
+) -> tuple[Experiment, 'Loaded']:
+  """A run and its checkpoint (`load_state`); `data_dir` replaces the config's, if data moved."""
+  config = runlog.read_config(workdir)
+  config.data_dir = data_dir or config.data_dir
+  experiment = build(config, on, trains=False)
+  return experiment, load_state(experiment, workdir, checkpoint)
+
+
 class Loaded(NamedTuple):
   state: TrainState
   record: dict[str, Any]

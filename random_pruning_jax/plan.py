@@ -12,16 +12,14 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import cost, data, feed, masks, pruning, tables
+from random_pruning_jax import cost, feed, masks, pruning, tables
 from random_pruning_jax.config import resolve
 from random_pruning_jax.experiment import (
   build,
   initial_masks,
   initial_variables,
   keys,
-  network,
   score_batches,
-  shown,
 )
 from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS, Densities
@@ -92,8 +90,7 @@ def plans(
 
   Raises ValueError where none is possible.
   """
-  spec = shown(config, data.describe(config.dataset, config.data_dir))
-  structure = cost.structure(network(config, spec), spec.shape)
+  structure = build(config, trains=False).structure
   found, impossible = [], {}
   for ratio in ratios:
     for budget in budgets:

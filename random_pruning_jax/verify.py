@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import data, export, files, masks, parallel, paths, plan, pruning, runlog
-from random_pruning_jax.experiment import Experiment, build, keys
+from random_pruning_jax import data, export, files, masks, parallel, paths, plan, pruning
+from random_pruning_jax.experiment import Experiment, keys
 from random_pruning_jax.files import seeded
-from random_pruning_jax.measure import load_state
+from random_pruning_jax.measure import load_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS
 
@@ -57,12 +57,7 @@ class Verdict:
     return found / sum(layer.parameters for layer in self.layers)
 
 
-def verify(
-  workdir: str | os.PathLike,
-  checkpoint: str = '',
-  on: tuple[jax.Device, ...] | None = None,
-  data_dir: str = '',
-) -> Verdict:
+def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '') -> Verdict:
   """Checks a checkpoint: 'best', 'latest' or a step; '' is what the run's config says.
 
   `data_dir` replaces the config's, where data have moved.
@@ -72,14 +67,11 @@ def verify(
   ValueError where there is no such checkpoint and where its masks do not have the checksum that was
   saved with them.
   """
-  config = runlog.read_config(workdir)
-  config.data_dir = data_dir or config.data_dir
-  experiment = build(config, parallel.devices(1) if on is None else on, trains=False)
-  state, record, _ = load_state(experiment, workdir, checkpoint)
+  experiment, (state, record, _) = load_run(workdir, checkpoint, data_dir, parallel.devices(1))
   variables, mask_tree = jax.device_get((state.variables, state.masks))
   params = masks.named_leaves(variables['params'])
   planned, draw = _planned(experiment, mask_tree), export.draw_of(experiment.config)
-  rounding = 0.0 if _by_shapes(config) else _ROUNDING
+  rounding = 0.0 if _by_shapes(experiment.config) else _ROUNDING
   on_path = paths.effective(
     experiment.model.clone(dtype='float32'), mask_tree, experiment.spec.shape
   )

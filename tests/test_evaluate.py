@@ -84,7 +84,7 @@ def test_rows_that_are_not_attacked_count_as_wrong_and_change_no_other():
 
 def test_an_attack_at_epsilon_zero_leaves_the_clean_answers():
   found = evaluate.survives(network(), 'fgsm', IMAGES, LABELS, 0.0)
-  logits = evaluate.predict(*two_layers(), IMAGES, batch_size=50, on=parallel.devices(1))
+  logits = evaluate.outputs(network(), evaluate.stored(IMAGES)).logits
   np.testing.assert_array_equal(found, logits.argmax(-1) == LABELS)
 
 

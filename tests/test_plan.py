@@ -12,7 +12,7 @@ import pytest
 from tiny import tiny_config
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import main, masks, models, plan
+from random_pruning_jax import data, main, masks, models, plan
 from random_pruning_jax.experiment import (
   build,
   initial_masks,
@@ -45,6 +45,14 @@ def test_every_network_has_a_plan_on_budget(network):
   assert total['dense_bytes'] - total['bytes'] == 4 * (total['prunable'] - total['kept'])
 
 
+def test_the_plan_is_of_the_network_that_trains_in_smoke_mode_too():
+  config = config_lib.default()
+  config.smoke = True
+  assert [layer.shape for layer in plan.plan(config).layers] == [
+    layer.shape for layer in build(config).structure.layers
+  ]
+
+
 def test_resnet20_has_the_published_numbers():
   config = config_lib.default()
   total = plan.plan(config).totals
@@ -67,7 +75,7 @@ def test_resnet20_has_the_published_numbers():
 def test_the_masks_keep_what_the_plan_says(changes):
   config = tiny_config(**{f'pruning__{name}': value for name, value in changes.items()})
   experiment = build(config)
-  images = plan.data.load('digits', 'train')
+  images = data.load('digits', 'train')
   variables = initial_variables(experiment.model, keys_of(0).init, experiment.spec.shape)
   kept = masks.count(initial_masks(experiment, variables, score_batches(experiment, images)))
   for layer in plan.plan(config).layers:

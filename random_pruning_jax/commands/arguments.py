@@ -65,6 +65,13 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--checkpoint', default='', help="'best', 'latest' or a step (default: as the config says)"
+  )
+  parser.add_argument('--data-dir', default='', help='where the data lies, if it has moved')
+
+
 def load_config(file: str, overrides: Sequence[str]) -> ConfigDict:
   """The config of `FILE` or `FILE:ARGUMENT`, with overrides like '--config.seed=1'.
 

@@ -26,10 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='quick, calibration, ood, adversarial, corruptions, shifts, gradients, or several with '
     'commas (default: evaluation.suites of the config)',
   )
-  parser.add_argument(
-    '--checkpoint', default='', help="'best', 'latest' or a step (default: as the config says)"
-  )
-  parser.add_argument('--data-dir', default='', help='where the data lies, if it has moved')
+  arguments.add_checkpoint(parser)
   parser.add_argument_group(
     'overrides', '--config.evaluation.FIELD=VALUE changes how it is measured'
   )

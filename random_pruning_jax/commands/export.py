@@ -20,13 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--dtype', default='float32', help='of the kernels: float32, bfloat16 or float16 (float32)'
   )
-  parser.add_argument(
-    '--checkpoint', default='', help="'best', 'latest' or a step (default: as the config says)"
-  )
+  arguments.add_checkpoint(parser)
   parser.add_argument(
     '--masks', action='store_true', help='also write the masks beside the weights (safetensors)'
   )
-  parser.add_argument('--data-dir', default='', help='where the data lies, if it has moved')
   arguments.add_runtime(parser)
 
 

@@ -12,10 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'Exit status 1 where something does not hold; 2 where the checkpoint is unreadable.'
   )
   parser.add_argument('--workdir', required=True, help='of a run; its dense twin is checked too')
-  parser.add_argument(
-    '--checkpoint', default='', help="'best', 'latest' or a step (default: as the config says)"
-  )
-  parser.add_argument('--data-dir', default='', help='where the data lies, if it has moved')
+  arguments.add_checkpoint(parser)
   arguments.add_runtime(parser)
 
 

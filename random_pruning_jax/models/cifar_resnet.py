@@ -12,16 +12,7 @@ class CifarResNet(Network):
   depth: int = 20
   width: int = 16
 
-  @nn.compact
-  def __call__(
-    self,
-    images: jax.Array,
-    train: bool = False,
-    *,
-    normalize: bool = True,
-    features: bool = False,
-  ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    x = self.normalized(images) if normalize else images
+  def body(self, x: jax.Array, train: bool) -> jax.Array:
     x = self.layers.conv(self.width, name='stem')(x)
     x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
     for stage in range(3):
@@ -33,4 +24,4 @@ class CifarResNet(Network):
           name=f'stage{stage + 1}_block{number}',
         )
         x = self.run(block, x, train)
-    return self.classify(x, features)
+    return x

@@ -52,16 +52,7 @@ class ImageNetResNet(Network):
   width: int = 64
   widen: int = 1
 
-  @nn.compact
-  def __call__(
-    self,
-    images: jax.Array,
-    train: bool = False,
-    *,
-    normalize: bool = True,
-    features: bool = False,
-  ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    x = self.normalized(images) if normalize else images
+  def body(self, x: jax.Array, train: bool) -> jax.Array:
     x = self.layers.conv(self.width, 7, 2, name='stem')(x)
     x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -77,4 +68,4 @@ class ImageNetResNet(Network):
           **settings,
         )
         x = self.run(block, x, train)
-    return self.classify(x, features)
+    return x

@@ -112,6 +112,22 @@ class Network(nn.Module):
   def layers(self) -> Layers:
     return Layers(self.dtype, self.kaiming, self.axis_name, self.conv_general_dilated)
 
+  @nn.compact
+  def __call__(
+    self,
+    images: jax.Array,
+    train: bool = False,
+    *,
+    normalize: bool = True,
+    features: bool = False,
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    x = self.normalized(images) if normalize else images
+    return self.classify(self.body(x, train), features)
+
+  def body(self, x: jax.Array, train: bool) -> jax.Array:
+    """Normalised images [B, H, W, C] -> the last map [B, h, w, F]: what a family is."""
+    raise NotImplementedError
+
   def normalized(self, images: jax.Array) -> jax.Array:
     """(images - mean) / std for pixels in [0, 1]."""
     for field in ('mean', 'std'):

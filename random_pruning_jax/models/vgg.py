@@ -44,21 +44,12 @@ class VGG(Network):
   depth: int = 16
   width: int = 64
 
-  @nn.compact
-  def __call__(
-    self,
-    images: jax.Array,
-    train: bool = False,
-    *,
-    normalize: bool = True,
-    features: bool = False,
-  ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    if min(images.shape[1:3]) < 16:
-      raise ValueError(f'VGG halves images four times and needs 16 x 16, got {images.shape}.')
-    x = self.normalized(images) if normalize else images
+  def body(self, x: jax.Array, train: bool) -> jax.Array:
+    if min(x.shape[1:3]) < 16:
+      raise ValueError(f'VGG halves images four times and needs 16 x 16, got {x.shape}.')
     ends = itertools.accumulate(STAGES[self.depth], initial=1)
     for index, places in enumerate(itertools.starmap(range, itertools.pairwise(ends))):
       stage = Stage(self.width * min(2**index, 8), places, self.layers)
       nn.share_scope(self, stage)  # its layers are the network's own, by name
       x = self.run(stage, x, train)
-    return self.classify(x, features)
+    return x

@@ -7,9 +7,8 @@ from scipy import stats
 
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report.runs import Run
-from random_pruning_jax.report.sizes import paired
 from random_pruning_jax.report.style import look, network_title
-from random_pruning_jax.report.tables import one_a_seed
+from random_pruning_jax.report.tables import one_a_seed, paired
 from random_pruning_jax.report.verdicts import Answer, Differences, can, evidence, tends
 
 MARGIN = 0.005  # accuracies that differ by less than half a point match

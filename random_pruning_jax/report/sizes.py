@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from random_pruning_jax.report import measured, style
+from random_pruning_jax.report import style
 from random_pruning_jax.report.curves import ACCURACY, names, schemes
 from random_pruning_jax.report.runs import DENSE, Run
-from random_pruning_jax.report.tables import Cell, cell_of, one_a_seed
+from random_pruning_jax.report.tables import Cell, cell_of, paired
 
 AXES = {
   'kept': 'weights kept',
@@ -85,15 +85,6 @@ def _log_axis(ax: Axes) -> None:
   ax.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
   ax.xaxis.set_major_formatter(EngFormatter(sep=''))
   ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int, float]:
-  """{seed: sparse - dense} of the seeds that both have, on the same foreign sets and epsilon."""
-  ours, theirs = one_a_seed(sparse), one_a_seed(dense)
-  both = {seed: (ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())}
-  parts = measured.parts(metric, [run.numbers for pair in both.values() for run in pair])
-  values = {seed: [run.metric(metric, parts) for run in pair] for seed, pair in both.items()}
-  return {seed: a - b for seed, (a, b) in values.items() if None not in (a, b)}
 
 
 def _points(runs: Sequence[Run], size: str) -> list[tuple[float, float, float]]:

@@ -107,6 +107,15 @@ def one_a_seed(runs: Sequence[Run]) -> dict[int, Run]:
   return {run.seed: run for run in sorted(runs, key=rank)}
 
 
+def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int, float]:
+  """{seed: sparse - dense} of the seeds that both have, on the same foreign sets and epsilon."""
+  ours, theirs = one_a_seed(sparse), one_a_seed(dense)
+  both = {seed: (ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())}
+  parts = measured.parts(metric, [run.numbers for pair in both.values() for run in pair])
+  values = {seed: [run.metric(metric, parts) for run in pair] for seed, pair in both.items()}
+  return {seed: a - b for seed, (a, b) in values.items() if None not in (a, b)}
+
+
 def show(cell: Cell | None, metric: str) -> str:
   """'93.12 ± 0.21 (n=3)', 'failed (2)', or '-'; in percent where the metric is."""
   if cell is None:

@@ -2,11 +2,14 @@
 
 import argparse
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from random_pruning_jax import kernels, preemption
 
+_PIPE_CLOSED = 141  # as shells say that SIGPIPE ended a process
 _LOOP_CLOSED = 'Event loop is closed'  # as asyncio says it
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
@@ -38,15 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
   if rest and not getattr(args, 'takes_config', False):
     return _refuse(f'unknown argument {rest[0]}; see random-pruning {args.command} --help.')
   try:
-    return args.run(args, rest) or 0
+    status = args.run(args, rest) or 0
+    sys.stdout.flush()  # here, where whoever reads no further is noticed
+    return status
+  except BrokenPipeError:  # `| head`: all was said that was wanted
+    if not whole:
+      raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _PIPE_CLOSED
   except (ValueError, OSError) as error:
     if args.traceback:
       raise
     return _refuse(str(error))
-  except RuntimeError as error:
-    if args.traceback or kernels.LACKING not in str(error):
+  except (RuntimeError, AssertionError) as error:
+    why = _of_backend(error) or _of_kernels(error)
+    if args.traceback or not why:
       raise
-    return _refuse(f'{error}; {kernels.INSTALL}, or uninstall numba: it goes on without.')
+    return _refuse(why)
   except ArithmeticError as error:
     print(f'random-pruning: {error}', file=sys.stderr)
     return 1
@@ -90,6 +101,21 @@ def _say_unraisable(found: 'sys.UnraisableHookArgs') -> None:
   """All but what TensorStore's threads say, six lines each, when a read or a write has failed."""
   if not isinstance(found.exc_value, RuntimeError) or str(found.exc_value) != _LOOP_CLOSED:
     sys.__unraisablehook__(found)
+
+
+def _of_backend(error: Exception) -> str:
+  """What a person can do where JAX finds none of the devices that it was told to use, or ''."""
+  raised_in = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1]
+  if os.path.basename(raised_in) != 'xla_bridge.py':
+    return ''
+  asked = os.environ.get('JAX_PLATFORMS', '')
+  # For CUDA without its plugin JAX says nothing.
+  return f'no device of JAX_PLATFORMS={asked!r}: {str(error) or "JAX has no plugin for it here"}'
+
+
+def _of_kernels(error: Exception) -> str:
+  found = kernels.LACKING in str(error)
+  return f'{error}; {kernels.INSTALL}, or uninstall numba: it goes on without.' if found else ''
 
 
 def _refuse(message: str) -> int:

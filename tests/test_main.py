@@ -126,6 +126,26 @@ def test_a_traceback_is_shown_to_those_who_ask(monkeypatch):
     main.main(['--traceback', 'train', '--config=configs/digits.py', '--config.sed=1'])
 
 
+def test_devices_that_are_not_there_are_one_line_and_status_two(monkeypatch):
+  for platform in ('cuda', 'tpu'):
+    monkeypatch.setenv('JAX_PLATFORMS', platform)
+    done = random_pruning('plan', '--config=configs/digits.py')
+    if not done.returncode:
+      pytest.skip(f'this machine has a {platform} device')
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert said.startswith(f"random-pruning: no device of JAX_PLATFORMS='{platform}': ")
+    assert not said.endswith(': ')
+
+
+def test_who_reads_no_further_is_told_nothing():
+  command = f'{sys.executable} -m random_pruning_jax plan --config=configs/digits.py | true'
+  done = subprocess.run(
+    ['bash', '-c', f'{command}; echo ${{PIPESTATUS[0]}}'], capture_output=True, text=True, cwd=ROOT
+  )
+  assert (done.stdout, done.stderr) == ('141\n', '')
+
+
 def test_what_tensorstore_says_after_a_failure_is_for_those_who_ask_for_a_traceback():
   script = (
     '-c import asyncio\nfrom random_pruning_jax.main import main\n'

@@ -58,9 +58,8 @@ def default() -> ConfigDict:
   config.data_loading = 'auto'  # 'resident' in device memory, or 'streamed' from files
   config.data_workers = -1  # processes that decode streamed images; -1 is one a core, 0 threads
   config.image_size = 0  # pixels that the network sees; 0 is the data set's own
-  config.resize = (
-    0  # shorter side before evaluation's central crop, where sizes vary; 0: 256 for 224
-  )
+  # Shorter side before evaluation's central crop, where sizes vary; 0: 256 for 224.
+  config.resize = 0
   config.augment = ConfigDict()
   config.augment.mode = 'dataset'  # pad-crop by 'reflect' or 'zeros', a part 'resized', or 'none'
   config.augment.pad = -1  # pixels; -1 is the data set's own

@@ -31,7 +31,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command; errors that a person can mend are one line, and exit status 2.
 
-  Without `argv` it is the whole process, as which it was started from the command line.
+  Without `argv` it reads the process's own command line, and may change what the process prints.
   """
   whole = argv is None
   argv = [_hyphened(argument) for argument in (sys.argv[1:] if whole else argv)]

@@ -43,11 +43,11 @@ def run(
       raise ValueError('dense_twin must be False for a dense network (pruning.density is 1.0).')
     todo.append((dense(config), pathlib.Path(workdir) / TWIN))
   # All that can be wrong is said before the first training step.
-  resolved = [_checked(each) for each, _ in todo]
+  experiments = [_checked(each) for each, _ in todo]
   with contextlib.ExitStack() as held:
     _lock(held, pathlib.Path(workdir))
     for take in (check_claim, claim):  # where one is refused, neither is written
-      for each, (_, place) in zip(resolved, todo, strict=True):
+      for each, (_, place) in zip(experiments, todo, strict=True):
         take(each, place)
     return [_train_and_measure(each, place, show, profile) for each, place in todo]
 
@@ -144,7 +144,7 @@ def _checked(config: ConfigDict) -> Experiment:
 def _row(
   config: ConfigDict, workdir: pathlib.Path, show: bool, trained: TrainState
 ) -> dict[str, Any]:
-  """Of a trained network: the one that is there, or else measured."""
+  """The final row of a trained network: the one that is there, or one measured now."""
   row = results.last(workdir)
   # A row of a run that had not come to its end, of another checkpoint, or measured in another way
   # than this config asks for is not that run's: it is measured again.

@@ -81,7 +81,7 @@ def train_step(
 
 
 def _gradients(params, batch_stats, batch, *, model, label_smoothing):
-  """New BatchNorm statistics; and the gradient with loss and accuracy. In the order of a scan."""
+  """New BatchNorm statistics; and the gradient with loss and accuracy: a scan's (carry, output)."""
 
   def loss_fn(params):
     logits, updated = model.apply(

@@ -89,7 +89,7 @@ def _end(process):
 
 
 def make(kind: Kind) -> int:
-  """Where the handler of its calls is, whose code is read or made."""
+  """The address of the handler of its calls, whose code is read from disk or compiled."""
 
   @functools.cache
   def compiled():

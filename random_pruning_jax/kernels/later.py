@@ -21,10 +21,11 @@ _FUNCTION = ir.FunctionType(_WORD, [_WORD])
 
 
 class Later:
-  """`entry` is the address of a handler, which does what the one does that `find()` finds.
+  """`entry` is the address of a handler whose calls wait until `find()` has found the real one.
 
-  XLA is to ask it for its metadata before `begin`, which calls `find` in a thread. Where `find`
-  raises, or has not come to an end when the process does, calls fail and say why.
+  They then go on to that. XLA is to ask it for its metadata before `begin`, which calls `find` in a
+  thread. Where `find` raises, or has not come to an end when the process does, calls fail and say
+  why.
   """
 
   def __init__(self, find: Callable[[], int]):

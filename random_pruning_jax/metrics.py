@@ -21,7 +21,7 @@ def _checked(metric: Metric) -> Metric:
   """Refuses logits and labels that do not belong together, before a broadcast hides it."""
 
   @functools.wraps(metric)
-  def wrapper(logits, labels, **kwargs):
+  def wrapper(logits, labels, *args, **kwargs):
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.size:
       raise ValueError(
@@ -30,7 +30,7 @@ def _checked(metric: Metric) -> Metric:
       )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
       raise ValueError(f'labels must be integers, got {labels.dtype}')
-    return metric(logits.astype(jnp.float32), labels, **kwargs)
+    return metric(logits.astype(jnp.float32), labels, *args, **kwargs)
 
   return wrapper
 

@@ -53,6 +53,7 @@ def test_metrics_have_their_golden_values(data, name):
 @pytest.mark.parametrize(('n_bins', 'expected'), [(14, 0.119299), (10, 0.119417)])
 def test_ece_with_other_bins_has_its_golden_value(data, n_bins, expected):
   assert measure('ece', *data, n_bins=n_bins) == pytest.approx(expected, abs=1e-6)
+  assert float(metrics.ece(*data, n_bins)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_temperature_has_its_golden_value_and_calibrates(data):

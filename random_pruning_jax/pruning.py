@@ -46,8 +46,11 @@ FITS = {
 
 
 def is_kernel(name: str) -> bool:
-  """The leaves that are pruned unless told otherwise: kernels, never biases or BatchNorm."""
-  return name.split('/')[-1] == 'kernel'
+  """The leaves that are pruned unless told otherwise: kernels, never biases or BatchNorm.
+
+  A kernel in a box, as those of `nn.with_partitioning` and NNX, is a leaf '.../kernel/value'.
+  """
+  return name.removesuffix('/value').split('/')[-1] == 'kernel'
 
 
 def prunable_shapes(
@@ -77,17 +80,16 @@ def pruned(shapes: Shapes, dense: Collection[str] = ()) -> Shapes:
   """The layers that are left when those called `dense` are held dense.
 
   A layer is called by its path, with or without the leaf's name: 'stem' or 'stem/kernel'. Raises
-  ValueError for a name that no layer has.
+  ValueError for a name that no layer has, and for a string.
   """
-  known = {name.removesuffix('/kernel'): name for name in shapes}
+  if isinstance(dense, str):
+    raise ValueError(f'dense must be a list of names, got the string {dense!r}.')
+  known = {name.removesuffix('/value').removesuffix('/kernel'): name for name in shapes}
   unknown = sorted(set(dense) - set(known) - set(shapes))
   if unknown:
     raise ValueError(f'dense must name layers; got {unknown}, known: {", ".join(known)}.')
   if not shapes:
-    raise ValueError(
-      "there must be a leaf to prune; by default those called 'kernel', got none. (Those of boxed "
-      "parameters, nn.Partitioned, are called 'value': unbox them, flax.linen.meta.unbox.)"
-    )
+    raise ValueError("there must be a leaf to prune; by default those called 'kernel', got none.")
   held = {known.get(name, name) for name in dense}
   if len(held) == len(shapes):
     raise ValueError('dense names every layer: there is none left to prune.')

@@ -113,8 +113,8 @@ def apply(params: Params, masks: Masks) -> Params:
 
   Raises ValueError naming the leaves that the two trees do not share, or not in one shape.
   """
-  check_same_shape(params, masks)
-  return jax.tree.map(lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, masks)
+  kept = matched(params, masks)
+  return jax.tree.map(lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, kept)
 
 
 def ones(params: Params) -> Masks:
@@ -166,9 +166,9 @@ def with_masks(opt_state: optax.OptState, masks: Masks) -> optax.OptState:
 
 
 def _state(tree: chex.ArrayTree, masks: Masks) -> KeepSparseState:
-  """Masks in memory of their own, which a step may be given to keep, on the tree's devices."""
-  check_same_shape(tree, masks)
-  new = jax.tree.map(lambda x, m: jnp.logical_or(jnp.zeros_like(x, bool), m), tree, masks)
+  """Copies of the masks on `tree`'s devices, safe to donate."""
+  kept = matched(tree, masks)
+  new = jax.tree.map(lambda x, m: jnp.logical_or(jnp.zeros_like(x, bool), m), tree, kept)
   return KeepSparseState(new)
 
 
@@ -196,21 +196,22 @@ def check_density(density: float) -> None:
     raise ValueError(f'density must lie in (0, 1], got {density}.')
 
 
-def check_same_shape(params: Params, masks: Masks) -> None:
-  """Raises ValueError naming leaves (or containers) that the masks lack, add or shape otherwise."""
+def matched(params: Params, masks: Masks) -> Masks:
+  """Masks in the parameters' containers; ValueError names leaves they lack, add or misshape."""
+  leaves = named_leaves(masks)  # by path, since NNX's optimizers have containers of their own types
   wanted = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
-  got = {name: jnp.shape(leaf) for name, leaf in named_leaves(masks).items()}
+  got = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
   wrong = [f'{name} (missing)' for name in wanted.keys() - got.keys()]
   wrong += [f'{name} (not a parameter)' for name in got.keys() - wanted.keys()]
-  wrong += [
-    f'{name} (wanted {wanted[name]}, got {got[name]})'
-    for name in wanted.keys() & got.keys()
-    if wanted[name] != got[name]
-  ]
-  if not wrong and jax.tree.structure(params) != jax.tree.structure(masks):
-    wrong = [f'containers (wanted {type(params).__name__}, got {type(masks).__name__})']
+  other = [name for name in wanted if got.get(name, wanted[name]) != wanted[name]]
+  wrong += [f'{name} (wanted {wanted[name]}, got {got[name]})' for name in other]
   if wrong:
-    raise ValueError(f'masks must match the parameters leaf by leaf: {", ".join(sorted(wrong))}.')
+    where = ' Put keep_sparse outside multi_transform or masked, which hide some parameters.'
+    where *= 'MaskedNode' in str(jax.tree.structure(params))
+    raise ValueError(
+      f'masks must match the parameters leaf by leaf: {", ".join(sorted(wrong))}.{where}'
+    )
+  return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in wanted])
 
 
 def _highest(score: np.ndarray, k: int) -> np.ndarray:

@@ -198,9 +198,19 @@ def test_masks_of_another_shape_are_refused_by_name(wrong, message):
     masks.apply(PARAMS, wrong)
 
 
-def test_masks_in_other_containers_are_refused():
-  with pytest.raises(ValueError, match=r'containers .wanted FrozenDict, got dict.'):
-    masks.apply(flax.core.freeze(PARAMS), random_masks())
+def test_masks_in_other_containers_are_matched_by_path():
+  kept, frozen = random_masks(), flax.core.freeze(PARAMS)
+  chex.assert_trees_all_equal(masks.apply(frozen, kept).unfreeze(), masks.apply(PARAMS, kept))
+  tx = masks.keep_sparse(kept)
+  state = masks.with_masks(tx.init(frozen), flax.core.freeze(kept))
+  updates, _ = tx.update(frozen, state, frozen)
+  assert isinstance(updates, flax.core.FrozenDict)
+
+
+def test_keep_sparse_inside_of_what_hides_parameters_is_refused():
+  hide = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', PARAMS)
+  with pytest.raises(ValueError, match='head/bias .not a parameter.*Put keep_sparse outside'):
+    optax.masked(masks.keep_sparse(random_masks()), hide).init(PARAMS)
 
 
 def test_wrong_densities_and_scores_are_refused():

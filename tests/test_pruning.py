@@ -117,14 +117,28 @@ def test_layers_held_dense_must_be_there_and_leave_some():
     make('erk', 'random', dense=('stern',))
   with pytest.raises(ValueError, match='none left to prune'):
     make('erk', 'random', dense=('stem', 'body', 'head'))
+  with pytest.raises(ValueError, match="dense must be a list of names, got the string 'stem'"):
+    make('erk', 'random', dense='stem')
+
+
+def test_kernels_in_boxes_are_pruned_beside_plain_ones():
+  kernel_init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, 'cut'))
+  model = nn.Sequential([nn.Dense(30, kernel_init=kernel_init), nn.Dense(5)])
+  params = model.init(KEY, jnp.ones((1, 4)))['params']
+  draw = functools.partial(pruning.make_masks, KEY, None, params, None, ratio='er', density=0.4)
+  kept = masks.count(draw())
+  assert kept['layers_0/kernel/value'] + kept['layers_1/kernel'] == round(0.4 * (120 + 150))
+  assert kept['layers_0/kernel/value'] < 120 and kept['layers_0/bias'] == 30
+  assert masks.count(draw(dense=['layers_0']))['layers_0/kernel/value'] == 120
+  masked = masks.apply(params, draw())
+  assert int((masked['layers_0']['kernel'].value != 0).sum()) == kept['layers_0/kernel/value']
 
 
 def test_a_network_that_would_keep_no_weight_is_refused():
   with pytest.raises(ValueError, match='keeps none of 1,000 weights'):
     pruning.densities({'w': (10, 100)}, ratio='uniform', density=1e-9)
-  boxed = {'kernel': nn.Partitioned(jnp.ones((2, 2)), (None, 'cut'))}
-  with pytest.raises(ValueError, match=r'must be a leaf to prune; .*flax\.linen\.meta\.unbox'):
-    pruning.make_masks(jax.random.key(0), None, boxed, None, ratio='er', density=0.5)
+  with pytest.raises(ValueError, match="must be a leaf to prune; by default those called 'kernel'"):
+    pruning.make_masks(KEY, None, {'scale': jnp.ones(3)}, None, ratio='er', density=0.5)
   with pytest.raises(ValueError, match=r'density 0\.0001 keeps none of 306 weights'):
     make('magnitude', 'random', density=1e-4)
 

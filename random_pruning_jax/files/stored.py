@@ -141,7 +141,7 @@ def check(stored: Stored) -> None:
   wanted = {name: leaf.shape for name, leaf in masks_lib.named_leaves(stored.about.blank).items()}
   got = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(stored.variables).items()}
   check_shapes(wanted, got)
-  masks_lib.check_same_shape(stored.variables['params'], stored.masks)
+  masks_lib.matched(stored.variables['params'], stored.masks)
   params = masks_lib.named_leaves(stored.variables['params'])
   for name, mask in masks_lib.named_leaves(stored.masks).items():
     outside = int(np.count_nonzero(np.asarray(params[name])[~np.asarray(mask)]))

@@ -148,17 +148,22 @@ def make_masks(
   the M of `sampling='n_m'`. `apply_fn` and `batch` are read by scores that run the network only.
   `scores` is the table in which names of scores are looked up. Raises ValueError for unknown names,
   for budgets that the ratio or the sampling cannot meet, for `shapes` of other sizes than the
-  leaves (an order of axes of their own, or merged ones, they may have), and for structured sampling
-  of leaves that are not stored as their `shapes` say, (..., in, out).
+  leaves (an order of axes of their own, or merged ones, they may have), for structured sampling of
+  leaves that are not stored as their `shapes` say, (..., in, out), or may not be where none are
+  given, and inside jit.
   """
   check_names(ratio, select, sampling)
   masks_lib.check_density(density)
-  shapes = pruned(prunable_shapes(params) if shapes is None else shapes, dense)
+  given = shapes is not None
+  shapes = pruned(shapes if given else prunable_shapes(params), dense)
   _check_sizes(shapes, params)
   if density == 1.0:
     return masks_lib.ones(params)
   if sampling in FITS:
-    _check_stored(sampling, shapes, params)
+    _check_stored(sampling, shapes, params, given)
+  read = (key,) if {ratio, select} <= RATIOS.keys() | {'random'} else (key, params)
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(read)):
+    raise ValueError('masks must be drawn outside of jit, got a traced key or traced parameters.')
 
   running = {ratio, select} & (OF_DATA | ITERATIVE)
   if running and scores is SCORES:
@@ -189,6 +194,10 @@ def _check_batch(running: Collection[str], apply_fn: Callable | None, batch: Any
       f'{" and ".join(wanted)} are needed; got '
       f'{"no apply_fn" if apply_fn is None else "apply_fn"} and a batch {got}.'
     )
+  if 'label' in wanted:
+    labels = np.asarray(batch['label'])
+    if labels.ndim != 1 or labels.dtype.kind not in 'iu':
+      raise ValueError(f'labels must be integers [B], got {labels.dtype} {list(labels.shape)}.')
 
 
 def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:
@@ -202,9 +211,14 @@ def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:
       )
 
 
-def _check_stored(sampling: str, shapes: Shapes, params: chex.ArrayTree) -> None:
+def _check_stored(sampling: str, shapes: Shapes, params: chex.ArrayTree, given: bool) -> None:
   stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
   for name, shape in shapes.items():
+    if not given and len(shape) not in (2, 4):
+      raise ValueError(
+        f'{sampling} sampling needs leaves stored as (..., in, out), which {name} of {shape} may '
+        'not be: if it is, pass shapes=pruning.prunable_shapes(params), else hold it dense by name.'
+      )
     if stored[name] != tuple(shape):
       raise ValueError(
         f'{sampling} sampling needs leaves stored as (..., in, out); {name} is stored as '

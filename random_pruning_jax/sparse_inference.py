@@ -56,8 +56,9 @@ def predictor(
   and those that are called on several shapes.
 
   Raises:
-    ValueError: an unknown way or layer; or logits that are not the model's, to TOLERANCE of the
-      largest, as where a layer's kernel is not the stored one (nn.WeightNorm).
+    ValueError: a model that does not take `train`; an unknown way or layer; or logits that are not
+      the model's, to TOLERANCE of the largest, as where a layer's kernel is not the stored one
+      (nn.WeightNorm).
     RuntimeError: a way that cannot run here.
   """
   if getattr(model, 'dtype', None) is not None:

@@ -26,7 +26,10 @@ class Site(NamedTuple):
 
 
 def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]) -> list[Site]:
-  """Layers that WAYS can compute, in the order in which an image meets them; others stay dense."""
+  """Layers that WAYS can compute, in the order in which an image meets them; others stay dense.
+
+  Raises ValueError for a model that cannot be called as `model(images, train=False)`.
+  """
   found = {}
 
   def record(call, args, kwargs, context):
@@ -47,7 +50,11 @@ def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
     with nn.intercept_methods(record):
       return model.apply(variables, images, train=False)
 
-  jax.eval_shape(apply, jax.ShapeDtypeStruct(shape, jnp.float32))
+  try:
+    jax.eval_shape(apply, jax.ShapeDtypeStruct(shape, jnp.float32))
+  except TypeError as error:
+    said = str(error).partition('\n')[0]
+    raise ValueError(f'the model must be called as model(images, train=False), got: {said}') from error
   return [site for site in found.values() if site]
 
 

@@ -209,7 +209,7 @@ def test_masks_in_other_containers_are_matched_by_path():
 
 def test_keep_sparse_inside_of_what_hides_parameters_is_refused():
   hide = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', PARAMS)
-  with pytest.raises(ValueError, match='head/bias .not a parameter.*Put keep_sparse outside'):
+  with pytest.raises(ValueError, match=r'head/bias .not a parameter.*Put keep_sparse outside'):
     optax.masked(masks.keep_sparse(random_masks()), hide).init(PARAMS)
 
 

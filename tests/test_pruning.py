@@ -164,6 +164,21 @@ def test_a_score_of_data_says_what_it_needs(batch):
     draw(ratio='synflow')
 
 
+@pytest.mark.parametrize('label', [np.eye(5, dtype=int)[BATCH['label']], 1.0 * BATCH['label']])
+def test_labels_that_are_no_class_numbers_are_refused(label):
+  batch = BATCH | {'label': label}
+  with pytest.raises(ValueError, match=r'labels must be integers \[B\], got (int|float)64 \[25'):
+    pruning.make_masks(KEY, apply_fn, PARAMS, batch, ratio='snip', density=0.5)
+
+
+def test_masks_are_not_drawn_inside_of_jit():
+  draw = functools.partial(pruning.make_masks, apply_fn=None, batch=None, ratio='er', density=0.5)
+  with pytest.raises(ValueError, match='drawn outside of jit, got a traced key'):
+    jax.jit(lambda key: draw(key, params=PARAMS))(KEY)
+  with pytest.raises(ValueError, match=r'drawn outside of jit, .* or traced parameters'):
+    jax.jit(lambda params: draw(KEY, params=params, select='magnitude'))(PARAMS)
+
+
 def test_scores_may_be_averaged_by_a_function_of_the_callers():
   def by_fifths(fn, trees, batch):
     parts = [{name: array[i::5] for name, array in batch.items()} for i in range(5)]

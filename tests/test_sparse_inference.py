@@ -67,6 +67,13 @@ def test_layers_that_no_way_can_compute_stay_dense():
     sparse_inference.predictor(model, variables, SHAPE, ways={'dilated': 'columns'})
 
 
+def test_a_model_that_does_not_take_train_is_refused():
+  model = nn.Dense(3)
+  variables = model.init(jax.random.key(0), IMAGES)
+  with pytest.raises(ValueError, match=r"called as model\(images, train=False\), got: .*'train'"):
+    sparse_inference.predictor(model, variables, SHAPE)
+
+
 class Standardised(nn.Conv):
   """A convolution by other weights than those that are stored."""
 

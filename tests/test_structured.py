@@ -1,5 +1,6 @@
 """Structured masks keep their structure and their budget, or say what they can keep."""
 
+import functools
 import math
 
 import jax
@@ -118,6 +119,17 @@ def test_leaves_that_are_stored_otherwise_are_refused(sampling):
       sampling=sampling,
       shapes=shapes,
     )
+
+
+@pytest.mark.parametrize('sampling', ['n_m', 'fan_in'])
+def test_leaves_whose_axes_may_be_others_want_their_shapes_given(sampling):
+  params = {'query': {'kernel': np.ones((8, 2, 4))}, 'fc': {'kernel': np.ones((8, 4))}}
+  options = {'ratio': 'uniform', 'density': 0.5, 'sampling': sampling, 'block': 2}
+  draw = functools.partial(pruning.make_masks, jax.random.key(0), None, params, None, **options)
+  with pytest.raises(ValueError, match=r'query/kernel of \(8, 2, 4\) may not be: .*pass shapes='):
+    draw()
+  assert masks.count(draw(dense=['query'])) == {'fc/kernel': 16, 'query/kernel': 64}
+  assert masks.count(draw(shapes=pruning.prunable_shapes(params)))['query/kernel'] == 32
 
 
 def test_scores_choose_within_the_structure():

@@ -61,18 +61,19 @@ def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
     sign = {'higher': y - x, 'lower': x - y}.get(shown.better, 0)
     mark = '+' if sign > 0 else '-' if sign < 0 else ''
     lines.append([label, shown.show.format(x), shown.show.format(y), difference, mark])
-  return tables.text(lines)
+  return '\n'.join(filter(None, [tables.text(lines), tables.attacked(rows)]))
 
 
 def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
   """Weights that both masks keep, layer by layer, beside what chance would make of it.
 
-  Of two random masks of densities d and e, d e n weights are expected in both.
+  Of two independent random masks of densities d and e, d e n weights are expected in both; of two
+  drawn from one key, the sparser lies in the denser.
   """
   first, second = (masks_lib.named_leaves(jax.device_get(tree)) for tree in (a, b))
   lines = [['layer', 'A keeps', 'B keeps', 'both', 'by chance', 'share of union']]
   total = np.zeros(4)
-  left_out = []
+  left_out, nested = [], []
   for name in filter(is_kernel, first):
     x, y = np.asarray(first[name]), second.get(name)
     if y is None or np.shape(y) != x.shape:
@@ -80,10 +81,14 @@ def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
       continue
     counts = np.array([x.sum(), y.sum(), (x & y).sum(), x.mean() * y.sum()], float)
     total += counts
+    if counts[2] > counts[3]:
+      nested.append(counts[2] == counts[:2].min())
     lines.append([name, *_counts(counts)])
   left_out += [name for name in second if is_kernel(name) and name not in first]
   lines += [[], ['all', *_counts(total)]]
   note = f'\nNot in both networks, or of another shape: {", ".join(left_out)}.' if left_out else ''
+  if nested and all(nested) and total[2] < total[:2].max():
+    note += '\nIn every layer one mask lies wholly in the other, as random masks of one seed do.'
   return tables.text(lines) + note if len(lines) > 3 else f'No layer is in both networks.{note}'
 
 

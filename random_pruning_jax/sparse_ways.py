@@ -54,7 +54,8 @@ def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
     jax.eval_shape(apply, jax.ShapeDtypeStruct(shape, jnp.float32))
   except TypeError as error:
     said = str(error).partition('\n')[0]
-    raise ValueError(f'the model must be called as model(images, train=False), got: {said}') from error
+    wanted = 'the model must be called as model(images, train=False)'
+    raise ValueError(f'{wanted}, got: {said}') from error
   return [site for site in found.values() if site]
 
 

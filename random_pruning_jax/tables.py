@@ -1,6 +1,7 @@
 """Numbers as tables that a person likes to read."""
 
 import fractions
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -94,8 +95,24 @@ def side_by_side(rows: Sequence[dict[str, Any]], *, whole: bool = False) -> str:
       lines.append([])
       paragraph = family
     lines.append(_line(column(name), [row['metrics'].get(name) for row in rows]))
-  legend = '\n* the better of the two' if len(rows) == 2 else '\n* the best'
-  return text([head, *lines]) + (legend if len(rows) > 1 else '')
+  legend = ['* the better of the two' if len(rows) == 2 else '* the best'] * (len(rows) > 1)
+  legend += [attacked(rows)] * (whole and bool(attacked(rows)))
+  return '\n'.join([text([head, *lines]), *legend])
+
+
+def attacked(rows: Sequence[dict[str, Any]]) -> str:
+  """'attacks but fgsm: the first 20 test images', by the rows' notes; '' where all were attacked.
+
+  FGSM is measured on every test image.
+  """
+  said = {}  # each once, in the order of the rows
+  for row in rows:
+    strong = [name for name in row['metrics'] if re.match('adversarial/(?!fgsm/)', name)]
+    notes = [row.get('notes', {}).get(name, '') for name in strong]
+    if strong:
+      some = [note for note in notes if note.startswith('the first ')]
+      said[some[0] if some else 'all test images'] = None
+  return '' if set(said) <= {'all test images'} else f'attacks but fgsm: {" or ".join(said)}'
 
 
 def _seconds(row: dict[str, Any]) -> float:

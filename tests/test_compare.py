@@ -1,10 +1,11 @@
 """Two runs side by side: what differs is said, what is the same is not."""
 
+import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import compare, run
+from random_pruning_jax import compare, pruning, run
 
 
 @pytest.fixture(scope='module')
@@ -48,6 +49,20 @@ def test_overlap_counts_what_both_keep_and_what_chance_would():
   *_, layer, _, total = compare.overlap(a, b).splitlines()
   assert layer.split() == ['stem/kernel', '2', '2', '1', '1', '33.3%']
   assert total.split()[1:] == layer.split()[1:]
+
+
+def test_masks_that_lie_in_each_other_are_called_nested_and_others_are_not():
+  def draw(seed, ratio, density):
+    params = {name: {'kernel': np.ones((20, n))} for name, n in (('stem', 9), ('head', 60))}
+    return pruning.make_masks(
+      jax.random.key(seed), None, params, None, ratio=ratio, density=density
+    )
+
+  nested = 'In every layer one mask lies wholly in the other'
+  sparse, other, dense = draw(0, 'erk', 0.2), draw(1, 'erk', 0.2), draw(0, 'uniform', 1.0)
+  assert nested in compare.overlap(sparse, draw(0, 'uniform', 0.3))
+  for pair in ((sparse, other), (sparse, sparse), (sparse, dense)):
+    assert nested not in compare.overlap(*pair)
 
 
 def test_layers_of_other_shapes_are_left_out_by_name():

@@ -1,5 +1,7 @@
 """What a report compares was measured on the same sets, at the same epsilon, by the same attack."""
 
+import dataclasses
+
 import pytest
 import synthetic
 
@@ -72,6 +74,16 @@ def test_numbers_of_attacks_of_other_strength_share_no_table(field, values):
   ]
   [table] = tables.pivot(found, 'scheme', 'sparsity', 'accuracy')
   assert len(table.cells['erk', 0.9].values) == 2
+
+
+def test_the_title_says_how_many_images_were_attacked():
+  worst = 'adversarial/worst_case/8/255'
+  notes = {PGD: 'the first 20 test images', worst: 'of fgsm 8/255, pgd 8/255; 20 test images'}
+  run = done({PGD: 0.5, EIGHT: 0.7, worst: 0.5})
+  run = dataclasses.replace(run, row=run.row | {'notes': notes})
+  for metric, said in ((PGD, '(the first 20 test images)'), (worst, '(20 test images)')):
+    assert tables.pivot([run], 'scheme', 'sparsity', metric)[0].title.endswith(said)
+  assert 'images' not in tables.pivot([run], 'scheme', 'sparsity', EIGHT)[0].title
 
 
 def test_another_attacks_strength_and_another_epsilon_part_nothing():

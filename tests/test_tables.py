@@ -84,6 +84,18 @@ def test_only_the_first_numbers_are_shown_unless_the_whole_is_asked_for():
   assert all(word in whole for word in ('area under', 'energy AUROC', 'under pgd 8/255'))
 
 
+def test_the_images_of_strong_attacks_are_said_where_they_are_not_all():
+  numbers = {'adversarial/fgsm/8/255': 0.1, 'adversarial/pgd/8/255': 0.0}
+  some = row(numbers) | {'notes': {'adversarial/pgd/8/255': 'the first 20 test images'}}
+  assert tables.attacked([some, row({'accuracy': 0.5})]) == (
+    'attacks but fgsm: the first 20 test images'
+  )
+  assert tables.attacked([some, row(numbers)]).endswith('first 20 test images or all test images')
+  assert tables.attacked([row(numbers)]) == ''
+  assert tables.side_by_side([some], whole=True).endswith('\n' + tables.attacked([some]))
+  assert 'images' not in tables.side_by_side([some])
+
+
 def test_the_order_does_not_depend_on_the_rows():
   names = ['nll', 'accuracy', 'adversarial/pgd/8/255', 'adversarial/pgd/1/255', 'ood/a/msp/auroc']
   tables_of = {

@@ -261,6 +261,8 @@ def _table(key: tuple, members: Sequence[Run], rows: str, columns: str, metric: 
   title = ', '.join(str_field(value) for _, value in key if value not in ('', None))
   each = [run.numbers for runs in found.values() for run in one_a_seed(runs).values()]
   parts, on = measured.parts(metric, each), measured.on(metric, each)
+  seen = {run.row.get('notes', {}).get(metric, '').rpartition('; ')[2] for run in members}
+  on = on or ', '.join(sorted(seen - {''})) * metric.startswith('adversarial/')
   label = column(metric).label + (f' ({on})' if on else '')
   return Table(
     ': '.join(filter(None, [title, label])),

@@ -274,6 +274,17 @@ def test_a_dry_run_of_a_sweep_submits_nothing_and_lists_the_runs(stand_in, calls
   assert calls() == [['random-pruning', 'sweep', *SWEEP, '--dry-run']]
 
 
+@pytest.mark.parametrize('script', ['gpu.sh', 'slurm.sbatch', 'sweep.sh', 'tpu_pod.sh'])
+def test_help_is_the_head_of_the_script_and_runs_nothing(script, stand_in, calls):
+  for name in ('srun', 'sbatch', 'gcloud'):
+    stand_in(name)
+  done = launch(script, '--help')
+  assert (done.returncode, calls()) == (0, [])
+  head = [line.removeprefix('#').strip() for line in (LAUNCH / script).read_text().splitlines()]
+  lines = [line.strip() for line in done.stdout.splitlines()]
+  assert lines == head[1 : 1 + len(lines)]
+
+
 @pytest.mark.parametrize(
   ('script', 'arguments', 'message'),
   [

@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--rows', default='scheme', metavar='FIELD', help='of tables (scheme)')
   parser.add_argument('--columns', default='sparsity', metavar='FIELD', help='(sparsity)')
   parser.add_argument('--metric', default='accuracy', metavar='NAME', help='(accuracy)')
+  parser.epilog = (
+    'FIELD is network, scheme, sparsity, density, depth, dataset, seed, setting, or a field of the '
+    'config, as optimizer.lr. NAME is a number of a row, as nll or ood/mnist/msp/auroc, or auroc, '
+    'fgsm, validation_accuracy, train_seconds, kept or macs.'
+  )
   formats = parser.add_mutually_exclusive_group()
   for name in ('csv', 'markdown', 'latex'):
     formats.add_argument(

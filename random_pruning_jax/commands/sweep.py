@@ -19,7 +19,10 @@ if TYPE_CHECKING:  # imported where they are needed, because they need JAX
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.epilog = 'The same command goes on where an interrupted sweep stopped.'
+  parser.epilog = (
+    'The same command goes on where an interrupted sweep stopped. Exit status: 1 where a run '
+    'failed, 75 where the sweep was asked to stop (SIGTERM).'
+  )
   parser.add_argument(
     '--config', required=True, metavar='FILE[:ARGUMENT]', help='a Python file with get_sweep()'
   )

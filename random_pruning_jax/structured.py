@@ -12,6 +12,8 @@ import numpy as np
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax.ratios import Densities, Shapes
 
+NEAR = 1e-4  # of the weights to be kept
+
 
 def n_m_densities(shapes: Shapes, densities: Densities, block: int) -> Densities:
   """The densities themselves, if each is a multiple of 1 / block and blocks tile the inputs."""
@@ -50,8 +52,8 @@ def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
   """Densities of whole numbers of inputs a unit, as near to the budget as they come.
 
   A layer's units keep the whole number below what its density says or the one above. Which layers
-  round up is chosen so that the total is nearest to the budget, at most half the units of the
-  narrowest layer that can round. Raises ValueError where no choice comes so near.
+  round up is chosen so that the total is nearest to the budget: within half the units of the
+  narrowest layer that can round, or NEAR of the budget. Raises ValueError where none comes so near.
   """
   fan = {name: math.prod(shapes[name][:-1]) for name in densities}
   units = {name: shapes[name][-1] for name in densities}
@@ -63,13 +65,14 @@ def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
   reach = _sums([units[name] for name in free])
   sums = [total for total in range(reach[-1].bit_length()) if reach[-1] >> total & 1]
   up = min(sums, key=lambda total: abs(total - short))
-  if free and abs(up - short) > min(units[name] for name in free) / 2:
+  least = sum(kept[name] * units[name] for name in densities)
+  far = max(min((units[name] for name in free), default=0) / 2, NEAR * (least + short))
+  if abs(up - short) > far:
     size = sum(fan[name] * units[name] for name in densities)
-    least = sum(kept[name] * units[name] for name in densities)
     near = [max(t for t in sums if t < short), min(t for t in sums if t > short)]
     raise ValueError(
       f'fan_in sampling with this ratio cannot keep {least + short:,.0f} of {size:,} weights; '
-      f'possible are {" and ".join(f"{(least + t) / size:.6g}" for t in near)} as density.'
+      f'possible are {" and ".join(f"{(least + t) / size:.9g}" for t in near)} as density.'
     )
   for name, before in zip(reversed(free), reversed(reach[:-1]), strict=True):
     if up >= units[name] and before >> (up - units[name]) & 1:  # the largest fractions first

@@ -95,7 +95,7 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
   """Of 700 and 39 weights: 10 more, or 64."""
   two = {'a/kernel': (100, 64), 'b/kernel': (64, 10)}
   with pytest.raises(
-    ValueError, match=r'cannot keep 739 of 7,040 weights; possible are 0.100852 and 0.108523'
+    ValueError, match=r'cannot keep 739 of 7,040 weights; possible are 0.100852273 and 0.108522727'
   ):
     structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, 0.105))
   for possible, kept in ((0.100852, 710), (0.108523, 764)):
@@ -103,6 +103,15 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
     assert fit['a/kernel'] * 6400 + fit['b/kernel'] * 640 == pytest.approx(kept)
   with pytest.raises(ValueError, match=r'one input a unit at least, a density of b/kernel 0.01562'):
     structured.fan_in_densities(two, {'a/kernel': 0.5, 'b/kernel': 0.001})
+
+
+@pytest.mark.parametrize('density', [0.05, 0.2, 0.8])
+def test_fan_in_of_a_narrow_head_beside_wide_layers_is_on_budget(density):
+  shapes = cost.shapes(models.create('vgg16', 10), (32, 32, 3))
+  fit = structured.fan_in_densities(shapes, pruning.RATIOS['uniform'](shapes, density))
+  size = {name: math.prod(shape) for name, shape in shapes.items()}
+  kept = sum(fit[name] * size[name] for name in shapes)
+  assert kept == pytest.approx(density * sum(size.values()), rel=1e-4)
 
 
 @pytest.mark.parametrize('sampling', ['n_m', 'fan_in'])

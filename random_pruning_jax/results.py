@@ -19,7 +19,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-da
 
 
 def origin() -> dict[str, Any]:
-  """Where a row comes from: versions, commit, device, time."""
+  """Where a row comes from: versions, commit, device and its precision, time."""
   import jax  # here, so that reading rows needs no JAX
 
   return {
@@ -29,6 +29,7 @@ def origin() -> dict[str, Any]:
     'versions': {name: _version(name) for name in ('random-pruning-jax', *PACKAGES)},
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
+    'matmul_precision': jax.config.jax_default_matmul_precision,  # None: the device's own
     'hosts': jax.process_count(),
   }
 

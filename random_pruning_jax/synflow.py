@@ -71,6 +71,7 @@ def synflow(
   return jax.tree.unflatten(jax.tree.structure(params), order)
 
 
+@jax.default_matmul_precision('highest')  # as in `scores`
 def flow(apply_fn: Callable, weights: chex.ArrayTree, image: chex.Array) -> chex.ArrayTree:
   """w * dR/dw of weights >= 0: what a round ranks by."""
 

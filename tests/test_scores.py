@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -261,6 +262,20 @@ def apply_tiny(model, params, images):
 
 def as_floats(batch):
   return {'image': np.asarray(batch['image'], np.float32) / 255, 'label': batch['label']}
+
+
+@pytest.mark.parametrize('of', ['gradient', 'product', 'synflow'])
+def test_products_are_of_all_of_float32_on_a_gpu_too(of):
+  apply_fn = scoring._logits(TinyNetwork(10))
+  call, arguments = {
+    'gradient': (scores.Gradient(apply_fn), (a_batch(shape=(6, 6, 1)),)),
+    'product': (scores.HessianProduct(apply_fn), (tiny_params(), a_batch(shape=(6, 6, 1)))),
+    'synflow': (functools.partial(synflow.flow, apply_fn), (np.ones((1, 6, 6, 1), np.float32),)),
+  }[of]
+  traced = jax.jit(call).trace(tiny_params(), *arguments)
+  text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  products = re.findall(r'stablehlo\.(?:convolution|dot_general).*', text)
+  assert len(products) >= 4 and all(line.count('HIGHEST') == 2 for line in products)
 
 
 def test_a_batch_in_parts_is_the_whole_batch_where_images_do_not_meet():

@@ -136,6 +136,12 @@ def test_images_that_are_not_here_are_wanted_only_where_they_are_resident(tmp_pa
   assert 'random-pruning prepare cifar10' in capsys.readouterr().err
 
 
+def test_deterministic_operations_of_gpus_that_are_not_here_are_refused(capsys):
+  command = ['footprint', '--config=configs/digits.py', '--deterministic', '--chips=h100:1']
+  assert main.main(command) == 2
+  assert '--deterministic needs GPUs that are here' in capsys.readouterr().err
+
+
 def needs_compiler(chip):
   compiler = COMPILERS[chip.partition(':')[0]]
   if not importlib.util.find_spec(compiler):

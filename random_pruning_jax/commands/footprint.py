@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  if args.deterministic and args.chips.startswith('h100'):  # as XLA's errors say in a page
+    raise ValueError(f'--deterministic needs GPUs that are here, got --chips={args.chips}.')
   config = arguments.load_config(args.config, rest)
   if args.chips:
     os.environ['JAX_PLATFORMS'] = 'cpu'  # which asks nothing of accelerators that may be here

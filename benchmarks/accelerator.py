@@ -8,17 +8,23 @@ of its compiled program, on uint8 images that already lie on the first device, a
 augments none; PyTorch makes as many, on such images, as a good user of it would: channels_last,
 autocast, cuDNN's fastest algorithms, torch.compile and its graphs of kernels. What a step computes
 is counted as three times the multiply-adds of the network's dense layers. The peak is that of a
-product of two large random matrices in bfloat16, measured here. What fails is said in its place,
-and the rest goes on.
+product of two large random matrices in bfloat16, measured here.
+
+All rows come first by this code alone, each with what its trace shows, which is kept as
+DIR/MODEL_BATCH_DTYPE.trace.json.gz, for ui.perfetto.dev; then each of PyTorch's ways, timed in
+turns with this code. All is printed as soon as it is known, so that a time limit costs PyTorch's
+last ways. What fails is said in its place, and the rest goes on.
 """
 
 import argparse
 import contextlib
 import functools
+import os
 import pathlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +49,16 @@ SMALL = ('resnet20:8:bfloat16', 'wrn50_2:2:bfloat16')
 PER_EPOCH = 1000  # steps
 
 
+class Row(NamedTuple):
+  """A row that this code has run."""
+
+  name: str  # MODEL:BATCH:DTYPE
+  experiment: Experiment
+  images: np.ndarray  # uint8 [N, H, W, 3]
+  labels: np.ndarray  # int32 [N]
+  run: Callable[[], None]
+
+
 def main(arguments: list[str]) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m benchmarks accelerator',
@@ -53,46 +69,50 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--density', type=float, default=0.1, help='of the masks, by ERK')
   parser.add_argument('--steps', type=int, default=20, help='in one call')
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--trace', metavar='DIR', help='trace a call of each row into DIR')
+  parser.add_argument('--trace', metavar='DIR', help='trace a call of each row, one file a row')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   parser.add_argument('--small', action='store_true', help='small images and networks')
   options = parser.parse_args(arguments)
 
+  # Else JAX takes three quarters of a GPU at once, and PyTorch has the rest.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   device = jax.devices()[0]
   peak = _peak(512 if options.small else 8192)
-  print(f'{device.device_kind}: a product of matrices reaches {peak / 1e12:.3g} TFLOP/s')
-  for row in options.rows or (SMALL if options.small else ROWS):
-    # Each as soon as it is known: time on such machines may end at any moment.
-    with _said(row):
-      _row(row, peak, options)
+  print(
+    f'{device.device_kind}: a product of matrices reaches {peak / 1e12:.3g} TFLOP/s', flush=True
+  )
+  rows = []
+  for name in options.rows or (SMALL if options.small else ROWS):
+    with _said(name):
+      rows.append(_alone(name, peak, options))
+  for row in () if options.no_torch else rows:
+    with _said(f'{row.name}, PyTorch'):
+      for by, make in _theirs(row, options.steps).items():
+        with _said(f'{row.name}, {by}'):
+          times = race({THIS: row.run, by: make()}, options.rounds)
+          print(_table(row, times, peak, options.steps), flush=True)
 
 
-def _row(row: str, peak: float, options: argparse.Namespace) -> None:
-  """Prints the table of one row, and then what a trace shows."""
-  name, batch, dtype = row.split(':')
-  experiment = _experiment(name, int(batch), dtype, options)
+def _alone(name: str, peak: float, options: argparse.Namespace) -> Row:
+  """Prints the table of this code alone, and then what a trace shows."""
+  model, batch, dtype = name.split(':')
+  experiment = _experiment(model, int(batch), dtype, options)
   images, labels = _batch(experiment)
-  runs = {THIS: ours(experiment, images, labels, options.steps)}
-  if not options.no_torch:
-    for by, make in _theirs(experiment, images, labels, options.steps).items():
-      with _said(f'{row}, {by}'):
-        run = make()
-        run()
-        runs[by] = run
-  times = race(runs, options.rounds)
-  flops = cost.training_flops(experiment.structure.layers, int(batch))
-  head = ['by', 'least ms a step', 'median', 'images/s', f'time / {THIS}', 'of the peak']
-  each = [_columns(by, times, flops / peak, options.steps, int(batch)) for by in times]
-  print(f'\n{row}\n\n{tables.text([head, *each])}', flush=True)
+  row = Row(name, experiment, images, labels, ours(experiment, images, labels, options.steps))
+  times = race({THIS: row.run}, options.rounds)
+  print(_table(row, times, peak, options.steps), flush=True)
   if options.trace:
-    found = traced.trace(runs[THIS], pathlib.Path(options.trace) / row.replace(':', '_'))
-    untraced = statistics.median(times[THIS])
-    # Under a profiler XLA launches kernels one by one, also where it else makes graphs of them.
-    print(
-      f'\nOne call of {options.steps} steps, which takes {untraced:.3f} ms when it is not traced:\n'
-      f'\n{traced.text(found)}',
-      flush=True,
-    )
+    with _said(f'{name}, trace'):
+      file = pathlib.Path(options.trace) / f'{name.replace(":", "_")}.trace.json.gz'
+      found = traced.trace(row.run, file)
+      untraced = statistics.median(times[THIS])
+      # Under a profiler XLA launches kernels one by one, also where it else makes graphs of them.
+      print(
+        f'\nOne call of {options.steps} steps, which takes {untraced:.3f} ms when it is not '
+        f'traced:\n\n{traced.text(found)}',
+        flush=True,
+      )
+  return row
 
 
 @contextlib.contextmanager
@@ -126,18 +146,20 @@ def ours(experiment: Experiment, images: np.ndarray, labels: np.ndarray, steps: 
   return run
 
 
-def _theirs(experiment: Experiment, images: np.ndarray, labels: np.ndarray, steps: int) -> dict:
+def _theirs(row: Row, steps: int) -> dict[str, Callable]:
+  """PyTorch's ways by name; each makes a function like that of `ours`."""
   # An optional extra, `bench`.
   from benchmarks import torch_peer
 
-  config = experiment.config
+  model = row.experiment.config.model
   ways = {'PyTorch': '', 'PyTorch, compiled': 'default', 'PyTorch, graphs': 'reduce-overhead'}
   make = functools.partial(
-    torch_peer.torch_steps, config.model.name, config.model.width, images, labels, steps
+    torch_peer.torch_steps, model.name, model.width, row.images, row.labels, steps
   )
+  platform = row.experiment.on[0].platform
   return {
-    name: functools.partial(make, dtype=config.model.dtype, mode=mode)
-    for name, mode in ways.items()
+    by: functools.partial(make, platform=platform, dtype=model.dtype, mode=mode)
+    for by, mode in ways.items()
   }
 
 
@@ -176,6 +198,14 @@ def _peak(size: int, products: int = 20) -> float:
     jax.block_until_ready(multiply(x, y))
     seconds.append(time.perf_counter() - start)
   return 2 * size**3 * products / min(seconds)
+
+
+def _table(row: Row, times: dict[str, list[float]], peak: float, steps: int) -> str:
+  batch = len(row.labels)
+  at_peak = cost.training_flops(row.experiment.structure.layers, batch) / peak
+  head = ['by', 'least ms a step', 'median', 'images/s', f'time / {THIS}', 'of the peak']
+  each = [_columns(by, times, at_peak, steps, batch) for by in times]
+  return f'\n{row.name}\n\n{tables.text([head, *each])}'
 
 
 def _columns(by: str, times: dict, at_peak: float, steps: int, batch: int) -> list[str]:

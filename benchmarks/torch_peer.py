@@ -103,16 +103,26 @@ def torch_steps(
   labels: np.ndarray,
   steps: int,
   *,
+  platform: str,
   dtype: str,
   mode: str = '',
 ) -> Callable[[], None]:
-  """A function that makes `steps` steps on a GPU, or here without one, and waits for them.
+  """A function that makes `steps` steps where JAX's `platform` says and waits for them.
 
   Images [N, H, W, 3] are uint8 and scaled in each step. Weights are channels_last and float32, and
-  bfloat16 is autocast; `mode` is torch.compile's, '' does not compile.
+  bfloat16 is autocast; `mode` is torch.compile's, '' does not compile. Functions that were compiled
+  before are compiled anew when they are called again. Raises ValueError where the platform is not
+  'cpu' and PyTorch finds no GPU.
   """
+  if platform != 'cpu' and not torch.cuda.is_available():
+    raise ValueError(
+      f'PyTorch must find a GPU where JAX runs on {platform}; {torch.__version__} finds none.'
+    )
+  # Else what is compiled here counts as the same function for other images, of any size: as a
+  # rule without the layout that makes convolutions fast, and after eight as not to be compiled.
+  torch._dynamo.reset()
   torch.backends.cudnn.benchmark = True  # the fastest algorithm of each convolution, as XLA looks
-  device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+  device = torch.device('cpu' if platform == 'cpu' else 'cuda')
   model = NETWORKS[name](width).to(device, memory_format=torch.channels_last)
   optimizer = torch.optim.SGD(
     model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
@@ -124,7 +134,7 @@ def torch_steps(
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == 'bfloat16'):
       return functional.cross_entropy(model(x.float() / 255), y)
 
-  forward = torch.compile(loss, mode=mode) if mode else loss
+  forward = torch.compile(loss, mode=mode, dynamic=False) if mode else loss
 
   def run() -> None:
     for _ in range(steps):

@@ -3,6 +3,8 @@
 import gzip
 import json
 import pathlib
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -29,30 +31,54 @@ class Found(NamedTuple):
   longest: list[tuple[str, float, int]]  # operations by name: how long in all, and how many times
 
 
-def trace(run: Callable[[], object], folder: pathlib.Path) -> Found:
-  """Of one call of `run`, which returns when its work is done; the trace stays in `folder`."""
-  with jax.profiler.trace(str(folder)):
-    run()
-  files = sorted(folder.glob('plugins/profile/*/*.trace.json.gz'))
-  if not files:
-    raise FileNotFoundError(f'the profiler wrote no *.trace.json.gz below {folder}.')
-  return read(json.loads(gzip.decompress(files[-1].read_bytes())))
+def trace(run: Callable[[], object], file: pathlib.Path) -> Found:
+  """Of one call of `run`, which returns when its work is done; the trace stays as `file`."""
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      run()
+    # Many folders deep, where what a borrowed machine sends back does not reach.
+    written = list(pathlib.Path(folder).glob('plugins/profile/*/*.trace.json.gz'))
+    if not written:
+      raise FileNotFoundError('the profiler wrote no *.trace.json.gz.')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(written[0], file)
+  return read(json.loads(gzip.decompress(file.read_bytes())))
 
 
 def read(told: dict) -> Found:
   """Of a trace in Chrome's format; operations are what XLA says belongs to its program.
 
-  A loop is none: its event lasts as long as those of its body.
+  Those of a TPU do not say so and lie on a thread of the chip's own. A loop is none: its event
+  lasts as long as those of its body.
   """
-  spans = [event for event in told['traceEvents'] if event.get('ph') == 'X']
   spans = [
     event
-    for event in spans
-    if 'hlo_op' in event.get('args', {}) and not event['name'].startswith('while')
+    for event in told['traceEvents']
+    if event.get('ph') == 'X' and not event['name'].startswith('while')
   ]
+  of_chips = _threads_of_operations(told['traceEvents'])
+  apart = [event for event in spans if (event.get('pid'), event.get('tid')) in of_chips]
+  spans = [event for event in spans if 'hlo_op' in event.get('args', {})] or apart
   if not spans:
     raise ValueError('the trace holds no operation of a compiled program.')
   return measured(Event(e['name'], e['ts'], e['ts'] + e.get('dur', 0)) for e in spans)
+
+
+def _threads_of_operations(events: list[dict]) -> set[tuple[int, int]]:
+  """(pid, tid) of the threads 'XLA Ops' of devices."""
+  named = [event for event in events if event.get('ph') == 'M' and 'name' in event.get('args', {})]
+  devices = {
+    event['pid']
+    for event in named
+    if event['name'] == 'process_name' and event['args']['name'].startswith('/device:')
+  }
+  return {
+    (event['pid'], event['tid'])
+    for event in named
+    if event['name'] == 'thread_name'
+    and event['args']['name'] == 'XLA Ops'
+    and event['pid'] in devices
+  }
 
 
 def measured(events: Iterable[Event]) -> Found:

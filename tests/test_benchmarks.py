@@ -1,9 +1,11 @@
 """Every benchmark can be asked what it measures, so that none refers to what is gone."""
 
+import functools
 import importlib
 import importlib.metadata
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -80,3 +82,88 @@ def test_a_trace_says_how_long_a_device_worked_and_where_it_waited(monkeypatch):
   assert found.gaps == [(10, 'a', 'c')]
   assert found.longest == [('a', 14.5, 2), ('b', 10, 1), ('c', 10, 1)]
   assert 'busy for 73.8% of it; 1 gaps of more than 1 us, 25.0% together' in traced.text(found)
+
+
+def test_operations_of_a_tpu_are_those_on_its_own_thread(monkeypatch):
+  monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
+  from benchmarks import traced
+
+  def named(kind, name, **where):
+    return {'ph': 'M', 'name': kind, **where, 'args': {'name': name}}
+
+  def of(tid, name, start, duration, pid=3):
+    where = {'pid': pid, 'tid': tid, 'ts': start, 'dur': duration}
+    return {'ph': 'X', 'name': name, **where, 'args': {'hlo_category': 'fusion', 'long_name': ''}}
+
+  found = traced.read(
+    {
+      'traceEvents': [
+        named('process_name', '/device:TPU:0', pid=3),
+        named('process_name', '/host:CPU', pid=701),
+        named('thread_name', 'XLA Modules', pid=3, tid=2),
+        named('thread_name', 'XLA Ops', pid=3, tid=3),
+        named('thread_name', 'Async XLA Ops', pid=3, tid=4),
+        named('thread_name', 'XLA Ops', pid=701, tid=3),
+        of(2, 'jit_run', 0, 100),
+        of(3, 'while.2', 5, 90),
+        of(3, 'fusion.1', 10, 20),
+        of(3, 'fusion.2', 40, 10),
+        of(4, 'copy-start', 0, 80),
+        of(3, 'of the host', 0, 500, pid=701),
+      ]
+    }
+  )
+  assert (found.operations, found.whole, found.busy) == (2, 40, 30)
+  assert found.gaps == [(10, 'fusion.1', 'fusion.2')]
+
+
+def test_rows_of_this_code_come_first_and_do_not_need_pytorch(monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
+  monkeypatch.setitem(sys.modules, 'torch', None)  # as where it is not installed
+  monkeypatch.delitem(sys.modules, 'benchmarks.torch_peer', raising=False)
+  monkeypatch.setenv('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  from benchmarks import accelerator
+
+  rows = ['resnet20:1:float32', 'resnet20:2:float32']
+  options = ['--small', '--steps=1', '--rounds=1', f'--trace={tmp_path}']
+  accelerator.main([*options, '--rows', *rows])
+  printed = capsys.readouterr().out
+  tables, *without = re.split(r'\n\S+, PyTorch: ', printed)
+  assert re.findall(r'\n(\S+:float32)\n\nby ', tables) == rows
+  assert tables.count('operations in') == len(without) == 2
+  # As a borrowed machine sends files back: from no deep folders, of few characters.
+  names = [f'{row.replace(":", "_")}.trace.json.gz' for row in rows]
+  assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.fixture
+def torch_peer(monkeypatch):
+  pytest.importorskip('torch', reason='PyTorch, of the extra `bench`, is not installed')
+  monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
+  return importlib.import_module('benchmarks.torch_peer')
+
+
+def pytorch_step(torch_peer, images, **options):
+  pixels, labels = np.zeros((images, 8, 8, 3), np.uint8), np.zeros(images, np.int32)
+  return torch_peer.torch_steps('resnet20', 2, pixels, labels, 1, dtype='float32', **options)
+
+
+def test_pytorch_compiles_each_row_for_its_own_sizes(torch_peer, monkeypatch):
+  torch, given = torch_peer.torch, []
+
+  def backend(graph, inputs):  # in place of Inductor, which takes a minute
+    given.append(inputs)
+    return graph.forward
+
+  monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=backend))
+  for images in (2, 3):
+    pytorch_step(torch_peer, images, platform='cpu', mode='default')()
+  assert len(given) == 2
+  assert all(isinstance(value, torch.Tensor) for inputs in given for value in inputs)
+
+
+def test_pytorch_without_a_gpu_is_not_raced_with_one(torch_peer):
+  if torch_peer.torch.cuda.is_available():
+    pytest.skip('PyTorch finds a GPU here')
+  with pytest.raises(ValueError, match='PyTorch must find a GPU where JAX runs on gpu'):
+    pytorch_step(torch_peer, 2, platform='gpu')

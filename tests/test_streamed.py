@@ -4,6 +4,10 @@ import functools
 import gc
 import os
 import pathlib
+import select
+import signal
+import subprocess
+import sys
 import time
 from multiprocessing import shared_memory
 
@@ -178,6 +182,32 @@ def test_worker_processes_starts_and_hosts_change_no_pixel(data_dir):
   ]
   joined = [jax.tree.map(lambda *x: np.concatenate(x), *pair) for pair in zip(*halves, strict=True)]
   assert_same(joined, whole)
+
+
+STREAMING = """
+import multiprocessing, sys, time
+from random_pruning_jax.data import streamed
+source = streamed.Source('colours', 'train', sys.argv[1])
+example = streamed.Example(source, streamed.Augment((16, 16), 3), 5, 8, tuple(range(8)))
+steps = streamed.batches(example, 0, 1000, workers=2)
+next(steps)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(data_dir):
+  root = pathlib.Path(__file__).parents[1]
+  command = [sys.executable, '-c', STREAMING, data_dir]
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
+  with subprocess.Popen(command, cwd=root, text=True, **pipes) as streaming:
+    workers = [int(number) for number in streaming.stdout.readline().split()]
+    streaming.kill()
+    # Each has a copy of this pipe's other end, which is closed once all of them have ended.
+    ended = select.select([streaming.stdout], [], [], 20)[0]
+    for worker in () if ended else workers:
+      os.kill(worker, signal.SIGKILL)
+  assert len(workers) == 2 and ended
 
 
 def test_an_image_is_cropped_otherwise_in_each_epoch(data_dir):

@@ -8,7 +8,10 @@ from its step with no other state saved. Each host reads its own share of each b
 import dataclasses
 import functools
 import gc
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -136,7 +139,7 @@ def batches(
       flags.FLAGS.mark_as_parsed()
     of = min(processes(workers), stop - start)
     options = grain.MultiprocessingOptions(of, per_worker_buffer_size=BUFFERED)
-    stream = stream.mp_prefetch(options, _leave_stopping_to_the_run)
+    stream = stream.mp_prefetch(options, _end_with_the_run)
   iterator = iter(stream)
   try:
     yield from iterator
@@ -148,10 +151,21 @@ def batches(
     gc.collect()
 
 
-def _leave_stopping_to_the_run(worker: int, workers: int) -> None:
-  """A scheduler may signal every process; the run needs its workers until it has saved."""
+def _end_with_the_run(worker: int, workers: int) -> None:
+  """A scheduler may signal every process; the run needs its workers until it has saved.
+
+  Nor do they outlive a run that is killed, which can tell them nothing.
+  """
   del worker, workers
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  threading.Thread(target=_outlive_no_run, daemon=True).start()
+
+
+def _outlive_no_run() -> None:
+  run = multiprocessing.parent_process()
+  if run is not None:
+    run.join()
+    os._exit(1)
 
 
 def processes(workers: int) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from random_pruning_jax import data
 from random_pruning_jax.data import decode, natural_patches, places, specs
+from random_pruning_jax.data.load import split_expression
 
 REAL = pathlib.Path(__file__).parents[1] / '../shared/data/tfds'
 SETS = {'tiny': (6, 4, 3), 'tiny_grey': (5, 5, 1), 'tiny_mixed': (None, None, 3)}
@@ -354,7 +355,8 @@ def test_a_missing_set_says_where_it_was_sought_what_makes_it_and_what_to_downlo
     ('cifar01', 'train', "unknown data set 'cifar01'; did you mean cifar10"),
     ('tiny', 'validate', "no split 'validate'; it has train .7., test .3."),
     ('tiny', 'train[:', 'no split'),
-    ('tiny', 'train[:0]', 'no split'),
+    ('tiny', 'train[:0]', r"no images in 'train\[:0\]'; it has train .7."),
+    ('tiny', 'test[3:1]', r"no images in 'test\[3:1\]'; it has train .7."),
     ('natural_patches', 'train', 'no train images; its splits are test'),
     ('imagenet_resized/33x33', 'test', "no variant '33x33'; it has 8x8, 16x16"),
     ('cifar10:9.9.9', 'test', 'cannot be loaded at version 9.9.9, only: 3'),
@@ -364,6 +366,20 @@ def test_a_missing_set_says_where_it_was_sought_what_makes_it_and_what_to_downlo
 def test_wrong_names_are_answered_with_the_known_ones(tiny_dir, name, split, message):
   with pytest.raises(data.DataError, match=message):
     data.load(name, split, str(tiny_dir))
+
+
+def test_a_known_set_has_its_test_images_under_any_name_of_their_split_or_is_refused(fresh):
+  """ImageNet of folders train and val: its validation images are its test images."""
+  (fresh / 'tiny_mixed').rename(fresh / 'imagenet2012')
+  path = data.find('imagenet2012', str(fresh))
+  with pytest.raises(
+    data.DataError, match=r"no test images \(split 'validation'\); its .* are train"
+  ):
+    data.check_splits('imagenet2012', str(fresh))
+  info = path / 'dataset_info.json'
+  info.write_text(info.read_text().replace('"test"', '"val"'))
+  assert split_expression('imagenet2012', 'test', path) == 'val'
+  data.check_splits('imagenet2012', str(fresh))
 
 
 def test_another_format_is_refused_with_the_command(fresh):

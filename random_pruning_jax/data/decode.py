@@ -90,12 +90,15 @@ def raw_source(name, path, split):
 
   builder = tfds.builder_from_directory(path)
   try:
+    if builder.info.splits[split].num_examples <= 0:  # less than none in [10:5]
+      raise DataError(f'{name} has no images in {split!r}; it has {places.listed(path)}')
     return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   except NotImplementedError as error:
     raise missing.other_format(name, path, places.file_format(path)) from error
+  except DataError:
+    raise
   except (ValueError, AssertionError) as error:
-    known = ', '.join(f'{key} ({count:,})' for key, count in places.split_sizes(path).items())
-    raise DataError(f'{name} has no split {split!r}; it has {known}') from error
+    raise DataError(f'{name} has no split {split!r}; it has {places.listed(path)}') from error
 
 
 def _chunks(name, source, kind, shape, resize):

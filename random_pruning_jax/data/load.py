@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from random_pruning_jax.data import bundled, decode, missing, places, store
-from random_pruning_jax.data.specs import DataError, spec_of, split_rules
+from random_pruning_jax.data.specs import VALIDATION, DataError, spec_of, split_rules
+
+USES = ('train', 'validation', 'test')
 
 
 class Images(NamedTuple):
@@ -70,15 +72,24 @@ def labelled(images: Images, num_classes: int, what: str) -> Images:
 def check_splits(name: str, data_dir: str = '') -> None:
   """Raises DataError where a set is not there, or has no training, validation or test images."""
   path = find(name, data_dir)
-  for split in ('train', 'validation', 'test'):
+  for split in USES:
     split_expression(name, split, path)
 
 
 def split_expression(name: str, split: str, path: pathlib.Path) -> str:
-  """The TFDS expression of 'train', 'validation' or 'test'; anything else is returned as it is."""
+  """The TFDS expression of 'train', 'validation' or 'test'; anything else is returned as it is.
+
+  Raises DataError where none of the set's splits holds such images.
+  """
   spec = spec_of(name)
   available = places.split_sizes(path)
   rules = split_rules(available) if spec is None else spec.splits
-  if split in ('train', 'validation', 'test') and split not in {*rules, *available}:
-    raise DataError(f'{name} has no {split} images; its splits are {", ".join(available)}')
-  return rules.get(split, split)
+  if split not in USES:
+    return split
+  whole, bracket, part = rules.get(split, split).partition('[')
+  if whole in VALIDATION:
+    whole = next((other for other in VALIDATION if other in available), whole)
+  if not available.get(whole):
+    called = '' if whole == split else f' (split {whole!r})'
+    raise DataError(f'{name} has no {split} images{called}; its splits are {places.listed(path)}')
+  return f'{whole}{bracket}{part}'

@@ -51,6 +51,11 @@ def split_sizes(path: pathlib.Path) -> dict[str, int]:
   }
 
 
+def listed(path: pathlib.Path) -> str:
+  """Those splits, for a message: 'train (50,000), test (10,000)'."""
+  return ', '.join(f'{name} ({count:,})' for name, count in split_sizes(path).items())
+
+
 def file_format(path: pathlib.Path) -> str:
   """The format of a prepared set's files; TFDS wrote tfrecord before it knew others."""
   return json.loads((path / 'dataset_info.json').read_text()).get('fileFormat', 'tfrecord')

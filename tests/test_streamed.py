@@ -2,9 +2,11 @@
 
 import functools
 import gc
+import io
 import os
 import pathlib
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from PIL import Image
 from tiny import tiny_config
 
 from random_pruning_jax import data, feed, main, measure, parallel, run, runlog, train
-from random_pruning_jax.data import crops, folder, order, places, streamed
+from random_pruning_jax.data import crops, decode, folder, order, places, streamed
 from random_pruning_jax.experiment import build
 
 COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
@@ -94,6 +96,8 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
   assert [label for label, _ in who(decoded)] == labels
   with pytest.raises(data.DataError, match=r'is in .* already'):
     folder.prepare_folder(tmp_path, 'colours', data_dir)
+  with pytest.raises(data.DataError, match='digits is the name of a set .*; choose another name'):
+    folder.prepare_folder(tmp_path, 'digits', data_dir)
   with pytest.raises(data.DataError, match='must hold SPLIT/CLASS/IMAGE'):
     folder.prepare_folder(tmp_path, 'empty', data_dir)
 
@@ -104,17 +108,35 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
     ({'train/a/1.png': 1, 'train/b/1.bmp': 1}, r'b/1\.bmp must be an image \(.*\): convert it'),
     ({'train/a/1.png': 1, 'train/a/2.png': 0}, r'a/2\.png must be an image: cannot identify'),
     ({'train/a/1.png': 1, 'test/a/1.png': 1, 'test/b/1.png': 1}, 'of every class; none of b'),
+    ({'train/a/1.png': 1, 'train/a/2.png': 0.5}, r'a/2\.png must be an image: .*truncated'),
+    ({'train/a/1.png': 1, 'train/2.png': 1}, r'train/2\.png must lie in a split and class'),
+    ({'train/a/1.png': 1, '2.png': 1}, r'images/2\.png must lie in a split and class'),
+    ({'train/a/1.png': 1, 'train/b/': 1}, 'train/b must hold images: it is empty'),
     ({'Train/a/1.png': 1}, 'must have a split of train, validation, val, test; got Train'),
   ],
 )
 def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path, files, message):
-  for name, is_image in files.items():
+  png = io.BytesIO()
+  Image.effect_noise((40, 40), 50).save(png, 'PNG')
+  for name, share in files.items():
     path = tmp_path / 'images' / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new('RGB', (8, 8)).save(path) if is_image else path.write_text('no image')
+    (path if name.endswith('/') else path.parent).mkdir(parents=True, exist_ok=True)
+    if not name.endswith('/'):
+      path.write_bytes(png.getvalue()[: int(share * len(png.getvalue()))] or b'no image')
     (path.parent / '._1.jpg').write_text("a system's own note")
   with pytest.raises(data.DataError, match=message):
     folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
+
+
+def test_hidden_directories_of_a_folder_are_neither_splits_nor_classes(data_dir, tmp_path):
+  colours = pathlib.Path(data_dir).parent / 'images'
+  shutil.copytree(colours / 'test', tmp_path / 'images/train')
+  for hidden in ('.cache/x', 'train/.ipynb_checkpoints'):
+    shutil.copytree(colours / 'test/blue', tmp_path / 'images' / hidden)
+  folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
+  path = data.find('mine', str(tmp_path))
+  assert places.split_sizes(path) == {'train': 15}
+  assert decode.kind_of('mine', path).num_classes == 3
 
 
 def test_a_set_without_test_images_is_refused_before_it_is_trained_on(tmp_path):

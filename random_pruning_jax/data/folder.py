@@ -1,5 +1,6 @@
 """A folder of images, root/SPLIT/CLASS/IMAGE, as a prepared data set."""
 
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -7,8 +8,9 @@ import tempfile
 
 from PIL import Image
 
+from random_pruning_jax import processor
 from random_pruning_jax.data import crops, places
-from random_pruning_jax.data.specs import DataError
+from random_pruning_jax.data.specs import DataError, spec_of
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
 SPLITS = ('train', 'validation', 'val', 'test')
@@ -25,6 +27,9 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   root = places.data_root(data_dir)
   if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
     raise DataError(f'the name of a set must be like my_images, got {name!r}')
+  spec = spec_of(name)
+  if spec is not None and spec.mode != 'resized':  # whose table entry would say what these are
+    raise DataError(f'{name} is the name of a set whose images are known; choose another name')
   if places.locate(name, root) is not None:
     raise DataError(f'{name} is in {root} already; choose another name')
   found = _images(pathlib.Path(folder))
@@ -44,14 +49,12 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
   if not folder.is_dir():
     raise DataError(f'--image-folder must be a directory of splits; there is no {folder}')
   found: dict[str, dict[str, list[pathlib.Path]]] = {}
-  for split in sorted(path for path in folder.iterdir() if path.is_dir()):
-    for kind in sorted(path for path in split.iterdir() if path.is_dir()):
-      # Names that begin with a dot are a system's own notes.
-      files = sorted(path for path in kind.iterdir() if not path.name.startswith('.'))
-      for path in files:
-        _check(path)
-      if files:
-        found.setdefault(split.name, {})[kind.name] = files
+  for split in _folders(folder, folder):
+    for kind in _folders(split, folder):
+      files = _seen(kind)
+      if not files:
+        raise DataError(f'{kind} must hold images: it is empty; move it away')
+      found.setdefault(split.name, {})[kind.name] = files
   if not found:
     raise DataError(
       f'{folder} must hold SPLIT/CLASS/IMAGE, as train/cat/1.jpg; no image ({", ".join(ENDINGS)}) '
@@ -62,17 +65,36 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
   classes = {kind for kinds in found.values() for kind in kinds}
   if lacking := sorted(classes - found.get('train', dict.fromkeys(classes)).keys()):
     raise DataError(f'{folder}/train must hold images of every class; none of {", ".join(lacking)}')
+  with concurrent.futures.ThreadPoolExecutor(processor.cores()) as pool:
+    for files in (files for kinds in found.values() for files in kinds.values()):
+      list(pool.map(_check, files))
   return found
 
 
+def _folders(folder: pathlib.Path, whole: pathlib.Path) -> list[pathlib.Path]:
+  """Directories of splits or of classes; raises DataError naming an image beside them."""
+  seen = _seen(folder)
+  for path in seen:
+    if path.is_file() and path.suffix.lower() in ENDINGS:
+      raise DataError(f'{path} must lie in a split and class of {whole}, as train/cat/1.jpg')
+  return [path for path in seen if path.is_dir()]
+
+
+def _seen(folder: pathlib.Path) -> list[pathlib.Path]:
+  """What is in a directory, but for names that begin with a dot: a system's own notes."""
+  return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+
+
 def _check(path: pathlib.Path) -> None:
-  """Raises DataError naming a file that is no image of the kinds that are taken."""
+  """Raises DataError naming a file that is no whole image of the kinds that are taken."""
   if path.suffix.lower() not in ENDINGS:
     raise DataError(f'{path} must be an image ({", ".join(ENDINGS)}): convert it, or move it away')
   try:
     with Image.open(path) as image:
-      image.size  # noqa: B018
-  except crops.UNREADABLE as error:
+      image.draft(None, (1, 1))  # all of a JPEG is read for that too, in two thirds of the time
+      image.load()
+      crops.in_mode(image, 3)
+  except (*crops.UNREADABLE, DataError) as error:
     raise DataError(f'{path} must be an image: {error}') from error
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from random_pruning_jax import data
-from random_pruning_jax.data import decode, natural_patches, places, specs
+from random_pruning_jax.data import decode, natural_patches, places, specs, streamed
 from random_pruning_jax.data.load import split_expression
 
 REAL = pathlib.Path(__file__).parents[1] / '../shared/data/tfds'
 SETS = {'tiny': (6, 4, 3), 'tiny_grey': (5, 5, 1), 'tiny_mixed': (None, None, 3)}
+SETS |= {'tiny_broken': (6, 4, 3), 'tiny_mixed_broken': (None, None, 3)}  # test images are cut off
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -33,7 +34,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tiny_dir(tmp_path_factory):
-  """A data directory with three small TFDS sets, 7 training and 3 test images each."""
+  """A data directory with small TFDS sets, 7 training and 3 test images each."""
   import tensorflow_datasets as tfds
 
   from random_pruning_jax.data.digits import png
@@ -56,7 +57,9 @@ def tiny_dir(tmp_path_factory):
 
     def _generate_examples(self, numbers):
       for number in numbers:
-        yield number, {'image': png(tiny_image(self.name, number)), 'label': number % 4}
+        image = png(tiny_image(self.name, number))
+        broken = 'broken' in self.name and number >= 7
+        yield number, {'image': image[:45] if broken else image, 'label': number % 4}
 
   root = tmp_path_factory.mktemp('data')
   for name in SETS:
@@ -366,6 +369,26 @@ def test_a_missing_set_says_where_it_was_sought_what_makes_it_and_what_to_downlo
 def test_wrong_names_are_answered_with_the_known_ones(tiny_dir, name, split, message):
   with pytest.raises(data.DataError, match=message):
     data.load(name, split, str(tiny_dir))
+
+
+@pytest.mark.parametrize('name', ['tiny_broken', 'tiny_mixed_broken'])
+def test_an_image_that_cannot_be_decoded_is_named(tiny_dir, name):
+  message = f'{name}, image [012] of test: an image cannot be decoded'
+  with pytest.raises(data.DataError, match=message):
+    data.load(name, 'test', str(tiny_dir), size=(4, 4))
+  source, augment = streamed.Source(name, 'test', str(tiny_dir)), streamed.Augment((4, 4), 3)
+  with pytest.raises(data.DataError, match=message):
+    streamed.Example(source, augment, 0, 3, (0, 1, 2))(0)
+  with pytest.raises(data.DataError, match=message):
+    streamed.Pixels(source, augment)[0]
+
+
+def test_an_image_of_another_shape_than_its_set_declares_is_named_with_both(fresh):
+  features = fresh / 'tiny/1.2.0/features.json'
+  turned = features.read_text().replace('"6"', '"x"').replace('"4"', '"6"').replace('"x"', '"4"')
+  features.write_text(turned)
+  with pytest.raises(data.DataError, match=r'tiny, image 0 of test: .* be 4x6, .*, got 6x4'):
+    data.load('tiny', 'test', str(fresh))
 
 
 def test_a_known_set_has_its_test_images_under_any_name_of_their_split_or_is_refused(fresh):

@@ -96,7 +96,7 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
   assert [label for label, _ in who(decoded)] == labels
   with pytest.raises(data.DataError, match=r'is in .* already'):
     folder.prepare_folder(tmp_path, 'colours', data_dir)
-  with pytest.raises(data.DataError, match='digits is the name of a set .*; choose another name'):
+  with pytest.raises(data.DataError, match='digits is the name of a set'):
     folder.prepare_folder(tmp_path, 'digits', data_dir)
   with pytest.raises(data.DataError, match='must hold SPLIT/CLASS/IMAGE'):
     folder.prepare_folder(tmp_path, 'empty', data_dir)

@@ -82,7 +82,7 @@ def decode(
     height, width = size
   shape = (height, width, kind.shape[2])
   source = raw_source(name, path, split)
-  return Decoded((len(source), *shape), _chunks(name, source, kind, shape, resize))
+  return Decoded((len(source), *shape), _chunks(name, split, source, kind, shape, resize))
 
 
 def raw_source(name, path, split):
@@ -101,7 +101,7 @@ def raw_source(name, path, split):
     raise DataError(f'{name} has no split {split!r}; it has {places.listed(path)}') from error
 
 
-def _chunks(name, source, kind, shape, resize):
+def _chunks(name, split, source, kind, shape, resize):
   import joblib  # not needed when decoded images are in the cache
 
   # A 32x32 image costs more in Python than in the decoder, so that threads do not help. joblib's
@@ -109,9 +109,10 @@ def _chunks(name, source, kind, shape, resize):
   count = len(source)
   workers = min(joblib.cpu_count(), MOST_WORKERS) if count > 8 * CHUNK else 1
   parallel = joblib.Parallel(n_jobs=workers, return_as='generator', idle_worker_timeout=IDLE)
+  resize = resize if None in kind.shape else None
   decoded = parallel(
-    joblib.delayed(_decode_chunk)(encoded, labels, shape, resize if None in kind.shape else None)
-    for encoded, labels in _read(source, kind)
+    joblib.delayed(_decode_chunk)(encoded, labels, shape, resize, (name, split, number * CHUNK))
+    for number, (encoded, labels) in enumerate(_read(source, kind))
   )
   with _progress(name, count) as bar:
     for images, labels in decoded:
@@ -140,24 +141,50 @@ def _read(source, kind: Kind) -> Iterator[tuple[list[bytes], np.ndarray]]:
 
 
 def _decode_chunk(
-  encoded: Sequence[bytes], labels: np.ndarray, shape: tuple[int, int, int], resize: int | None
+  encoded: Sequence[bytes],
+  labels: np.ndarray,
+  shape: tuple[int, int, int],
+  resize: int | None,
+  first: tuple[str, str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Images of one shape as they are, with `resize` None, else their central parts; and labels."""
-  height, width, channels = shape
+  """Images of one shape as they are, with `resize` None, else their central parts; and labels.
+
+  `first` is the set, split and index of the first image, for `located`.
+  """
   images = np.empty((len(encoded), *shape), np.uint8)
+  decode_one = functools.partial(_as_it_is, shape=shape)
+  if resize is not None:
+    decode_one = functools.partial(_centre, shape=shape, resize=resize)
   for index, data in enumerate(encoded):
-    if resize is not None:
-      choose = functools.partial(crops.central_region, size=(height, width), resize=resize)
-      images[index] = crops.pillow(data, choose, (height, width), channels)
-      continue
     try:
-      image = Image.open(io.BytesIO(data))
-      image = crops.in_mode(image, channels)
-      image.load()
-    except crops.UNREADABLE as error:
-      raise crops.undecodable(error) from error
-    images[index] = np.asarray(image).reshape(shape)
+      images[index] = decode_one(data)
+    except DataError as error:
+      name, split, start = first
+      raise located(error, name, split, start + index) from error
   return images, labels
+
+
+def _centre(data: bytes, shape: tuple[int, int, int], resize: int) -> np.ndarray:
+  choose = functools.partial(crops.central_region, size=shape[:2], resize=resize)
+  return crops.pillow(data, choose, shape[:2], shape[2])
+
+
+def _as_it_is(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+  try:
+    image = Image.open(io.BytesIO(data))
+    image = crops.in_mode(image, shape[2])
+    image.load()
+  except crops.UNREADABLE as error:
+    raise crops.undecodable(error) from error
+  if image.size[::-1] != shape[:2]:
+    wanted, got = (f'{height}x{width}' for height, width in (shape[:2], image.size[::-1]))
+    raise DataError(f'an image must be {wanted}, as its set says, got {got}')
+  return np.asarray(image).reshape(shape)
+
+
+def located(error: DataError, name: str, split: str, index: int) -> DataError:
+  """What is wrong with an image, and which it is of a TFDS split expression."""
+  return DataError(f'{name}, image {index} of {split}: {error}')
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:

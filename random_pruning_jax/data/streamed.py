@@ -23,6 +23,7 @@ from random_pruning_jax import processor
 from random_pruning_jax.data import crops, decode, places
 from random_pruning_jax.data.load import find, split_expression
 from random_pruning_jax.data.order import batch_indices, steps_per_epoch
+from random_pruning_jax.data.specs import DataError
 
 MOST_WORKERS = 64
 BUFFERED = 1  # batches that each worker has ready, besides those on their way
@@ -36,7 +37,8 @@ class Source:
   def __init__(self, name: str, split: str, data_dir: str = ''):
     self.name, self.path = name, find(name, data_dir)
     self.kind = decode.kind_of(name, self.path)
-    self._records = decode.raw_source(name, self.path, split_expression(name, split, self.path))
+    self.split = split_expression(name, split, self.path)
+    self._records = decode.raw_source(name, self.path, self.split)
 
   def __len__(self) -> int:
     return len(self._records)
@@ -118,8 +120,19 @@ class Example:
       ):
         # NumPy promises that the stream of a bit generator stays.
         rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
-        image[place], label[place] = self.augment(data, rng), number
+        image[place] = _decoded(self.source, index, data, self.augment, rng)
+        label[place] = number
     return {'image': image, 'label': label}
+
+
+def _decoded(
+  source: Source, index: int, data: bytes, augment: Augment, rng: np.random.Generator | None = None
+) -> np.ndarray:
+  """`augment(data, rng)`; of an image that cannot be decoded, an error that says which it is."""
+  try:
+    return augment(data, rng)
+  except DataError as error:
+    raise decode.located(error, source.name, source.split, index) from error
 
 
 def batches(
@@ -189,7 +202,11 @@ class Pixels:
 
   def __getitem__(self, index: Any) -> np.ndarray:
     chosen = np.arange(len(self))[index]
-    pixels = [self._augment(data) for data, _ in self._source.read(np.ravel(chosen))]
+    indices = np.ravel(chosen)
+    pixels = [
+      _decoded(self._source, index, data, self._augment)
+      for index, (data, _) in zip(indices, self._source.read(indices), strict=True)
+    ]
     return np.reshape(pixels, (*np.shape(chosen), *self.shape[1:]))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from random_pruning_jax import names
-from random_pruning_jax.data.specs import unversioned
+from random_pruning_jax.data.specs import spec_of, unversioned
 
 
 def choice(field: str, value: Any, known: Collection) -> Any:
@@ -84,7 +84,20 @@ def check(config: ConfigDict, trains: bool = True) -> None:
       raise ValueError(f'{field} must lie in [0, 1), got {value}.')
   if trains:
     _check_schedule(config)
+  if trains and not config.smoke:  # whose images are not those that the config augments
+    _check_padding(config.augment, config.dataset)
   _check_evaluation(config.evaluation, config.dataset)
+
+
+def _check_padding(augment: ConfigDict, dataset: str) -> None:
+  """A mode that pads needs a pad, and a pad such a mode; the data set's own may go unused."""
+  spec, pads = spec_of(dataset), augment.mode in ('reflect', 'zeros')
+  if pads and augment.pad == 0 and augment.mode != (spec and spec.mode):
+    raise ValueError(f'augment.mode {augment.mode!r} needs augment.pad of at least 1, got 0.')
+  if not pads and augment.pad not in (0, spec.pad if spec else 0):
+    raise ValueError(
+      f"augment.pad {augment.pad} needs augment.mode 'reflect' or 'zeros', got {augment.mode!r}."
+    )
 
 
 def _check_schedule(config: ConfigDict) -> None:

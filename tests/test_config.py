@@ -69,6 +69,13 @@ def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
   assert config_lib.resolve(config).augment == usual
 
 
+@pytest.mark.parametrize('change', [{'augment__mode': 'none'}, {'augment__pad': 0}])
+def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
+  config = config_lib.resolve(tiny_config(dataset='cifar10', **change))
+  assert config_lib.resolve(config) == config
+  config_lib.resolve(tiny_config(dataset='cifar10', smoke=True, augment__pad=2))
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -98,6 +105,8 @@ def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
     ({'epochs': 0}, r'epochs must be at least 1, got 0'),
     ({'resize': 10}, r'resize must be 0 for a data set whose images have one size, .* got 10'),
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
+    ({'augment__mode': 'reflect'}, r"augment.mode 'reflect' needs augment.pad of at least 1"),
+    ({'augment__pad': 2}, r"augment.pad 2 needs augment.mode .*, got 'none'"),
     ({'evaluation__epsilons': ('8/255',)}, r"evaluation.epsilons must hold numbers, got '8/255'"),
     ({'evaluation__epsilons': (2.0,)}, r'evaluation.epsilons must lie in \[0, 1\]'),
     (

@@ -89,7 +89,10 @@ def test_what_training_refuses_has_no_footprint():
   on = tuple(jax.devices())
   streamed = {'data_loading': 'streamed'}
   for refused, said in (
-    (tiny_config(**streamed, augment__mode='zeros'), 'one of resized, none where images are str'),
+    (
+      tiny_config(**streamed, augment__mode='zeros', augment__pad=1),
+      'one of resized, none where images are str',
+    ),
     (
       tiny_config(**streamed, augment__mode='none', batch_size=1600),
       r'batch_size must lie in \[1,',

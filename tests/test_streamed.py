@@ -370,7 +370,7 @@ def test_scores_of_images_read_only_the_images_they_look_at(data_dir, tmp_path):
 
 def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):
   with pytest.raises(ValueError, match='one of resized, none where images are streamed'):
-    feed.feed(build(streamed_config(data_dir, augment__mode='reflect')))
+    feed.feed(build(streamed_config(data_dir, augment__mode='reflect', augment__pad=2)))
   with pytest.raises(ValueError, match='where images are resident'):
     feed.feed(build(tiny_config(augment__mode='resized')))
   with pytest.raises(ValueError, match="data_loading must be 'streamed'"):

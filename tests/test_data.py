@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from random_pruning_jax import data
-from random_pruning_jax.data import decode, natural_patches, places, specs, streamed
+from random_pruning_jax.data import crops, decode, natural_patches, places, specs, streamed
 from random_pruning_jax.data.load import split_expression
 
 REAL = pathlib.Path(__file__).parents[1] / '../shared/data/tfds'
@@ -237,6 +237,17 @@ def test_the_cache_follows_the_source_files(fresh):
   data.load('tiny', 'test', str(fresh))
   (file,) = cached_files('images.npy')
   assert file.stat().st_ino != before
+
+
+def test_the_cache_follows_the_way_in_which_images_are_cropped(fresh, monkeypatch):
+  def entries():
+    for name, size in (('tiny', None), ('tiny_mixed', (4, 4))):
+      data.load(name, 'test', str(fresh), size=size)
+    return [file.stat().st_ino for file in cached_files('images.npy')]
+
+  before = entries()
+  monkeypatch.setattr(crops, 'VERSION', crops.VERSION + 1)
+  assert [new != old for old, new in zip(before, entries(), strict=True)] == [False, True]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tiny_dir, tmp_path, monkeypatch, caplog):

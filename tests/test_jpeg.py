@@ -73,6 +73,31 @@ def test_simplejpeg_and_opencv_give_the_same_pixels(name, channels):
       np.testing.assert_array_equal(one, other)
 
 
+def centre(pixels):
+  """Of mass, down and across."""
+  grey = pixels[..., 0].astype(float)
+  return [(grey.sum(axis) @ np.arange(grey.shape[1 - axis])) / grey.sum() for axis in (1, 0)]
+
+
+@pytest.mark.parametrize('decoder', crops.DECODERS)
+@pytest.mark.parametrize(
+  ('kind', 'side', 'region'),  # whose edges are those of pixels of an image of an eighth
+  [('JPEG', 1201, (0, 0, 1200, 1200)), ('PNG', 1239, (354, 354, 708, 708))],
+)
+def test_an_image_decoded_smaller_shows_things_where_they_are(decoder, kind, side, region):
+  """Neither side is a multiple of eight, so its smaller image is rounded to whole pixels."""
+  if not all(map(crops.installed, crops.NEEDED[decoder])):
+    pytest.skip(f'{decoder} is not installed')
+  region = crops.Region(*region)
+  place = region.top + 0.8 * region.height
+  line = np.exp(-(((np.arange(side) + 0.5 - place) / 40) ** 2))
+  dot = np.stack([np.round(255 * np.outer(line, line)).astype(np.uint8)] * 3, -1)
+  buffer = io.BytesIO()
+  Image.fromarray(dot).save(buffer, kind)
+  shown = crops.DECODERS[decoder](buffer.getvalue(), lambda *_: region, (64, 64), 3)
+  assert centre(shown) == pytest.approx([0.8 * 64 - 0.5] * 2, abs=0.1)
+
+
 def test_mirroring_reverses_columns():
   pixels = np.arange(24, dtype=np.uint8)
   for channels in (1, 3):

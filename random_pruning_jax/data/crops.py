@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,9 @@ from random_pruning_jax.data.specs import DataError
 MODES = {1: 'L', 3: 'RGB'}
 # What Pillow raises of images that are damaged, or so large that they may be an attack.
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+VERSION = (
+  2  # of what `pillow` shows of an image; entries of the cache that hold another are made anew
+)
 TRIES = 10  # at a random region that fits, before the centre is taken
 
 
@@ -76,10 +79,12 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
     whole = image.size
     region = choose(whole[1], whole[0])
     shrink = min(region.height / size[0], region.width / size[1])
+    shown = (0, 0, *whole)  # the whole image in pixels of the smaller one, whose last are partial
     if shrink >= 2:
-      image.draft(MODES[channels], (int(whole[0] / shrink), int(whole[1] / shrink)))
+      smaller = (int(whole[0] / shrink), int(whole[1] / shrink))
+      _, shown = image.draft(MODES[channels], smaller) or ('', shown)
     image = in_mode(image, channels)
-    x, y = image.size[0] / whole[0], image.size[1] / whole[1]
+    x, y = shown[2] / whole[0], shown[3] / whole[1]
     left, top = region.left * x, region.top * y
     right = min(left + region.width * x, image.size[0])
     bottom = min(top + region.height * y, image.size[1])
@@ -125,7 +130,10 @@ def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
     raise DataError('an image cannot be decoded by OpenCV')
   if power > 1 and channels == 3:
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-  return _cut(image, region, (height, width), power, size)
+  scale = (1 / power, 1 / power)  # of a JPEG, whose last pixels may be partial
+  if data[:2] != jpeg.START:  # others are resized, to whole pixels
+    scale = (image.shape[0] / height, image.shape[1] / width)
+  return _cut(image, region, scale, size)
 
 
 def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -150,7 +158,7 @@ def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> 
     )
   except ValueError as error:
     raise DataError(f'an image cannot be decoded: {error}') from error
-  return _cut(image, region, (frame.height, frame.width), power, size)
+  return _cut(image, region, (1 / power, 1 / power), size)
 
 
 def _power(region: Region, size: tuple[int, int]) -> int:
@@ -160,9 +168,13 @@ def _power(region: Region, size: tuple[int, int]) -> int:
 
 
 def _cut(
-  image: np.ndarray, region: Region, whole: tuple[int, int], power: int, size: tuple[int, int]
+  image: np.ndarray, region: Region, scale: Sequence[float], size: tuple[int, int]
 ) -> np.ndarray:
-  y, x = (-(-side // power) / side for side in whole)  # scale as the decoder rounds it
+  """A region of the whole image, given one that is smaller by `scale` (of height, of width).
+
+  Its edges are those of the smaller image's pixels, so off by half of one at most.
+  """
+  y, x = scale
   top, left = round(region.top * y), round(region.left * x)
   part = image[top : top + round(region.height * y), left : left + round(region.width * x)]
   return _cv2().resize(part, size[::-1]).reshape(*size, -1)

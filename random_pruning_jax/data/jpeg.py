@@ -7,6 +7,7 @@ decoder that believes that the image ends below the part that is wanted stops th
 import struct
 from typing import NamedTuple
 
+START = b'\xff\xd8'
 SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows of blocks come once, from the top down
 OTHERS = (0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 TAIL = 64  # bytes in which the end must be marked; without it the file is cut off
@@ -28,7 +29,7 @@ class Part(NamedTuple):
 
 def frame_of(data: bytes) -> Frame | None:
   """None for what is no whole, sequential JPEG of one or three components."""
-  if data[:2] != b'\xff\xd8' or b'\xff\xd9' not in data[-TAIL:]:
+  if data[:2] != START or b'\xff\xd9' not in data[-TAIL:]:
     return None
   at = 2
   while at + 9 < len(data) and data[at] == 0xFF:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from random_pruning_jax.data import bundled, decode, missing, places, store
+from random_pruning_jax.data import bundled, crops, decode, missing, places, store
 from random_pruning_jax.data.specs import VALIDATION, DataError, spec_of, split_rules
 
 USES = ('train', 'validation', 'test')
@@ -56,7 +56,8 @@ def load(
     return Images(*store.collect(make()))
   identity = {'source': str(path.resolve()), 'split': expression, 'size': size}
   identity |= {'resize': resize} if resize else {}  # entries made without it keep their name
-  return Images(*store.fetch(name, identity, places.fingerprint(path), make))
+  made_by = [crops.VERSION] if size else []  # else images are as they were stored
+  return Images(*store.fetch(name, identity, places.fingerprint(path) + made_by, make))
 
 
 def labelled(images: Images, num_classes: int, what: str) -> Images:

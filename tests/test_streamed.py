@@ -22,6 +22,7 @@ from tiny import tiny_config
 from random_pruning_jax import data, feed, main, measure, parallel, run, runlog, train
 from random_pruning_jax.data import crops, decode, folder, order, places, streamed
 from random_pruning_jax.experiment import build
+from random_pruning_jax.suites import bench
 
 COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
 TRAIN, TEST = 12, 5  # images of each class
@@ -300,6 +301,17 @@ def test_evaluation_decodes_every_image_once(data_dir, split):
   images, labels = feed.held_out(experiment, split)
   assert images.shape == (15, 16, 16, 3) and sorted(who(images)) == all_of(TEST)
   assert [label for label, _ in who(images)] == labels.tolist()
+
+
+def test_statistics_are_of_training_images_as_evaluation_shows_images(data_dir):
+  """Whoever decodes those that training sees."""
+  experiment = build(streamed_config(data_dir))
+  measured = bench.Bench(experiment, {}, {}).images(split='train')
+  wanted, labels = data.load(
+    'colours', 'train', data_dir, size=(16, 16), resize=experiment.spec.resize
+  )
+  np.testing.assert_array_equal(measured.images[:], wanted)
+  np.testing.assert_array_equal(measured.labels[:], labels)
 
 
 @pytest.fixture(scope='module')

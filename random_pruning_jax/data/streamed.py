@@ -200,6 +200,10 @@ class Pixels:
   def __len__(self) -> int:
     return self.shape[0]
 
+  def as_evaluated(self) -> 'Pixels':
+    """The same, decoded and resized as held-out and foreign images are: by Pillow."""
+    return Pixels(self._source, dataclasses.replace(self._augment, decoder='pillow'))
+
   def __getitem__(self, index: Any) -> np.ndarray:
     chosen = np.arange(len(self))[index]
     indices = np.ravel(chosen)

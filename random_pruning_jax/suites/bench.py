@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import data, evaluate, feed, runlog, together
+from random_pruning_jax.data import streamed
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.progress import Stages
 
@@ -68,7 +69,9 @@ class Bench:
   def _read(self, name: str, split: str) -> data.Images:
     experiment = self.experiment
     if (name, split) == (OWN, 'train'):  # perhaps too many to hold at once
-      return feed.feed(experiment).images
+      images, labels = feed.feed(experiment).images
+      streams = isinstance(images, streamed.Pixels)
+      return data.Images(images.as_evaluated() if streams else images, labels)
     dataset, spec = name or experiment.config.dataset, experiment.spec
     found, note = data.load_adapted(
       dataset, split, spec.shape, experiment.config.data_dir, spec.resize

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from random_pruning_jax import data
-from random_pruning_jax.data import crops, decode, natural_patches, places, specs, streamed
+from random_pruning_jax.data import crops, decode, natural_patches, places, specs, store, streamed
 from random_pruning_jax.data.load import split_expression
 
 REAL = pathlib.Path(__file__).parents[1] / '../shared/data/tfds'
@@ -227,6 +227,27 @@ def test_of_many_that_need_images_at_once_one_decodes(fresh, monkeypatch):
   assert len(decoded) == 1
   for images, _ in found:
     np.testing.assert_array_equal(images, found[0].images)
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from random_pruning_jax.data import store
+def chunks():
+  yield np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, np.int32)
+  os.kill(os.getpid(), signal.SIGKILL)
+store.fetch('set', {}, [], lambda: store.Decoded((4, 2, 2, 1), chunks()))
+"""
+
+
+def test_what_a_killed_process_left_of_an_entry_is_removed_when_it_is_made(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  run_python(KILLED, XDG_CACHE_HOME=str(tmp_path)).communicate(timeout=60)
+  folder = places.cache_dir() / 'images'
+  assert ['incomplete' in path.name for path in folder.iterdir()] == [True]
+  pieces = [(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int32))]
+  store.fetch('set', {}, [], lambda: store.Decoded((4, 2, 2, 1), iter(pieces)))
+  assert ['incomplete' in path.name for path in folder.iterdir()] == [False]
 
 
 def test_the_cache_follows_the_source_files(fresh):

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -39,6 +40,8 @@ def fetch(
       folder.parent.mkdir(parents=True, exist_ok=True)
       inside.enter_context(lock.alone(places.cache_dir(), name=f'.{folder.name}.lock'))
       found = _read(folder, fingerprint)
+      for left in folder.parent.glob(f'{_aside(folder)}*'):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     if found is not None:
       return found
     try:
@@ -73,9 +76,14 @@ def _read(folder: pathlib.Path, fingerprint: list) -> tuple[np.ndarray, np.ndarr
     return None
 
 
+def _aside(folder: pathlib.Path) -> str:
+  """How the names of directories begin in which an entry is written."""
+  return f'incomplete.{folder.name}.'
+
+
 def _write(folder, identity, fingerprint, decoded):
   folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=folder.parent, prefix='incomplete.') as aside:
+  with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_aside(folder)) as aside:
     new = pathlib.Path(aside) / 'new'
     new.mkdir()
     labels = []

@@ -394,6 +394,7 @@ def test_a_missing_set_says_where_it_was_sought_what_makes_it_and_what_to_downlo
     ('tiny', 'test[3:1]', r"no images in 'test\[3:1\]'; it has train .7."),
     ('natural_patches', 'train', 'no train images; its splits are test'),
     ('imagenet_resized/33x33', 'test', "no variant '33x33'; it has 8x8, 16x16"),
+    ('digits:9.9.9', 'test', 'data set digits:9.9.9: .* at version 9.9.9, only: 1.0.0'),
     ('cifar10:9.9.9', 'test', 'cannot be loaded at version 9.9.9, only: 3'),
     ('someone:cifar10', 'test', 'is named NAME, NAME/CONFIG or NAME:1.0.0'),
   ],
@@ -421,6 +422,38 @@ def test_an_image_of_another_shape_than_its_set_declares_is_named_with_both(fres
   features.write_text(turned)
   with pytest.raises(data.DataError, match=r'tiny, image 0 of test: .* be 4x6, .*, got 6x4'):
     data.load('tiny', 'test', str(fresh))
+
+
+@pytest.mark.parametrize('left', [0.5, 0, None])
+@pytest.mark.parametrize('name', ['tiny-test*', 'dataset_info.json', 'features.json'])
+def test_a_damaged_set_is_named_with_what_to_do(fresh, name, left):
+  path = data.find('tiny', str(fresh))
+  (file,) = path.glob(name)
+  content = file.read_bytes()
+  file.write_bytes(content[: int(len(content) * left)]) if left is not None else file.unlink()
+  for read in (
+    lambda: data.load('tiny', 'test', str(fresh)),
+    lambda: streamed.Source('tiny', 'test', str(fresh))[0],
+  ):
+    with pytest.raises(data.DataError) as error:
+      read()
+    assert str(path.parent) in str(error.value) and '\n' not in str(error.value)
+    assert 'prepare it again' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('keys', 'found'), [(('image', 'label', 'id'), 'label'), (({'x': 'image'}, 'label'), None)]
+)
+def test_unusual_keys_of_a_set_are_read_or_refused(tiny_dir, monkeypatch, keys, found):
+  from tensorflow_datasets.core import DatasetInfo
+
+  monkeypatch.setattr(DatasetInfo, 'supervised_keys', keys)
+  path = data.find('tiny', str(tiny_dir))
+  if found:
+    assert decode.kind_of('tiny', path).label == found
+  else:
+    with pytest.raises(data.DataError, match='tiny is no set of 8-bit images with a class label'):
+      decode.kind_of('tiny', path)
 
 
 def test_a_known_set_has_its_test_images_under_any_name_of_their_split_or_is_refused(fresh):

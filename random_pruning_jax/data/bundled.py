@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 
-from random_pruning_jax.data import places
+from random_pruning_jax.data import missing, places
 from random_pruning_jax.data.specs import DataError, spec_of
 
 
@@ -41,7 +41,7 @@ def prepare(name: str, root: pathlib.Path) -> pathlib.Path:
   importlib.import_module(spec_of(name).module)  # registers the builder
   root.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.') as aside:
-    builder = tfds.builder(name, data_dir=aside)
+    builder = missing.create(name, pathlib.Path(aside))
     chatter = io.StringIO()  # TFDS announces its steps and draws bars; this takes a second
     with contextlib.redirect_stdout(chatter), contextlib.redirect_stderr(chatter):
       builder.download_and_prepare(

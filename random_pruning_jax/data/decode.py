@@ -4,7 +4,7 @@ import functools
 import io
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,11 +38,13 @@ def kind_of(name: str, path: pathlib.Path) -> Kind:
   """What the set prepared in `path` holds: 8-bit images with one class label, or a DataError."""
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(path)
-  image, label = builder.info.supervised_keys or ('image', 'label')
-  features = builder.info.features
+  info = _builder(path).info
+  image, label = (info.supervised_keys or ('image', 'label'))[:2]  # a third is of weights
+  features = info.features
   if (
-    image not in features
+    not isinstance(image, str)  # but a dictionary of several
+    or not isinstance(label, str)
+    or image not in features
     or not isinstance(features[image], tfds.features.Image)
     or features[image].np_dtype != np.uint8
     or features[image].shape[-1] not in (1, 3)
@@ -82,13 +84,13 @@ def decode(
     height, width = size
   shape = (height, width, kind.shape[2])
   source = raw_source(name, path, split)
-  return Decoded((len(source), *shape), _chunks(name, split, source, kind, shape, resize))
+  return Decoded((len(source), *shape), _chunks(name, path, split, source, kind, shape, resize))
 
 
 def raw_source(name, path, split):
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(path)
+  builder = _builder(path)
   try:
     if builder.info.splits[split].num_examples <= 0:  # less than none in [10:5]
       raise DataError(f'{name} has no images in {split!r}; it has {places.listed(path)}')
@@ -97,11 +99,42 @@ def raw_source(name, path, split):
     raise missing.other_format(name, path, places.file_format(path)) from error
   except DataError:
     raise
+  except (RuntimeError, OSError) as error:
+    raise places.unreadable(path, error) from error
   except (ValueError, AssertionError) as error:
     raise DataError(f'{name} has no split {split!r}; it has {places.listed(path)}') from error
 
 
-def _chunks(name, split, source, kind, shape, resize):
+def _builder(path: pathlib.Path):
+  import tensorflow_datasets as tfds
+  from google.protobuf import json_format
+
+  try:
+    return tfds.builder_from_directory(path)
+  except (ValueError, OSError, json_format.ParseError) as error:
+    raise places.unreadable(path, error) from error
+
+
+def examples(
+  path: pathlib.Path, kind: Kind, read: Callable[[list[int]], Sequence[bytes]], indices: list[int]
+) -> list[tuple[bytes, int]]:
+  """Encoded images and labels; a DataError where the records of the set in `path` are damaged."""
+  # TFDS's own parser costs more than decoding a small image.
+  from google.protobuf.message import DecodeError
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  try:
+    found = [tf_example_pb2.Example.FromString(record).features.feature for record in read(indices)]
+    if len(found) == len(indices):
+      return [(e[kind.image].bytes_list.value[0], e[kind.label].int64_list.value[0]) for e in found]
+  except (RuntimeError, OSError, DecodeError) as error:  # the first of array_record
+    raise places.unreadable(path, error) from error
+  except IndexError:  # of an example that lacks either
+    pass
+  raise places.unreadable(path, ValueError('a record is missing or empty'))
+
+
+def _chunks(name, path, split, source, kind, shape, resize):
   import joblib  # not needed when decoded images are in the cache
 
   # A 32x32 image costs more in Python than in the decoder, so that threads do not help. joblib's
@@ -112,7 +145,7 @@ def _chunks(name, split, source, kind, shape, resize):
   resize = resize if None in kind.shape else None
   decoded = parallel(
     joblib.delayed(_decode_chunk)(encoded, labels, shape, resize, (name, split, number * CHUNK))
-    for number, (encoded, labels) in enumerate(_read(source, kind))
+    for number, (encoded, labels) in enumerate(_read(path, source, kind))
   )
   with _progress(name, count) as bar:
     for images, labels in decoded:
@@ -128,16 +161,12 @@ def _progress(name, count):
   )
 
 
-def _read(source, kind: Kind) -> Iterator[tuple[list[bytes], np.ndarray]]:
+def _read(path: pathlib.Path, source, kind: Kind) -> Iterator[tuple[list[bytes], np.ndarray]]:
   """The encoded images of each chunk, and their labels."""
-  # TFDS's own parser costs more than decoding a small image.
-  from tensorflow_datasets.proto import tf_example_pb2
-
   for start in range(0, len(source), CHUNK):
-    records = source.__getitems__(list(range(start, min(start + CHUNK, len(source)))))
-    examples = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
-    labels = np.array([e[kind.label].int64_list.value[0] for e in examples], np.int32)
-    yield [e[kind.image].bytes_list.value[0] for e in examples], labels
+    indices = list(range(start, min(start + CHUNK, len(source))))
+    encoded, labels = zip(*examples(path, kind, source.__getitems__, indices), strict=True)
+    yield list(encoded), np.array(labels, np.int32)
 
 
 def _decode_chunk(

@@ -5,6 +5,7 @@ import importlib.util
 import pathlib
 import re
 
+from random_pruning_jax.data import places
 from random_pruning_jax.data.specs import SPECS, DataError, unversioned
 
 INSTALL = 'pip install -e ".[prepare]"'
@@ -56,6 +57,8 @@ def create(name: str, root: pathlib.Path):
     return tfds.builder(name, data_dir=str(root))
   except tfds.core.DatasetNotFoundError:
     pass
+  except OSError as error:  # of a directory of the set without its dataset_info.json
+    raise places.unreadable(root / unversioned(name), error) from error
   except (ValueError, AssertionError) as error:
     base, _, variant = unversioned(name).partition('/')
     variants = tfds.builder_cls(base).builder_configs

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+from typing import Any
 
 from random_pruning_jax.data.specs import DataError
 
@@ -44,10 +45,9 @@ def locate(name: str, root: pathlib.Path) -> pathlib.Path | None:
 
 def split_sizes(path: pathlib.Path) -> dict[str, int]:
   """Number of images of each split of a prepared set."""
-  info = json.loads((path / 'dataset_info.json').read_text())
   return {
     split['name']: sum(int(length) for length in split.get('shardLengths', ()))
-    for split in info.get('splits', ())
+    for split in _info(path).get('splits', ())
   }
 
 
@@ -58,13 +58,27 @@ def listed(path: pathlib.Path) -> str:
 
 def file_format(path: pathlib.Path) -> str:
   """The format of a prepared set's files; TFDS wrote tfrecord before it knew others."""
-  return json.loads((path / 'dataset_info.json').read_text()).get('fileFormat', 'tfrecord')
+  return _info(path).get('fileFormat', 'tfrecord')
+
+
+def unreadable(path: pathlib.Path, error: Exception) -> DataError:
+  """What to raise where the files of a prepared set raised `error`."""
+  reason = ' '.join(str(error).split()).rstrip('.')
+  again = 'if it is damaged or incomplete, move it away and prepare it again'
+  return DataError(f'the data set in {path} cannot be read ({reason}); {again}')
 
 
 def fingerprint(path: pathlib.Path) -> list[list]:
   """Names, sizes and times of a prepared set's files: it changes when the data are made anew."""
   files = sorted(file for file in path.iterdir() if file.is_file())
   return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _info(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return dict(json.loads((path / 'dataset_info.json').read_text()))
+  except (OSError, ValueError) as error:
+    raise unreadable(path, error) from error
 
 
 def _versions(folder: pathlib.Path) -> dict[str, pathlib.Path]:

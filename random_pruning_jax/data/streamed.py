@@ -52,16 +52,7 @@ class Source:
     return f'{len(self)} {files}'
 
   def read(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    examples = [
-      tf_example_pb2.Example.FromString(record).features.feature
-      for record in self._read([int(index) for index in indices])
-    ]
-    return [
-      (e[self.kind.image].bytes_list.value[0], e[self.kind.label].int64_list.value[0])
-      for e in examples
-    ]
+    return decode.examples(self.path, self.kind, self._read, [int(index) for index in indices])
 
   def _read(self, indices: list[int]) -> list[bytes]:
     """One by one, which costs a third; as soon as one was slow to come, the others at once."""

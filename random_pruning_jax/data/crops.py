@@ -19,9 +19,8 @@ from random_pruning_jax.data.specs import DataError
 MODES = {1: 'L', 3: 'RGB'}
 # What Pillow raises of images that are damaged, or so large that they may be an attack.
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-VERSION = (
-  2  # of what `pillow` shows of an image; entries of the cache that hold another are made anew
-)
+# Of what `pillow` shows of an image: entries of the cache that hold another are made anew.
+VERSION = 2
 TRIES = 10  # at a random region that fits, before the centre is taken
 
 

@@ -219,14 +219,19 @@ def digest(tree: chex.ArrayTree) -> str:
 
 
 def find(manager: Manager, which: str) -> int:
-  """The step of the checkpoint 'best' on validation accuracy, the 'latest', or a step itself."""
+  """The step of the checkpoint 'best' on validation accuracy, the 'latest', or a step itself.
+
+  'best' leaves out one whose record cannot be read, and says so: a process that is killed while it
+  deletes an old checkpoint leaves a part of it. Raises ValueError where there is no such checkpoint
+  and NotReadableError where no record can be read.
+  """
   steps = manager.all_steps()
   if not steps:
     raise ValueError(f'{manager.directory} must hold a checkpoint; it has none.')
   if which == 'latest':
     return steps[-1]
   if which == 'best':
-    return max(steps, key=lambda step: (_validation_accuracy(manager, step), step))
+    return _best(manager, steps)
   if not which.isdigit() or int(which) not in steps:
     raise ValueError(f"checkpoint must be 'best', 'latest' or one of {steps}, got {which!r}.")
   return int(which)
@@ -246,6 +251,16 @@ def record_of(manager: Manager, step: int) -> dict[str, Any]:
     ) from error
 
 
-def _validation_accuracy(manager: Manager, step: int) -> float:
-  validation = record_of(manager, step)['validation']
-  return validation['accuracy'] if validation else -1.0
+def _best(manager: Manager, steps: list[int]) -> int:
+  found, refused = [], None
+  for step in steps:
+    try:
+      validation = record_of(manager, step)['validation']
+    except NotReadableError as error:
+      refused = error
+      say(f'WARNING: {error} It is left out.')
+      continue
+    found.append((validation['accuracy'] if validation else -1.0, step))
+  if refused and not found:
+    raise refused
+  return max(found)[1]

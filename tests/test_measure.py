@@ -176,10 +176,15 @@ def test_the_newest_checkpoint_says_whether_the_run_has_ended(copied):
   assert row['step'] == 10 and not row['final']
 
 
-def test_a_damaged_checkpoint_keeps_no_other_from_being_measured(copied):
-  (copied / 'checkpoints' / '10' / 'record' / 'metadata').write_text('{')
-  row = measure.evaluate_run(copied, suite=('calibration',), checkpoint='20', show=False)
-  assert row['step'] == 20 and not row['final']  # as the best is not known
+def test_what_is_left_of_a_deleted_checkpoint_keeps_no_other_from_being_measured(copied, capsys):
+  """A process that is killed while it deletes one leaves a part."""
+  shutil.rmtree(copied / 'checkpoints' / '10' / 'record')
+  row = measure.evaluate_run(copied, suite=('calibration',), show=False)
+  assert row['step'] == 20 and row['final']
+  assert f'WARNING: checkpoint {copied}/checkpoints/10 cannot be read' in capsys.readouterr().err
+  (copied / 'checkpoints' / '20' / 'record' / 'metadata').write_text('{')
+  with pytest.raises(checkpoints.NotReadableError, match='checkpoints/20 cannot be read'):
+    measure.evaluate_run(copied, suite=('calibration',), show=False)
 
 
 def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):

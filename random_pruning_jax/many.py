@@ -130,6 +130,7 @@ def _loop(members: list[Member], groups: list[Group], ends: list, show: bool) ->
         break
     for group in groups:
       group.finish()
+    stop = stop or watch.asked()  # the last validations and checkpoints take their time
   if stop:
     raise preemption.Preempted(
       f'asked to stop (SIGTERM); saved {len(members)} networks at step {end}'

@@ -111,7 +111,6 @@ def train(
     with (
       runlog.RunLog(workdir, done, write=first) as log,
       Progress(run.last_step, done=done, show=show and first) as progress,
-      preemption.Watch() as watch,
       profiling.Trace(workdir, profile) as trace,
     ):
       progress.status('compiling the step')
@@ -119,7 +118,8 @@ def train(
       with recorder.compiling('the step, ahead'):
         ready_to_step()
         kernels.wait(progress.status)
-      return _loop(run, state, recorder, watch, trace, at)
+      with preemption.Watch() as watch:  # from here on there is something to save
+        return _loop(run, state, recorder, watch, trace, at)
 
 
 def claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
@@ -300,6 +300,6 @@ def _loop(
     recorder.write_due()
     recorder.flush()
     checkpoints.finish(run.saved)
-  if stop:
+  if stop or watch.asked():  # the last validation and checkpoint take their time
     raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {recorder.step}')
   return state

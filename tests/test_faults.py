@@ -21,6 +21,7 @@ from tiny import tinier_config
 from random_pruning_jax import (
   checkpoints,
   feed,
+  kernels,
   parallel,
   preemption,
   processor,
@@ -114,6 +115,32 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
   state = train.train(tinier_config(), tmp_path, show=False)
   assert_equal(state, whole[1])
   assert trained(tmp_path) == trained(whole[0])
+
+
+def ask_to_stop(*_):
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_that_is_asked_to_stop_in_its_last_validation_stops(whole, tmp_path):
+  write = runlog.RunLog.write
+
+  def signal_at_20(self, kind, step, metrics):
+    write(self, kind, step, metrics)
+    if (kind, step) == ('validation', 20):
+      ask_to_stop()
+
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 20'):
+    patch.setattr(runlog.RunLog, 'write', signal_at_20)
+    train.train(tinier_config(), tmp_path, show=False)
+  assert_equal(train.train(tinier_config(), tmp_path, show=False), whole[1])
+  assert trained(tmp_path) == trained(whole[0])
+
+
+def test_a_run_that_is_asked_to_stop_while_it_compiles_takes_no_step(tmp_path, monkeypatch):
+  monkeypatch.setattr(kernels, 'wait', ask_to_stop)
+  with preemption.raise_when_asked(), pytest.raises(preemption.Preempted):
+    train.train(tinier_config(), tmp_path, show=False)
+  assert not (tmp_path / 'checkpoints').exists()
 
 
 def test_a_feed_that_fails_as_it_closes_costs_no_checkpoint(tmp_path, monkeypatch):

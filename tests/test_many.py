@@ -169,6 +169,21 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
   assert many.train_many(configs(**changes), some, **train_some)[1].step == 10  # all are done
 
 
+def test_networks_that_are_asked_to_stop_in_their_last_validations_stop(tmp_path):
+  write = runlog.RunLog.write
+
+  def signal_at_10(self, kind, step, metrics):
+    write(self, kind, step, metrics)
+    if kind == 'validation':
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  some, where = configs()[:2], places(tmp_path, 2)
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 10'):
+    patch.setattr(runlog.RunLog, 'write', signal_at_10)
+    many.train_many(some, where, on=ONE_DEVICE, show=False)
+  assert [saved_steps(place) for place in where] == [[10]] * 2
+
+
 def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_differ(tmp_path):
   with pytest.raises(ValueError, match='configs 0 and 1 batch_size is 120 and 60'):
     many.train_many([tiny_config(), tiny_config(batch_size=60)], places(tmp_path, 2))

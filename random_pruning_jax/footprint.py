@@ -75,12 +75,11 @@ def footprint(
   check_budget(experiment)
   config = experiment.config
   gather, axes, shared, inputs, steps = _arriving(experiment)
-  # When the learning rate changes is no matter of size.
-  state = train.blank_state(experiment, PER_EPOCH)
+  state = train.blank_state(experiment)
   own = jax.eval_shape(
     lambda: Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
   )
-  step = step_of(experiment, PER_EPOCH, gather)
+  step = step_of(experiment, PER_EPOCH, gather)  # when the rate changes is no matter of size
   lowered = compiled(step, axes, on).lower(state, shared, own, *inputs)
   start = time.perf_counter()
   try:

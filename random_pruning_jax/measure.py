@@ -120,7 +120,7 @@ def load_state(
     if trained is not None and int(trained.step) == step:
       state, record = parallel.replicate(trained, experiment.on), checkpoints.record_of(saved, step)
     else:
-      state, record = checkpoints.restore(saved, blank_state(experiment, 1), experiment.on, step)
+      state, record = checkpoints.restore(saved, blank_state(experiment), experiment.on, step)
     return Loaded(state, record, _is_final(saved, experiment.config, step))
 
 

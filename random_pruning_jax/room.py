@@ -39,7 +39,7 @@ def of_one(run: Run, shared: int) -> int:
   That is its state, what a call computes, and the state again, which is what a checkpoint reads.
   """
   experiment = run.experiment
-  state = blank_state(experiment, run.per_epoch)
+  state = blank_state(experiment)
   images = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   flags = jax.ShapeDtypeStruct((1,), bool)
   state, own = jax.tree.map(

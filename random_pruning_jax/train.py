@@ -155,8 +155,7 @@ def prepare(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
 def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices; and its record."""
   experiment = run.experiment
-  blank = functools.partial(blank_state, experiment, run.per_epoch)
-  read = checkpoints.restore_newest(run.saved, blank, experiment.on)
+  read = checkpoints.restore_newest(run.saved, lambda: blank_state(experiment), experiment.on)
   if read is not None:
     with together.failing_together():
       _check_alike(run, read.record)
@@ -165,8 +164,7 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
   mask_tree = initial_masks(experiment, variables, score_batches(experiment, run.feed.images))
   _say_what_is_empty(mask_tree, experiment.structure.shapes)
-  create = _creator(config, run.per_epoch)
-  state = create(variables, mask_tree, optimizers.rates(config))
+  state = _creator(config)(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
   state = parallel.replicate(state, experiment.on)
   return state, {'meter': None, 'seconds': 0.0}
@@ -217,10 +215,9 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
   together.check_same('the initial weights', checkpoints.digest(params))
 
 
-def blank_state(experiment: Experiment, per_epoch: int) -> TrainState:
-  """Shapes and dtypes of the config's state, however long an epoch is; nothing is computed."""
-  given = _given_to_create(experiment)
-  return _creator(experiment.config, per_epoch).eval_shape(*given)
+def blank_state(experiment: Experiment) -> TrainState:
+  """Shapes and dtypes of the config's state; nothing is computed."""
+  return _creator(experiment.config).eval_shape(*_given_to_create(experiment))
 
 
 def _given_to_create(experiment: Experiment) -> tuple:
@@ -229,9 +226,11 @@ def _given_to_create(experiment: Experiment) -> tuple:
   return variables, mask_tree, optimizers.rates(experiment.config)
 
 
-def _creator(config: ConfigDict, per_epoch: int) -> Callable:
-  average = config.optimizer.average_decay > 0
-  return _creating(optimizers.maker(config, per_epoch), average)
+def _creator(config: ConfigDict) -> Callable:
+  # The state is the same whatever the schedule is; this one does not ask how long an epoch is.
+  constant = ConfigDict(config.to_dict())
+  constant.schedule.update(name='constant', warmup_epochs=0.0)
+  return _creating(optimizers.maker(constant, 1), config.optimizer.average_decay > 0)
 
 
 @functools.lru_cache(maxsize=64)
@@ -254,7 +253,7 @@ def _ahead(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[
   if start == end or jax.process_count() > 1:  # several processes lower arrays alone
     return (lambda: None,) * 2
   images = () if run.feed.loading == 'streamed' else feed.on_devices(run.feed.images)
-  given = (blank_state(experiment, run.per_epoch), images, jax.eval_shape(lambda: run.own))
+  given = (blank_state(experiment), images, jax.eval_shape(lambda: run.own))
   inputs = feed.shapes(experiment, run.feed.loading, end - start)
   call = compiled(run.step, run.feed.axes, on)
   step = ahead(call, *parallel.replicated(given, on), *inputs)  # first, as it takes longest
@@ -263,7 +262,7 @@ def _ahead(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[
   draw = ahead(
     initializer(experiment.model, experiment.spec.shape), keys(experiment.config.seed).init
   )
-  create = ahead(_creator(experiment.config, run.per_epoch), *_given_to_create(experiment))
+  create = ahead(_creator(experiment.config), *_given_to_create(experiment))
   return lambda: (draw(), create()), step
 
 

@@ -64,7 +64,7 @@ def facts(runs):
 def last_state(workdir, number=0):
   """What a workdir holds, read onto the CPU."""
   experiment = train.build(pair()[number])
-  like = train.blank_state(experiment, 10)
+  like = train.blank_state(experiment)
   with checkpoints.Manager(workdir) as saved:
     return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)
 

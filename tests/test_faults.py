@@ -381,7 +381,7 @@ from tiny import tinier_config
 from random_pruning_jax import checkpoints, parallel, train
 from random_pruning_jax.experiment import build
 experiment = build(tinier_config())
-like = train.blank_state(experiment, 10)
+like = train.blank_state(experiment)
 with checkpoints.Manager(sys.argv[1]) as saved:
   for devices in (1, 2, 4, 8):
     state = checkpoints.restore(saved, like, parallel.devices(devices)).state

@@ -238,6 +238,15 @@ def test_devices_that_do_not_divide_the_batch_measure_all_the_same(copied):
   assert row['metrics']['accuracy'] == before['accuracy']
 
 
+def test_a_run_whose_warm_up_lasts_into_its_last_epoch_is_measured_like_any_other(copied):
+  config = json.loads((copied / runlog.CONFIG_FILE).read_text())
+  config['schedule']['warmup_epochs'] = 1.6  # of two
+  (copied / runlog.CONFIG_FILE).write_text(json.dumps(config))
+  before = rows_of(copied)[-1]['metrics']
+  row = measure.evaluate_run(copied, suite=('calibration',), show=False)
+  assert row['metrics']['accuracy'] == before['accuracy']
+
+
 def test_a_run_that_another_process_trains_is_left_to_it(copied):
   config = runlog.read_config(copied)
   with (copied / '.lock').open('a') as lock:

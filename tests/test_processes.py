@@ -185,7 +185,7 @@ def two(alone, tmp_path_factory):
 def read(workdir, devices, config):
   """The last state of a run in `workdir`, on that many devices of this process."""
   experiment = build(tinier_config(**config))
-  like = train.blank_state(experiment, 10)
+  like = train.blank_state(experiment)
   with checkpoints.Manager(workdir) as saved:
     return checkpoints.restore(saved, like, parallel.devices(devices), 20).state
 

@@ -25,28 +25,34 @@ class Member:
   def __init__(self, experiment: Experiment, workdir: str):
     self.experiment, self.workdir = experiment, workdir
     self.outcome: TrainState | Exception | None = None
+    self._held = contextlib.ExitStack()
 
-  def open(self, stack: contextlib.ExitStack) -> None:
+  def open(self) -> None:
     first = jax.process_index() == 0
     claim(self.experiment, self.workdir)
     self.run = prepare(self.experiment, self.workdir)
-    stack.enter_context(checkpoints.closing(self.run.saved))
+    self._held.enter_context(checkpoints.closing(self.run.saved))
     self.state, record = begin(self.run)
     done = int(self.state.step)
     if done == self.run.last_step:
       self.outcome = self.state
       return
-    log = stack.enter_context(runlog.RunLog(self.workdir, done, write=first))
-    silent = stack.enter_context(Progress(self.run.last_step, done=done, show=False))
+    log = self._held.enter_context(runlog.RunLog(self.workdir, done, write=first))
+    silent = self._held.enter_context(Progress(self.run.last_step, done=done, show=False))
     self.recorder = Recorder(self.run, self.state, record, log, silent)
+
+  def close(self) -> None:
+    with self.guarded():
+      self._held.close()
 
   @contextlib.contextmanager
   def guarded(self) -> Iterator[None]:
-    """An error inside is this network's alone, and ends it."""
+    """An error inside is this network's alone, and ends it; the first is its outcome."""
     try:
       yield
     except Exception as error:
-      self.outcome = error
+      if not isinstance(self.outcome, Exception):
+        self.outcome = error
 
   def takes(self, step: int) -> bool:
     return self.outcome is None and self.recorder.step == step

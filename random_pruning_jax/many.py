@@ -58,8 +58,9 @@ def train_many(
   members = [Member(experiment, place) for experiment, place in zip(every, places, strict=True)]
   with contextlib.ExitStack() as stack:
     for member in members:
+      stack.callback(member.close)
       with member.guarded():
-        member.open(stack)
+        member.open()
     if going := [member for member in members if member.outcome is None]:
       a_turn = len(on) if apart else 1  # one on each device, or on all of them
       size = a_turn if way == 'turn' else len(going)

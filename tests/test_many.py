@@ -6,7 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import tinier_config, tiny_config
 
 from random_pruning_jax import (
   checkpoints,
@@ -136,6 +136,18 @@ def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone
   close(found[2], alone[1][2])
 
 
+def test_a_network_that_ends_by_two_errors_is_told_of_the_first_and_the_others_do_not_notice(
+  tmp_path,
+):
+  """Its loss is no number while a thread finds that its weights, to be saved, are none either."""
+  changes = {'epochs': 1, 'log_every': 1, 'checkpoint__every_steps': 1}
+  some = [tinier_config(**changes)]
+  some.append(tinier_config(optimizer__lr=3e38, optimizer__weight_decay=1e3, **changes))
+  found = many.train_many(some, places(tmp_path, 2), on=ONE_DEVICE, show=False)
+  assert int(found[0].step) == 10
+  assert isinstance(found[1], runlog.NotFiniteError)
+
+
 def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path):
   """Stopped after seven steps together; then each is brought somewhere else alone."""
   changes = {'checkpoint__every_steps': 4}
@@ -217,7 +229,7 @@ def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images
   run = prepare(train.build(tiny_config(), ONE_DEVICE))
   images = sum(array.nbytes for array in run.feed.images)
   found = room.of_one(run, images)
-  state = room.blank_state(run.experiment, run.per_epoch)
+  state = room.blank_state(run.experiment)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   activations = 120 * 8 * 8 * 2 * 4  # of the first layer, at least
   assert 2 * size + activations < found < room.of_one(run, 0)

@@ -41,7 +41,7 @@ RECIPES = {
 CURVE = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # epsilons of attacks
 
 # Where a run may differ from the one that its workdir holds: these change nothing that is trained.
-NOT_COMPARED = ('data_dir', 'data_workers', 'steps_per_call')
+NOT_COMPARED = ('data_dir', 'data_workers', 'dense_twin', 'steps_per_call')
 NOT_COMPARED_BELOW = ('evaluation.',)
 
 

@@ -121,18 +121,20 @@ def load_state(
       state, record = parallel.replicate(trained, experiment.on), checkpoints.record_of(saved, step)
     else:
       state, record = checkpoints.restore(saved, blank_state(experiment), experiment.on, step)
-    return Loaded(state, record, _is_final(saved, experiment.config, step))
+    return Loaded(state, record, _is_final(saved, experiment.config, step, checkpoint))
 
 
-def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int) -> bool:
+def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int, asked: str) -> bool:
+  """Of the step that was found for `asked`."""
+  named = config.evaluation.checkpoint
   try:
-    named = checkpoints.find(saved, config.evaluation.checkpoint)
+    of_named = step if asked in ('', named) else checkpoints.find(saved, named)
     newest = checkpoints.record_of(saved, saved.all_steps()[-1])
   except checkpoints.NotReadableError:  # of a step that nobody asked for
     return False
   per_epoch = newest.get('per_epoch')  # older checkpoints do not say how long the run was to be
   ended = per_epoch is None or newest['step'] == config.epochs * per_epoch
-  return ended and step == named
+  return ended and step == of_named
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:

@@ -181,7 +181,8 @@ def test_what_is_left_of_a_deleted_checkpoint_keeps_no_other_from_being_measured
   shutil.rmtree(copied / 'checkpoints' / '10' / 'record')
   row = measure.evaluate_run(copied, suite=('calibration',), show=False)
   assert row['step'] == 20 and row['final']
-  assert f'WARNING: checkpoint {copied}/checkpoints/10 cannot be read' in capsys.readouterr().err
+  warning = f'WARNING: checkpoint {copied}/checkpoints/10 cannot be read'
+  assert capsys.readouterr().err.count(warning) == 1
   (copied / 'checkpoints' / '20' / 'record' / 'metadata').write_text('{')
   with pytest.raises(checkpoints.NotReadableError, match='checkpoints/20 cannot be read'):
     measure.evaluate_run(copied, suite=('calibration',), show=False)
@@ -261,6 +262,17 @@ def test_a_run_that_another_process_trains_is_left_to_it(copied):
     # By which the other process measures.
     assert runlog.read_config(copied).evaluation.epsilons == config.evaluation.epsilons
   assert run.run(config, copied, show=False)[0]['step'] == 20
+
+
+def test_a_dense_twin_may_be_added_later(copied):
+  config = runlog.read_config(copied)
+  shutil.rmtree(copied / run.TWIN)
+  config.dense_twin = False
+  (alone,) = run.run(config, copied, show=False)
+  config.dense_twin = True
+  sparse, dense = run.run(config, copied, show=False)
+  assert [row['config']['dense_twin'] for row in (alone, sparse, dense)] == [False, True, False]
+  assert sparse['metrics'] == alone['metrics'] and dense['density'] == 1.0
 
 
 def test_several_runs_and_their_twins_make_one_table(copied, capsys):

@@ -62,12 +62,14 @@ class Recorder:
 
   @contextlib.contextmanager
   def compiling(self, program: str) -> Iterator[None]:
-    """Around a call of a program, the first of which compiles it: what that takes is recorded."""
+    """Around a call of a program, the first of which compiles it: what that takes is recorded, and
+    left out of the speed."""
     began = time.perf_counter()
     yield
     if program not in self._called:
       self._called.add(program)
       self._compile_seconds += time.perf_counter() - began
+      self._meter.restart_clock()
 
   def needs_state(self, step: int) -> bool:
     """Whether `record` looks at the state after `step` steps."""
@@ -135,27 +137,28 @@ class Recorder:
     meter = self._meter.record()  # first, because it refuses a loss that is no number
     validate, _ = self._due(self.step)
     step, logits = self.step, None
-    with self._meter.pausing():
-      if validate:
-        run = self._run
-        with self.compiling('validation'):
-          logits = evaluate.begin_to_predict(
-            run.experiment.model,
-            state.variables,
-            run.validation.images,
-            batch_size=run.experiment.config.evaluation.batch_size,
-            on=run.experiment.on,
-          )
+    if validate:
+      run = self._run
+      with self.compiling('validation'), self._meter.pausing():
+        logits = evaluate.begin_to_predict(
+          run.experiment.model,
+          state.variables,
+          run.validation.images,
+          batch_size=run.experiment.config.evaluation.batch_size,
+          on=run.experiment.on,
+        )
 
     def finish() -> None:
-      with self._meter.stopped():
-        validation = self._validated(step, logits(), epoch) if validate else None
-        self._log.sync()
-        record = {'meter': meter, 'validation': validation}
-        record |= {'seconds': time.perf_counter() - self._started}
-        record |= {'compile_seconds': self._compile_seconds}
-        record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.experiment.on)}
-        checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
+      validation = None
+      if validate:
+        with self._meter.stopped():
+          validation = self._validated(step, logits(), epoch)
+      self._log.sync()
+      record = {'meter': meter, 'validation': validation}
+      record |= {'seconds': time.perf_counter() - self._started}
+      record |= {'compile_seconds': self._compile_seconds}
+      record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.experiment.on)}
+      checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
 
     self._unfinished = finish
     if not validate:

@@ -162,7 +162,7 @@ class Meter:
     self._speed = 0.0
     self._paused = False
     self._watch = futures.ThreadPoolExecutor(1)
-    self._restart_clock()
+    self.restart_clock()
 
   def add(self, metrics: dict[str, Any]) -> None:
     """Of one call: loss and accuracy [S] of its steps."""
@@ -186,7 +186,7 @@ class Meter:
       self._speed = self._new / seconds
     waiting = min(self._waited / seconds, 1.0)
     self._metrics = []
-    self._restart_clock()
+    self.restart_clock()
     metrics = {'loss': loss, 'accuracy': accuracy}
     return metrics | {'steps_per_second': self._speed, 'waiting': waiting}
 
@@ -214,17 +214,23 @@ class Meter:
     self._epoch = [0.0, 0.0, 0]
     return {'loss': loss / steps, 'accuracy': accuracy / steps}
 
+  def restart_clock(self) -> None:
+    """Speed is of what comes from here on: after a line, and after a program was compiled."""
+    self._since = time.perf_counter()
+    self._new = 0
+    self._waited = 0.0
+
   @contextlib.contextmanager
   def pausing(self) -> Iterator[None]:
-    """Around what is done between two calls: see `stopped`. The call that the devices took
-    meanwhile, which is the next to be added, is left out too."""
+    """Around what gives the devices other work between two calls: see `stopped`. The call that
+    they took meanwhile, which is the next to be added, is left out too."""
     with self.stopped():
       yield
     self._paused = True
 
   @contextlib.contextmanager
   def stopped(self) -> Iterator[None]:
-    """Around what waits for a validation or saves, whose time is left out of the speed."""
+    """Around what waits for such work, whose time is left out of the speed."""
     began = time.perf_counter()
     yield
     self._since += time.perf_counter() - began
@@ -246,11 +252,6 @@ class Meter:
       self._epoch = [self._epoch[0] + pair[0], self._epoch[1] + pair[1], self._epoch[2] + 1]
     self._fetched += len(loss)
     self._coming = []
-
-  def _restart_clock(self) -> None:
-    self._since = time.perf_counter()
-    self._new = 0
-    self._waited = 0.0
 
 
 def _ready_at(array: Any) -> float:

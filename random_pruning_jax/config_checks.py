@@ -112,6 +112,12 @@ def _check_schedule(config: ConfigDict) -> None:
         'schedule.milestones must lie in [0, 1], as fractions of training; '
         f'got {milestone} (80 of 160 epochs are 0.5).'
       )
+    warmup = config.schedule.warmup_epochs
+    if config.schedule.name == 'milestones' and warmup and milestone * config.epochs <= warmup:
+      raise ValueError(
+        f'schedule.milestones must come after the warm-up of {warmup:g} epochs, '
+        f'got {milestone:g} of {config.epochs}.'
+      )
 
 
 def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:

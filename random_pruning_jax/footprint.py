@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, tables, train
+from random_pruning_jax.beginning import blank_state
 from random_pruning_jax.chips import Chip
 from random_pruning_jax.data import resident, streamed
 from random_pruning_jax.experiment import Experiment, build, check_budget, keys
@@ -75,7 +76,7 @@ def footprint(
   check_budget(experiment)
   config = experiment.config
   gather, axes, shared, inputs, steps = _arriving(experiment)
-  state = train.blank_state(experiment)
+  state = blank_state(experiment)
   own = jax.eval_shape(
     lambda: Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
   )

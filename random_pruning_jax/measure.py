@@ -20,9 +20,10 @@ from random_pruning_jax import (
   together,
 )
 from random_pruning_jax import config as config_lib
+from random_pruning_jax.beginning import blank_state
 from random_pruning_jax.experiment import Experiment, build
 from random_pruning_jax.progress import say
-from random_pruning_jax.train import TrainState, blank_state
+from random_pruning_jax.step import TrainState
 
 # Parts of a row that a later evaluation of the same checkpoint adds to and does not replace.
 GATHERED = ('metrics', 'notes', 'skipped', 'settings')

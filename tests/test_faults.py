@@ -19,6 +19,7 @@ from ports import free_port
 from tiny import tinier_config
 
 from random_pruning_jax import (
+  beginning,
   checkpoints,
   feed,
   kernels,
@@ -352,24 +353,24 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
   record = {'step': 5, 'per_epoch': 10, 'devices': 2}
-  train._check_alike(train.prepare(build(tinier_config())), record)
+  beginning._check_alike(train.prepare(build(tinier_config())), record)
   assert not capsys.readouterr().err
   run = train.prepare(build(tinier_config(optimizer__accumulate=2)))
-  train._check_alike(run, record | {'devices': 4})
+  beginning._check_alike(run, record | {'devices': 4})
   assert not capsys.readouterr().err
-  train._check_alike(run, record)
+  beginning._check_alike(run, record)
   assert 'there were 2 devices, and now there are 4' in capsys.readouterr().err
 
 
 def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(capsys):
   record = {'step': 5, 'per_epoch': 10, 'pixels': 'another'}
-  train._check_alike(train.prepare(build(tinier_config())), record)  # whose images are resident
+  beginning._check_alike(train.prepare(build(tinier_config())), record)  # whose images are resident
   assert 'resized' not in capsys.readouterr().err
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'data_workers': 0}
   run = train.prepare(build(tinier_config(image_size=8, **streamed)))
-  train._check_alike(run, record | {'pixels': crops.pixels()})
+  beginning._check_alike(run, record | {'pixels': crops.pixels()})
   assert 'resized' not in capsys.readouterr().err
-  train._check_alike(run, record)
+  beginning._check_alike(run, record)
   said = capsys.readouterr().err
   assert 'WARNING: until step 5 another resized' in said and f'now {crops.pixels()} does' in said
 
@@ -378,10 +379,10 @@ EIGHT = """
 import sys
 sys.path.insert(0, 'tests')
 from tiny import tinier_config
-from random_pruning_jax import checkpoints, parallel, train
+from random_pruning_jax import beginning, checkpoints, parallel
 from random_pruning_jax.experiment import build
 experiment = build(tinier_config())
-like = train.blank_state(experiment)
+like = beginning.blank_state(experiment)
 with checkpoints.Manager(sys.argv[1]) as saved:
   for devices in (1, 2, 4, 8):
     state = checkpoints.restore(saved, like, parallel.devices(devices)).state

@@ -15,6 +15,7 @@ FLOORS = {
   '__main__': 3,
   'commands': 3,
   'train': 2,
+  'beginning': 2,
   'program': 2,
   'checkpoints': 2,
   'checkpoint_manager': 2,

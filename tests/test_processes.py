@@ -13,7 +13,7 @@ import started
 from ports import free_port
 from tiny import tinier_config
 
-from random_pruning_jax import checkpoints, parallel, train
+from random_pruning_jax import beginning, checkpoints, parallel
 from random_pruning_jax.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,7 +38,7 @@ import shutil
 import signal
 import time
 import numpy as np
-from random_pruning_jax import checkpoints, cost, data, feed, masks, run, train
+from random_pruning_jax import beginning, checkpoints, cost, data, feed, masks, run, train
 from random_pruning_jax import footprint, preemption, room, suites
 from random_pruning_jax.commands import sweep
 from random_pruning_jax.experiment import build, initial_masks, initial_variables
@@ -106,8 +106,8 @@ if jax.process_count() > 1:
     'set': lacking,
     'sweep': sweep._check_alone,
     'config': lambda: train.train(tinier_config(seed=number), other, show=False),
-    'weights': lambda: train.check_beginning(mine, same),
-    'masks': lambda: train.check_beginning(same, {'kernel': mine['kernel'] > 0}),
+    'weights': lambda: beginning.check_beginning(mine, same),
+    'masks': lambda: beginning.check_beginning(same, {'kernel': mine['kernel'] > 0}),
     # Which process 0 alone finds.
     'workdir': lambda: run.run(tinier_config(epochs=3, **SNIP), workdir, show=False),
     'disk': only_here,
@@ -185,7 +185,7 @@ def two(alone, tmp_path_factory):
 def read(workdir, devices, config):
   """The last state of a run in `workdir`, on that many devices of this process."""
   experiment = build(tinier_config(**config))
-  like = train.blank_state(experiment)
+  like = beginning.blank_state(experiment)
   with checkpoints.Manager(workdir) as saved:
     return checkpoints.restore(saved, like, parallel.devices(devices), 20).state
 

@@ -15,6 +15,7 @@ import pytest
 from tiny import tiny_config
 
 from random_pruning_jax import (
+  beginning,
   calls,
   checkpoints,
   evaluate,
@@ -316,7 +317,7 @@ def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
   experiment = build(tiny_config(pruning__ratio='uniform', pruning__density=0.02))
   run = train.prepare(experiment, tmp_path)
   with checkpoints.closing(run.saved):
-    train.begin(run)
+    beginning.begin(run)
   assert 'WARNING: no weight is kept in stage2_block0/projection, stem.' in capfd.readouterr().err
 
 

@@ -15,10 +15,18 @@ from random_pruning_jax import (
   main,
   masks,
   models,
+  optimizers,
   paths,
   runlog,
   train,
   verify,
+)
+from random_pruning_jax.experiment import (
+  build,
+  initial_masks,
+  initial_variables,
+  keys,
+  score_batches,
 )
 from random_pruning_jax.step import create_state
 
@@ -145,11 +153,11 @@ def untrained(config, workdir, batches_of=None, change=lambda state: state):
 
   `batches_of` are the images that its scores see.
   """
-  experiment = train.build(config)
+  experiment = build(config)
   runlog.claim(workdir, experiment.config)
-  variables = train.initial_variables(experiment.model, train.keys(0).init, experiment.spec.shape)
-  kept = train.initial_masks(experiment, variables, train.score_batches(experiment, batches_of))
-  state = create_state(variables, kept, train.optimizers.make(experiment.config, 1))
+  variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
+  kept = initial_masks(experiment, variables, score_batches(experiment, batches_of))
+  state = create_state(variables, kept, optimizers.make(experiment.config, 1))
   with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, change(state), {'seconds': 0.0, 'validation': None})
   return kept

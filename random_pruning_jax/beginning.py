@@ -1,0 +1,125 @@
+"""What a run begins from: its newest checkpoint, or weights and masks drawn from its seed."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+from ml_collections import ConfigDict
+
+from random_pruning_jax import checkpoints, masks, optimizers, parallel, together
+from random_pruning_jax.data import crops
+from random_pruning_jax.experiment import (
+  Experiment,
+  initial_masks,
+  initial_shapes,
+  initial_variables,
+  initializer,
+  keys,
+  score_batches,
+)
+from random_pruning_jax.program import ahead
+from random_pruning_jax.progress import say
+from random_pruning_jax.step import TrainState, create_state
+
+if TYPE_CHECKING:
+  from random_pruning_jax.train import Run
+
+
+def begin(run: 'Run') -> tuple[TrainState, dict[str, Any]]:
+  """The latest checkpoint, or the initial state, on the devices; and its record."""
+  experiment = run.experiment
+  read = checkpoints.restore_newest(run.saved, lambda: blank_state(experiment), experiment.on)
+  if read is not None:
+    with together.failing_together():
+      _check_alike(run, read.record)
+    return read
+  config = experiment.config
+  variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
+  mask_tree = initial_masks(experiment, variables, score_batches(experiment, run.feed.images))
+  _say_what_is_empty(mask_tree, experiment.structure.shapes)
+  state = _creator(config)(variables, mask_tree, optimizers.rates(config))
+  check_beginning(state.params, state.masks)
+  state = parallel.replicate(state, experiment.on)
+  return state, {'meter': None, 'seconds': 0.0}
+
+
+def compile_ahead(experiment: Experiment) -> Callable[[], Any]:
+  """Begins to compile what `begin` runs where there is no checkpoint; returns what waits for it."""
+  draw = ahead(
+    initializer(experiment.model, experiment.spec.shape), keys(experiment.config.seed).init
+  )
+  create = ahead(_creator(experiment.config), *_given_to_create(experiment))
+  return lambda: (draw(), create())
+
+
+def blank_state(experiment: Experiment) -> TrainState:
+  """Shapes and dtypes of the config's state; nothing is computed."""
+  return _creator(experiment.config).eval_shape(*_given_to_create(experiment))
+
+
+def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
+  """Raises ValueError naming the processes that would begin with other masks or weights."""
+  together.check_same('the masks', masks.checksum(mask_tree))
+  together.check_same('the initial weights', checkpoints.digest(params))
+
+
+def _check_alike(run: 'Run', record: dict[str, Any]) -> None:
+  """Raises ValueError for other training images than a checkpoint's, as far as their number says.
+
+  And says where another number of devices, or what resizes images, changes what is computed.
+  """
+  config, step = run.experiment.config, record['step']
+  per_epoch = record.get('per_epoch', run.per_epoch)  # which older checkpoints do not have
+  if per_epoch != run.per_epoch:
+    raise ValueError(
+      f'the run had {per_epoch} steps an epoch until step {step}, and would have {run.per_epoch}: '
+      f'the training images of {config.dataset} at data_dir {config.data_dir!r} are not those '
+      'that it began with.'
+    )
+  before, now = record.get('devices', len(run.experiment.on)), len(run.experiment.on)
+  in_parts = config.optimizer.accumulate > 1 or not config.model.sync_batch_norm
+  if in_parts and before != now:
+    say(
+      f'WARNING: until step {step} there were {before} devices, and now there are {now}: '
+      "BatchNorm's statistics are of other parts of the batch, so the numbers differ from those of "
+      'a run that was not interrupted.'
+    )
+  before, now = record.get('pixels', crops.pixels()), crops.pixels()
+  if run.feed.loading == 'streamed' and before != now:
+    say(
+      f'WARNING: until step {step} {before} resized what is streamed, and now {now} does, whose '
+      f'pixels differ a little. For the same numbers install {before} as it was.'
+    )
+
+
+def _say_what_is_empty(mask_tree: masks.Masks, shapes: Mapping[str, Any]) -> None:
+  empty = [name for name, kept in masks.count(mask_tree).items() if name in shapes and not kept]
+  if empty and jax.process_index() == 0:
+    names = ', '.join(name.removesuffix('/kernel') for name in empty)
+    say(
+      f'WARNING: no weight is kept in {names}. Where no shortcut leads around such a layer, the '
+      'network cannot learn.'
+    )
+
+
+def _given_to_create(experiment: Experiment) -> tuple:
+  variables = initial_shapes(experiment.model, experiment.spec.shape)
+  mask_tree = jax.eval_shape(masks.ones, variables['params'])
+  return variables, mask_tree, optimizers.rates(experiment.config)
+
+
+def _creator(config: ConfigDict) -> Callable:
+  # The state is the same whatever the schedule is; this one does not ask how long an epoch is.
+  constant = ConfigDict(config.to_dict())
+  constant.schedule.update(name='constant', warmup_epochs=0.0)
+  return _creating(optimizers.maker(constant, 1), config.optimizer.average_decay > 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _creating(make_optimizer, average):
+  # One program; else every operation would be compiled by itself, for each shape of an array.
+  def create(variables, mask_tree, rates):
+    return create_state(variables, mask_tree, make_optimizer(rates), average)
+
+  return jax.jit(create)

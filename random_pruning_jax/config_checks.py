@@ -113,9 +113,9 @@ def _check_schedule(config: ConfigDict) -> None:
         f'got {milestone} (80 of 160 epochs are 0.5).'
       )
     warmup = config.schedule.warmup_epochs
-    if config.schedule.name == 'milestones' and warmup and milestone * config.epochs <= warmup:
+    if config.schedule.name == 'milestones' and milestone * config.epochs < warmup:
       raise ValueError(
-        f'schedule.milestones must come after the warm-up of {warmup:g} epochs, '
+        f'schedule.milestones must not come before the end of warm-up, {warmup:g} epochs; '
         f'got {milestone:g} of {config.epochs}.'
       )
 

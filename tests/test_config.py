@@ -98,8 +98,8 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
     ({'schedule__warmup_epochs': 2.0}, r'schedule.warmup_epochs must be less than epochs \(2\)'),
     ({'schedule__milestones': (80, 120)}, r'schedule.milestones must lie in \[0, 1\].* got 80'),
     (
-      {'schedule__milestones': (0.5,), 'schedule__warmup_epochs': 1.0},
-      r'schedule.milestones must come after the warm-up of 1 epochs, got 0.5 of 2',
+      {'schedule__milestones': (0.4,), 'schedule__warmup_epochs': 1.0},
+      r'schedule.milestones must not come before the end of warm-up, 1 epochs; got 0.4 of 2',
     ),
     (
       {'pruning__densty': 0.1},

@@ -68,7 +68,7 @@ def test_every_command_is_a_file(name):
 # As typed, but on shrunk configs, a sweep's first run alone, and the cheapest suite.
 CHANGES = {
   'train': ['--config.smoke=true'],
-  'sweep': ['--shard=1/63', '--config.epochs=3'],
+  'sweep': ['--shard=1/63', '--config.epochs=2'],
   'evaluate': ['--suite=calibration'],
   **dict.fromkeys(('plan', 'verify', 'compare', 'export', 'report', 'prepare'), ()),
 }

@@ -18,6 +18,7 @@ from random_pruning_jax import (
   parallel,
   runlog,
 )
+from random_pruning_jax.meter import Meter
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
 
@@ -44,7 +45,7 @@ class Recorder:
   ):
     self._run, self._log, self._progress = run, log, progress
     self.step = int(state.step)
-    self._meter = runlog.Meter(self.step, record['meter'])
+    self._meter = Meter(self.step, record['meter'])
     self._started = time.perf_counter() - record['seconds']
     self._compile_seconds = record.get('compile_seconds', 0.0)  # older checkpoints have none
     self._called: set[str] = set()

@@ -32,6 +32,7 @@ from random_pruning_jax import (
 )
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build
+from random_pruning_jax.meter import Meter
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -101,7 +102,7 @@ def wait_for_steps(workdir, process, steps=1):
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
-  add, taken = runlog.Meter.add, []
+  add, taken = Meter.add, []
 
   def signal_at_7(self, metrics):
     taken.append(metrics)
@@ -110,7 +111,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
     return add(self, metrics)
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 8'):
-    patch.setattr(runlog.Meter, 'add', signal_at_7)
+    patch.setattr(Meter, 'add', signal_at_7)
     train.train(tinier_config(), tmp_path, show=False)
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   state = train.train(tinier_config(), tmp_path, show=False)

@@ -12,6 +12,7 @@ from tiny import tiny_config
 
 from random_pruning_jax import checkpoints, main, measure, parallel, recorder, results, run, runlog
 from random_pruning_jax.experiment import build
+from random_pruning_jax.meter import Meter
 from random_pruning_jax.report import runs as report_runs
 from random_pruning_jax.sweep import plan
 
@@ -51,7 +52,7 @@ def test_training_ends_with_the_quick_suite_and_its_data(trained):
 def test_a_row_says_how_much_of_the_time_its_first_calls_took(trained):
   for row in trained[1]:
     assert 0 < row['compile_seconds'] < row['train_seconds']
-  kept = types.SimpleNamespace(_called=set(), _compile_seconds=0.0, _meter=runlog.Meter(0))
+  kept = types.SimpleNamespace(_called=set(), _compile_seconds=0.0, _meter=Meter(0))
   for program in ('step', 'step', 'validation', 'step'):
     with recorder.Recorder.compiling(kept, program):
       time.sleep(0.01)

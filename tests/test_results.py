@@ -12,6 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from random_pruning_jax import results, runlog
+from random_pruning_jax.meter import Meter
 
 
 def test_a_row_comes_back_and_the_last_one_of_a_run_counts(tmp_path):
@@ -107,7 +108,7 @@ def read_events(file):
 
 
 def test_the_meter_names_the_first_step_that_is_no_number():
-  meter = runlog.Meter(10, {'pending': [[1.0, 0.5]], 'epoch': [1.0, 0.5, 1]})
+  meter = Meter(10, {'pending': [[1.0, 0.5]], 'epoch': [1.0, 0.5, 1]})
   meter.add({'loss': 0.5, 'accuracy': 0.5})
   meter.add({'loss': float('inf'), 'accuracy': 0.5})
   meter.add({'loss': float('nan'), 'accuracy': 0.5})
@@ -116,7 +117,7 @@ def test_the_meter_names_the_first_step_that_is_no_number():
 
 
 def test_the_meter_averages_since_the_last_line_and_over_the_epoch():
-  meter = runlog.Meter(2, {'pending': [[1.0, 0.5]], 'epoch': [5.0, 1.0, 2]})
+  meter = Meter(2, {'pending': [[1.0, 0.5]], 'epoch': [5.0, 1.0, 2]})
   meter.add({'loss': 3.0, 'accuracy': 0.0})
   assert meter.record() == {'pending': [[1.0, 0.5], [3.0, 0.0]], 'epoch': [8.0, 1.0, 3]}
   mean = meter.mean()
@@ -144,7 +145,7 @@ class Coming:
 
 def test_waiting_for_images_counts_only_while_the_devices_have_nothing_to_do():
   """Images that come before what was dispatched ahead ends, long after, and after nothing."""
-  meter, coming = runlog.Meter(0), Coming()
+  meter, coming = Meter(0), Coming()
   meter.add({'loss': coming, 'accuracy': np.ones(1)})
   with meter.waiting():
     time.sleep(0.1)

@@ -29,6 +29,7 @@ from random_pruning_jax import (
   train,
 )
 from random_pruning_jax.experiment import build, initial_variables
+from random_pruning_jax.meter import Meter
 from random_pruning_jax.step import create_state, train_step
 
 
@@ -144,9 +145,9 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, ev
       raise KeyboardInterrupt
     return add(self, metrics)
 
-  add = runlog.Meter.add
+  add = Meter.add
   with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(runlog.Meter, 'add', stop_at_17)
+    patch.setattr(Meter, 'add', stop_at_17)
     train.train(config, tmp_path, show=False)
   state = train.train(config, tmp_path, show=False)
   assert_equal(state, whole[1])
@@ -239,7 +240,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
 
 
 def test_the_devices_have_the_next_call_before_a_validation_is_waited_for(tmp_path, monkeypatch):
-  begin, add, met = evaluate.begin_to_predict, runlog.Meter.add, []
+  begin, add, met = evaluate.begin_to_predict, Meter.add, []
 
   def begin_to_predict(*arguments, **options):
     met.append('begin')
@@ -247,7 +248,7 @@ def test_the_devices_have_the_next_call_before_a_validation_is_waited_for(tmp_pa
     return lambda: met.append('wait') or wait()
 
   monkeypatch.setattr(evaluate, 'begin_to_predict', begin_to_predict)
-  monkeypatch.setattr(runlog.Meter, 'add', lambda *each: met.append('call') or add(*each))
+  monkeypatch.setattr(Meter, 'add', lambda *each: met.append('call') or add(*each))
   train.train(tiny_config(), tmp_path, show=False)
   assert met == [*['call'] * 10, 'begin', 'call', 'wait', *['call'] * 9, 'begin', 'wait']
 

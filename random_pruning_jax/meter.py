@@ -1,0 +1,124 @@
+"""Training metrics on their way from the devices to the log, and how fast steps are made."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import jax
+import numpy as np
+
+from random_pruning_jax import runlog
+
+
+class Meter:
+  """Training metrics of the steps since the last line of the log, and of the epoch so far.
+
+  Metrics stay on the device until they are asked for, so that the loop does not wait for each call.
+  `record()` is all that a checkpoint needs for a resumed run to write the same lines.
+  """
+
+  def __init__(self, step: int, record: dict[str, Any] | None = None):
+    record = record or {'pending': [], 'epoch': [0.0, 0.0, 0]}
+    self._fetched = step  # the newest step whose metrics are here
+    self._metrics: list[list[float]] = list(record['pending'])  # [loss, accuracy] of each step
+    self._coming: list[dict[str, Any]] = []  # {'loss': [S], 'accuracy': [S]}, on the device
+    self._epoch = list(record['epoch'])  # sums of loss and accuracy, and steps
+    self._speed = 0.0
+    self._paused = False
+    self._watch = futures.ThreadPoolExecutor(1)
+    self.restart_clock()
+
+  def add(self, metrics: dict[str, Any]) -> None:
+    """Of one call: loss and accuracy [S] of its steps."""
+    if not self._paused:
+      self._new += np.size(metrics['loss'])
+    self._paused = False
+    self._coming.append(metrics)
+
+  def record(self) -> dict[str, Any]:
+    """Raises runlog.NotFiniteError naming the first step whose loss is not a number."""
+    self._fetch()
+    return {'pending': list(self._metrics), 'epoch': list(self._epoch)}
+
+  def mean(self) -> dict[str, float]:
+    """Mean loss and accuracy since the last call, steps per second, and the share of the time in
+    which the devices waited for images; begins anew."""
+    self._fetch()
+    loss, accuracy = np.mean(self._metrics, axis=0).tolist()
+    seconds = time.perf_counter() - self._since
+    if self._new:
+      self._speed = self._new / seconds
+    waiting = min(self._waited / seconds, 1.0)
+    self._metrics = []
+    self.restart_clock()
+    metrics = {'loss': loss, 'accuracy': accuracy}
+    return metrics | {'steps_per_second': self._speed, 'waiting': waiting}
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Around what waits for the images of a call.
+
+    It counts from when the devices have nothing left to do: accelerators take calls ahead, and
+    images that come while they are busy keep nobody waiting.
+    """
+    began = time.perf_counter()
+    last = self._coming[-1]['loss'] if self._coming else None
+    # In a thread, since the loop must not wait for the devices.
+    idle = None if last is None or last.is_ready() else self._watch.submit(_ready_at, last)
+    yield
+    ended = time.perf_counter()
+    if idle is not None:
+      began = idle.result() if idle.done() else ended
+    self._waited += max(ended - began, 0.0)
+
+  def epoch_mean(self) -> dict[str, float]:
+    """Mean loss and accuracy of the epoch; begins a new one."""
+    self._fetch()
+    loss, accuracy, steps = self._epoch
+    self._epoch = [0.0, 0.0, 0]
+    return {'loss': loss / steps, 'accuracy': accuracy / steps}
+
+  def restart_clock(self) -> None:
+    """Speed is of what comes from here on: after a line, and after a program was compiled."""
+    self._since = time.perf_counter()
+    self._new = 0
+    self._waited = 0.0
+
+  @contextlib.contextmanager
+  def pausing(self) -> Iterator[None]:
+    """Around what gives the devices other work between two calls: see `stopped`. The call that
+    they took meanwhile, which is the next to be added, is left out too."""
+    with self.stopped():
+      yield
+    self._paused = True
+
+  @contextlib.contextmanager
+  def stopped(self) -> Iterator[None]:
+    """Around what waits for such work, whose time is left out of the speed."""
+    began = time.perf_counter()
+    yield
+    self._since += time.perf_counter() - began
+
+  def _fetch(self) -> None:
+    coming = jax.device_get(self._coming)
+    loss = np.concatenate([[], *(np.ravel(each['loss']) for each in coming)]).tolist()
+    accuracy = np.concatenate([[], *(np.ravel(each['accuracy']) for each in coming)]).tolist()
+    for i, value in enumerate(loss, 1):
+      if not math.isfinite(value):
+        raise runlog.NotFiniteError(
+          f'the loss is {value} at step {self._fetched + i}; the last checkpoint is intact. Try a '
+          'lower optimizer.lr, or schedule.warmup_epochs of 5.'
+        )
+    for pair in zip(loss, accuracy, strict=True):
+      self._metrics.append(list(pair))
+      self._epoch = [self._epoch[0] + pair[0], self._epoch[1] + pair[1], self._epoch[2] + 1]
+    self._fetched += len(loss)
+    self._coming = []
+
+
+def _ready_at(array: Any) -> float:
+  array.block_until_ready()
+  return time.perf_counter()

@@ -44,7 +44,8 @@ class Footprint:
   program: int
   capacity: int | None  # None where nothing tells
   flops: float  # of a step: three forward passes' multiply-adds (`cost.training_flops`)
-  counted: dict[str, float]  # flops, bytes, cycles by the compiler, if it tells; of loops, one turn
+  # Flops, bytes, cycles by the compiler, of loops one turn; nothing of a CPU.
+  counted: dict[str, float]
   all_reduces: int  # places in the program where chips wait for each other
   seconds: float  # of compiling
 
@@ -107,7 +108,8 @@ def footprint(
     program=memory.generated_code_size_in_bytes,
     capacity=int(chip.share * chip.capacity) if chip else parallel.memory(on).get('bytes_limit'),
     flops=cost.training_flops(experiment.structure.layers, config.batch_size) / len(on),
-    counted=_counted(program.cost_analysis() or {}, text),
+    # On a CPU the kernels do most of the work, of which the compiler knows nothing.
+    counted={} if on[0].platform == 'cpu' else _counted(program.cost_analysis() or {}, text),
     all_reduces=len(re.findall(r' all-reduce(?:-start)?\(', text)),
     seconds=seconds,
   )
@@ -186,7 +188,8 @@ def show(found: Footprint) -> str:
   rows += [[], ['FLOPs of the network', _unit(found.flops), 'a step: three forward passes']]
   for name, value in found.counted.items():
     rows.append([f'{name}, by the compiler', _unit(value), 'of a call; of its loop, one turn'])
-  rows.append(['all-reduces', f'{found.all_reduces}', 'places in the program'])
+  if found.chips > 1:
+    rows.append(['all-reduces', f'{found.all_reduces}', 'places in the program'])
   rows.append(['compiled in', f'{found.seconds:.0f} s', ''])
   width = max(len(row[2]) for row in rows if row)
   lines = [row and [*row[:2], row[2].ljust(width)] for row in rows]

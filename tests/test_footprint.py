@@ -58,6 +58,9 @@ def test_what_is_larger_than_a_chip_does_not_fit(here):
 def test_the_table_says_what_is_where(here):
   text = footprint.show(dataclasses.replace(here, capacity=here.peak // 2))
   assert '120 images on 4 x cpu' in text and '200.0%, so it does NOT fit' in text
+  assert 'by the compiler' not in text  # which knows nothing of the kernels of a CPU
+  assert 'all-reduces' in text
+  assert 'all-reduces' not in footprint.show(dataclasses.replace(here, chips=1))
 
 
 def test_the_rows_of_the_table_add_up(here):

@@ -91,6 +91,11 @@ def _check_alike(run: 'Run', record: dict[str, Any]) -> None:
       f'WARNING: until step {step} {before} resized what is streamed, and now {now} does, whose '
       f'pixels differ a little. For the same numbers install {before} as it was.'
     )
+  if run.feed.loading == 'streamed' and record.get('crops', 1) != crops.VERSION:
+    say(
+      f'WARNING: until step {step} another version of this package cut what is streamed, whose '
+      'pixels differ a little where an image is decoded smaller.'
+    )
 
 
 def _say_what_is_empty(mask_tree: masks.Masks, shapes: Mapping[str, Any]) -> None:

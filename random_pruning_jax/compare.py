@@ -51,17 +51,17 @@ def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
       return f'{name} has no results yet.'
   ours, theirs = ({_VALIDATION: _validation(row)} | row['metrics'] for row in rows)
   lines = [['', 'A', 'B', 'B - A', '']]
-  for name in ours:
-    x, y = ours[name], theirs.get(name)
-    if x is None or y is None:
-      continue
+  shared = [name for name in ours if None not in (ours[name], theirs.get(name))]
+  for name in shared:
+    x, y = ours[name], theirs[name]
     shown = tables.column('accuracy' if name == _VALIDATION else name)
     label = name if name == _VALIDATION else shown.label
-    difference = shown.show.format(y - x)
+    difference = shown.show.replace('{:', '{:z').format(float(y - x))  # no -0.0000
     sign = {'higher': y - x, 'lower': x - y}.get(shown.better, 0)
     mark = '+' if sign > 0 else '-' if sign < 0 else ''
     lines.append([label, shown.show.format(x), shown.show.format(y), difference, mark])
-  return '\n'.join(filter(None, [tables.text(lines), tables.attacked(rows)]))
+  told = [row | {'metrics': dict.fromkeys(shared)} for row in rows]
+  return '\n'.join(filter(None, [tables.text(lines), tables.attacked(told)]))
 
 
 def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
@@ -81,7 +81,7 @@ def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
       continue
     counts = np.array([x.sum(), y.sum(), (x & y).sum(), x.mean() * y.sum()], float)
     total += counts
-    if counts[2] > counts[3]:
+    if counts[2] != counts[3]:  # nor is one of them dense
       nested.append(counts[2] == counts[:2].min())
     lines.append([name, *_counts(counts)])
   left_out += [name for name in second if is_kernel(name) and name not in first]

@@ -113,7 +113,7 @@ def _check_schedule(config: ConfigDict) -> None:
         f'got {milestone} (80 of 160 epochs are 0.5).'
       )
     warmup = config.schedule.warmup_epochs
-    if config.schedule.name == 'milestones' and milestone * config.epochs < warmup:
+    if config.schedule.name == 'milestones' and milestone * config.epochs < warmup - 1e-9:
       raise ValueError(
         f'schedule.milestones must not come before the end of warm-up, {warmup:g} epochs; '
         f'got {milestone:g} of {config.epochs}.'

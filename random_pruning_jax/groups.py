@@ -42,9 +42,10 @@ class Member:
     silent = self._held.enter_context(Progress(self.run.last_step, done=done, show=False))
     self.recorder = Recorder(self.run, self.state, record, log, silent)
 
-  def close(self) -> None:
+  def close(self, *raised: Any) -> None:
+    """As a context's `__exit__`: what is saved waits for other processes unless an error came."""
     with self.guarded():
-      self._held.close()
+      self._held.__exit__(*raised)
 
   @contextlib.contextmanager
   def guarded(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -44,12 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = args.run(args, rest) or 0
     sys.stdout.flush()  # here, where whoever reads no further is noticed
     return status
-  except BrokenPipeError:  # `| head`: all was said that was wanted
-    if not whole:
-      raise
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _PIPE_CLOSED
   except (ValueError, OSError) as error:
+    if whole and isinstance(error, BrokenPipeError) and _nobody_reads():
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return _PIPE_CLOSED
     if args.traceback:
       raise
     return _refuse(str(error))
@@ -101,6 +100,13 @@ def _say_unraisable(found: 'sys.UnraisableHookArgs') -> None:
   """All but what TensorStore's threads say, six lines each, when a read or a write has failed."""
   if not isinstance(found.exc_value, RuntimeError) or str(found.exc_value) != _LOOP_CLOSED:
     sys.__unraisablehook__(found)
+
+
+def _nobody_reads() -> bool:
+  """Whether stdout is a pipe whose reader has left, as `head` does when it has enough."""
+  ends = select.poll()
+  ends.register(sys.stdout.fileno(), 0)
+  return any(event & (select.POLLERR | select.POLLHUP) for _, event in ends.poll(0))
 
 
 def _of_backend(error: Exception) -> str:

@@ -58,7 +58,7 @@ def train_many(
   members = [Member(experiment, place) for experiment, place in zip(every, places, strict=True)]
   with contextlib.ExitStack() as stack:
     for member in members:
-      stack.callback(member.close)
+      stack.push(member.close)
       with member.guarded():
         member.open()
     if going := [member for member in members if member.outcome is None]:

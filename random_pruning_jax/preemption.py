@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
+ASKED = 'asked to stop (SIGTERM)'
 # JAX's service counts the questions of a process, over all that it trains: once signalled, it lets
 # all processes stop at one number, which must still come.
 _questions = itertools.count(1)
@@ -37,6 +38,7 @@ class Watch:
   def __enter__(self) -> 'Watch':
     if self._own:
       self._before = signal.signal(signal.SIGTERM, self._note)
+      self._asked = isinstance(self._before, _Stop) and self._before.asked
     return self
 
   def __exit__(self, *_: Any) -> None:
@@ -51,19 +53,31 @@ class Watch:
     self._asked = True
 
 
+class _Stop:
+  """A handler that raises `Preempted`, and remembers it: code inside may turn that into another
+  error, as a module that is being imported does, or have nobody to raise it to."""
+
+  asked = False
+
+  def __call__(self, *_: Any) -> None:
+    self.asked = True
+    raise Preempted(ASKED)
+
+
 @contextlib.contextmanager
 def raise_when_asked() -> Iterator[None]:
   """SIGTERM raises `Preempted` inside, where no `Watch` waits for the end of a step."""
-
-  def stop(*_: Any) -> None:
-    raise Preempted('asked to stop (SIGTERM)')
-
   if not _alone():
     yield
     return
+  stop = _Stop()
   before = signal.signal(signal.SIGTERM, stop)
   try:
     yield
+  except Exception as error:
+    if stop.asked:
+      raise Preempted(ASKED) from error
+    raise
   finally:
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
@@ -75,7 +89,7 @@ def check() -> None:
   `raise_when_asked`.
   """
   if not _alone() and _asked_together():
-    raise Preempted('asked to stop (SIGTERM)')
+    raise Preempted(ASKED)
 
 
 def _asked_together() -> bool:

@@ -1,11 +1,13 @@
 """Two runs side by side: what differs is said, what is the same is not."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import compare, pruning, run
+from random_pruning_jax import compare, pruning, results, run
 
 
 @pytest.fixture(scope='module')
@@ -37,6 +39,21 @@ def test_a_run_compared_with_itself_is_the_same(two):
   assert all(line.endswith('100.0%') for line in text.splitlines() if 'kernel' in line)
 
 
+def test_what_is_said_of_numbers_is_of_those_that_both_have(two, tmp_path):
+  (tmp_path / 'results.jsonl').write_text(
+    json.dumps(
+      results.last(two[0])
+      | {'metrics': {'nll': 0.25 + 1e-9, 'adversarial/pgd/8/255': 0.5}}
+      | {'notes': {'adversarial/pgd/8/255': 'the first 20 test images'}}
+    )
+  )
+  (tmp_path / 'b').mkdir()
+  row = results.last(two[0]) | {'metrics': {'nll': 0.25}}
+  (tmp_path / 'b' / 'results.jsonl').write_text(json.dumps(row))
+  text = compare.numbers(tmp_path, tmp_path / 'b')
+  assert '0.0000' in text and '-0.0000' not in text and 'attacks' not in text
+
+
 def test_a_run_without_results_or_checkpoints_says_so(two, tmp_path):
   (tmp_path / 'config.json').write_text((two[0] / 'config.json').read_text())
   text = compare.compare(two[0], tmp_path)
@@ -63,6 +80,12 @@ def test_masks_that_lie_in_each_other_are_called_nested_and_others_are_not():
   assert nested in compare.overlap(sparse, draw(0, 'uniform', 0.3))
   for pair in ((sparse, other), (sparse, sparse), (sparse, dense)):
     assert nested not in compare.overlap(*pair)
+  # Of a body 20 of 50 in both, where chance would give 25; the stem of one lies in the other's.
+  a, b = (
+    {'stem': {'kernel': np.arange(4) < n}, 'body': {'kernel': np.roll(np.arange(100) < 50, shift)}}
+    for n, shift in ((1, 0), (2, 30))
+  )
+  assert nested not in compare.overlap(a, b)
 
 
 def test_layers_of_other_shapes_are_left_out_by_name():

@@ -143,7 +143,22 @@ def test_who_reads_no_further_is_told_nothing():
   done = subprocess.run(
     ['bash', '-c', f'{command}; echo ${{PIPESTATUS[0]}}'], capture_output=True, text=True, cwd=ROOT
   )
-  assert (done.stdout, done.stderr) == ('141\n', '')
+  assert done.stdout == '141\n' and 'pipe' not in done.stderr.lower()
+
+
+def test_a_broken_pipe_to_another_process_is_no_end_of_the_reading():
+  script = (
+    '-c import multiprocessing, sys\nfrom random_pruning_jax import main\n'
+    'from random_pruning_jax.commands import plan\n'
+    'def run(args, rest):\n'
+    '  ours, theirs = multiprocessing.Pipe()\n'
+    '  theirs.close()\n'
+    '  ours.send(1)\n'
+    'plan.run = run\n'
+    'sys.exit(main.main())'
+  )
+  done = random_pruning('plan', '--config=configs/digits.py', script=script)
+  assert done.returncode == 2 and 'Broken pipe' in done.stderr
 
 
 def test_what_tensorstore_says_after_a_failure_is_for_those_who_ask_for_a_traceback():

@@ -148,6 +148,18 @@ def test_a_network_that_ends_by_two_errors_is_told_of_the_first_and_the_others_d
   assert isinstance(found[1], runlog.NotFiniteError)
 
 
+def test_an_interrupt_waits_for_no_save_that_other_processes_may_never_come_to(
+  tmp_path, monkeypatch
+):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(groups.Group, 'call', interrupted)
+  monkeypatch.setattr(checkpoints, 'finish', lambda _: pytest.fail('waits'))
+  with pytest.raises(KeyboardInterrupt):
+    many.train_many([tiny_config()], [tmp_path], on=ONE_DEVICE, show=False)
+
+
 def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path):
   """Stopped after seven steps together; then each is brought somewhere else alone."""
   changes = {'checkpoint__every_steps': 4}

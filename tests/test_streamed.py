@@ -113,6 +113,7 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
     ({'train/a/1.png': 1, 'train/2.png': 1}, r'train/2\.png must lie in a split and class'),
     ({'train/a/1.png': 1, '2.png': 1}, r'images/2\.png must lie in a split and class'),
     ({'train/a/1.png': 1, 'train/b/': 1}, 'train/b must hold images: it is empty'),
+    ({'train/a/1.png': 1, 'val/': 1}, 'val must hold a directory for each class: it has none'),
     ({'Train/a/1.png': 1}, 'must have a split of train, validation, val, test; got Train'),
   ],
 )
@@ -351,7 +352,8 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
   # Memory that the workers shared, of which Grain has a thread let go.
   deadline = time.monotonic() + 10
-  while held := [x for x in gc.get_objects() if type(x) is shared_memory.SharedMemory]:
+  # Counted, since a list of them would keep them.
+  while held := sum(type(x) is shared_memory.SharedMemory for x in gc.get_objects()):
     assert time.monotonic() < deadline, held
     time.sleep(0.01)
 

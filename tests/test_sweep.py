@@ -482,8 +482,8 @@ def test_sigterm_outside_of_a_step_ends_the_sweep_with_its_own_status(
 def test_workers_that_give_up_are_named_and_the_status_says_so(tmp_path):
   process = start(tmp_path, {}, '--workers=2', JAX_PLATFORMS='nonsense')
   _, said = process.communicate(timeout=120)
-  assert process.returncode == 1, said
-  assert 'worker 0 gave up with status 1' in said and 'worker 1 gave up' in said
+  assert process.returncode == 2, said
+  assert 'worker 0 gave up with status 2' in said and 'worker 1 gave up' in said
   assert '0 done, 0 running, 0 failed, 3 to do' in said
   assert 'nonsense' in workers.log_file(tmp_path / 'runs', 0).read_text()
 

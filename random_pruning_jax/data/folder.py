@@ -50,7 +50,10 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
     raise DataError(f'--image-folder must be a directory of splits; there is no {folder}')
   found: dict[str, dict[str, list[pathlib.Path]]] = {}
   for split in _folders(folder, folder):
-    for kind in _folders(split, folder):
+    kinds = _folders(split, folder)
+    if not kinds:
+      raise DataError(f'{split} must hold a directory for each class: it has none; move it away')
+    for kind in kinds:
       files = _seen(kind)
       if not files:
         raise DataError(f'{kind} must hold images: it is empty; move it away')

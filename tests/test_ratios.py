@@ -73,6 +73,8 @@ def test_ratios_off_budget_miss_it_in_the_direction_they_say():
 def test_a_network_worked_out_by_hand():
   # 4, 80 and 20 weights; half of them is 52.
   assert ratios.uniform_plus(TINY, 0.5) == pytest.approx(_tiny(1, 0.48, 0.48))
+  # A little above 0.2 for all but the stem: (24.4 - 4) / 100.
+  assert ratios.uniform_plus(TINY, 24.4 / 104) == pytest.approx(_tiny(1, 0.204, 0.204))
   # Below 0.2 for all: stem 4, head 0.2 * 20 = 4, and 15.6 - 8 for the body.
   assert ratios.uniform_plus(TINY, 0.15) == pytest.approx(_tiny(1, 7.6 / 80, 0.2))
   # Weights 5/4, 9/20, 9/20 cost 5, 36, 9: the stem saturates, and 48 is spent on 45.
@@ -208,6 +210,11 @@ def test_an_impossible_budget_names_its_numbers():
     ratios.erk_plus(shapes('resnet50'), 0.05)
 
 
+def test_a_budget_that_leaves_nothing_to_other_layers_is_refused():
+  with pytest.raises(ValueError, match='for head/kernel at 1 alone: .* must lie above 0.5'):
+    ratios.erk_plus({'body/kernel': (4, 5), 'head/kernel': (4, 5)}, 0.5)
+
+
 @pytest.mark.parametrize('ratio', ['uniform_plus', 'erk_plus'])
 def test_a_budget_that_layers_set_apart_do_not_spend_is_refused(ratio):
   only = {'stem/kernel': (3, 3, 3, 16), 'head/kernel': (16, 10)}
@@ -222,6 +229,7 @@ def test_a_budget_that_layers_set_apart_do_not_spend_is_refused(ratio):
   [
     ({}, 'at least one layer, got none'),
     ({'bias': (5,)}, r'bias must be \(..., in, out\), got \(5'),
+    ({'empty/kernel': (0, 5)}, r'empty/kernel must be \(..., in, out\), got \(0, 5'),
   ],
 )
 def test_shapes_that_are_no_kernels_are_refused(given, message):

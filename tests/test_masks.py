@@ -1,5 +1,7 @@
 """Masks keep exactly what they say, and the optimizer keeps their zeros."""
 
+import collections
+
 import chex
 import flax
 import jax
@@ -24,6 +26,7 @@ def random_masks(seed=0, densities=None):
 def test_top_keeps_the_highest_of_ten_weights():
   kept = masks.top({'w': jnp.arange(10.0)}, {'w': 0.3})
   assert np.flatnonzero(kept['w']).tolist() == [7, 8, 9]
+  assert masks.count(masks.top({'w': jnp.arange(10.0)}, {'w': 0.27})) == {'w': 3}  # the nearest
 
 
 def test_equal_scores_are_kept_in_order_of_index():
@@ -50,6 +53,14 @@ def test_layers_of_equal_shape_get_different_masks():
 def test_another_seed_gives_other_masks_and_the_same_seed_the_same():
   assert masks.checksum(random_masks(0)) == masks.checksum(random_masks(0))
   assert masks.checksum(random_masks(0)) != masks.checksum(random_masks(1))
+
+
+def test_a_checksum_tells_names_and_shapes_and_not_containers():
+  a, b = np.eye(4, dtype=bool), np.ones((4, 4), bool)
+  told = [{'a': a, 'b': b}, {'a': b, 'b': a}, {'a': a, 'c': b}, {'a': a.reshape(2, 8), 'b': b}]
+  assert len(set(map(masks.checksum, told))) == len(told)
+  in_order = collections.OrderedDict(b=b, a=a)  # whose leaves come as they were put in
+  assert masks.checksum(in_order) == masks.checksum({'a': a, 'b': b})
 
 
 def test_the_random_stream_is_the_one_that_was_published():
@@ -176,6 +187,8 @@ def test_a_parameter_may_be_called_masks_and_a_state_without_masks_is_refused():
   np.testing.assert_array_equal(masks.of(state)['masks']['kernel'], np.eye(2))
   with pytest.raises(ValueError, match='that of one keep_sparse, got 0'):
     masks.of(optax.sgd(0.1).init(params))
+  with pytest.raises(ValueError, match='that of one keep_sparse, got 2'):
+    masks.with_masks(optax.chain(tx, masks.keep_sparse()).init(params), half)
 
 
 def test_two_leaves_of_one_path_are_refused():
@@ -218,8 +231,12 @@ def test_wrong_densities_and_scores_are_refused():
     masks.top({'w': jnp.ones(3)}, {'v': 0.5})
   with pytest.raises(ValueError, match=r'must lie in \[0, 1\], got 1.5'):
     masks.top({'w': jnp.ones(3)}, {'w': 1.5})
+  with pytest.raises(ValueError, match=r'must lie in \[0, 1\], got -0.1'):
+    masks.top({'w': jnp.ones(3)}, {'w': -0.1})
   with pytest.raises(ValueError, match='must be finite'):
     masks.top({'w': jnp.array([1.0, jnp.nan])}, {'w': 0.5})
+  with pytest.raises(ValueError, match='must be finite'):
+    masks.top({'w': jnp.array([1.0, jnp.inf])}, {'w': 0.5})
   with pytest.raises(ValueError, match=r'must lie in \(0, 1\], got 0'):
     masks.layer_densities({'w': jnp.ones(3)}, 0)
   with pytest.raises(ValueError, match='needs the parameters'):

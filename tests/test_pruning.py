@@ -110,6 +110,14 @@ def test_layers_held_dense_are_whole_and_the_others_keep_the_density(ratio):
   assert (kept['stem/kernel'], kept['body/kernel'], kept['head/kernel']) == (36, 72, 150)
 
 
+def test_synflow_ranks_no_weights_of_layers_held_dense():
+  draw = functools.partial(pruning.make_masks, KEY, apply_fn, PARAMS, BATCH, density=0.3)
+  kept = draw(ratio='synflow', select='synflow', dense=('stem', 'head'))
+  order = scores.synflow(apply_fn, PARAMS, BATCH, KEY, density=0.3, layers=['body/kernel'])
+  own = masks.top(order, {'body/kernel': 0.3})
+  np.testing.assert_array_equal(kept['body']['kernel'], own['body']['kernel'])
+
+
 def test_layers_held_dense_must_be_there_and_leave_some():
   with pytest.raises(
     ValueError, match=r"dense must name layers; got \['stern'\], known: stem, body"

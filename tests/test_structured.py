@@ -69,6 +69,18 @@ def test_n_m_refuses_what_it_cannot_keep_and_says_what_it_can():
     make('n_m', 0.5, ratio='erk', dense=('stem/kernel',))
   with pytest.raises(ValueError, match='block must be at least 1, got 0'):
     make('n_m', 0.5, block=0)
+  with pytest.raises(ValueError, match=r'got 0 for conv/kernel'):
+    structured.n_m_densities(SHAPES, {'conv/kernel': 0.0, 'head/kernel': 1.0}, 4)
+  weights = {'w': {'kernel': np.arange(160.0).reshape(8, 20)}}
+  with pytest.raises(ValueError, match=r'can keep .* got 0\.3 for w/kernel'):
+    pruning.make_masks(
+      jax.random.key(0), None, weights, None, ratio='magnitude', density=0.3, sampling='n_m'
+    )
+
+
+def test_a_layer_that_the_ratio_keeps_whole_needs_no_blocks():
+  densities = {'stem/kernel': 1.0, 'conv/kernel': 0.5, 'head/kernel': 0.5}
+  assert structured.n_m_densities(SHAPES, densities, 4) == densities
 
 
 @pytest.mark.parametrize('ratio', ['uniform', 'erk', 'igq'])
@@ -98,6 +110,8 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
     ValueError, match=r'cannot keep 739 of 7,040 weights; possible are 0.100852273 and 0.108522727'
   ):
     structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, 0.105))
+  with pytest.raises(ValueError, match=r'cannot keep 718 of 7,040 weights'):  # 8 more than can be
+    structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, 0.102))
   for possible, kept in ((0.100852, 710), (0.108523, 764)):
     fit = structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, possible))
     assert fit['a/kernel'] * 6400 + fit['b/kernel'] * 640 == pytest.approx(kept)

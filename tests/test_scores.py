@@ -178,6 +178,15 @@ def test_synflow_prunes_in_a_hundred_rounds_as_defined(density):
     assert (leaves[name][mask] >> np.uint64(32) == 100).all()
 
 
+def test_synflow_prunes_nothing_but_the_layers_that_it_is_given():
+  order = masks.named_leaves(
+    scores.synflow(apply_mlp, mlp(4, 20, 3), a_batch(), None, density=0.1, layers=['layer0/kernel'])
+  )
+  rounds = {name: leaf >> np.uint64(32) for name, leaf in order.items()}
+  assert rounds.pop('layer0/kernel').min() < 100
+  assert all((last == 100).all() for last in rounds.values())
+
+
 def test_synflow_of_bfloat16_weights_is_that_of_their_float32():
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), mlp(4, 20, 3))
   same = jax.tree.map(lambda x: x.astype(jnp.float32), params)
@@ -305,7 +314,7 @@ def test_a_part_of_grasp_needs_less_memory_than_the_gradient_of_a_training_step(
   assert scratch(scores.HessianProduct, scoring._as_scored(model, 'grasp'), params, params) < step
 
 
-def test_grasp_sees_25_images_of_each_class():
+def test_grasp_sees_the_first_25_images_of_each_class_and_snip_the_first_batch():
   images = data.load('digits', 'train')
   spec = data.SPECS['digits']
   found = scoring.batches(['grasp', 'grasp_authors', 'snip'], images, spec, seed=1, batch_size=64)
@@ -314,7 +323,12 @@ def test_grasp_sees_25_images_of_each_class():
     assert len(np.unique(found[name]['image'].reshape(250, -1), axis=0)) == 250
   assert found['grasp']['label'][:20].tolist() == [*range(10)] * 2
   assert found['grasp_authors']['label'].tolist() == sorted(found['grasp']['label'])
-  assert len(found['snip']['label']) == 64
+  order = np.random.RandomState([1, 0]).permutation(len(images.labels))
+  np.testing.assert_array_equal(found['snip']['image'], images.images[order[:64]])
+  by_class = [order[images.labels[order] == label][:25] for label in range(10)]
+  np.testing.assert_array_equal(
+    found['grasp_authors']['image'], images.images[np.concatenate(by_class)]
+  )
   few = data.Images(images.images[:100], images.labels[:100])
   with pytest.raises(ValueError, match='GraSP needs 25 training images of each class, but class'):
     scoring.batches(['grasp'], few, spec, seed=0, batch_size=64)

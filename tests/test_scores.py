@@ -314,6 +314,12 @@ def test_a_part_of_grasp_needs_less_memory_than_the_gradient_of_a_training_step(
   assert scratch(scores.HessianProduct, scoring._as_scored(model, 'grasp'), params, params) < step
 
 
+def test_grasp_and_synflow_compute_in_float32_whatever_training_does():
+  model = TinyNetwork(10, dtype='bfloat16')
+  found = {name: scoring._as_scored(model, name).dtype for name in ('snip', 'grasp', 'synflow')}
+  assert found == {'snip': 'bfloat16', 'grasp': 'float32', 'synflow': 'float32'}
+
+
 def test_grasp_sees_the_first_25_images_of_each_class_and_snip_the_first_batch():
   images = data.load('digits', 'train')
   spec = data.SPECS['digits']
@@ -347,6 +353,10 @@ def test_synflow_of_a_network_here_needs_no_data():
     'synflow', TinyNetwork(10), tiny_params(), batches, 4, density=0.05, layers=layers
   )
   own = {name: leaf for name, leaf in masks.named_leaves(order).items() if name in layers}
+  assert min(masks.layer_densities(own, 0.05).values()) > 0
+  large = jax.tree.map(lambda w: w * 1e20, tiny_params())  # beyond float32, if not rescaled between
+  again = on_devices('synflow', TinyNetwork(10), large, batches, 4, density=0.05, layers=layers)
+  own = {name: leaf for name, leaf in masks.named_leaves(again).items() if name in layers}
   assert min(masks.layer_densities(own, 0.05).values()) > 0
 
 

@@ -220,6 +220,8 @@ def test_the_bank_stops_at_its_size(training):
     )
   np.testing.assert_array_equal(np.concatenate(gathered.bank), features[:150])
   assert gathered.counts.sum() == 400
+  many = np.zeros((50_001, 1), np.float32)
+  assert len(of_training(many, many, np.zeros(50_001, int)).bank[0]) == 50_000
 
 
 def test_mahalanobis_agrees_with_scikit_learn(training, statistics, foreign):
@@ -312,6 +314,19 @@ def test_vim_keeps_a_direction_in_which_training_features_vary():
       found.append(ood_features.vim(statistics, own, dim)(new, new @ own.kernel))
   np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
   np.testing.assert_allclose(found[3], found[1], rtol=1e-5)
+  two = ood_features.vim(of_training(features, features @ head.kernel, labels), head, 2)
+  np.testing.assert_allclose(found[1], two(far, far @ head.kernel), rtol=1e-5)
+
+
+def test_mahalanobis_leaves_out_classes_without_an_image(training, foreign):
+  features, logits, labels, _ = training
+  there = labels < 2
+  three, two = (
+    ood_features.mahalanobis(of_training(features[there], logits[there, :k], labels[there]), None)
+    for k in (3, 2)
+  )
+  assert np.isfinite(two(*foreign)).all()
+  np.testing.assert_array_equal(three(*foreign), two(*foreign))
 
 
 def test_mahalanobis_leaves_out_directions_that_are_rounding():

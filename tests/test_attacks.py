@@ -221,6 +221,61 @@ def test_an_image_that_one_restart_loses_is_lost(name, task):
   assert name == 'apgd_ce' or found.sum() < np.min([each.sum() for each in alone])
 
 
+@pytest.mark.parametrize('attack', [attacks.pgd, attacks.apgd])
+def test_of_several_restarts_the_judge_decides(attack, task):
+  params, images, labels = task
+
+  def loss(pixels):
+    return attacks.cross_entropy(logits_fn(params, pixels), labels)
+
+  run = functools.partial(attack, loss, steps=1, restarts=2, judge=lambda pixels: -loss(pixels))
+  moved = jax.jit(run)(images, 0.1, keys_of(images))
+  assert (loss(moved) <= loss(images)).all()
+
+
+def test_attacks_on_the_cross_entropy_are_judged_by_the_margin(task):
+  params, images, labels = task
+
+  def judged(loss_fn, images, epsilon, keys, *, restarts, judge):
+    return judge(images)
+
+  network = functools.partial(logits_fn, params)
+  run = attacks._untargeted(judged, attacks.cross_entropy)
+  found = run(network, images, labels, 0.1, keys_of(images), restarts=2)
+  np.testing.assert_array_equal(found, attacks.margin(network(images), labels))
+
+
+def test_settings_that_are_given_replace_those_of_the_table(task):
+  params, images, labels = task
+  network, given = functools.partial(logits_fn, params), {'steps': 1, 'step_size': 0.5}
+
+  def loss(pixels):
+    return attacks.cross_entropy(network(pixels), labels)
+
+  found = attacks.ATTACKS['pgd_l2'](network, images, labels, 0.1, keys_of(images), **given)
+  wanted = attacks.pgd(loss, images, 0.1, keys_of(images), norm='l2', **given)
+  np.testing.assert_array_equal(found, wanted)
+
+
+def test_each_target_has_a_start_of_its_own(task):
+  params, images, labels = task
+  blind = lambda pixels: jax.lax.stop_gradient(logits_fn(params, pixels))  # noqa: E731
+  found = attacks.apgd_targeted(blind, images, labels, 0.2, keys_of(images), targets=3, steps=1)
+  split = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys_of(images))
+  tried = [images, *(norms.start(norms.get('linf'), images, 0.2, keys) for keys in split)]
+  margins = jnp.stack([attacks.margin(blind(each), labels) for each in tried])
+  np.testing.assert_allclose(attacks.margin(blind(found), labels), margins.max(0), atol=1e-5)
+
+
+def test_more_targets_than_wrong_classes_are_as_many_as_there_are(task):
+  params, images, labels = task
+  run = functools.partial(attacks.apgd_targeted, functools.partial(logits_fn, params), steps=1)
+  four, nine = (
+    jax.jit(functools.partial(run, targets=n))(images, labels, 0.05, keys_of(images)) for n in (4, 9)
+  )
+  np.testing.assert_array_equal(four, nine)
+
+
 def test_an_unrolled_loop_gives_the_same_images_without_a_loop(task):
   params, images, labels = task
 

@@ -1,6 +1,7 @@
 """Auto-PGD against the paper's algorithm written out for one image in NumPy float64."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -11,7 +12,8 @@ import pytest
 from random_pruning_jax import apgd, attacks, norms
 
 STEPS = 25
-EPSILON = {'linf': 0.1, 'l2': 0.8}
+# In the larger balls, which images fill, images climb and fall back most often.
+EPSILONS = {'linf': (0.1, 1.0), 'l2': (0.8, 10.0)}
 
 
 @pytest.fixture(scope='module')
@@ -66,26 +68,24 @@ def algorithm_1(evaluate, clean, start, epsilon, norm, checkpoints):
   return f_max
 
 
-@pytest.mark.parametrize('norm', EPSILON)
+@pytest.mark.parametrize('norm', EPSILONS)
 def test_apgd_is_the_papers_algorithm(norm, task):
   loss_fn, images = task
-  epsilon = EPSILON[norm]
   keys = norms.image_keys(jax.random.key(0), jnp.arange(len(images)))
   found = jax.jit(functools.partial(apgd.apgd, loss_fn, steps=STEPS, norm=norm))
-  got = loss_fn(found(images, epsilon, keys))
-
   gradient = jax.jit(functools.partial(norms.loss_and_gradient, loss_fn))
-  starts = np.asarray(norms.start(norms.NORMS[norm], images, epsilon, keys), np.float64)
   shares = (0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99)
   checkpoints = {math.ceil(round(share * STEPS, 6)) for share in shares}
-  for i, clean in enumerate(np.asarray(images, np.float64)):
+  for epsilon, (i, clean) in itertools.product(EPSILONS[norm], enumerate(np.array(images, float))):
 
     def evaluate(x, i=i):
       loss, g = gradient(images.at[i].set(x.astype(np.float32)))
       return float(loss[i]), np.asarray(g[i], np.float64)
 
-    expected = algorithm_1(evaluate, clean, starts[i], epsilon, norm, checkpoints)
-    assert got[i] == pytest.approx(expected, abs=1e-4)
+    start = np.asarray(norms.start(norms.NORMS[norm], images, epsilon, keys)[i], np.float64)
+    expected = algorithm_1(evaluate, clean, start, epsilon, norm, checkpoints)
+    got = loss_fn(found(images, epsilon, keys))[i]
+    assert got == pytest.approx(expected, abs=1e-4)
 
 
 def test_checkpoints_are_where_the_paper_has_them():

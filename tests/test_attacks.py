@@ -365,6 +365,18 @@ def test_squares_shrink_with_the_queries():
   assert square.sides(3, 1.0, 4, 9).max() == 4
 
 
+def test_a_square_has_a_sign_for_each_channel_and_stays_where_the_loss_rose():
+  keys = jax.random.split(jax.random.key(0), 32)
+  painted, signs = jax.vmap(lambda key: square._square(key, 3, (8, 8, 2)))(keys)
+  assert (painted.sum((1, 2, 3)) == 9).all()
+  assert len(np.unique(signs.reshape(32, 2), axis=0)) == 4
+  images = jnp.full((2, 4, 4, 1), 0.5)
+  one, five = (
+    square.square(lambda x: jnp.zeros(len(x)), images, 0.1, keys[:2], queries=n) for n in (1, 5)
+  )
+  np.testing.assert_array_equal(one, five)
+
+
 def test_images_wrong_from_the_start_count_as_wrong():
   was_right = jnp.asarray([True, True, False, False])
   attacked = jnp.asarray([True, False, True, False])  # the third was repaired by accident

@@ -184,6 +184,31 @@ def test_the_claim_of_imagenet_is_of_wide_resnet_50_on_imagenet_alone():
   assert verdict('imagenet_resized', 'wrn50_2') == 'cannot decide'
 
 
+def test_a_smaller_error_of_calibration_and_a_smaller_nll_are_better():
+  gains = enumerate((0.01, 0.011, 0.012))
+  sparse = [done(seed=s, metrics={'ece': 0.05 - gain, 'nll': 0.5 - gain}) for s, gain in gains]
+  same = {'ece': 0.05, 'nll': 0.5}
+  dense = [done(seed=s, metrics=same, pruning__density=1.0) for s in range(3)]
+  found = {a.claim: a.verdict for a in claims.answers([*sparse, *dense])}
+  for word in ('(ECE)', '(NLL)'):
+    assert [found[claim] for claim in found if word in claim] == ['supported']
+
+
+def test_accuracies_match_where_less_than_half_a_point_is_lost():
+  dense = accuracies({'pruning__density': 1.0}, (0.9, 0.9, 0.9))
+  for lost, verdict in ((0.004, 'supported'), (0.006, 'contradicted')):
+    sparse = accuracies({}, [0.9 - lost + i / 10_000 for i in (-1, 0, 1)])
+    assert claims.matches('', claims.cells_of([*sparse, *dense])).verdict == verdict
+
+
+def test_sparsities_are_high_from_eight_tenths_on():
+  for density, verdict in ((0.2, 'supported'), (0.25, 'cannot decide')):
+    of = {'pruning__density': density}
+    erk = accuracies(of, (0.90, 0.91, 0.92))
+    uniform = accuracies(of | {'pruning__ratio': 'uniform'}, (0.80, 0.811, 0.822))
+    assert claims.ratio_matters('', claims.cells_of([*erk, *uniform]), 'erk').verdict == verdict
+
+
 def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
   whole = [{0: 0.01, 1: 0.011, 2: 0.012}] * 3
   answer = verdicts.tends('', 'gap', [*whole, {0: -9.0, 1: -9.0}, {7: -9.0}], '')

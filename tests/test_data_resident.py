@@ -96,6 +96,10 @@ def test_all_offsets_and_both_sides_are_equally_likely():
   assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
 
 
+def test_without_flips_no_image_is_mirrored():
+  assert not choices(jax.random.key(1), np.arange(100), 1, False)[2].any()
+
+
 def test_without_a_key_images_are_the_stored_ones_scaled(images, labels):
   indices = np.array([7, 0, 7], np.int32)
   batch = gather(images, labels, indices, **AUGMENTED)

@@ -34,6 +34,15 @@ def test_batches_may_be_fetched_long_after_they_were_given_to_the_devices(monkey
   np.testing.assert_array_equal(np.concatenate(other), -rows)
 
 
+def test_devices_are_given_few_batches_ahead(monkeypatch):
+  waited = []
+  monkeypatch.setattr(batches, 'AHEAD', 2)
+  monkeypatch.setattr(jax, 'block_until_ready', waited.append)
+  rows, on = np.arange(11, dtype=np.float32), parallel.devices(1)
+  assert len(batches.begin(lambda x: 3 * x, (), (rows,), batch_size=2, on=on)()) == 6
+  assert [out.tolist() for _, out in waited] == [[[3.0 * i, 3.0 * i + 3]] for i in (0, 2, 4, 6)]
+
+
 def test_means_are_over_all_devices():
   fn = parallel.parallel(parallel.mean, parallel.devices(4), (0,))
   assert fn(np.arange(8.0).reshape(4, 2)).tolist() == [3.0, 4.0]

@@ -79,6 +79,11 @@ def centre(pixels):
   return [(grey.sum(axis) @ np.arange(grey.shape[1 - axis])) / grey.sum() for axis in (1, 0)]
 
 
+def test_no_side_is_decoded_smaller_than_it_is_shown():
+  sides = [(512, 512), (64, 512), (512, 64), (63, 512), (256, 300)]
+  assert [crops._power(crops.Region(0, 0, *side), (32, 32)) for side in sides] == [8, 2, 2, 1, 8]
+
+
 @pytest.mark.parametrize('decoder', crops.DECODERS)
 @pytest.mark.parametrize(
   ('kind', 'side', 'region'),  # whose edges are those of pixels of an image of an eighth

@@ -1,6 +1,7 @@
 """Data sets: found, decoded, cached and adapted, or refused with a message that helps."""
 
 import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -269,6 +270,14 @@ def test_the_cache_follows_the_way_in_which_images_are_cropped(fresh, monkeypatc
   before = entries()
   monkeypatch.setattr(crops, 'VERSION', crops.VERSION + 1)
   assert [new != old for old, new in zip(before, entries(), strict=True)] == [False, True]
+
+
+def test_the_cache_tells_images_of_one_size_apart_by_how_they_were_resized(fresh):
+  load = functools.partial(data.load, 'tiny_mixed', 'train', str(fresh), size=(4, 4))
+  whole, centre = (load(resize=resize, cache=False).images for resize in (0, 8))
+  assert (whole != centre).any()
+  np.testing.assert_array_equal(load().images, whole)
+  np.testing.assert_array_equal(load(resize=8).images, centre)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tiny_dir, tmp_path, monkeypatch, caplog):

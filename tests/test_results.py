@@ -24,6 +24,18 @@ def test_a_row_comes_back_and_the_last_one_of_a_run_counts(tmp_path):
   assert row == {'format': 1, 'metrics': {'accuracy': 0.75, 'nll': None}, 'run': str(run)}
 
 
+def test_numbers_that_are_not_finite_are_null_however_deep_they_lie(tmp_path):
+  results.append(tmp_path, {'format': 1, 'curves': [(1.0, float('inf'))]})
+  assert results.last(tmp_path)['curves'] == [[1.0, None]]
+
+
+def test_a_row_of_a_checkpoint_is_one_of_its_step_and_masks(tmp_path):
+  for step, masks in ((1, 'a'), (2, 'a'), (2, 'b')):
+    results.append(tmp_path, {'format': 1, 'step': step, 'masks': masks})
+  assert results.of_checkpoint(tmp_path, 2, 'a') == {'format': 1, 'step': 2, 'masks': 'a'}
+  assert results.of_checkpoint(tmp_path, 1, 'b') is None
+
+
 def test_a_line_cut_short_is_passed_over(tmp_path):
   results.append(tmp_path, {'format': 1, 'seed': 3})
   with (tmp_path / results.FILE).open('a') as file:
@@ -124,6 +136,8 @@ def test_the_meter_averages_since_the_last_line_and_over_the_epoch():
   assert (mean['loss'], mean['accuracy']) == (2.0, 0.25)
   meter.add({'loss': 0.0, 'accuracy': 1.0})
   assert meter.epoch_mean() == {'loss': 2.0, 'accuracy': 0.5}
+  meter.add({'loss': 7.0, 'accuracy': 0.5})
+  assert meter.epoch_mean() == {'loss': 7.0, 'accuracy': 0.5}  # of a new one
 
 
 class Coming:

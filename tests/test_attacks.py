@@ -267,9 +267,8 @@ def test_each_target_has_a_start_of_its_own(task):
 def test_more_targets_than_wrong_classes_are_as_many_as_there_are(task):
   params, images, labels = task
   run = functools.partial(attacks.apgd_targeted, functools.partial(logits_fn, params), steps=1)
-  four, nine = (
-    jax.jit(functools.partial(run, targets=n))(images, labels, 0.05, keys_of(images)) for n in (4, 9)
-  )
+  given = images, labels, 0.05, keys_of(images)
+  four, nine = (jax.jit(functools.partial(run, targets=n))(*given) for n in (4, 9))
   np.testing.assert_array_equal(four, nine)
 
 

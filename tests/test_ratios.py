@@ -211,7 +211,7 @@ def test_an_impossible_budget_names_its_numbers():
 
 
 def test_a_budget_that_leaves_nothing_to_other_layers_is_refused():
-  with pytest.raises(ValueError, match='for head/kernel at 1 alone: .* must lie above 0.5'):
+  with pytest.raises(ValueError, match=r'for head/kernel at 1 alone: .* must lie above 0\.5'):
     ratios.erk_plus({'body/kernel': (4, 5), 'head/kernel': (4, 5)}, 0.5)
 
 

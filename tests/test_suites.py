@@ -12,7 +12,7 @@ import pytest
 import sklearn.metrics
 from small import bench, make_set
 
-from random_pruning_jax import attacks, data, feed, flow, suites
+from random_pruning_jax import attacks, data, evaluate, feed, flow, suites
 from random_pruning_jax.config import resolve
 from random_pruning_jax.data import corrupted
 from random_pruning_jax.progress import Stages
@@ -206,10 +206,31 @@ def test_a_test_set_may_not_choose_settings():
       resolve(tiny_config(evaluation__validation_foreign=name))
 
 
-def test_a_chosen_setting_is_noted_beside_its_numbers(sets):
+def test_a_chosen_setting_is_that_of_its_numbers_and_noted_beside_them(sets, monkeypatch):
+  monkeypatch.setitem(ood.ood.SETTINGS, 'gen', ({'gamma': 5.0, 'top': 2},))
+  monkeypatch.setitem(ood.ood.SETTINGS, 'odin', ({'temperature': 1.0, 'epsilon': 0.0},))  # msp
   found = run(('ood',), data_dir=sets, foreign=('stripes',), validation_foreign='gaussian_noise')
-  assert found.notes['ood/stripes/gen'].endswith('chosen on gaussian_noise')
+  assert found.notes['ood/stripes/gen'] == 'gamma=5, top=2, chosen on gaussian_noise'
   assert 'ood/stripes/msp' not in found.notes  # which has nothing to choose
+  n, on = found.numbers, bench(data_dir=sets)
+  own, theirs = (np.asarray(ood.ood.gen(on.outputs(of).logits, 5.0, 2)) for of in ('', 'stripes'))
+  assert n['ood/stripes/gen/auroc'] == pytest.approx(ood.ood.auroc(own, theirs), abs=1e-4)
+  assert n['ood/stripes/odin/auroc'] == pytest.approx(n['ood/stripes/msp/auroc'], abs=1e-4)
+  assert not [name for name in n if name.startswith('ood/gaussian_noise')]  # which chose
+
+
+def test_statistics_of_training_are_of_each_class():
+  on = bench()
+  images, labels = on.images(split='train')
+  features = evaluate.outputs(on.network, evaluate.stored(images), features=True).features
+  sums = [features[labels == label].sum(axis=0) for label in range(10)]
+  np.testing.assert_allclose(ood._statistics(on).sums, sums, rtol=1e-4, atol=1e-3)
+
+
+def test_there_are_as_many_images_of_noise_as_of_ones_own():
+  on = bench()
+  for split in ('test', 'validation'):
+    assert len(on.source('gaussian_noise', split).arrays[0]) == len(on.labels(split=split))
 
 
 def test_a_network_that_has_diverged_is_not_measured():
@@ -250,6 +271,14 @@ def test_the_worst_case_of_one_attack_is_that_attacks_number():
   right = np.arange(50) < 47
   found = adversarial._worst_case({('linf', 'pgd', 4 / 255): right}, 50)
   assert found.numbers == {'adversarial/worst_case/4/255': float(np.mean(right))}
+
+
+def test_fgsm_counts_as_the_attacks_do_in_the_worst_case_and_repairs_no_image():
+  on = bench(attacks={}, attacked_images=40, epsilons=(4 / 255,))
+  right = adversarial._fgsm(on)['adversarial/fgsm/4/255']
+  assert not right[on.outputs().logits.argmax(-1) != on.labels()].any()
+  found = adversarial.full(on).numbers
+  assert found['adversarial/worst_case/4/255'] == right[:40].mean()
 
 
 def test_an_attack_that_needs_more_classes_is_skipped_and_the_others_are_not(monkeypatch):
@@ -308,6 +337,14 @@ def test_a_shifted_set_is_measured_on_its_own_labels(whole, sets):
   assert whole.numbers['shifts/few_digits/accuracy'] == pytest.approx(accuracy)
 
 
+def test_a_shifted_set_of_other_classes_is_skipped(sets):
+  on = bench(data_dir=sets, shifts=('few_digits',))
+  fewer = dataclasses.replace(on.experiment.spec, num_classes=3)
+  on.experiment = on.experiment._replace(spec=fewer)
+  why = 'its labels reach 3, and digits has 3 classes'
+  assert shifts.full(on).skipped == {'shifts/few_digits': why}
+
+
 def test_logits_of_classes_that_do_not_occur_are_masked():
   logits = np.array([[9.0, 1, 2, 3], [9.0, 5, 4, 0]])
   found, labels = shifts.within(logits, np.array([3, 1]))
@@ -351,13 +388,19 @@ def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
   assert found['corruptions/mce'] == pytest.approx(
     np.mean([(1 - accuracy) / error for error in corruptions.ALEXNET.values()])
   )
+  clean = (on.outputs().logits.argmax(-1) == on.labels()).mean()
+  added = [(clean - accuracy) / (error - 0.4348) for error in corruptions.ALEXNET.values()]
+  assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
 
 
-def test_without_all_fifteen_there_is_no_mean(corrupted_digits):
+def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits):
   shutil.rmtree(corrupted_digits / 'digits_corrupted/snow_3')
   found = run(('corruptions',), data_dir=str(corrupted_digits))
   assert 'corruptions/snow' in found.skipped and 'no mean' in found.notes['corruptions']
   assert 'corruptions/fog/accuracy' in found.numbers
+  assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+  found = run(('corruptions',), data_dir=str(corrupted_digits), severities=(1, 2))
+  assert 'corruptions/snow' not in found.skipped and 'no mean' in found.notes['corruptions']
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
 
 

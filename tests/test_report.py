@@ -279,6 +279,13 @@ def test_a_paired_test_is_the_textbooks():
   assert verdicts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
+def test_a_claim_is_supported_below_five_percent():
+  for values, verdict in (((1.0, 2.0, 3.0), 'supported'), ((0.5, 2.0, 3.5), 'cannot decide')):
+    differences = dict(enumerate(values))  # p = 0.037 and 0.074
+    assert verdicts.can('', [verdicts.evidence('', differences)], '').verdict == verdict
+    assert verdicts.tends('', '', [differences], '').verdict == verdict
+
+
 def test_equal_differences_decide_by_their_number_alone():
   """Accuracies of few images may be equal by chance, which is no certainty."""
   for n, p in ((2, 0.25), (3, 0.125), (5, 0.03125)):

@@ -55,6 +55,18 @@ def test_a_seed_that_two_sweeps_trained_counts_once():
   assert sorted(cell.values) == [0.5, 0.6] and not cell.failed and not cell.missing
 
 
+def test_a_run_without_the_number_is_missing():
+  cell = tables.cell_of([done(seed=0, metrics={'ece': None}), done(seed=1)], 'ece')
+  assert (len(cell.values), cell.missing, cell.failed) == (1, 1, 0)
+
+
+def test_how_often_is_validated_is_a_setting_and_what_is_logged_is_none():
+  often = runs._with_settings([done(checkpoint__every_epochs=n) for n in (1, 5)])
+  assert [run.setting for run in often] == [f'checkpoint.every_epochs={n}' for n in (1, 5)]
+  logged = runs._with_settings([done(), done(gradient_flow_every=7, log_every=9)])
+  assert [run.setting for run in logged] == ['', '']
+
+
 def test_the_mean_over_foreign_sets_is_of_sets_alone():
   names = ('near', 'far', 'gaussian_noise', 'pixel_shuffled')
   found = {f'ood/{name}/msp/auroc': 1.0 for name in names}
@@ -226,6 +238,7 @@ def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
     (['01', '012'], '01', 2),
     (['012'] * 5 + ['01'], '012', 5),
     (['01', '23'], '01', 1),
+    (['0', '0', '0', '01'], '01', 1),
   ],
 )
 def test_a_mean_is_over_as_many_seeds_and_cells_as_go_together(seeds, taken, cells):

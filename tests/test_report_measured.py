@@ -7,7 +7,7 @@ import synthetic
 
 pytest.importorskip('matplotlib')
 
-from random_pruning_jax.report import figures, page, runs, sizes, tables
+from random_pruning_jax.report import figures, measured, page, runs, sizes, tables
 
 EIGHT, ONE = 'adversarial/fgsm/8/255', 'adversarial/fgsm/1/255'
 PGD = 'adversarial/pgd/8/255'
@@ -94,6 +94,30 @@ def test_another_attacks_strength_and_another_epsilon_part_nothing():
   ]
   [table] = tables.pivot(found, 'scheme', 'sparsity', PGD)
   assert len(table.cells['erk', 0.9].values) == 2
+
+
+def test_a_number_depends_on_the_settings_that_its_name_does_not_say():
+  fields = {'attacks.pgd_l2.steps': 3, 'attacked_images': 9, 'severities': 1, 'corrupted_images': 5}
+  row = {'settings': dict.fromkeys(('adversarial', 'corruptions', 'ood'), fields)}
+  for metric, names in (
+    ('adversarial/worst_case_l2/0.5', ['attacked_images', 'attacks.pgd_l2.steps']),
+    ('corruptions/accuracy', ['severities']),
+    ('corruptions_regenerated/accuracy', ['corrupted_images', 'severities']),
+    ('ood/stripes/msp/auroc', []),
+  ):
+    assert sorted(measured.how(metric, row)) == names
+
+
+def test_an_epsilon_of_zero_is_no_attack():
+  assert done({'adversarial/fgsm/0/255': 0.9}).metric('fgsm') is None
+
+
+def test_foreign_sets_are_those_of_the_runs_that_count():
+  old, new = {'ood/stripes/msp/auroc': 0.5}, {'ood/svhn_cropped/msp/auroc': 0.9}
+  found = [done(old), done(old | new)]
+  found[1].row['time'] = '2026-02-01'
+  [table] = tables.pivot(found, 'scheme', 'sparsity', 'auroc')
+  assert table.title.endswith('(stripes, svhn_cropped)')
 
 
 def test_runs_that_were_not_attacked_are_missing_from_the_tables_of_every_strength():

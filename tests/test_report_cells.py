@@ -60,6 +60,11 @@ def test_a_run_without_the_number_is_missing():
   assert (len(cell.values), cell.missing, cell.failed) == (1, 1, 0)
 
 
+def test_a_setting_that_is_each_networks_own_is_not_named():
+  found = [done(model__name='resnet20', epochs=5), done(model__name='vgg16', epochs=7)]
+  assert [run.setting for run in runs._with_settings(found)] == ['', '']
+
+
 def test_how_often_is_validated_is_a_setting_and_what_is_logged_is_none():
   often = runs._with_settings([done(checkpoint__every_epochs=n) for n in (1, 5)])
   assert [run.setting for run in often] == [f'checkpoint.every_epochs={n}' for n in (1, 5)]
@@ -170,6 +175,15 @@ def test_gradient_flow_is_compared_within_a_data_set():
         every.append(run)
   [answer] = [a for a in claims.answers(every) if a.claim.startswith('Gradient flow')]
   assert answer.evidence[0].mean == pytest.approx(-1) and 'over 2 cells' in answer.evidence[0].what
+
+
+def test_two_cells_have_no_rank_correlation():
+  every = [done(seed=s, pruning__density=1.0, metrics={'accuracy': 0.9}) for s in range(6)]
+  for density, accuracy in ((0.5, 0.8), (0.1, 0.7)):
+    for seed in range(6):
+      every.append(done(seed=seed, pruning__density=density, metrics={'accuracy': accuracy}))
+      every[-1].row['gradient'] = {'step': [0], 'gradient_norm': [accuracy]}
+  assert claims.flow_matters('', claims.cells_of(every)).verdict == 'cannot decide'
 
 
 def test_a_report_of_runs_that_are_all_missing_has_its_tables():

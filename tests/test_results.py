@@ -140,6 +140,18 @@ def test_the_meter_averages_since_the_last_line_and_over_the_epoch():
   assert meter.epoch_mean() == {'loss': 7.0, 'accuracy': 0.5}  # of a new one
 
 
+def test_the_speed_leaves_out_other_work_and_the_call_that_was_taken_meanwhile():
+  meter, one = Meter(0), {'loss': 1.0, 'accuracy': 0.5}
+  with meter.pausing():
+    pass
+  meter.add(one)
+  assert meter.mean()['steps_per_second'] == 0
+  with meter.stopped():
+    time.sleep(0.2)
+  meter.add(one)
+  assert meter.mean()['steps_per_second'] > 1 / 0.2
+
+
 class Coming:
   """An array of a device that has not made it yet, until `done`."""
 

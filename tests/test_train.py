@@ -22,6 +22,7 @@ from random_pruning_jax import (
   kernels,
   masks,
   models,
+  optimizers,
   parallel,
   preemption,
   runlog,
@@ -256,8 +257,11 @@ def test_the_devices_have_the_next_call_before_a_validation_is_waited_for(tmp_pa
 def test_the_speed_of_a_line_is_of_its_own_steps_and_not_of_the_compiler(tmp_path, monkeypatch):
   """With a checkpoint after every step; waiting for the kernels stands for a slow compiler."""
   monkeypatch.setattr(kernels, 'wait', lambda _: time.sleep(2))
-  train.train(tiny_config(log_every=1, checkpoint__every_steps=1), tmp_path, show=False)
+  config = tiny_config(log_every=1, checkpoint__every_steps=1)
+  train.train(config, tmp_path, show=False)
   lines = [line for line in runlog.read_log(tmp_path) if line['kind'] == 'train']
+  rates = [line['lr'] for line in lines]
+  assert rates == pytest.approx(optimizers.learning_rates(config, 10)) and len(set(rates)) == 3
   speeds = [line['images_per_second'] for line in lines]
   assert speeds[0] > 120 / 2
   assert len(set(speeds)) > 15  # of 20: a validation keeps the devices

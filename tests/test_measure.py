@@ -207,8 +207,8 @@ def test_a_row_says_for_each_suite_how_it_was_measured(copied):
   names = ('pgd_l2', 'apgd_ce', 'apgd_targeted', 'square')
   changes += [(f'evaluation.attacks.{name}.epsilons', ()) for name in names]
   measure.evaluate_run(copied, suite=('adversarial',), changes=changes, show=False)
-  row = measure.evaluate_run(copied, suite=('calibration',), show=False)
-  assert row['config']['evaluation.attacks.pgd.steps'] == 20
+  row = measure.evaluate_run(copied, suite=('calibration',), data_dir='moved', show=False)
+  assert (row['config']['data_dir'], row['config']['evaluation.attacks.pgd.steps']) == ('moved', 20)
   assert 'adversarial/pgd/8/255' in row['metrics']
   found = {suite: fields['attacks.pgd.steps'] for suite, fields in row['settings'].items()}
   assert found == {'quick': 20, 'adversarial': 1, 'calibration': 20}

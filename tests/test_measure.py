@@ -63,6 +63,15 @@ def test_a_row_says_how_much_of_the_time_its_first_calls_took(trained):
   assert kept._compile_seconds == first_calls
 
 
+def test_the_last_epoch_is_validated_however_many_lie_between_two_validations():
+  config = tiny_config(epochs=5, checkpoint__every_epochs=2, checkpoint__every_steps=15)
+  experiment = types.SimpleNamespace(config=config)
+  told = types.SimpleNamespace(_run=types.SimpleNamespace(experiment=experiment, per_epoch=10))
+  due = {step: recorder.Recorder._due(told, step) for step in range(1, 51)}
+  assert [step for step, (validate, _) in due.items() if validate] == [20, 40, 50]
+  assert [step for step, (_, save) in due.items() if save] == [15, 30, 45]
+
+
 def test_a_later_suite_adds_its_numbers_and_keeps_what_was_there(copied):
   before = rows_of(copied)[-1]
   changes = [('evaluation.shifts', ('digits', 'imagenet_a')), ('evaluation.batch_size', 60)]

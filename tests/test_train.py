@@ -275,6 +275,8 @@ def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
         validation = None if found[step] is None else {'accuracy': found[step]}
         state = whole[1].replace(step=jnp.int32(step))
         checkpoints.save(saved, state, {'validation': validation})
+      checkpoints.finish(saved)
+      assert checkpoints.find(saved, 'best') == 2
   with checkpoints.Manager(tmp_path, keep=2) as saved:
     assert saved.all_steps() == [2, 6, 7]
     assert checkpoints.find(saved, 'best') == 2

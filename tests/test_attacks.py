@@ -264,14 +264,6 @@ def test_each_target_has_a_start_of_its_own(task):
   np.testing.assert_allclose(attacks.margin(blind(found), labels), margins.max(0), atol=1e-5)
 
 
-def test_more_targets_than_wrong_classes_are_as_many_as_there_are(task):
-  params, images, labels = task
-  run = functools.partial(attacks.apgd_targeted, functools.partial(logits_fn, params), steps=1)
-  given = images, labels, 0.05, keys_of(images)
-  four, nine = (jax.jit(functools.partial(run, targets=n))(*given) for n in (4, 9))
-  np.testing.assert_array_equal(four, nine)
-
-
 def test_an_unrolled_loop_gives_the_same_images_without_a_loop(task):
   params, images, labels = task
 

@@ -150,9 +150,15 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, ev
   with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
     patch.setattr(Meter, 'add', stop_at_17)
     train.train(config, tmp_path, show=False)
+  with checkpoints.Manager(tmp_path, config.checkpoint.keep) as saved:
+    before = checkpoints.record_of(saved, saved.all_steps()[-1])
   state = train.train(config, tmp_path, show=False)
   assert_equal(state, whole[1])
   assert log_of(tmp_path) == log_of(whole[0])
+  with checkpoints.Manager(tmp_path, config.checkpoint.keep) as saved:
+    after = checkpoints.record_of(saved, saved.all_steps()[-1])
+  assert before['seconds'] < after['seconds']
+  assert before['compile_seconds'] < after['compile_seconds']  # of both
 
 
 def test_a_killed_run_goes_on_to_the_very_same_numbers(whole, tmp_path):

@@ -227,6 +227,18 @@ def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_pat
   assert states(tmp_path, jobs) == ['failed'] * 3
 
 
+def test_a_run_that_ended_since_the_sweep_looked_is_left_alone(tmp_path):
+  jobs = plan.plan([small(pruning__ratio='nonsense')], skip_invalid=True).jobs
+  place = tmp_path / jobs[0].tag
+
+  def more():
+    work.record_failure(jobs[0], place, 'by another process')
+    return True
+
+  work.work(jobs, tmp_path, more)
+  assert plan.read_failure(place)['error'] == 'by another process'
+
+
 def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
   configs = [
     small(),

@@ -77,9 +77,13 @@ def test_the_masks_keep_what_the_plan_says(changes):
   experiment = build(config)
   images = data.load('digits', 'train')
   variables = initial_variables(experiment.model, keys_of(0).init, experiment.spec.shape)
-  kept = masks.count(initial_masks(experiment, variables, score_batches(experiment, images)))
+  drawn = initial_masks(experiment, variables, score_batches(experiment, images))
+  kept = masks.count(drawn)
   for layer in plan.plan(config).layers:
     assert layer.kept == kept[layer.name]
+  if config.pruning.select == 'magnitude':
+    size, mask = abs(variables['params']['head']['kernel']), drawn['head']['kernel']
+    assert size[mask].min() > size[~mask].max(initial=0)
 
 
 def test_a_table_has_every_layer_and_the_totals(capsys):

@@ -29,6 +29,7 @@ from random_pruning_jax import (
   scores,
   train,
 )
+from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build, initial_variables
 from random_pruning_jax.meter import Meter
 from random_pruning_jax.step import create_state, train_step
@@ -157,6 +158,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, ev
   assert log_of(tmp_path) == log_of(whole[0])
   with checkpoints.Manager(tmp_path, config.checkpoint.keep) as saved:
     after = checkpoints.record_of(saved, saved.all_steps()[-1])
+  assert before['pixels'] == after['pixels'] == crops.pixels()
   assert before['seconds'] < after['seconds']
   assert before['compile_seconds'] < after['compile_seconds']  # of both
 

@@ -358,10 +358,11 @@ def test_a_square_has_a_sign_for_each_channel_and_stays_where_the_loss_rose():
   painted, signs = jax.jit(jax.vmap(lambda key: square._square(key, 3, (8, 8, 2))))(keys)
   assert (painted.sum((1, 2, 3)) == 9).all()
   assert len(np.unique(signs.reshape(32, 2), axis=0)) == 4
-  images = jnp.full((2, 4, 4, 1), 0.5)
+  images = jnp.full((2, 4, 4, 2), 0.5)
   flat = functools.partial(square.square, lambda x: jnp.zeros(len(x)), queries=5)
   striped = jax.jit(flat)(images, 0.1, keys[:2])
   assert (striped == striped[:, :1]).all()
+  assert (striped[..., 0] != striped[..., 1]).any()
 
 
 def test_images_wrong_from_the_start_count_as_wrong():

@@ -38,7 +38,7 @@ class Watch:
   def __enter__(self) -> 'Watch':
     if self._own:
       self._before = signal.signal(signal.SIGTERM, self._note)
-      self._asked = isinstance(self._before, _Stop) and self._before.asked
+      self._asked |= isinstance(self._before, _Stop) and self._before.asked
     return self
 
   def __exit__(self, *_: Any) -> None:

@@ -54,6 +54,28 @@ def test_what_is_said_of_numbers_is_of_those_that_both_have(two, tmp_path):
   assert '0.0000' in text and '-0.0000' not in text and 'attacks' not in text
 
 
+def test_a_higher_accuracy_and_a_lower_loss_are_better(two, tmp_path):
+  for name, accuracy, nll in (('a', 0.50, 0.25), ('b', 0.75, 0.50)):
+    (tmp_path / name).mkdir()
+    row = results.last(two[0]) | {'metrics': {'accuracy': accuracy, 'nll': nll}}
+    (tmp_path / name / 'results.jsonl').write_text(json.dumps(row))
+  for runs, signs in (('ab', ['+', '-']), ('ba', ['-', '+'])):
+    lines = compare.numbers(*(tmp_path / name for name in runs)).splitlines()
+    assert [line.split()[-1] for line in lines if '0.50' in line or '50.0' in line] == signs
+
+
+def test_which_checkpoint_was_measured_is_said_though_training_does_not_depend_on_it(two, tmp_path):
+  fields = (two[0] / 'config.json').read_text()
+  (tmp_path / 'config.json').write_text(
+    fields.replace('"checkpoint": "best"', '"checkpoint": "latest"')
+  )
+  assert compare.configs(two[0], tmp_path).splitlines()[-1].split() == [
+    'evaluation.checkpoint',
+    'best',
+    'latest',
+  ]
+
+
 def test_a_run_without_results_or_checkpoints_says_so(two, tmp_path):
   (tmp_path / 'config.json').write_text((two[0] / 'config.json').read_text())
   text = compare.compare(two[0], tmp_path)

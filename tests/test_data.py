@@ -343,6 +343,18 @@ def test_the_table_is_consistent(name):
   assert set(spec.splits) <= {'train', 'validation', 'test'}
 
 
+def test_crops_of_cifar_are_padded_as_the_authors_pad_them():
+  found = {name: (spec.pad, spec.mode, spec.flip) for name, spec in data.SPECS.items()}
+  assert found['cifar10'] == (4, 'reflect', True) and found['cifar100'] == (4, 'zeros', True)
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100', 'svhn_cropped', 'mnist', 'imagenet2012'])
+def test_images_that_choose_the_epoch_are_what_training_leaves(name):
+  splits = data.SPECS[name].splits
+  end = splits['train'].removeprefix('train[:').removesuffix('%]')
+  assert splits['validation'] == f'train[{end}%:]' and splits['test'] in ('test', 'validation')
+
+
 def test_images_that_need_no_change_are_not_copied():
   images = np.zeros((2, 8, 8, 1), np.uint8)
   adapted, note = data.adapt(images, 8, 8, 1)

@@ -102,6 +102,22 @@ def test_the_view_of_no_runs_is_drawn_on_a_terminal(tmp_path):
   assert '0 done, 0 running, 0 failed, 0 to do' in out.getvalue()
 
 
+def test_what_is_left_is_of_like_networks_or_grows_less_than_their_work(tmp_path):
+  """Before this view has seen a run end, one after the other as long as those before took."""
+  both = plan.plan([small(), small(seed=1), small(model__width=4)])
+  costs = estimate.costs(both.jobs, both.experiments)
+  (tmp_path / both.jobs[0].tag).mkdir()
+  row = {'train_seconds': 80.0, 'evaluation_seconds': 20.0}
+  (tmp_path / both.jobs[0].tag / 'results.jsonl').write_text(json.dumps(row))
+  seen = view.View(both.jobs, costs, tmp_path, io.StringIO())
+  wide = 100 * (costs[2].dense_flops / costs[0].dense_flops) ** 0.75
+  assert seen.seconds_left() == pytest.approx(100 + wide)
+  with claim.hold(tmp_path / both.jobs[1].tag):  # a quarter of which is trained
+    line = {'kind': 'train', 'step': costs[1].steps / 4, 'loss': 1.0}
+    (tmp_path / both.jobs[1].tag / 'train.jsonl').write_text(json.dumps(line))
+    assert view.View(both.jobs, costs, tmp_path, io.StringIO())._share(both.jobs[1].tag) == 0.25
+
+
 def test_finished_and_failed_runs_are_left_alone(swept):
   directory, jobs, _, _ = swept
   files = [p for p in sorted(directory.rglob('*')) if p.name in (results.FILE, results.FAILED)]

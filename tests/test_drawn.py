@@ -55,6 +55,15 @@ def test_where_draws_may_not_be_cut_those_of_one_size_alone_are_one():
     chex.assert_trees_all_close(drawn.together(several)(KEY), several(KEY), rtol=1e-6)
 
 
+def test_numbers_of_two_types_are_two_draws():
+  def both(key):
+    kinds = (jnp.float32, jnp.bfloat16)
+    return [drawn.normal(jax.random.fold_in(key, n), (8,), kind) for n, kind in enumerate(kinds)]
+
+  assert draws(drawn.together(both)) == (2, 1)
+  chex.assert_trees_all_close(drawn.together(both)(KEY), both(KEY), rtol=1e-6)
+
+
 @pytest.mark.parametrize('kind', ['rbg', 'unsafe_rbg'])
 def test_a_generator_whose_draws_vmap_changes_draws_one_by_one(kind):
   key = jax.random.key(7, impl=kind)

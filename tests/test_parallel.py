@@ -75,3 +75,16 @@ def test_programs_of_several_cpu_devices_run_one_after_the_other():
     run = parallel.parallel(fn, on, (None, 0), None)
     outputs = run(parallel.replicate(jnp.eye(300), on), np.zeros((devices, 1)))
     assert outputs.is_ready()
+
+
+def test_a_row_that_lies_apart_is_found_on_its_device_among_others_of_that():
+  on = parallel.devices(4)
+  tree = parallel.place_apart(np.arange(24.0).reshape(8, 3), on)
+  for i in range(8):
+    found = parallel.row_apart(tree, i)
+    assert found.devices() == {on[i // 2]} and found.tolist() == [[3 * i, 3 * i + 1, 3 * i + 2]]
+
+
+def test_as_many_devices_as_divide_a_size_are_taken():
+  on = parallel.devices(4)
+  assert [len(parallel.that_divide(size, on)) for size in (8, 6, 5, 2)] == [4, 3, 1, 2]

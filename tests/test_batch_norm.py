@@ -83,12 +83,14 @@ def test_two_devices_normalise_one_batch():
   chex.assert_trees_all_close(images.reshape(X.shape), expected[1], rtol=1e-4, atol=1e-4)
 
 
-def test_a_constant_has_variance_zero_not_less():
-  y, updated = BatchNorm(**OPTIONS).apply(
-    VARIABLES, jnp.full_like(X, 1 / 3), mutable=['batch_stats']
-  )
+@pytest.mark.parametrize('constant', [1 / 3, 10 / 3, 100 / 3, 1000 / 3])  # one rounds below zero
+def test_a_constant_has_no_variance_below_zero(constant):
+  images = jnp.full_like(X, constant)
+  y, updated = BatchNorm(**OPTIONS).apply(VARIABLES, images, mutable=['batch_stats'])
+  left = 0.9 * VARIABLES['batch_stats']['var']
   assert np.isfinite(y).all()
-  np.testing.assert_allclose(updated['batch_stats']['var'], 0.9 * VARIABLES['batch_stats']['var'])
+  np.testing.assert_array_less(left - 1e-6, updated['batch_stats']['var'])
+  np.testing.assert_allclose(updated['batch_stats']['var'], left, atol=1e-7 * constant**2)
 
 
 def test_sums_are_the_same_bits_whichever_thread_takes_which_rows():

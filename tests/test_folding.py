@@ -94,7 +94,7 @@ def convolved(x):
 LEFT_ALONE = {
   'nothing follows': convolved,
   'it is read twice': lambda x: (y := convolved(x)) * jnp.cos(y),
-  'it is given back too': lambda x: ((y := convolved(x)), lax.max(y, 0.0)),
+  'it is given back too': lambda x: ((y := convolved(x)), jax.nn.relu(y)),
   'it is taken from something': lambda x: CHANNELS - convolved(x),
   'something else than channels is a factor': lambda x: convolved(x) * x[..., :1],
   'it is cut off elsewhere': lambda x: lax.max(convolved(x), 1.0),

@@ -9,7 +9,17 @@ import synthetic
 
 pytest.importorskip('matplotlib')
 
-from random_pruning_jax.report import claims, figures, runs, sizes, style, tables, verdicts
+from random_pruning_jax.report import (
+  claims,
+  curves,
+  details,
+  figures,
+  runs,
+  sizes,
+  style,
+  tables,
+  verdicts,
+)
 
 
 def done(place='', metrics=None, time='', **fields):
@@ -291,3 +301,57 @@ def test_a_field_along_an_axis_parts_no_tables(rows):
   [table] = tables.pivot(found, rows, 'sparsity', 'accuracy')
   assert table.rows == [0.1, 0.2] and all(len(cell.values) == 2 for cell in table.cells.values())
   assert len(tables.pivot(found, 'scheme', 'sparsity', 'accuracy')) == 2
+
+
+def bars(container):
+  """Numbers along the bottom, means and half the lengths of their bars, as they are drawn."""
+  line, _, [lengths] = container
+  return *line.get_data(), [(top - low) / 2 for (_, low), (_, top) in lengths.get_segments()]
+
+
+def test_a_gap_is_what_the_dense_network_has_more_in_points_seed_by_seed():
+  found = []
+  for name in ('resnet20', 'resnet56'):
+    found += accuracies({'model__name': name, 'pruning__density': 1.0}, (0.90, 0.80))
+    found += accuracies({'model__name': name}, (0.88, 0.74))
+  [container] = sizes.gap(found).axes[0].containers
+  _, means, deviations = bars(container)
+  assert means == pytest.approx([4, 4]) and deviations == pytest.approx([8**0.5] * 2)
+
+
+def test_the_ring_is_around_the_dense_network_wherever_it_is_among_the_runs():
+  found = [done(pruning__density=density) for density in (0.1, 1.0, 0.5)]
+  [panel] = sizes.against(found, 'kept').axes
+  [ring] = [line for line in panel.lines if len(line.get_xdata()) == 1]
+  assert list(ring.get_xdata()) == [found[1].row['kept']]
+
+
+def test_accuracies_and_their_deviations_are_drawn_in_percent():
+  found = accuracies({}, (0.88, 0.92)) + accuracies({'pruning__density': 1.0}, (0.90, 0.96))
+  [panel] = curves.by_network(found).axes
+  _, means, deviations = bars(panel.containers[0])
+  assert means == pytest.approx([90]) and deviations == pytest.approx([8**0.5])
+  [band] = panel.patches
+  assert band.get_y() + band.get_height() / 2 == pytest.approx(93)
+  assert band.get_height() == pytest.approx(2 * 18**0.5)
+
+
+def test_reliability_is_of_all_images_of_all_seeds_at_the_highest_sparsity():
+  found = []
+  for seed, density, count, accuracy in ((0, 0.1, 1, 0.0), (1, 0.1, 3, 0.8), (0, 0.5, 9, 1.0)):
+    found.append(done(seed=seed, pruning__density=density))
+    bins = {'count': [count, 0], 'confidence': [accuracy / 2, None], 'accuracy': [accuracy, None]}
+    found[-1].row['reliability'] = bins
+  [panel] = details.reliability(found).axes
+  [line] = [line for line in panel.lines if 'sparsity' in str(line.get_label())]
+  assert line.get_label().endswith('sparsity 0.9')
+  assert list(line.get_xdata()) == pytest.approx([0.3])
+  assert list(line.get_ydata()) == pytest.approx([0.6])
+
+
+def test_gradient_norms_are_means_at_the_steps_that_all_seeds_have():
+  found = [done(seed=0), done(seed=1)]
+  found[0].row['gradient'] = {'step': [10, 20], 'gradient_norm': [1.0, 2.0]}
+  found[1].row['gradient'] = {'step': [20, 30], 'gradient_norm': [4.0, 8.0]}
+  [line] = details.gradient_norm(found).axes[0].lines
+  assert [list(numbers) for numbers in line.get_data()] == [[20], [3]]

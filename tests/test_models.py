@@ -149,6 +149,21 @@ def test_bfloat16_computes_coarser_but_returns_and_keeps_float32():
   assert 1e-5 < error < 0.1
 
 
+def test_features_are_averages_in_float32_whatever_the_network_computes_in():
+  model, variables, images = small(*SMALL[0])
+  half = functools.partial(model.clone(dtype='bfloat16').apply, features=True)
+  assert jax.eval_shape(half, variables, images)[1].dtype == jnp.float32
+
+
+def test_a_tenth_of_running_statistics_is_of_the_newest_batch():
+  model, variables, images = small(*SMALL[0])
+  grey = np.broadcast_to(np.float32(model.mean), images.shape)  # of which convolutions make 0
+  before = variables['batch_stats']['stem_norm']
+  after = trained(model, variables, grey)[1]['batch_stats']['stem_norm']
+  for name in ('mean', 'var'):
+    np.testing.assert_allclose(after[name], 0.9 * before[name], rtol=1e-5)
+
+
 def test_batchnorm_over_three_devices_equals_one_large_batch():
   model, variables, images = small(*SMALL[0])
   logits, state = jax.jit(functools.partial(trained, model))(variables, images)
@@ -190,6 +205,16 @@ def test_initial_weights_are_normal_with_variance_two_over_fan(kaiming, fan):
   kernel = np.asarray(make.kernel_init(jax.random.key(0), (3, 3, 32, 128), jnp.float32))
   assert kernel.var() == pytest.approx(2 / fan, rel=0.03)
   assert np.abs(kernel).max() > 3 * kernel.std()  # a truncated normal ends at 2.3
+
+
+@pytest.mark.parametrize(('kaiming', 'axes'), [('fan_in', (0, 1, 2)), ('fan_out', (0, 1, 3))])
+def test_every_kernel_begins_so_the_classifiers_too(kaiming, axes):
+  model = models.create('cifar_resnet8', 1000, width=32, kaiming=kaiming)
+  params = flat(jax.jit(model.lazy_init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params'])
+  for name, kernel in params.items():
+    if name.endswith('kernel'):
+      fan = np.prod(np.reshape((1, 1, *kernel.shape)[-4:], -1)[list(axes)])
+      assert kernel.var() == pytest.approx(2 / fan, rel=0.15), name
 
 
 @pytest.mark.parametrize(

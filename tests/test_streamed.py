@@ -320,6 +320,16 @@ def test_statistics_are_of_training_images_as_evaluation_shows_images(data_dir):
   np.testing.assert_array_equal(measured.labels[:], labels)
 
 
+def test_what_a_config_says_of_crops_is_what_images_go_through(data_dir):
+  crops = {'area': (0.2, 0.5), 'aspect': (0.9, 1.1)}
+  fields = {f'augment__{name}': value for name, value in crops.items()}
+  experiment = build(streamed_config(data_dir, resize=20, **fields | {'augment__flip': 'no'}))
+  found = feed.stream_example(experiment, source(data_dir)).augment
+  assert found == streamed.Augment((16, 16), 3, random=True, flip=False, resize=20, **crops)
+  wanted = data.load('colours', 'validation', data_dir, size=(16, 16), resize=20)
+  np.testing.assert_array_equal(feed.held_out(experiment).images, wanted.images)
+
+
 @pytest.fixture(scope='module')
 def whole(data_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('whole')

@@ -37,6 +37,15 @@ def test_a_round_trip_gives_equal_bits(format, tmp_path):
   assert again.draw == (stored.draw if format == 'seeded' else None)
 
 
+@pytest.mark.parametrize('format', FORMATS)
+def test_a_file_says_how_images_are_cropped_and_an_older_one_does_not(format, tmp_path):
+  assert files.load(files.save(network(resize=256), tmp_path / 'net', format)).about.resize == 256
+  fields = network(resize=256).about.to_json()
+  del fields['resize']
+  listed = json.loads(json.dumps(fields))
+  assert files.About.from_json(listed).resize == 0
+
+
 @pytest.mark.parametrize('sampling', ['exact', 'bernoulli', 'fan_in', 'n_m'])
 def test_masks_of_every_sampling_are_drawn_again_from_their_key(sampling, tmp_path):
   ratio, density = ('uniform', 0.5) if sampling == 'n_m' else ('erk', 0.3)
@@ -316,6 +325,15 @@ def test_an_export_that_cannot_be_is_refused_before_anything_is_read(run, tmp_pa
   ):
     assert main.main(['export', *flags, wrong]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_masks_are_drawn_where_chance_selects_or_all_are_kept():
+  found = {
+    (select, density): export.draw_of(tiny_config(pruning__select=select, pruning__density=density))
+    for select in ('random', 'magnitude')
+    for density in (0.3, 1.0)
+  }
+  assert [choice for choice, draw in found.items() if not draw] == [('magnitude', 0.3)]
 
 
 def test_a_suffix_in_capitals_names_its_format_too(run, tmp_path):

@@ -81,6 +81,12 @@ def test_the_command_reads_a_data_set_and_says_how_many_are_right(file, loaded, 
   assert f'{len(labels)} images, {right:.2%} of them right' in captured.err
 
 
+def test_labels_of_another_data_set_are_not_those_of_the_networks_classes(loaded):
+  for name, known in (('digits:1.0.0', True), ('natural_patches', False)):
+    first = next(predict.of_dataset(loaded, name, batch_size=5, show=False))
+    assert (first.label is not None) == known and first.image == 'test[0]'
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [

@@ -19,7 +19,17 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from random_pruning_jax import data, feed, main, measure, parallel, run, runlog, train
+from random_pruning_jax import (
+  data,
+  export,
+  feed,
+  main,
+  measure,
+  parallel,
+  run,
+  runlog,
+  train,
+)
 from random_pruning_jax.data import crops, decode, folder, order, places, streamed
 from random_pruning_jax.experiment import build
 from random_pruning_jax.suites import bench
@@ -341,6 +351,12 @@ def test_a_streamed_run_trains_and_is_measured(whole):
   assert int(state.step) == 2 * (36 // 8)
   row = measure.evaluate_run(workdir, show=False)
   assert row['images'] == 15 and 0 <= row['metrics']['accuracy'] <= 1
+
+
+def test_an_exported_network_is_shown_what_evaluation_shows(whole, data_dir):
+  about = export.read(whole[0]).about
+  spec = build(streamed_config(data_dir)).spec
+  assert (about.shape, about.resize) == ((16, 16, 3), spec.resize) and spec.resize > 16
 
 
 def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, data_dir, tmp_path):

@@ -110,6 +110,14 @@ def test_other_usual_names_of_a_small_resnet_are_understood(tmp_path):
   assert other.about.model == 'cifar_resnet14' and same(other, plain)
 
 
+def test_a_network_of_a_thousand_classes_sees_what_imagenet_is_shown(tmp_path):
+  model = fill(Large((2, 2, 2, 2), width=2))
+  found = files.load(saved(tmp_path, model.state_dict())).about
+  spec = data.SPECS['imagenet2012']
+  assert (found.shape, found.mean, found.std) == (spec.shape, spec.mean, spec.std)
+  assert (found.dataset, found.resize) == ('imagenet2012', 256)
+
+
 def test_a_sparse_pytorch_network_has_its_zeros_as_masks(tmp_path):
   from torch.nn.utils import prune
 

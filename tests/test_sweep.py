@@ -112,10 +112,10 @@ def test_what_is_left_is_of_like_networks_or_grows_less_than_their_work(tmp_path
   seen = view.View(both.jobs, costs, tmp_path, io.StringIO())
   wide = 100 * (costs[2].dense_flops / costs[0].dense_flops) ** 0.75
   assert seen.seconds_left() == pytest.approx(100 + wide)
-  with claim.hold(tmp_path / both.jobs[1].tag):  # a quarter of which is trained
-    line = {'kind': 'train', 'step': costs[1].steps / 4, 'loss': 1.0}
-    (tmp_path / both.jobs[1].tag / 'train.jsonl').write_text(json.dumps(line))
-    assert view.View(both.jobs, costs, tmp_path, io.StringIO())._share(both.jobs[1].tag) == 0.25
+  (tmp_path / both.jobs[1].tag).mkdir()  # a quarter of it was trained before it stopped
+  line = {'kind': 'train', 'step': costs[1].steps / 4, 'loss': 1.0}
+  (tmp_path / both.jobs[1].tag / 'train.jsonl').write_text(json.dumps(line))
+  assert seen.seconds_left() == pytest.approx(75 + wide)
 
 
 def test_finished_and_failed_runs_are_left_alone(swept):
@@ -211,6 +211,25 @@ def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
     with claim.hold(place) as mine:
       assert mine and claim.holder(place)['pid'] == os.getpid()
     assert not (place / claim.FILE).exists()
+
+
+def test_a_claim_is_nobodys_once_its_process_ended_though_none_has_asked_how(tmp_path):
+  path = tmp_path / claim.FILE
+  with subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE) as process:
+    started = claim._started(process.pid)
+    path.write_text(json.dumps(claim._me() | {'pid': process.pid, 'started': started}))
+    assert claim.holder(tmp_path)['pid'] == process.pid
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert claim.holder(tmp_path) is None
+
+
+def test_a_claim_that_a_crash_left_empty_is_taken_over(tmp_path):
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / claim.FILE).touch()
+  assert claim.pid(tmp_path / 'run' / claim.FILE) is None
+  with claim.hold(tmp_path / 'run') as mine:
+    assert mine and claim.holder(tmp_path / 'run')['pid'] == os.getpid()
 
 
 def test_a_claim_from_another_host_lasts_while_it_is_touched(tmp_path):
@@ -373,6 +392,14 @@ def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
   stem = sizes['stem/kernel']
   assert held.kept == pytest.approx(stem + 0.3 * (sum(sizes.values()) - stem), abs=5)
   assert 'n_m sampling' in structured.infeasible
+
+
+def test_the_dry_run_knows_how_many_images_of_a_set_that_is_not_here_are_trained_on(tmp_path):
+  fields = {'epochs': 2, 'batch_size': 100, 'data_dir': str(tmp_path)}
+  configs = [small(**fields | {'dataset': name}) for name in ('cifar10', 'mnist')]
+  both = plan.plan(configs, need_data=False)
+  steps = [cost.steps for cost in estimate.costs(both.jobs, both.experiments)]
+  assert sorted(steps) == [2 * 450, 2 * 540]  # nine tenths of 50,000 and 60,000
 
 
 def test_durations_are_said_in_units_that_fit():
@@ -547,6 +574,22 @@ def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):
   assert '2 done, 0 running, 1 failed, 0 to do' in said
   assert 'ended by SIGKILL (out of memory?)' in plan.read_failure(place)['error']
   assert len(results.read([directory])) == 2
+
+
+def test_of_several_runs_that_a_dead_worker_had_none_is_blamed_before_it_is_alone(tmp_path):
+  jobs = planned(small(), small(seed=1), small(seed=2))
+  dead = workers.Worker(types.SimpleNamespace(pid=1, returncode=-signal.SIGKILL), 0, ['sweep'])
+  for job in jobs:
+    (tmp_path / job.tag).mkdir()
+    (tmp_path / job.tag / claim.FILE).write_text(
+      json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'})
+    )
+  work.record_failure(jobs[2], tmp_path / jobs[2].tag, 'for another reason')
+  assert workers._after(dead, jobs, tmp_path) == (0, ['sweep', '--together=1'])
+  assert states(tmp_path, jobs) == ['running', 'running', 'failed']
+  (tmp_path / jobs[1].tag / claim.FILE).unlink()
+  assert workers._after(dead, jobs, tmp_path) == (0, ['sweep'])
+  assert states(tmp_path, jobs) == ['failed', 'waiting', 'failed']
 
 
 def test_runs_train_together_and_a_failing_one_stops_no_other(swept, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from tiny import tiny_config
 
 from random_pruning_jax import beginning, checkpoints, feed, parallel, train
+from random_pruning_jax.data import resident
 from random_pruning_jax.experiment import build
 from random_pruning_jax.program import ahead, compiled
 
@@ -41,6 +42,18 @@ def test_shapes_of_a_feed_are_those_of_its_inputs(loading):
   expected = feed.shapes(experiment, loading, 3)
   found = [jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)) for x in inputs]
   assert found == list(expected)
+
+
+def test_resident_images_are_augmented_as_the_config_says_and_otherwise_in_each_epoch():
+  fields = {'augment__mode': 'zeros', 'augment__pad': 2, 'augment__flip': 'yes'}
+  fed = feed.feed(build(tiny_config(**fields)))
+  shared = tuple(map(jnp.asarray, feed.on_devices(fed.images)))
+  key, indices = jax.random.key(0), jnp.arange(50)
+  options = {'shape': (8, 8, 1), 'pad': 2, 'mode': 'zeros', 'flip': True}
+  for epoch in (0, 1):
+    wanted = resident.gather(*shared, indices, jax.random.fold_in(key, epoch), **options)
+    found = fed.gather(shared, key, indices, epoch)
+    np.testing.assert_array_equal(found['image'], wanted['image'])
 
 
 def test_what_a_compiler_refuses_is_said_by_who_waits():

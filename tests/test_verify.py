@@ -94,6 +94,19 @@ def test_another_count_and_another_place_are_found(trained, tmp_path):
   )
 
 
+def test_of_a_large_layer_too_one_weight_more_than_planned_is_found(tmp_path):
+  def change(state):
+    kept = jax.device_get(state.masks)
+    more = np.array(kept['stage3_block0']['conv2']['kernel'])
+    more.ravel()[np.argmin(more)] = True
+    kept['stage3_block0']['conv2']['kernel'] = more
+    return state.replace(opt_state=masks.with_masks(state.opt_state, kept))
+
+  untrained(tiny_config(model__width=4), tmp_path, change=change)  # 2,304 weights
+  [failure] = verify.verify(tmp_path, 'latest').failures
+  assert failure.startswith('stage3_block0/conv2/kernel: ') and 'weights kept, planned' in failure
+
+
 def test_numbers_that_are_none_and_masked_batch_norm_are_found(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoints, '_check_finite', lambda *_: None)  # as before it was there
 
@@ -198,9 +211,13 @@ def test_random_masks_of_a_ratio_that_is_a_score_are_those_of_the_seed(tmp_path)
   assert "head/kernel: the mask is not the one of the config's seed" in failures
 
 
-def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(tmp_path, capsys):
+@pytest.mark.parametrize('dense', [(), ('stem',)])
+def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(tmp_path, capsys, dense):
   config = tiny_config(
-    dataset='cifar10', data_dir=str(tmp_path / 'none'), pruning__ratio='magnitude'
+    dataset='cifar10',
+    data_dir=str(tmp_path / 'none'),
+    pruning__ratio='magnitude',
+    pruning__dense=dense,
   )
   untrained(config, tmp_path / 'run')  # its total is the budget, as SNIP's is
   text = (tmp_path / 'run' / runlog.CONFIG_FILE).read_text()

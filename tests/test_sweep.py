@@ -543,6 +543,13 @@ def test_workers_that_give_up_are_named_and_the_status_says_so(tmp_path):
   assert 'nonsense' in workers.log_file(tmp_path / 'runs', 0).read_text()
 
 
+def test_the_status_of_workers_that_gave_up_counts_where_runs_are_left_alone(tmp_path):
+  jobs = plan.plan([small(pruning__ratio='nonsense')], skip_invalid=True).jobs
+  assert workers.run(['no-command'], 1, jobs, tmp_path) == 2
+  work.record_failure(jobs[0], tmp_path / jobs[0].tag, 'it cannot be')
+  assert workers.run(['no-command'], 1, jobs, tmp_path) == 0
+
+
 def test_workers_that_are_killed_before_they_have_a_run_are_said(tmp_path):
   process = start(tmp_path, {}, '--workers=2')
   children = pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children')

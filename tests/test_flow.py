@@ -8,6 +8,7 @@ from tiny import tiny_config
 from random_pruning_jax import (
   attacks,
   checkpoints,
+  feed,
   flow,
   gradients,
   masks,
@@ -67,6 +68,14 @@ def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
   logged = lines(measured[0], 'gradient')[0]
   for name, value in numbers(params, batch['image'], batch['label']).items():
     assert logged[name] == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_the_first_batch_is_that_of_the_first_step_in_pixels_up_to_one():
+  experiment, images = train.build(tiny_config()), train.data.load('digits', 'train')
+  [(indices, _)] = feed.feed(experiment).stream([(0, 1)])
+  batch = flow.first_batch(experiment, images)
+  np.testing.assert_array_equal(batch['label'], images.labels[indices.ravel()])
+  np.testing.assert_allclose(batch['image'], images.images[indices.ravel()] / 255, rtol=1e-6)
 
 
 def test_a_run_that_was_asked_to_stop_writes_its_lines_in_the_same_order(tmp_path):

@@ -55,6 +55,11 @@ def test_what_is_larger_than_a_chip_does_not_fit(here):
   assert not dataclasses.replace(here, capacity=here.peak - 1).fits
 
 
+def test_of_a_chips_memory_that_counts_which_jax_takes():
+  chip = chips.Chip('none', 1e12, 1e9, 1e9, 8e9, '1', tuple, share=0.75)
+  assert footprint.footprint(tiny_config(), tuple(jax.devices()), chip).capacity == 6e9
+
+
 def test_the_table_says_what_is_where(here):
   text = footprint.show(dataclasses.replace(here, capacity=here.peak // 2))
   assert '120 images on 4 x cpu' in text and '200.0%, so it does NOT fit' in text

@@ -211,13 +211,18 @@ def test_random_masks_of_a_ratio_that_is_a_score_are_those_of_the_seed(tmp_path)
   assert "head/kernel: the mask is not the one of the config's seed" in failures
 
 
-@pytest.mark.parametrize('dense', [(), ('stem',)])
-def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(tmp_path, capsys, dense):
+@pytest.mark.parametrize(
+  ('dense', 'sampling'), [((), 'exact'), (('stem',), 'exact'), ((), 'bernoulli')]
+)
+def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(
+  tmp_path, capsys, dense, sampling
+):
   config = tiny_config(
     dataset='cifar10',
     data_dir=str(tmp_path / 'none'),
     pruning__ratio='magnitude',
     pruning__dense=dense,
+    pruning__sampling=sampling,
   )
   untrained(config, tmp_path / 'run')  # its total is the budget, as SNIP's is
   text = (tmp_path / 'run' / runlog.CONFIG_FILE).read_text()

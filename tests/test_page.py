@@ -146,6 +146,13 @@ def test_the_page_says_which_checkpoints_were_measured():
     assert says in page.page('', found, [], [], [])
 
 
+def test_the_page_shows_accuracies_in_percent_and_sorts_them_as_they_are():
+  config = synthetic.config_of()
+  row = synthetic.row_of(config) | {'metrics': {'accuracy': 0.9125}}
+  text = page.page('', [runs.Run('done', '', config, row)], [], [], [])
+  assert '<td data-value="0.9125">91.25</td>' in text
+
+
 def test_a_mean_that_rounds_to_zero_has_no_minus():
   answer = verdicts.can('a claim', [verdicts.evidence('a cell', {0: -1e-5, 1: -2e-5})], 'accuracy')
   text = page.page('', [], [], [answer], [])

@@ -164,6 +164,8 @@ def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
   assert len(paper.readings()) == 5 + 5 * 4 * 9
   assert str(paper.reading('cifar10', 'resnet20', 'erk', 0.9)) == '87.78'
   assert str(paper.reading('cifar10', 'resnet20-w16', 'erk', 0.8)) == '~89.90'
+  seen, covered = (paper.reading('cifar10', 'resnet20', 'erk', x) for x in (0.9, 0.8))
+  assert (seen.uncertainty, covered.uncertainty) == (0.0002, 0.001)
   assert paper.reading('cifar10', 'resnet110', 'dense', 0.0).accuracy == 0.9334
   for other in (
     ('cifar100', 'resnet20', 'erk', 0.9),
@@ -327,6 +329,12 @@ def test_the_command_to_repeat_a_run_makes_its_config_again(swept, monkeypatch):
   again = resolve(with_overrides(config, [w for w in words[3:] if w.startswith('--config.')]))
   assert differences(row['config'], flat(again)) == {}
   assert changed(config, {'seed': 5}).seed == 5
+
+
+def test_a_commit_with_changes_beside_it_is_checked_out_without_them(tmp_path):
+  synthetic.write(tmp_path / '0', a_row() | {'commit': '0123abc+'})
+  [run] = runs.read([tmp_path])
+  assert repeat.command(run).splitlines()[0] == 'git checkout 0123abc'
 
 
 def test_printing_a_format_writes_nothing(swept, capsys):

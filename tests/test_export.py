@@ -187,6 +187,22 @@ def test_a_header_that_does_not_hold_is_refused(change, message, tmp_path):
     files.load(path)
 
 
+def test_more_values_than_the_network_has_are_refused(tmp_path):
+  path = files.save(network(), tmp_path / 'net')
+  header, (section, values) = container.unpack(path.read_bytes())
+  header.pop('sections')
+  path.write_bytes(container.pack(header, [section, values + bytes(4)]))
+  with pytest.raises(ValueError, match='the values must have'):
+    files.load(path)
+
+
+def test_a_coded_mask_whose_last_weight_is_one_too_far_is_refused():
+  layers, data = bitmap.encode({'stem': np.isin(np.arange(1000), (10, 999))})
+  assert layers['stem'][0] == 'rice'
+  with pytest.raises(ValueError, match='do not keep 2 weights'):
+    bitmap.decode(layers, data, {'stem': (999,)}, {'stem': 2})
+
+
 def test_an_unknown_version_and_a_foreign_file_are_named(tmp_path):
   data = files.save(network(), tmp_path / 'net').read_bytes()
   (tmp_path / 'new').write_bytes(data[:8] + b'\x09' + data[9:])

@@ -337,6 +337,12 @@ def test_a_commit_with_changes_beside_it_is_checked_out_without_them(tmp_path):
   assert repeat.command(run).splitlines()[0] == 'git checkout 0123abc'
 
 
+def test_a_list_that_was_written_as_json_is_a_tuple_in_the_command_to_repeat_a_run(tmp_path):
+  synthetic.write(tmp_path / '0', a_row(**{'evaluation.foreign': ('mnist',)}))
+  [run] = runs.read([tmp_path])
+  assert "'--config.evaluation.foreign=('" in repeat.command(run) and '[' not in repeat.command(run)
+
+
 def test_printing_a_format_writes_nothing(swept, capsys):
   assert main(['report', str(swept), '--markdown', '--metric=ece']) == 0
   assert '| erk |' in capsys.readouterr().out

@@ -70,7 +70,9 @@ class Manager:
     policy = checkpoint_managers.AnyPreservationPolicy(
       [checkpoint_managers.LatestN(self._keep), Best(self.directory)]
     )
-    options = {'preservation_policy': policy}
+    # Saves are made in a thread already. Where the first directory of one has no room, a thread of
+    # Orbax's own would wait for it until minutes later, and the process for that at its end.
+    options = {'preservation_policy': policy, 'enable_async_checkpointing': False}
     if jax.process_count() > 1:
       # The state is the same on all: the first process writes, each reads, and Orbax lets none
       # wait for another, which may have failed.

@@ -96,8 +96,8 @@ def side_by_side(rows: Sequence[dict[str, Any]], *, whole: bool = False) -> str:
       paragraph = family
     lines.append(_line(column(name), [row['metrics'].get(name) for row in rows]))
   legend = ['* the better of the two' if len(rows) == 2 else '* the best'] * (len(rows) > 1)
-  legend += [attacked(rows)] * (whole and bool(attacked(rows)))
-  return '\n'.join([text([head, *lines]), *legend])
+  legend += [attacked(rows)] * whole
+  return '\n'.join(filter(None, [text([head, *lines]), *legend]))
 
 
 def attacked(rows: Sequence[dict[str, Any]]) -> str:

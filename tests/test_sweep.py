@@ -161,7 +161,7 @@ def test_the_manifest_holds_every_planned_run(swept):
   assert len(plan.read_manifest(directory)) == len(jobs)
 
 
-def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
+def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys):
   (job,) = planned(small())
   with claim.hold(tmp_path / job.tag) as mine:
     assert mine
@@ -177,7 +177,12 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
     )
     assert done.stdout.strip() == 'False', done.stderr
     work.work([job], tmp_path)
+    command._say_claimed([job], tmp_path)
+  said = capsys.readouterr().err
+  assert f'other processes: 1, as {job.tag} to process {os.getpid()} on ' in said
   assert plan.state(tmp_path / job.tag) == 'waiting'
+  command._say_claimed([job], tmp_path)
+  assert not capsys.readouterr().err
 
 
 def test_a_run_whose_process_lives_though_its_claim_is_old_has_not_failed(tmp_path):

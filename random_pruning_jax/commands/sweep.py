@@ -176,9 +176,25 @@ def _report(seen: 'view.View', jobs: 'Sequence[plan.Job]', directory: pathlib.Pa
     place = directory / job.tag
     if plan.state(place) == 'failed':
       say(f'failed: {place / results.FAILED}')
+  _say_claimed(jobs, directory)
   _say_measured_otherwise(jobs, directory)
   say(f'Tables and figures: random-pruning report {directory}')
   return 1 if seen.count('failed') else 0
+
+
+def _say_claimed(jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> None:
+  from random_pruning_jax.sweep import claim
+
+  holders = {job.tag: claim.holder(directory / job.tag) for job in jobs}
+  found = [(tag, holder) for tag, holder in holders.items() if holder]
+  if not found:
+    return
+  tag, holder = found[0]
+  say(
+    f'left to other processes: {len(found)}, as {tag} to process {holder["pid"]} on '
+    f'{holder["host"]}. Of one that is gone, the same command takes the run over: on its host at '
+    f'once, elsewhere {claim.STALE_AFTER / 60:.0f} minutes after its last sign of life.'
+  )
 
 
 def _say_measured_otherwise(jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> None:

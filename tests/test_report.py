@@ -1,5 +1,6 @@
 """Numbers of a report are those of the rows, and what is missing is said to be missing."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -81,6 +82,9 @@ def test_unknown_fields_and_metrics_are_refused_with_the_known_ones(swept):
     tables.pivot(found, 'nonsense', 'sparsity', 'accuracy')
   with pytest.raises(ValueError, match=r'--metric must be one of accuracy, .*nll'):
     tables.pivot(found, 'scheme', 'sparsity', 'nonsense')
+  blank = [dataclasses.replace(run, row=run.row | {'metrics': {}}) for run in found if run.row]
+  with pytest.raises(ValueError, match='must be measured, and these runs have no numbers'):
+    tables.pivot(blank, 'scheme', 'sparsity', 'accuracy')
 
 
 def test_formats_hold_the_same_numbers(swept):

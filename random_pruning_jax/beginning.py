@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -18,15 +18,13 @@ from random_pruning_jax.experiment import (
   keys,
   score_batches,
 )
+from random_pruning_jax.prepared import Run
 from random_pruning_jax.program import ahead
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState, create_state
 
-if TYPE_CHECKING:
-  from random_pruning_jax.train import Run
 
-
-def begin(run: 'Run') -> tuple[TrainState, dict[str, Any]]:
+def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices; and its record."""
   experiment = run.experiment
   read = checkpoints.restore_newest(run.saved, lambda: blank_state(experiment), experiment.on)
@@ -64,7 +62,7 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
   together.check_same('the initial weights', checkpoints.digest(params))
 
 
-def _check_alike(run: 'Run', record: dict[str, Any]) -> None:
+def _check_alike(run: Run, record: dict[str, Any]) -> None:
   """Raises ValueError for other training images than a checkpoint's, as far as their number says.
 
   And says where another number of devices, or what resizes images, changes what is computed.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, tables, train
+from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, prepared, tables
 from random_pruning_jax.beginning import blank_state
 from random_pruning_jax.chips import Chip
 from random_pruning_jax.data import resident, streamed
@@ -140,7 +140,7 @@ def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, in
     length = config.steps_per_call or 1
     steps = _longest(calls.ends(0, config.epochs * per_epoch, length, every), length)
     return feed.scaled, feed.STREAMED, (), feed.shapes(experiment, 'streamed', steps), steps
-  run = train.prepare(experiment)
+  run = prepared.prepare(experiment)
   shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   steps = _longest(run.calls(0), run.steps_per_call)
   return run.feed.gather, run.feed.axes, shared, feed.shapes(experiment, 'resident', steps), steps

@@ -10,10 +10,10 @@ import numpy as np
 from random_pruning_jax import checkpoints, parallel, runlog, stacked
 from random_pruning_jax.beginning import begin
 from random_pruning_jax.experiment import Experiment
+from random_pruning_jax.prepared import Run, claim, prepare
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.recorder import Recorder
 from random_pruning_jax.step import TrainState
-from random_pruning_jax.train import Run, claim, prepare
 
 
 class Member:

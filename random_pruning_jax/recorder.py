@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import chex
 import jax
@@ -19,11 +19,9 @@ from random_pruning_jax import (
   runlog,
 )
 from random_pruning_jax.meter import Meter
+from random_pruning_jax.prepared import Run
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
-
-if TYPE_CHECKING:
-  from random_pruning_jax.train import Run
 
 
 class Recorder:
@@ -37,7 +35,7 @@ class Recorder:
 
   def __init__(
     self,
-    run: 'Run',
+    run: Run,
     state: TrainState,
     record: dict[str, Any],
     log: runlog.RunLog,

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import feed, parallel, stacked
 from random_pruning_jax.beginning import blank_state
 from random_pruning_jax.experiment import build
-from random_pruning_jax.train import Run, prepare
+from random_pruning_jax.prepared import Run, prepare
 
 MOST = 64  # beyond, a network gains nothing from more beside it, and all are lost with one process
 SHARE = 0.85  # of the memory that is free; the rest is for evaluation and the allocator's gaps

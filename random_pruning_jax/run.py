@@ -14,9 +14,10 @@ from random_pruning_jax import data, lock, results, runlog, suites, together
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.many import distinct, train_many
 from random_pruning_jax.measure import evaluate_run
+from random_pruning_jax.prepared import check_claim, claim
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
-from random_pruning_jax.train import check_claim, claim, train
+from random_pruning_jax.train import train
 
 TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
 

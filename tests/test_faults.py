@@ -26,6 +26,7 @@ from random_pruning_jax import (
   kernels,
   parallel,
   preemption,
+  prepared,
   processor,
   run,
   runlog,
@@ -371,9 +372,9 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
   record = {'step': 5, 'per_epoch': 10, 'devices': 2}
-  beginning._check_alike(train.prepare(build(tinier_config())), record)
+  beginning._check_alike(prepared.prepare(build(tinier_config())), record)
   assert not capsys.readouterr().err
-  run = train.prepare(build(tinier_config(optimizer__accumulate=2)))
+  run = prepared.prepare(build(tinier_config(optimizer__accumulate=2)))
   beginning._check_alike(run, record | {'devices': 4})
   assert not capsys.readouterr().err
   beginning._check_alike(run, record)
@@ -382,10 +383,12 @@ def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
 
 def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(capsys):
   record = {'step': 5, 'per_epoch': 10, 'pixels': 'another'}
-  beginning._check_alike(train.prepare(build(tinier_config())), record)  # whose images are resident
+  beginning._check_alike(
+    prepared.prepare(build(tinier_config())), record
+  )  # whose images are resident
   assert 'resized' not in capsys.readouterr().err
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'data_workers': 0}
-  run = train.prepare(build(tinier_config(image_size=8, **streamed)))
+  run = prepared.prepare(build(tinier_config(image_size=8, **streamed)))
   same = {'pixels': crops.pixels(), 'crops': crops.VERSION}
   beginning._check_alike(run, record | same)
   assert 'WARNING' not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The plan of the house, read off the imports: they only go down."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -15,6 +16,7 @@ FLOORS = {
   '__main__': 3,
   'commands': 3,
   'train': 2,
+  'prepared': 2,
   'beginning': 2,
   'program': 2,
   'checkpoints': 2,
@@ -70,6 +72,16 @@ def imported(path):
 def test_imports_only_go_down(path):
   for module in imported(path):
     assert floor(name_of(path)) >= floor(module), f'{name_of(path)} imports {module}'
+
+
+def test_no_imports_go_in_a_circle():
+  """But for the face of a package, which may hand on what is inside."""
+  imports = {
+    name_of(path): {name for name in imported(path) if not name.startswith(name_of(path))}
+    for path in FILES
+    if path != FACE
+  }
+  graphlib.TopologicalSorter(imports).prepare()  # raises CycleError
 
 
 def test_pmap_is_said_in_one_file():

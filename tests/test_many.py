@@ -19,7 +19,7 @@ from random_pruning_jax import (
   runlog,
   train,
 )
-from random_pruning_jax.train import prepare
+from random_pruning_jax.prepared import prepare
 
 ONE_DEVICE = parallel.devices(1)
 CLOCK = ('images_per_second', 'waiting')

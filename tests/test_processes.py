@@ -38,7 +38,7 @@ import shutil
 import signal
 import time
 import numpy as np
-from random_pruning_jax import beginning, checkpoints, cost, data, feed, masks, run, train
+from random_pruning_jax import beginning, checkpoints, cost, data, feed, masks, prepared, run, train
 from random_pruning_jax import footprint, preemption, room, suites
 from random_pruning_jax.commands import sweep
 from random_pruning_jax.experiment import build, initial_masks, initial_variables
@@ -88,7 +88,7 @@ if jax.process_count() > 1:
     made = feed.feed
     feed.feed = lambda experiment: made(experiment)._replace(identity=str(number))
     try:
-      train.prepare(build(tinier_config()))
+      prepared.prepare(build(tinier_config()))
     finally:
       feed.feed = made
   def not_shared():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import beginning, checkpoints, feed, parallel, train
+from random_pruning_jax import beginning, checkpoints, feed, parallel, prepared, train
 from random_pruning_jax.data import resident
 from random_pruning_jax.experiment import build
 from random_pruning_jax.program import ahead, compiled
@@ -26,7 +26,7 @@ def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
 
 
 def test_a_call_takes_the_memory_of_the_state_before_it(tmp_path):
-  run = train.prepare(build(tiny_config()), tmp_path)
+  run = prepared.prepare(build(tiny_config()), tmp_path)
   on = run.experiment.on
   state, _ = beginning.begin(run)
   given = (state, run.feed.shared(), parallel.replicate(run.own, on))

@@ -25,6 +25,7 @@ from random_pruning_jax import (
   optimizers,
   parallel,
   preemption,
+  prepared,
   runlog,
   scores,
   train,
@@ -322,15 +323,15 @@ def test_calls_end_where_the_loop_must_act_and_nowhere_else_by_where_a_run_began
 def test_a_config_that_was_wrong_does_not_keep_its_workdir(tmp_path):
   with pytest.raises(ValueError, match=r'must lie in \[1, 1257\]'):
     train.train(tiny_config(batch_size=5000), tmp_path, show=False)
-  train.claim(build(tiny_config()), tmp_path)
+  prepared.claim(build(tiny_config()), tmp_path)
   (tmp_path / 'checkpoints').mkdir()
   with pytest.raises(ValueError, match='holds another config: seed is 0, got 1'):
-    train.claim(build(tiny_config(seed=1)), tmp_path)
+    prepared.claim(build(tiny_config(seed=1)), tmp_path)
 
 
 def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
   experiment = build(tiny_config(pruning__ratio='uniform', pruning__density=0.02))
-  run = train.prepare(experiment, tmp_path)
+  run = prepared.prepare(experiment, tmp_path)
   with checkpoints.closing(run.saved):
     beginning.begin(run)
   assert 'WARNING: no weight is kept in stage2_block0/projection, stem.' in capfd.readouterr().err

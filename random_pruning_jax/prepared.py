@@ -1,0 +1,77 @@
+"""A run about to train: its parts, its data, and the workdir that is its own."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+
+from random_pruning_jax import calls, checkpoints, data, feed, optimizers, runlog, together
+from random_pruning_jax.data import resident
+from random_pruning_jax.experiment import Experiment, keys
+from random_pruning_jax.program import Own, step_of
+
+
+class Run(NamedTuple):
+  """What a run trains, on what, and where."""
+
+  experiment: Experiment
+  feed: feed.Feed
+  validation: data.Images
+  saved: checkpoints.Manager | None  # in its workdir
+  per_epoch: int  # steps
+
+  @property
+  def last_step(self) -> int:
+    return self.experiment.config.epochs * self.per_epoch
+
+  @property
+  def own(self) -> Own:
+    config = self.experiment.config
+    return Own(keys(config.seed).augment, optimizers.rates(config))
+
+  @property
+  def step(self) -> Callable:
+    """(state, shared, own, inputs) -> state and metrics; equal settings give the same function."""
+    return step_of(self.experiment, self.per_epoch, self.feed.gather)
+
+  def calls(self, done: int, at: tuple[int, ...] = ()) -> Iterator[tuple[int, int]]:
+    """Steps done before and after each call of the compiled program, to the end of the run."""
+    every = calls.acts(self.experiment.config, self.per_epoch)
+    return calls.ends(done, self.last_step, self.steps_per_call, every, at)
+
+  @property
+  def steps_per_call(self) -> int:
+    loop = self.feed.loading == 'resident' and self.experiment.on[0].platform != 'cpu'
+    every = calls.acts(self.experiment.config, self.per_epoch)
+    return self.experiment.config.steps_per_call or (calls.fewest(every) if loop else 1)
+
+
+def claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
+  """Makes the workdir that of this config, which is the same on all processes, or fails on all."""
+  together.check_same('the config', experiment.config.to_json())
+  with together.failing_together():
+    if jax.process_index() == 0:
+      runlog.claim(workdir, experiment.config)
+  together.check_shared('the workdir', workdir)
+
+
+def check_claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
+  """Raises ValueError, on all processes, where `claim` would; writes nothing."""
+  with together.failing_together():
+    if jax.process_index() == 0:
+      runlog.check_claim(workdir, experiment.config)
+
+
+def prepare(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
+  """Reads the images of a run, which are the same on all processes, or fails on all.
+
+  The checkpoints in its workdir, if it has one yet, are not looked at.
+  """
+  config = experiment.config
+  with together.failing_together():
+    fed, held_out = feed.feed(experiment), feed.held_out(experiment)
+  together.check_same('the training images', fed.identity)
+  per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
+  saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
+  return Run(experiment, fed, held_out, saved, per_epoch)

@@ -137,7 +137,7 @@ def group(options, count, on, way):
   states = parallel.replicate(stacked.stack([state] * count), on)
   owns = parallel.replicate(stacked.stack([own] * count), on)
   alive, going = np.ones(count, bool), np.ones(count, bool)
-  inputs = stacked.batches([(indices,)] * count, (0,))
+  inputs = stacked.inputs([(indices,)] * count, (0,))
 
   def dispatch():
     nonlocal states, alive

@@ -11,31 +11,31 @@ from ml_collections import ConfigDict
 MOST = 32  # steps of a call that is chosen here: what a person waits for after Ctrl-C
 
 
-def ends(
-  start: int, stop: int, length: int, every: Sequence[int], at: Sequence[int] = ()
+def spans(
+  start: int, stop: int, length: int, periods: Sequence[int], at: Sequence[int] = ()
 ) -> Iterator[tuple[int, int]]:
   """(steps done before, steps done after) of each call from `start` to `stop`.
 
-  A call ends at every multiple of each of `every` and at each of `at`. Between two such steps calls
-  are of `length` steps, and then of one, so that there are two programs to compile.
+  A call ends at every multiple of each of `periods` and at each of `at`. Between two such steps
+  calls are of `length` steps, and then of one, so that there are two programs to compile.
   """
   while start < stop:
-    last = max([start // n * n for n in every] + [step for step in at if step <= start])
+    last = max([start // n * n for n in periods] + [step for step in at if step <= start])
     following = min(
-      [(start // n + 1) * n for n in every] + [step for step in at if step > start] + [stop]
+      [(start // n + 1) * n for n in periods] + [step for step in at if step > start] + [stop]
     )
     whole = (start - last) % length == 0 and start + length <= following
     yield start, start + (length if whole else 1)
     start += length if whole else 1
 
 
-def acts(config: ConfigDict, per_epoch: int) -> tuple[int, ...]:
+def periods(config: ConfigDict, per_epoch: int) -> tuple[int, ...]:
   """Numbers of steps at whose multiples a run logs, validates, saves or measures."""
-  every = (config.log_every, config.checkpoint.every_steps, config.gradient_flow_every)
-  return (per_epoch, *(n for n in every if n))
+  asked = (config.log_every, config.checkpoint.every_steps, config.gradient_flow_every)
+  return (per_epoch, *(n for n in asked if n))
 
 
-def fewest(every: Sequence[int]) -> int:
+def fewest(periods: Sequence[int]) -> int:
   """Steps of a call, at most `MOST`, that make the fewest calls of an epoch or so."""
-  window = min(max(every), 1000)
-  return min(range(1, MOST + 1), key=lambda n: sum(1 for _ in ends(0, window, n, every)))
+  window = min(max(periods), 1000)
+  return min(range(1, MOST + 1), key=lambda n: sum(1 for _ in spans(0, window, n, periods)))

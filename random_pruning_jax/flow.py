@@ -25,9 +25,12 @@ class FlowLog:
       batch = first_batch(experiment, images)
       self._batch = [parallel.split(batch[name], experiment.on) for name in ('image', 'label')]
 
+  def due(self, step: int) -> bool:
+    return bool(self._every) and step % self._every == 0
+
   def measure(self, step: int, state: Any) -> None:
     """Measures where `step` is one of those asked for; `state` is that after it (TrainState)."""
-    if self._every and step % self._every == 0:
+    if self.due(step):
       run = _compiled(self._experiment.model, self._experiment.on)
       self._found.append((step, run(state.variables, state.masks, *self._batch)))
 
@@ -58,6 +61,6 @@ def _compiled(model, on: tuple[jax.Device, ...]):
       return attacks.cross_entropy(logits, labels).mean()
 
     grads = parallel.mean(jax.grad(loss_fn)(variables['params']))
-    return gradients.of_gradients(grads, masks)
+    return gradients.gradient_flow(grads, masks)
 
   return parallel.parallel(run, on, (None, None, 0, 0), None)

@@ -136,9 +136,9 @@ def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, in
   if _streamed(config):
     feed.check_mode(config, 'streamed')
     per_epoch = _steps_per_epoch(config)
-    every = calls.acts(config, per_epoch)
+    periods = calls.periods(config, per_epoch)
     length = config.steps_per_call or 1
-    steps = _longest(calls.ends(0, config.epochs * per_epoch, length, every), length)
+    steps = _longest(calls.spans(0, config.epochs * per_epoch, length, periods), length)
     return feed.scaled, feed.STREAMED, (), feed.shapes(experiment, 'streamed', steps), steps
   run = prepared.prepare(experiment)
   shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))

@@ -43,12 +43,7 @@ def effective_gradient_flow(gradients: Tree, masks: Tree, p: int = 2) -> jax.Arr
   return jnp.mean(jnp.stack([jnp.linalg.norm(g.ravel(), ord=p) for g in layers]))
 
 
-def gradient_flow(loss_fn: LossFn, params: Tree, masks: Tree) -> dict[str, jax.Array]:
-  """The numbers of gradient flow by name, of the loss's gradient at `params`."""
-  return of_gradients(jax.grad(loss_fn)(params), masks)
-
-
-def of_gradients(gradients: Tree, masks: Tree) -> dict[str, jax.Array]:
+def gradient_flow(gradients: Tree, masks: Tree) -> dict[str, jax.Array]:
   """Gradient norm and effective gradient flow (p = 1 and 2) of given gradients, f32[] each."""
   return {
     'gradient_norm': gradient_norm(gradients, masks),

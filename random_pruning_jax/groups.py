@@ -77,7 +77,7 @@ class Group:
   def __init__(
     self,
     members: list[Member],
-    ends: list[tuple[int, int]],
+    spans: list[tuple[int, int]],
     shared: tuple,
     on: tuple[jax.Device, ...],
     way: str,
@@ -92,7 +92,7 @@ class Group:
     for member in members:
       del member.state  # the devices' memory
     self._going = np.zeros(len(rows), bool)
-    self._streams = [member.run.feed.stream(ends) for member in members]
+    self._streams = [member.run.feed.stream(spans) for member in members]
     self._program = self._compiled()
 
   def call(self, start: int) -> None:
@@ -120,7 +120,7 @@ class Group:
           if save or member.recorder.needs_state(end):
             member.recorder.flush()  # else two copies may be held
             state = self._state(i)
-          member.recorder.record(end, state, self._metrics_of(i), save=save)
+          member.recorder.call_ended(end, state, self._metrics_of(i), save=save)
 
   def finish(self) -> None:
     for i, member in enumerate(self._members):
@@ -142,7 +142,7 @@ class Group:
     return stacked.compiled(run.step, run.feed.axes, self._on, self._way, count)
 
   def _inputs(self, each: list[tuple]) -> list[np.ndarray]:
-    return stacked.batches(each, self._members[0].run.feed.axes)
+    return stacked.inputs(each, self._members[0].run.feed.axes)
 
   def _state(self, i: int) -> TrainState:
     return parallel.row(self._states, i)

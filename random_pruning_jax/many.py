@@ -49,13 +49,15 @@ def train_many(
     raise ValueError('apart must be False on several hosts.')
   apart = apart and len(on) > 1
   # Of networks that train apart, one device does what is to be done of each beside its steps.
-  every = [build(config, on[:1] if apart else on) for config in configs]
-  check_alike([experiment.config for experiment in every])
-  if feed.loading(every[0].config) != 'resident':
+  experiments = [build(config, on[:1] if apart else on) for config in configs]
+  check_alike([experiment.config for experiment in experiments])
+  if feed.loading(experiments[0].config) != 'resident':
     raise ValueError("data_loading must be 'resident' where networks train together.")
   places = distinct(workdirs)
   way = config_lib.choice('way', way or stacked.default_way(on), stacked.WAYS)
-  members = [Member(experiment, place) for experiment, place in zip(every, places, strict=True)]
+  members = [
+    Member(experiment, place) for experiment, place in zip(experiments, places, strict=True)
+  ]
   with contextlib.ExitStack() as stack:
     for member in members:
       stack.push(member.close)
@@ -65,10 +67,10 @@ def train_many(
       a_turn = len(on) if apart else 1  # one on each device, or on all of them
       size = a_turn if way == 'turn' else len(going)
       make = Apart if apart else Group
-      ends, shared = calls_of(going), parallel.replicate(going[0].run.feed.shared(), on)
+      spans, shared = calls_of(going), parallel.replicate(going[0].run.feed.shared(), on)
       cuts = range(0, len(going), size)
-      groups = [make(going[i : i + size], ends, shared, on, way) for i in cuts]
-      _loop(going, groups, ends, show)
+      groups = [make(going[i : i + size], spans, shared, on, way) for i in cuts]
+      _loop(going, groups, spans, show)
   return [member.outcome for member in members]
 
 
@@ -113,13 +115,13 @@ def _common(config: ConfigDict) -> dict[str, Any]:
   return {k: v for k, v in config_lib.flat(config).items() if not k.startswith(FREE)}
 
 
-def _loop(members: list[Member], groups: list[Group], ends: list, show: bool) -> None:
+def _loop(members: list[Member], groups: list[Group], spans: list, show: bool) -> None:
   """Until the last step of all; who has come further than others waits for them, standing still."""
   run, steps = members[0].run, [member.recorder.step for member in members]
   show, stop = show and jax.process_index() == 0, False
   with Progress(run.last_step, done=min(steps), show=show) as bar, preemption.Watch() as watch:
     bar.status(f'{len(members)} networks')
-    for number, (start, end) in enumerate(ends, 1):
+    for number, (start, end) in enumerate(spans, 1):
       for group in groups:
         group.call(start)
       processor.give_back(number)

@@ -17,15 +17,15 @@ class Meter:
   """Training metrics of the steps since the last line of the log, and of the epoch so far.
 
   Metrics stay on the device until they are asked for, so that the loop does not wait for each call.
-  `record()` is all that a checkpoint needs for a resumed run to write the same lines.
+  `snapshot()` is all that a resumed run needs to write the same lines.
   """
 
-  def __init__(self, step: int, record: dict[str, Any] | None = None):
-    record = record or {'pending': [], 'epoch': [0.0, 0.0, 0]}
+  def __init__(self, step: int, snapshot: dict[str, Any] | None = None):
+    snapshot = snapshot or {'pending': [], 'epoch': [0.0, 0.0, 0]}
     self._fetched = step  # the newest step whose metrics are here
-    self._metrics: list[list[float]] = list(record['pending'])  # [loss, accuracy] of each step
+    self._metrics: list[list[float]] = list(snapshot['pending'])  # [loss, accuracy] of each step
     self._coming: list[dict[str, Any]] = []  # {'loss': [S], 'accuracy': [S]}, on the device
-    self._epoch = list(record['epoch'])  # sums of loss and accuracy, and steps
+    self._epoch = list(snapshot['epoch'])  # sums of loss and accuracy, and steps
     self._speed = 0.0
     self._paused = False
     self._watch = futures.ThreadPoolExecutor(1)
@@ -38,8 +38,11 @@ class Meter:
     self._paused = False
     self._coming.append(metrics)
 
-  def record(self) -> dict[str, Any]:
-    """Raises runlog.NotFiniteError naming the first step whose loss is not a number."""
+  def snapshot(self) -> dict[str, Any]:
+    """What is not written yet, for `Meter(step, snapshot)`.
+
+    Raises runlog.NotFiniteError naming the first step whose loss is not a number.
+    """
     self._fetch()
     return {'pending': list(self._metrics), 'epoch': list(self._epoch)}
 

@@ -37,14 +37,14 @@ class Run(NamedTuple):
 
   def calls(self, done: int, at: tuple[int, ...] = ()) -> Iterator[tuple[int, int]]:
     """Steps done before and after each call of the compiled program, to the end of the run."""
-    every = calls.acts(self.experiment.config, self.per_epoch)
-    return calls.ends(done, self.last_step, self.steps_per_call, every, at)
+    periods = calls.periods(self.experiment.config, self.per_epoch)
+    return calls.spans(done, self.last_step, self.steps_per_call, periods, at)
 
   @property
   def steps_per_call(self) -> int:
     loop = self.feed.loading == 'resident' and self.experiment.on[0].platform != 'cpu'
-    every = calls.acts(self.experiment.config, self.per_epoch)
-    return self.experiment.config.steps_per_call or (calls.fewest(every) if loop else 1)
+    periods = calls.periods(self.experiment.config, self.per_epoch)
+    return self.experiment.config.steps_per_call or (calls.fewest(periods) if loop else 1)
 
 
 def claim(experiment: Experiment, workdir: str | os.PathLike) -> None:

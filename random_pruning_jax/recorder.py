@@ -27,10 +27,12 @@ from random_pruning_jax.step import TrainState
 class Recorder:
   """Records one run: lines of the log, validation, checkpoints, without holding up the devices.
 
-  After it has dispatched a call, the loop first calls `write_due`, which does what the call before
-  made due while the devices work, and then `record`. Validation is dispatched by one `write_due`,
-  and its logits are fetched by the next, when the devices have yet another call. A thread fetches,
-  checks and writes a checkpoint (`checkpoints.save`).
+  While the devices work on one call, `write_due` does what the call before made due:
+
+      call 8 dispatched | write_due: lines of 7; its validation begins   | call_ended: 8
+      call 9 dispatched | write_due: 7 is validated and saved; lines of 8 | call_ended: 9
+
+  A thread fetches, checks and writes a checkpoint (`checkpoints.save`).
   """
 
   def __init__(
@@ -71,14 +73,13 @@ class Recorder:
       self._meter.restart_clock()
 
   def needs_state(self, step: int) -> bool:
-    """Whether `record` looks at the state after `step` steps."""
-    every = self._run.experiment.config.gradient_flow_every
-    return any(self._due(step)) or bool(every and step % every == 0)
+    """Whether `call_ended` looks at the state after `step` steps."""
+    return any(self._due(step)) or self._flows.due(step)
 
-  def record(
+  def call_ended(
     self, step: int, state: TrainState | None, training: dict[str, Any], save: bool = False
   ) -> None:
-    """A call ended at `step`: loss and accuracy of its steps, and the state then if it is wanted.
+    """After `step` steps: loss and accuracy of the call's own, and the state if it is needed.
 
     The state is saved where that is due, or with `save`; the next call must not take its memory.
     """
@@ -90,7 +91,7 @@ class Recorder:
       self._kept = state
 
   def write_due(self) -> None:
-    """Does what is due at the step that was told of last, once; `flush` does the rest.
+    """Does what is due where the last call ended, once; `flush` does the rest.
 
     Raises runlog.NotFiniteError and checkpoints.NotWrittenError.
     """
@@ -133,7 +134,7 @@ class Recorder:
     )
 
   def _begin_to_save(self, state: TrainState, epoch: dict[str, float]) -> None:
-    meter = self._meter.record()  # first, because it refuses a loss that is no number
+    meter = self._meter.snapshot()  # first, because it refuses a loss that is no number
     validate, _ = self._due(self.step)
     step, logits = self.step, None
     if validate:

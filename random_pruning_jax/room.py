@@ -46,7 +46,7 @@ def of_one(run: Run, shared: int) -> int:
   state, own = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)), x.dtype), (state, run.own)
   )
-  inputs = stacked.batches([next(run.feed.stream([next(run.calls(0))]))], run.feed.axes)
+  inputs = stacked.inputs([next(run.feed.stream([next(run.calls(0))]))], run.feed.axes)
   program = stacked.compiled(
     run.step, run.feed.axes, experiment.on, stacked.default_way(experiment.on), 1
   )

@@ -13,15 +13,18 @@ from random_pruning_jax.step import scan_steps
 
 
 def default_way(on: Sequence[jax.Device]) -> str:
-  """A CPU runs convolutions of many kernels at once by a slow path, and calls cost it little."""
+  """The key of WAYS for these devices.
+
+  A CPU is slow where one operation has the kernels of many networks, and calls cost it little.
+  """
   return 'turn' if on[0].platform == 'cpu' else 'vmap'
 
 
-def batches(inputs: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
+def inputs(each: Sequence[tuple], axes: tuple) -> list[np.ndarray]:
   """Inputs of a call [D, M, S, ...] or, for axis None, [M, S, ...], from those of each network."""
   return [
     np.stack(arrays, axis=0 if axis is None else 1)
-    for arrays, axis in zip(zip(*inputs, strict=True), axes, strict=True)
+    for arrays, axis in zip(zip(*each, strict=True), axes, strict=True)
   ]
 
 

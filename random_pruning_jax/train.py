@@ -118,7 +118,7 @@ def _loop(
       if stop or recorder.needs_state(end):
         recorder.flush()  # else two copies may be held
         copied = parallel.copy(state)  # the next call takes the state's memory
-      recorder.record(end, copied, metrics, save=stop)
+      recorder.call_ended(end, copied, metrics, save=stop)
       if stop:
         break
     # Before the feed is closed, which may take as long as a scheduler waits.

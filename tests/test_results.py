@@ -125,13 +125,13 @@ def test_the_meter_names_the_first_step_that_is_no_number():
   meter.add({'loss': float('inf'), 'accuracy': 0.5})
   meter.add({'loss': float('nan'), 'accuracy': 0.5})
   with pytest.raises(runlog.NotFiniteError, match='the loss is inf at step 12'):
-    meter.record()
+    meter.snapshot()
 
 
 def test_the_meter_averages_since_the_last_line_and_over_the_epoch():
   meter = Meter(2, {'pending': [[1.0, 0.5]], 'epoch': [5.0, 1.0, 2]})
   meter.add({'loss': 3.0, 'accuracy': 0.0})
-  assert meter.record() == {'pending': [[1.0, 0.5], [3.0, 0.0]], 'epoch': [8.0, 1.0, 3]}
+  assert meter.snapshot() == {'pending': [[1.0, 0.5], [3.0, 0.0]], 'epoch': [8.0, 1.0, 3]}
   mean = meter.mean()
   assert (mean['loss'], mean['accuracy']) == (2.0, 0.25)
   meter.add({'loss': 0.0, 'accuracy': 1.0})

@@ -310,14 +310,14 @@ def test_without_synchronised_statistics_each_device_has_its_own(tmp_path):
 
 def test_calls_end_where_the_loop_must_act_and_nowhere_else_by_where_a_run_began():
   """Of a run with epochs of 10 steps and a log line every 4, in calls of 3 steps."""
-  whole = list(calls.ends(0, 20, 3, (10, 4)))
+  whole = list(calls.spans(0, 20, 3, (10, 4)))
   assert whole[:5] == [(0, 3), (3, 4), (4, 7), (7, 8), (8, 9)]
   assert whole[-1][1] == 20 and all(a[1] == b[0] for a, b in itertools.pairwise(whole))
   stops = {stop for _, stop in whole}
   assert {4, 8, 10, 12, 16, 20} <= stops
   for start, _ in whole:  # a checkpoint may be saved at the end of any call
-    assert list(calls.ends(start, 20, 3, (10, 4))) == [call for call in whole if call[0] >= start]
-  assert {6, 7} <= {stop for _, stop in calls.ends(0, 20, 4, (10,), at=(6, 7))}
+    assert list(calls.spans(start, 20, 3, (10, 4))) == [call for call in whole if call[0] >= start]
+  assert {6, 7} <= {stop for _, stop in calls.spans(0, 20, 4, (10,), at=(6, 7))}
 
 
 def test_a_config_that_was_wrong_does_not_keep_its_workdir(tmp_path):

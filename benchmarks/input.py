@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
 def jpegs(count: int, dataset: str, data_dir: str) -> list[bytes]:
   """Encoded images: of a prepared set, or parts of two photographs of their own size."""
   if dataset:
-    source = streamed.Source(dataset, 'train', data_dir)
+    source = streamed.EncodedImages(dataset, 'train', data_dir)
     return [data for data, _ in source.read(range(min(count, len(source))))]
   from sklearn.datasets import load_sample_images
 
@@ -152,7 +152,7 @@ def one_thread(augment: Callable, encoded: list[bytes], block: int) -> Iterator[
 
 
 def pipeline(data_dir: str, workers: int, block: int) -> Iterator[tuple]:
-  source = streamed.Source('jpegs', 'train', data_dir)
+  source = streamed.EncodedImages('jpegs', 'train', data_dir)
   augment = streamed.Augment((SIZE, SIZE), 3)
   example = streamed.Example(source, augment, 0, BATCH, tuple(range(BATCH)))
   batches = streamed.batches(example, 0, 1_000_000, workers=workers)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 class BatchNorm(nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes but the last, to rounding (Ioffe and Szegedy, 2015).
 
-  The kernel is for the statistics of a batch in float32. All else is flax's own, except where
-  variables begin, since nothing there is used but shapes.
+  The kernel is for the statistics of a batch in float32. All else is Flax's own, but for
+  initialisation, of which only shapes are used.
   """
 
   @nn.compact

@@ -40,9 +40,9 @@ class Restored(NamedTuple):
 def save(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   """Fetches and writes in a thread; `record['validation']` may hold the accuracy that ranks it.
 
-  So the memory of `state` must stay until the next call of this, of `finish` or of the manager's
-  `close`. Of several processes the first writes. Raises NotWrittenError, on all of them, where the
-  last one could not be written (a full disk).
+  So `state` must not be donated before the next `save`, or `finish`, or the manager's `close`. Of
+  several processes the first writes. Raises NotWrittenError, on all of them, where the last one
+  could not be written (a full disk).
   """
   finish(manager)
   if jax.process_index() == 0:
@@ -102,7 +102,7 @@ def closing(manager: Manager) -> Iterator[Manager]:
   manager.close()
 
 
-def _not_written(manager: Manager, step: int | None, error: Exception) -> NotWrittenError:
+def _not_written(manager: Manager, step: int, error: Exception) -> NotWrittenError:
   whole = sorted(int(path.name) for path in manager.directory.glob('*') if path.name.isdigit())
   there = f'that of step {whole[-1]} is there' if whole else 'there is none before it'
   return NotWrittenError(

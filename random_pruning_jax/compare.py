@@ -45,7 +45,7 @@ def configs(a: pathlib.Path, b: pathlib.Path) -> str:
 
 def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
   """Every number that both rows have, and B - A; '+' where B is better, '-' where it is worse."""
-  rows = [results.last(place) for place in (a, b)]
+  rows = [results.row_of(place) for place in (a, b)]
   for name, row in zip('AB', rows, strict=True):
     if row is None:
       return f'{name} has no results yet.'
@@ -61,7 +61,7 @@ def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
     mark = '+' if sign > 0 else '-' if sign < 0 else ''
     lines.append([label, shown.show.format(x), shown.show.format(y), difference, mark])
   told = [row | {'metrics': dict.fromkeys(shared)} for row in rows]
-  return '\n'.join(filter(None, [tables.text(lines), tables.attacked(told)]))
+  return '\n'.join(filter(None, [tables.text(lines), tables.attack_note(told)]))
 
 
 def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:

@@ -20,6 +20,11 @@ def choice(field: str, value: Any, known: Collection) -> Any:
   return value
 
 
+def value_of(config: ConfigDict, field: str) -> Any:
+  """The value of a field by its dotted name."""
+  return functools.reduce(operator.getitem, field.split('.'), config)
+
+
 def check_field(config: ConfigDict, name: str) -> None:
   """Raises ValueError where the config has no field of that name, with those beside it."""
   node, where = config, 'config'
@@ -32,8 +37,8 @@ def check_field(config: ConfigDict, name: str) -> None:
 
 def check(config: ConfigDict, trains: bool = True) -> None:
   """Names, and ranges that nothing else checks before the first step."""
-  for name in names.of(config):
-    choice(*name)
+  for field, value, known in names.of(config):
+    choice(field, value, known)
   if not 0 < config.pruning.density <= 1:
     raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
   if not 0 <= config.seed < 2**32:
@@ -68,7 +73,7 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     ('evaluation.hessian_steps', 1),
     ('pruning.block', 1),
   ):
-    value = functools.reduce(operator.getitem, field.split('.'), config)
+    value = value_of(config, field)
     if not value >= low:  # nan too
       raise ValueError(f'{field} must be at least {low}, got {value}.')
   for field, low, high in (('area', 0.0, 1.0), ('aspect', 0.0, float('inf'))):

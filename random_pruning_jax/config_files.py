@@ -1,9 +1,7 @@
 """Functions of config and sweep files, which are Python files outside any package."""
 
 import contextlib
-import functools
 import inspect
-import operator
 import pathlib
 import runpy
 import traceback
@@ -13,7 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from random_pruning_jax.config_checks import check_field
+from random_pruning_jax.config_checks import check_field, value_of
 
 
 def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:
@@ -108,6 +106,6 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
     try:
       copy.update_from_flattened_dict({field: value})
     except TypeError as error:
-      kind = type(functools.reduce(operator.getitem, field.split('.'), copy)).__name__
+      kind = type(value_of(copy, field)).__name__
       raise ValueError(f'config.{field} must be of type {kind}, got {value!r}.') from error
   return copy

@@ -181,6 +181,9 @@ def _widened(x, kernel, size, strides, lows, dilation, precision):
   of a row are computed as one of `group` times the channels, by a kernel that holds the given one
   `group` times, each shifted by a pixel: [N, h, w / group, group O] is [N, h, w, O] in memory. And
   where groups step over whole spread pixels, the zeros between them are left out.
+
+  So x [N, 32, 32, 16] with a kernel [3, 3, 16, 16] and strides (1, 1) has groups of 2: a kernel
+  [3, 4, 16, 32] and strides (1, 2) give [N, 32, 16, 32], which is read as [N, 32, 32, 16].
   """
   (height, width), (rows, columns) = size, strides
   group = _group(kernel.shape, width, columns, dilation[1])

@@ -51,7 +51,7 @@ def build(
         f'got {config.optimizer.accumulate}.'
       )
   pruning.check_names(config.pruning.ratio, config.pruning.select, config.pruning.sampling)
-  spec = shown(config, data.describe(config.dataset, config.data_dir))
+  spec = at_size(config, data.describe(config.dataset, config.data_dir))
   model = network(config, spec, on[0].platform)
   return Experiment(config, spec, model, initial_structure(model, spec.shape), on)
 
@@ -61,16 +61,15 @@ def check_budget(experiment: Experiment) -> None:
   settings = experiment.config.pruning
   shapes = pruning.pruned(experiment.structure.shapes, settings.dense)
   if settings.ratio in RATIOS:  # what a score leaves to each layer is known when it is computed
-    pruning.densities(
-      shapes,
-      ratio=settings.ratio,
-      density=settings.density,
-      sampling=settings.sampling,
-      block=settings.block,
-    )
+    pruning.densities(shapes, **budget_of(settings))
 
 
-def shown(config: ConfigDict, spec: data.Spec) -> data.Spec:
+def budget_of(settings: ConfigDict) -> dict[str, Any]:
+  """What `pruning.densities` and `pruning.make_masks` both take from a config's `pruning`."""
+  return {name: settings[name] for name in ('ratio', 'density', 'sampling', 'block')}
+
+
+def at_size(config: ConfigDict, spec: data.Spec) -> data.Spec:
   """The facts of the data set, with the size that the config wants its images in."""
   size = config.image_size
   if config.resize and not spec.resize:
@@ -154,13 +153,10 @@ def initial_masks(experiment: Experiment, variables: dict, batches: dict[str, di
     None,
     variables['params'],
     None,
-    ratio=settings.ratio,
     select=settings.select,
-    density=settings.density,
-    sampling=settings.sampling,
     shapes=experiment.structure.shapes,
     dense=settings.dense,
-    block=settings.block,
+    **budget_of(settings),
     scores=scoring.on_devices(
       experiment.model, batches, experiment.on, experiment.config.batch_size
     ),

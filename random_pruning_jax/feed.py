@@ -44,33 +44,33 @@ def feed(experiment: Experiment) -> Feed:
 
   Raises ValueError for an augmentation that the feed does not have.
   """
-  where = loading(experiment.config)
-  check_mode(experiment.config, where)
-  return _streamed(experiment) if where == 'streamed' else _resident(experiment)
+  loading = loading_of(experiment.config)
+  check_mode(experiment.config, loading)
+  return _streamed(experiment) if loading == 'streamed' else _resident(experiment)
 
 
-def check_mode(config: ConfigDict, where: str) -> None:
-  """Raises ValueError for an augmentation that images which are `where` cannot have."""
-  known = {'resident': resident.MODES, 'streamed': ('resized', 'none')}[where]
+def check_mode(config: ConfigDict, loading: str) -> None:
+  """Raises ValueError for an augmentation that images which are so loaded cannot have."""
+  known = {'resident': resident.MODES, 'streamed': ('resized', 'none')}[loading]
   if config.augment.mode not in known:
     raise ValueError(
-      f'augment.mode must be one of {", ".join(known)} where images are {where}, '
+      f'augment.mode must be one of {", ".join(known)} where images are {loading}, '
       f'got {config.augment.mode!r}.'
     )
 
 
-def loading(config: ConfigDict) -> str:
+def loading_of(config: ConfigDict) -> str:
   """'resident' or 'streamed': as the config says, or as its images are."""
   if config.data_loading != 'auto':
     return config.data_loading
   return 'streamed' if _large(config.dataset, config.data_dir) else 'resident'
 
 
-def shapes(experiment: Experiment, where: str, steps: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+def shapes(experiment: Experiment, loading: str, steps: int) -> tuple[jax.ShapeDtypeStruct, ...]:
   """Of the inputs of a call of so many steps, for the devices of one process that has them all."""
   devices = len(experiment.on)
   head = (devices, steps, experiment.config.batch_size // devices)
-  if where == 'resident':
+  if loading == 'resident':
     return jax.ShapeDtypeStruct(head, jnp.int32), jax.ShapeDtypeStruct((steps,), jnp.int32)
   images = jax.ShapeDtypeStruct((*head, *experiment.spec.shape), jnp.uint8)
   return images, jax.ShapeDtypeStruct(head, jnp.int32)
@@ -138,7 +138,7 @@ def _gather(shape: tuple[int, int, int], pad: int, mode: str, flip: bool) -> Cal
 
 def _streamed(experiment: Experiment) -> Feed:
   config, shape = experiment.config, experiment.spec.shape
-  source = streamed.Source(config.dataset, 'train', config.data_dir)
+  source = streamed.EncodedImages(config.dataset, 'train', config.data_dir)
   example = stream_example(experiment, source)
   last = config.epochs * resident.steps_per_epoch(len(source), config.batch_size)
 
@@ -163,7 +163,7 @@ def _streamed(experiment: Experiment) -> Feed:
   return Feed('streamed', source.identity(), images, scaled, tuple, STREAMED, stream)
 
 
-def stream_example(experiment: Experiment, source: streamed.Source) -> streamed.Example:
+def stream_example(experiment: Experiment, source: streamed.EncodedImages) -> streamed.Example:
   """What worker processes do for a config's training images."""
   config, (height, width, channels) = experiment.config, experiment.spec.shape
   augment = streamed.Augment(

@@ -37,7 +37,7 @@ def evaluation(model: nn.Module, **options: Any) -> Callable:
 
 
 def folded(function: Callable) -> Callable:
-  """`function` of arrays, to rounding, with its convolutions of `convolution.compiled` so finished.
+  """`function` of arrays, to rounding; each `convolution.compiled` in it does what follows it too.
 
   It may be differentiated to any order, in both modes.
   """

@@ -148,14 +148,14 @@ def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, in
 
 def _streamed(config: ConfigDict) -> bool:
   try:
-    return feed.loading(config) == 'streamed'
+    return feed.loading_of(config) == 'streamed'
   except data.DataError:  # not here, so as images of many sizes are trained on, or not at all
     return config.augment.mode == 'resized'
 
 
 def _steps_per_epoch(config: ConfigDict) -> int:
   try:
-    images = len(streamed.Source(config.dataset, 'train', config.data_dir))
+    images = len(streamed.EncodedImages(config.dataset, 'train', config.data_dir))
   except data.DataError:
     return PER_EPOCH
   return resident.steps_per_epoch(images, config.batch_size)

@@ -20,6 +20,9 @@ def alone(directory: pathlib.Path, wait: bool = True, name: str = '.lock') -> It
     except BlockingIOError:
       raise
     except OSError as error:
-      wanted = f'{directory} must be on a file system with locks (flock), by which processes keep'
-      raise OSError(error.errno, f'{wanted} each other out; got: {error.strerror}.') from error
+      raise OSError(
+        error.errno,
+        f'{directory} must be on a file system with locks (flock), by which processes keep each '
+        f'other out; got: {error.strerror}.',
+      ) from error
     yield

@@ -34,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Without `argv` it reads the process's own command line, and may change what the process prints.
   """
-  whole = argv is None
-  argv = [_hyphened(argument) for argument in (sys.argv[1:] if whole else argv)]
+  own_argv = argv is None
+  argv = [_hyphened(argument) for argument in (sys.argv[1:] if own_argv else argv)]
   args, rest = _parser(argv).parse_known_args(argv)
-  if whole and not args.traceback:
+  if own_argv and not args.traceback:
     sys.unraisablehook = _say_unraisable
   if rest and not getattr(args, 'takes_config', False):
     return _refuse(f'unknown argument {rest[0]}; see random-pruning {args.command} --help.')
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.flush()  # here, where whoever reads no further is noticed
     return status
   except (ValueError, OSError) as error:
-    if whole and isinstance(error, BrokenPipeError) and _nobody_reads():
+    if own_argv and isinstance(error, BrokenPipeError) and _nobody_reads():
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       return _PIPE_CLOSED
     if args.traceback:

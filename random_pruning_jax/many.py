@@ -51,7 +51,7 @@ def train_many(
   # Of networks that train apart, one device does what is to be done of each beside its steps.
   experiments = [build(config, on[:1] if apart else on) for config in configs]
   check_alike([experiment.config for experiment in experiments])
-  if feed.loading(experiments[0].config) != 'resident':
+  if feed.loading_of(experiments[0].config) != 'resident':
     raise ValueError("data_loading must be 'resident' where networks train together.")
   places = distinct(workdirs)
   way = config_lib.choice('way', way or stacked.default_way(on), stacked.WAYS)

@@ -9,7 +9,7 @@ shape works on parameters and masks.
 
 import concurrent.futures
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -19,10 +19,10 @@ import numpy as np
 import optax
 
 from random_pruning_jax import processor
+from random_pruning_jax.ratios import Densities, check_density
 
 Params = chex.ArrayTree
 Masks = chex.ArrayTree
-Densities = Mapping[str, float]
 
 
 def named_leaves(tree: chex.ArrayTree) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
     del name
     return _highest(score.ravel(), kept_count(density, score.size)).reshape(score.shape)
 
-  return select(pick, scores, densities)
+  return by_layer(pick, scores, densities)
 
 
 def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
@@ -72,10 +72,10 @@ def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
       )
     return score.astype(np.float64) < density * 2.0**32
 
-  return select(pick, scores, densities)
+  return by_layer(pick, scores, densities)
 
 
-def select(
+def by_layer(
   pick: Callable[[str, np.ndarray, float], np.ndarray],
   scores: chex.ArrayTree,
   densities: Densities,
@@ -85,7 +85,7 @@ def select(
   Those that `densities` does not name are kept whole, as those of density 1. Raises ValueError for
   a name that `scores` lacks, a density outside [0, 1], and scores that are not numbers.
   """
-  _check_names(scores, densities)
+  _check_densities(scores, densities)
 
   def one(name: str, score: chex.Array) -> np.ndarray:
     if densities.get(name, 1.0) == 1.0:
@@ -191,11 +191,6 @@ def checksum(masks: Masks) -> str:
   return digest.hexdigest()[:16]
 
 
-def check_density(density: float) -> None:
-  if not 0 < density <= 1:
-    raise ValueError(f'density must lie in (0, 1], got {density}.')
-
-
 def matched(params: Params, masks: Masks) -> Masks:
   """Masks in the parameters' containers; ValueError names leaves they lack, add or misshape."""
   leaves = named_leaves(masks)  # by path, since NNX's optimizers have containers of their own types
@@ -232,7 +227,7 @@ def _finite(name: str, score: chex.Array) -> np.ndarray:
   return score
 
 
-def _check_names(scores: chex.ArrayTree, densities: Densities) -> None:
+def _check_densities(scores: chex.ArrayTree, densities: Densities) -> None:
   known = named_leaves(scores)
   unknown = sorted(set(densities) - set(known))
   if unknown:
@@ -243,7 +238,7 @@ def _check_names(scores: chex.ArrayTree, densities: Densities) -> None:
 
 
 def map_named(fn: Callable[[str, Any], Any], tree: chex.ArrayTree) -> chex.ArrayTree:
-  """The tree of `fn(name, leaf)`, in threads: NumPy's passes over large leaves let others run."""
+  """The tree of `fn(name, leaf)`, on as many threads as cores: NumPy lets others run meanwhile."""
   named = named_leaves(tree)
   with concurrent.futures.ThreadPoolExecutor(processor.cores()) as threads:
     leaves = list(threads.map(fn, named.keys(), named.values()))

@@ -43,7 +43,7 @@ def empty(num_features: int, num_classes: int) -> Statistics:
   )
 
 
-def gather(
+def with_batch(
   statistics: Statistics,
   features: np.ndarray,
   logits: np.ndarray,

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import cost, feed, masks, pruning, tables
 from random_pruning_jax.config import resolve
 from random_pruning_jax.experiment import (
+  budget_of,
   build,
   initial_masks,
   initial_variables,
@@ -84,7 +85,7 @@ def plan(config: ConfigDict) -> Plan:
 
 
 def plans(
-  config: ConfigDict, ratios: Sequence[str], budgets: Sequence[float]
+  config: ConfigDict, ratios: Sequence[str], targets: Sequence[float]
 ) -> tuple[list[Plan], dict[str, str]]:
   """Plans of one network under every ratio at every density, and why others are impossible.
 
@@ -93,16 +94,16 @@ def plans(
   structure = build(config, trains=False).structure
   found, impossible = [], {}
   for ratio in ratios:
-    for budget in budgets:
+    for target in targets:
       one = ConfigDict(config.to_dict())
-      one.pruning.ratio, one.pruning.density = ratio, budget
+      one.pruning.ratio, one.pruning.density = ratio, target
       one = resolve(one)
       settings = one.pruning
       pruning.check_names(settings.ratio, settings.select, settings.sampling)
       try:
         found.append(_plan(one, structure, densities(one, structure)))
       except ValueError as error:
-        impossible[f'{ratio} at {budget:g}'] = str(error)
+        impossible[f'{ratio} at {target:g}'] = str(error)
   if not found:
     raise ValueError('; '.join(impossible.values()))
   return found, impossible
@@ -113,8 +114,8 @@ def densities(config: ConfigDict, structure: cost.Structure) -> Densities:
   settings = config.pruning
   shapes = pruning.pruned(structure.shapes, settings.dense)
   if settings.ratio in RATIOS or settings.density == 1.0:
-    options = {name: settings[name] for name in ('ratio', 'density', 'sampling', 'block')}
-    return dict.fromkeys(structure.shapes, 1.0) | pruning.densities(shapes, **options)
+    found = pruning.densities(shapes, **budget_of(settings))
+    return dict.fromkeys(structure.shapes, 1.0) | found
   of_data = settings.ratio in OF_DATA
   say(f'{settings.ratio} looks at initial weights' + (f' and {config.dataset} images.' * of_data))
   config = ConfigDict(config.to_dict())

@@ -26,8 +26,8 @@ import numpy as np
 
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import structured
-from random_pruning_jax.ratios import RATIOS, Densities, Shapes
-from random_pruning_jax.scores import ITERATIVE, OF_DATA, SCORES
+from random_pruning_jax.ratios import RATIOS, Densities, Shapes, check_density
+from random_pruning_jax.scores import ITERATIVE, OF_DATA, SCORES, ApplyFn, Batch
 
 BLOCK = 4  # M of N:M
 
@@ -125,9 +125,9 @@ def _check_some_kept(shapes: Shapes, found: Densities, density: float) -> None:
 
 def make_masks(
   key: chex.PRNGKey,
-  apply_fn: Callable | None,
+  apply_fn: ApplyFn | None,
   params: chex.ArrayTree,
-  batch: dict | None,
+  batch: Batch | None,
   *,
   ratio: str,
   select: str = 'random',
@@ -143,17 +143,22 @@ def make_masks(
   Each layer keeps the whole number of weights nearest to its share, so that many very small layers
   together may miss the density: at 0.1, 200 layers of 15 weights keep 2 each, 400 and not 300.
 
+  `key` is a threefry key (`jax.random.key`, unless another kind is the default). Scores that run
+  the network read `apply_fn(params, images [B, H, W, C]) -> logits [B, K]`, for SynFlow also with
+  `train=False, normalize=False`, and `batch`: {'image': float32 [B, H, W, C] in [0, 1], 'label':
+  int32 [B]}. Others take None for both. `scores` is the table in which names of scores are found.
+
   `shapes` names the leaves to prune, in the network's order (default: every kernel, in tree order);
   of these, layers called `dense` are kept whole, and the density is that of the others. `block` is
-  the M of `sampling='n_m'`. `apply_fn` and `batch` are read by scores that run the network only.
-  `scores` is the table in which names of scores are looked up. Raises ValueError for unknown names,
-  for budgets that the ratio or the sampling cannot meet, for `shapes` of other sizes than the
-  leaves (an order of axes of their own, or merged ones, they may have), for structured sampling of
-  leaves that are not stored as their `shapes` say, (..., in, out), or may not be where none are
-  given, and inside jit.
+  the M of `sampling='n_m'`.
+
+  Raises ValueError for unknown names, for budgets that the ratio or the sampling cannot meet, for
+  `shapes` of other sizes than the leaves (an order of axes of their own, or merged ones, they may
+  have), for structured sampling of leaves that are not stored as their `shapes` say, (..., in,
+  out), or may not be where none are given, and inside jit.
   """
   check_names(ratio, select, sampling)
-  masks_lib.check_density(density)
+  check_density(density)
   given = shapes is not None
   shapes = pruned(shapes if given else prunable_shapes(params), dense)
   _check_sizes(shapes, params)

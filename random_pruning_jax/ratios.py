@@ -14,10 +14,16 @@ import math
 from collections.abc import Callable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
-Densities = dict[str, float]
+Densities = Mapping[str, float]
 Ratio = Callable[[Shapes, float], Densities]
 
 _HEAD_FLOOR = 0.2  # what Uniform+ keeps of the classifier at least
+
+
+def check_density(density: float) -> None:
+  """Raises ValueError for a density outside (0, 1]."""
+  if not 0 < density <= 1:
+    raise ValueError(f'density must lie in (0, 1], got {density}.')
 
 
 def _checked(ratio: Ratio) -> Ratio:
@@ -25,8 +31,7 @@ def _checked(ratio: Ratio) -> Ratio:
 
   @functools.wraps(ratio)
   def checked(shapes: Shapes, density: float) -> Densities:
-    if not 0 < density <= 1:
-      raise ValueError(f'density must lie in (0, 1], got {density}.')
+    check_density(density)
     if not shapes:
       raise ValueError('A ratio needs the shape of at least one layer, got none.')
     for name, shape in shapes.items():
@@ -48,7 +53,7 @@ def uniform_plus(shapes: Shapes, density: float) -> Densities:
   """Uniform with a dense stem and a head of density at least 0.2 (Gale et al., 2019)."""
   stem, head = _find(shapes, 'stem'), _find(shapes, 'head')
   total, first = _total(shapes), math.prod(shapes[stem])
-  rest = (density * total - first) / (total - first)
+  rest = (density * total - first) / (total - first)  # of all others, if the stem alone is dense
   fixed = {stem: 1.0} if rest >= _HEAD_FLOOR else {stem: 1.0, head: _HEAD_FLOOR}
   return _scale(shapes, density, lambda shape: 1.0, fixed)
 

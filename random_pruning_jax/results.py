@@ -91,7 +91,7 @@ def read(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
   return rows
 
 
-def last(workdir: str | os.PathLike) -> dict[str, Any] | None:
+def row_of(workdir: str | os.PathLike) -> dict[str, Any] | None:
   """The row of a run, as `read` chooses it; None where there is none yet."""
   path = pathlib.Path(workdir) / FILE
   rows = read([path]) if path.exists() else []

@@ -20,7 +20,7 @@ def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | 
   """
   experiment = build(config, on)
   stats = parallel.memory(experiment.on)
-  if feed.loading(experiment.config) == 'streamed':
+  if feed.loading_of(experiment.config) == 'streamed':
     return 1
   if asked or experiment.on[0].platform == 'cpu' or 'bytes_limit' not in stats:
     return asked or len(experiment.on)

@@ -6,6 +6,7 @@ rows say so: their `config.smoke` is true and their data set is `digits`.
 
 from ml_collections import ConfigDict
 
+from random_pruning_jax.config_checks import value_of
 from random_pruning_jax.data.specs import spec_of
 
 # The smallest of a family by the beginning of a name, and a width that is quick. Networks of
@@ -61,9 +62,7 @@ def smoked(config: ConfigDict) -> ConfigDict:
 
 
 def _field(config: ConfigDict, name: str) -> int:
-  value = config
-  for part in name.split('.'):
-    value = value[part]
+  value = value_of(config, name)
   # As many as there are: images, or a worker for each core.
   unlimited = 0 if name.startswith('evaluation.') else -1
   return MOST[name] if value == unlimited else value

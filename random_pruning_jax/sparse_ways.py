@@ -183,8 +183,7 @@ def _csr(matrix: np.ndarray) -> sparse.BCSR:
 
 def _shifted(x: jax.Array, taps: tuple[int, int], site: Site) -> list[jax.Array]:
   """For each tap the input [C, B, h, w] that it meets."""
-  images, height, width, _ = x.shape
-  del images
+  _, height, width, _ = x.shape
   pads = ((0, 0), (0, 0), (site.pad, site.pad), (site.pad, site.pad))
   padded = jnp.pad(x.transpose(3, 0, 1, 2), pads)
   high = (height + 2 * site.pad - taps[0]) // site.stride * site.stride + 1

@@ -5,6 +5,7 @@ structured masks. Both meet their budget or raise ValueError saying which budget
 """
 
 import math
+from collections.abc import Mapping
 
 import chex
 import numpy as np
@@ -45,7 +46,7 @@ def n_m(scores: chex.ArrayTree, densities: Densities, block: int) -> masks_lib.M
     blocks = score.reshape(*taps, inputs // block, block, outputs)
     return _highest(blocks, masks_lib.kept_count(density, block), axis=-2).reshape(score.shape)
 
-  return masks_lib.select(pick, scores, densities)
+  return masks_lib.by_layer(pick, scores, densities)
 
 
 def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
@@ -59,25 +60,23 @@ def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
   units = {name: shapes[name][-1] for name in densities}
   ideal = {name: densities[name] * fan[name] for name in densities}
   kept = {name: math.floor(ideal[name] + 1e-9) for name in densities}
-  part = {name: ideal[name] - kept[name] for name in densities}
-  free = sorted((name for name in densities if part[name] > 1e-9), key=part.get)
-  short = math.fsum(part[name] * units[name] for name in free)
+  fraction = {name: ideal[name] - kept[name] for name in densities}
+  free = sorted((name for name in densities if fraction[name] > 1e-9), key=fraction.get)
+  missing = math.fsum(fraction[name] * units[name] for name in free)
   reach = _sums([units[name] for name in free])
   sums = [total for total in range(reach[-1].bit_length()) if reach[-1] >> total & 1]
-  up = min(sums, key=lambda total: abs(total - short))
+  added = min(sums, key=lambda total: abs(total - missing))
   least = sum(kept[name] * units[name] for name in densities)
-  far = max(min((units[name] for name in free), default=0) / 2, NEAR * (least + short))
-  if abs(up - short) > far:
+  far = max(min((units[name] for name in free), default=0) / 2, NEAR * (least + missing))
+  if abs(added - missing) > far:
     size = sum(fan[name] * units[name] for name in densities)
-    near = [max(t for t in sums if t < short), min(t for t in sums if t > short)]
+    near = [max(t for t in sums if t < missing), min(t for t in sums if t > missing)]
     raise ValueError(
-      f'fan_in sampling with this ratio cannot keep {least + short:,.0f} of {size:,} weights; '
+      f'fan_in sampling with this ratio cannot keep {least + missing:,.0f} of {size:,} weights; '
       f'possible are {" and ".join(f"{(least + t) / size:.9g}" for t in near)} as density.'
     )
-  for name, before in zip(reversed(free), reversed(reach[:-1]), strict=True):
-    if up >= units[name] and before >> (up - units[name]) & 1:  # the largest fractions first
-      kept[name] += 1
-      up -= units[name]
+  for name in _with_sum(added, {name: units[name] for name in free}, reach):
+    kept[name] += 1
   empty = [f'{name} {1 / fan[name]:.4g}' for name in densities if kept[name] == 0]
   if empty:
     raise ValueError(
@@ -95,7 +94,7 @@ def fan_in(scores: chex.ArrayTree, densities: Densities) -> masks_lib.Masks:
     kept = _highest(incoming, masks_lib.kept_count(density, len(incoming)), axis=0)
     return kept.reshape(score.shape)
 
-  return masks_lib.select(pick, scores, densities)
+  return masks_lib.by_layer(pick, scores, densities)
 
 
 def _highest(scores: np.ndarray, k: int, axis: int) -> np.ndarray:
@@ -106,6 +105,16 @@ def _highest(scores: np.ndarray, k: int, axis: int) -> np.ndarray:
   n = scores.shape[axis]
   np.put_along_axis(kept, np.take(order, np.arange(n - k, n), axis), True, axis)
   return np.flip(kept, axis)
+
+
+def _with_sum(total: int, sizes: Mapping[str, int], reach: list[int]) -> set[str]:
+  """Names whose sizes add up to `total`, the last ones first; `reach` is `_sums` of the sizes."""
+  chosen = set()
+  for name, before in zip(reversed(sizes), reversed(reach[:-1]), strict=True):
+    if total >= sizes[name] and before >> (total - sizes[name]) & 1:
+      chosen.add(name)
+      total -= sizes[name]
+  return chosen
 
 
 def _sums(numbers: list[int]) -> list[int]:

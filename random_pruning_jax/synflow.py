@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import masks as masks_lib
+from random_pruning_jax.ratios import check_density
 
 ROUNDS = 100
 
@@ -43,7 +44,7 @@ def synflow(
   `apply_fn(params, images, train=False, normalize=False)`. Raises ValueError where scores overflow.
   """
   del key
-  masks_lib.check_density(density)
+  check_density(density)
   named = masks_lib.named_leaves(params)
   if layers is None:
     layers = [name for name, leaf in named.items() if np.ndim(leaf) >= 2]

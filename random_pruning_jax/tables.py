@@ -96,11 +96,11 @@ def side_by_side(rows: Sequence[dict[str, Any]], *, whole: bool = False) -> str:
       paragraph = family
     lines.append(_line(column(name), [row['metrics'].get(name) for row in rows]))
   legend = ['* the better of the two' if len(rows) == 2 else '* the best'] * (len(rows) > 1)
-  legend += [attacked(rows)] * whole
+  legend += [attack_note(rows)] * whole
   return '\n'.join(filter(None, [text([head, *lines]), *legend]))
 
 
-def attacked(rows: Sequence[dict[str, Any]]) -> str:
+def attack_note(rows: Sequence[dict[str, Any]]) -> str:
   """'attacks but fgsm: the first 20 test images', by the rows' notes; '' where all were attacked.
 
   FGSM is measured on every test image.

@@ -19,9 +19,9 @@ from random_pruning_jax import parallel
 SHARED_WITHIN = 60.0  # seconds, as long as NFS may remember that a file was not there
 
 
-def check_same(what: str, digest: str) -> None:
-  """Raises ValueError naming the processes whose `digest` of `what` is not that of process 0."""
-  every = _every(hashlib.sha256(digest.encode()).digest())
+def check_same(what: str, text: str) -> None:
+  """Raises ValueError naming the processes whose `text` of `what` is not that of process 0."""
+  every = _every(hashlib.sha256(text.encode()).digest())
   odd = [str(i) for i, found in enumerate(every) if found != every[0]]
   if odd:
     raise ValueError(

@@ -52,8 +52,8 @@ def train(
   with checkpoints.closing(run.saved):
     with Progress(run.last_step, show=show and first) as progress:
       progress.status('compiling')
-      ready_to_begin, ready_to_step = _ahead(run, at)
-      ready_to_begin()
+      wait_for_beginning, wait_for_step = _begin_to_compile(run, at)
+      wait_for_beginning()
     state, record = begin(run)
     done = int(state.step)
     if first and profile and not (done < profile[1] and profile[0] <= run.last_step):
@@ -68,13 +68,13 @@ def train(
       progress.status('compiling the step')
       recorder = Recorder(run, state, record, log, progress)
       with recorder.compiling('the step, ahead'):
-        ready_to_step()
+        wait_for_step()
         kernels.wait(progress.status)
       with preemption.Watch() as watch:  # from here on there is something to save
         return _loop(run, state, recorder, watch, trace, at)
 
 
-def _ahead(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def _begin_to_compile(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[], Any]]:
   """Begins to compile what `begin` runs, and the program of the first call; waits for either.
 
   Shapes are enough for that. So programs are compiled, or read from the cache, while the next one

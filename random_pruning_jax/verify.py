@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import data, export, files, masks, parallel, paths, plan, pruning
-from random_pruning_jax.experiment import Experiment, keys
+from random_pruning_jax.experiment import Experiment, budget_of, keys
 from random_pruning_jax.files import seeded
 from random_pruning_jax.measure import load_run
 from random_pruning_jax.progress import say
@@ -17,6 +17,7 @@ from random_pruning_jax.ratios import RATIOS
 # Share of a layer's weights by which a score may differ on other devices than those of training:
 # weights next to the threshold of a global ranking.
 _ROUNDING = 1e-3
+_TOTAL = ''  # stands for all layers together, where only their sum is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +105,8 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
     elif draw and not _is_drawn(draw, name, named[name]):
       failures.append(f"{name}: the mask is not the one of the config's seed")
   total = sum(layer.kept for layer in layers)
-  if planned.get('') not in (None, total):
-    failures.append(f'all layers: {total:,} weights kept, planned {planned[""]:,}')
+  if planned.get(_TOTAL) not in (None, total):
+    failures.append(f'all layers: {total:,} weights kept, planned {planned[_TOTAL]:,}')
   if not sum(layer.effective for layer in layers):
     failures.append('all layers: no path leads from the input to the output')
   return Verdict(str(workdir), int(state.step), record['masks'], tuple(layers), tuple(failures))
@@ -123,35 +124,29 @@ def _planned(experiment: Experiment, mask_tree: masks.Masks) -> dict[str, int]:
   """Weights that each layer should keep.
 
   Where the ratio is a score, it is that of the initial weights, computed again; where the images
-  that it looks at are not here, only the total of all layers is known, under the name ''.
+  that it looks at are not here, only the total of all layers is known, under the name _TOTAL.
   """
   settings, structure = experiment.config.pruning, experiment.structure
-  shapes = pruning.pruned(structure.shapes, settings.dense)
   size = {layer.name: layer.size for layer in structure.layers}
-  if not _by_shapes(experiment.config):
-    try:
-      wanted = plan.densities(experiment.config, structure)
-      return {name: masks.kept_count(wanted[name], size[name]) for name in size}
-    except data.DataError as error:
-      say(f'only the total of all layers is compared, because {settings.ratio} needs data: {error}')
-    if settings.sampling != 'exact':  # then the total is near the budget and not on it
-      return {}
-    held = sum(size.values()) - sum(size[name] for name in shapes)
-    return {'': held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}
-  if settings.sampling == 'bernoulli':  # chance decides how many, too
+  if settings.sampling == 'bernoulli' and _by_shapes(experiment.config):  # chance decides how many
     drawn = pruning.make_masks(
       keys(experiment.config.seed).masks,
       None,
       mask_tree,
       None,
-      ratio=settings.ratio,
-      density=settings.density,
-      sampling=settings.sampling,
       shapes=structure.shapes,
       dense=settings.dense,
-      block=settings.block,
+      **budget_of(settings),
     )
     named = masks.named_leaves(drawn)
     return {name: int(np.asarray(named[name]).sum()) for name in size}
-  wanted = plan.densities(experiment.config, structure)
+  try:
+    wanted = plan.densities(experiment.config, structure)
+  except data.DataError as error:  # of a score of data
+    say(f'only the total of all layers is compared, because {settings.ratio} needs data: {error}')
+    if settings.sampling != 'exact':  # then the total is near the budget and not on it
+      return {}
+    shapes = pruning.pruned(structure.shapes, settings.dense)
+    held = sum(size.values()) - sum(size[name] for name in shapes)
+    return {_TOTAL: held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}
   return {name: masks.kept_count(wanted[name], size[name]) for name in size}

@@ -15,6 +15,7 @@ import standin
 from tiny import tinier_config
 
 from random_pruning_jax import beginning, checkpoints, parallel, preemption, runlog, train
+from random_pruning_jax.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -63,7 +64,7 @@ def facts(runs):
 
 def last_state(workdir, number=0):
   """What a workdir holds, read onto the CPU."""
-  experiment = train.build(pair()[number])
+  experiment = build(pair()[number])
   like = beginning.blank_state(experiment)
   with checkpoints.Manager(workdir) as saved:
     return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)

@@ -42,13 +42,13 @@ def test_a_run_compared_with_itself_is_the_same(two):
 def test_what_is_said_of_numbers_is_of_those_that_both_have(two, tmp_path):
   (tmp_path / 'results.jsonl').write_text(
     json.dumps(
-      results.last(two[0])
+      results.row_of(two[0])
       | {'metrics': {'nll': 0.25 + 1e-9, 'adversarial/pgd/8/255': 0.5}}
       | {'notes': {'adversarial/pgd/8/255': 'the first 20 test images'}}
     )
   )
   (tmp_path / 'b').mkdir()
-  row = results.last(two[0]) | {'metrics': {'nll': 0.25}}
+  row = results.row_of(two[0]) | {'metrics': {'nll': 0.25}}
   (tmp_path / 'b' / 'results.jsonl').write_text(json.dumps(row))
   text = compare.numbers(tmp_path, tmp_path / 'b')
   assert '0.0000' in text and '-0.0000' not in text and 'attacks' not in text
@@ -57,7 +57,7 @@ def test_what_is_said_of_numbers_is_of_those_that_both_have(two, tmp_path):
 def test_a_higher_accuracy_and_a_lower_loss_are_better(two, tmp_path):
   for name, accuracy, nll in (('a', 0.50, 0.25), ('b', 0.75, 0.50)):
     (tmp_path / name).mkdir()
-    row = results.last(two[0]) | {'metrics': {'accuracy': accuracy, 'nll': nll}}
+    row = results.row_of(two[0]) | {'metrics': {'accuracy': accuracy, 'nll': nll}}
     (tmp_path / name / 'results.jsonl').write_text(json.dumps(row))
   for runs, signs in (('ab', ['+', '-']), ('ba', ['-', '+'])):
     lines = compare.numbers(*(tmp_path / name for name in runs)).splitlines()

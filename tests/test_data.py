@@ -430,7 +430,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tiny_dir, name):
   message = f'{name}, image [012] of test: an image cannot be decoded'
   with pytest.raises(data.DataError, match=message):
     data.load(name, 'test', str(tiny_dir), size=(4, 4))
-  source, augment = streamed.Source(name, 'test', str(tiny_dir)), streamed.Augment((4, 4), 3)
+  source, augment = streamed.EncodedImages(name, 'test', str(tiny_dir)), streamed.Augment((4, 4), 3)
   with pytest.raises(data.DataError, match=message):
     streamed.Example(source, augment, 0, 3, (0, 1, 2))(0)
   with pytest.raises(data.DataError, match=message):
@@ -454,7 +454,7 @@ def test_a_damaged_set_is_named_with_what_to_do(fresh, name, left):
   file.write_bytes(content[: int(len(content) * left)]) if left is not None else file.unlink()
   for read in (
     lambda: data.load('tiny', 'test', str(fresh)),
-    lambda: streamed.Source('tiny', 'test', str(fresh))[0],
+    lambda: streamed.EncodedImages('tiny', 'test', str(fresh))[0],
   ):
     with pytest.raises(data.DataError) as error:
       read()

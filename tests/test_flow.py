@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import log_of, tiny_config
 
 from random_pruning_jax import (
   attacks,
   checkpoints,
+  data,
   feed,
   flow,
   gradients,
@@ -16,14 +17,11 @@ from random_pruning_jax import (
   runlog,
   train,
 )
-from random_pruning_jax.experiment import initial_variables, keys
+from random_pruning_jax.experiment import build, initial_variables, keys
 
 
 def lines(workdir, kind):
-  kept = [line for line in runlog.read_log(workdir) if line['kind'] == kind]
-  return [
-    {k: v for k, v in line.items() if k not in ('images_per_second', 'waiting')} for line in kept
-  ]
+  return [line for line in log_of(workdir) if line['kind'] == kind]
 
 
 @pytest.fixture(scope='module')
@@ -48,12 +46,12 @@ def test_measuring_gradient_flow_changes_no_number_of_training(measured, tmp_pat
 
 
 def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
-  experiment = train.build(tiny_config())
+  experiment = build(tiny_config())
   variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
   kept = jax.device_get(measured[1].masks)
   params = masks.apply(variables['params'], kept)
   model = experiment.model.clone(axis_name=None)
-  batch = flow.first_batch(experiment, train.data.load('digits', 'train'))
+  batch = flow.first_batch(experiment, data.load('digits', 'train'))
 
   @jax.jit
   def numbers(params, images, labels):
@@ -71,7 +69,7 @@ def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
 
 
 def test_the_first_batch_is_that_of_the_first_step_in_pixels_up_to_one():
-  experiment, images = train.build(tiny_config()), train.data.load('digits', 'train')
+  experiment, images = build(tiny_config()), data.load('digits', 'train')
   [(indices, _)] = feed.feed(experiment).stream([(0, 1)])
   batch = flow.first_batch(experiment, images)
   np.testing.assert_array_equal(batch['label'], images.labels[indices.ravel()])

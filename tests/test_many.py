@@ -6,7 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny import tinier_config, tiny_config
+from tiny import log_of, tinier_config, tiny_config
 
 from random_pruning_jax import (
   checkpoints,
@@ -19,10 +19,12 @@ from random_pruning_jax import (
   runlog,
   train,
 )
+from random_pruning_jax.beginning import blank_state
+from random_pruning_jax.experiment import build
 from random_pruning_jax.prepared import prepare
+from random_pruning_jax.recorder import Recorder
 
 ONE_DEVICE = parallel.devices(1)
-CLOCK = ('images_per_second', 'waiting')
 
 
 def configs(**changes):
@@ -39,13 +41,6 @@ def configs(**changes):
 
 def places(root, count=3):
   return [root / str(i) for i in range(count)]
-
-
-def lines(workdir):
-  return [
-    {name: value for name, value in line.items() if name not in CLOCK}
-    for line in runlog.read_log(workdir)
-  ]
 
 
 def close(a, b):
@@ -112,7 +107,7 @@ def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, apart, 
     found, alone[1], places(tmp_path), alone[0], strict=True
   ):
     close(state, expected)
-    same_lines(lines(place), lines(other))
+    same_lines(log_of(place), log_of(other))
     assert saved_steps(place) == saved_steps(other)
     kept = jax.device_get(state.masks)
     zeros = jax.tree.map(lambda p, m: (p[~m] == 0).all(), jax.device_get(state.params), kept)
@@ -131,7 +126,7 @@ def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone
     train.train(absurd, tmp_path / 'by itself', on=ONE_DEVICE, show=False)
   if way == 'turn':  # in another order of sums it overflows in another step
     assert str(found[1]) == str(by_itself.value)
-    assert lines(tmp_path / '1') == lines(tmp_path / 'by itself')
+    assert log_of(tmp_path / '1') == log_of(tmp_path / 'by itself')
   close(found[0], alone[1][0])
   close(found[2], alone[1][2])
 
@@ -166,16 +161,16 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
   some = places(tmp_path)
   train_some = {'on': ONE_DEVICE, 'show': False}
   signalled = []
-  record = groups.Recorder.record
+  call_ended = Recorder.call_ended
 
   def stop_at_7(self, step, *arguments, **options):
-    record(self, step, *arguments, **options)
+    call_ended(self, step, *arguments, **options)
     if step == 6 and not signalled:
       signalled.append(step)
       os.kill(os.getpid(), signal.SIGTERM)
 
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted, match='step 7'):
-    patch.setattr(groups.Recorder, 'record', stop_at_7)
+    patch.setattr(Recorder, 'call_ended', stop_at_7)
     many.train_many(configs(**changes), some, **train_some)
   assert [saved_steps(place) for place in some] == [[4, 7]] * 3
   with checkpoints.Manager(some[2]) as saved:
@@ -189,7 +184,7 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
   for i, state in enumerate(found):
     assert int(state.step) == 10
     close(state, alone[1][i])
-    same_lines(lines(some[i]), lines(alone[0][i]))
+    same_lines(log_of(some[i]), log_of(alone[0][i]))
   assert many.train_many(configs(**changes), some, **train_some)[1].step == 10  # all are done
 
 
@@ -238,10 +233,10 @@ def test_a_group_is_as_large_as_the_memory_that_is_free():
 
 
 def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images():
-  run = prepare(train.build(tiny_config(), ONE_DEVICE))
+  run = prepare(build(tiny_config(), ONE_DEVICE))
   images = sum(array.nbytes for array in run.feed.images)
   found = room.of_one(run, images)
-  state = room.blank_state(run.experiment)
+  state = blank_state(run.experiment)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   activations = 120 * 8 * 8 * 2 * 4  # of the first layer, at least
   assert 2 * size + activations < found < room.of_one(run, 0)

@@ -162,7 +162,7 @@ def test_another_checkpoint_begins_a_row_of_its_own(copied):
   row = measure.evaluate_run(copied, suite=('calibration',), checkpoint=other, show=False)
   assert row['step'] == int(other) and not row['final']
   assert not any(name.startswith('ood/') for name in row['metrics'])
-  assert results.last(copied)['step'] == best['step']  # which is the run's result still
+  assert results.row_of(copied)['step'] == best['step']  # which is the run's result still
   again = measure.evaluate_run(copied, suite=('calibration',), show=False)
   assert again['final'] and again['metrics'].keys() == best['metrics'].keys()
 

@@ -193,7 +193,7 @@ def statistics(training):
   features, logits, labels, _ = training
   gathered = ood_features.empty(8, 3)
   for part in np.array_split(np.arange(400), 7):
-    gathered = ood_features.gather(gathered, features[part], logits[part], labels[part])
+    gathered = ood_features.with_batch(gathered, features[part], logits[part], labels[part])
   return gathered
 
 
@@ -205,7 +205,7 @@ def foreign(training):
 
 def test_statistics_of_a_stream_are_those_of_the_whole(training, statistics):
   features, logits, labels, _ = training
-  whole = ood_features.gather(ood_features.empty(8, 3), features, logits, labels)
+  whole = ood_features.with_batch(ood_features.empty(8, 3), features, logits, labels)
   for streamed, expected in zip(statistics[:4], whole[:4], strict=True):
     np.testing.assert_allclose(streamed, expected, rtol=1e-12, atol=1e-12)
   np.testing.assert_array_equal(np.concatenate(statistics.bank), features)
@@ -215,7 +215,7 @@ def test_the_bank_stops_at_its_size(training):
   features, logits, labels, _ = training
   gathered = ood_features.empty(8, 3)
   for part in np.array_split(np.arange(400), 4):
-    gathered = ood_features.gather(
+    gathered = ood_features.with_batch(
       gathered, features[part], logits[part], labels[part], bank_size=150
     )
   np.testing.assert_array_equal(np.concatenate(gathered.bank), features[:150])
@@ -283,7 +283,7 @@ def test_far_features_score_below_the_training_set(name, training, statistics):
 
 def of_training(features, logits, labels):
   empty = ood_features.empty(features.shape[1], logits.shape[1])
-  return ood_features.gather(empty, features, logits, labels)
+  return ood_features.with_batch(empty, features, logits, labels)
 
 
 @pytest.mark.parametrize('name', ood_features.FEATURE_SCORES)
@@ -387,6 +387,6 @@ def test_settings_that_cannot_be_are_refused(training, statistics):
   with pytest.raises(ValueError, match='at least one training image'):
     ood_features.mahalanobis(ood_features.empty(8, 3), head)
   with pytest.raises(ValueError, match=r'got \[400, 8\] and \[399, 3\]'):
-    ood_features.gather(statistics, features, logits[1:], labels)
+    ood_features.with_batch(statistics, features, logits[1:], labels)
   with pytest.raises(ValueError, match=r'labels must lie in \[0, 3\), got -1'):
-    ood_features.gather(statistics, features, logits, labels - 1)
+    ood_features.with_batch(statistics, features, logits, labels - 1)

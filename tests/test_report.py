@@ -14,7 +14,7 @@ from random_pruning_jax.commands import report as command
 from random_pruning_jax.config_files import changed, function_of
 from random_pruning_jax.config_files import override as with_overrides
 from random_pruning_jax.main import main
-from random_pruning_jax.report import claims, paper, repeat, runs, tables, verdicts
+from random_pruning_jax.report import claims, formats, paper, repeat, runs, tables, verdicts
 
 pytest.importorskip('matplotlib')
 from random_pruning_jax.report import figures
@@ -42,9 +42,9 @@ def test_cells_are_mean_and_sample_deviation_over_seeds(tmp_path):
   (table,) = tables.pivot(runs.read([tmp_path]), 'scheme', 'sparsity', 'accuracy')
   cell = table.cells['erk', 0.9]
   assert cell.mean == pytest.approx(0.92) and cell.sd == pytest.approx(0.02)
-  assert tables.show(cell, 'accuracy') == '92.00 ± 2.00 (n=3)'
-  assert tables.show(tables.Cell((0.5,)), 'nll') == '0.5000 (n=1)'
-  assert tables.show(None, 'nll') == '-'
+  assert formats.show(cell, 'accuracy') == '92.00 ± 2.00 (n=3)'
+  assert formats.show(tables.Cell((0.5,)), 'nll') == '0.5000 (n=1)'
+  assert formats.show(None, 'nll') == '-'
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path):
@@ -92,9 +92,9 @@ def test_formats_hold_the_same_numbers(swept):
   (erk,) = [t.cells['erk', 0.9] for t in pivots if 'resnet56' in t.title]
   shown = f'{100 * erk.mean:.2f}'
   for name in ('text', 'markdown', 'latex'):
-    assert shown in tables.FORMATS[name](pivots)
-  assert repr(erk.mean) in tables.FORMATS['csv'](pivots)
-  assert r'\pm' in tables.FORMATS['latex'](pivots) and '±' not in tables.FORMATS['latex'](pivots)
+    assert shown in formats.FORMATS[name](pivots)
+  assert repr(erk.mean) in formats.FORMATS['csv'](pivots)
+  assert r'\pm' in formats.FORMATS['latex'](pivots) and '±' not in formats.FORMATS['latex'](pivots)
 
 
 def test_failed_missing_and_unequal_runs_appear_as_such(tmp_path):
@@ -108,7 +108,7 @@ def test_failed_missing_and_unequal_runs_appear_as_such(tmp_path):
   found = runs.read([tmp_path])
   assert [run.state for run in found] == ['done', 'done', 'failed', 'missing']
   (table,) = tables.pivot(found, 'scheme', 'sparsity', 'accuracy')
-  assert tables.show(table.cells['erk', 0.9], 'accuracy').endswith('(n=2, 1 failed, 1 missing)')
+  assert formats.show(table.cells['erk', 0.9], 'accuracy').endswith('(n=2, 1 failed, 1 missing)')
 
 
 def test_rows_of_older_versions_are_read(tmp_path):

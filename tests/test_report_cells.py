@@ -14,6 +14,7 @@ from random_pruning_jax.report import (
   curves,
   details,
   figures,
+  formats,
   runs,
   sizes,
   style,
@@ -199,7 +200,7 @@ def test_two_cells_have_no_rank_correlation():
 def test_a_report_of_runs_that_are_all_missing_has_its_tables():
   missing = runs.Run('missing', '', done().config, {})
   [table] = tables.pivot([missing], 'scheme', 'sparsity', 'accuracy')
-  assert [tables.show(cell, 'accuracy') for cell in table.cells.values()] == ['1 missing']
+  assert [formats.show(cell, 'accuracy') for cell in table.cells.values()] == ['1 missing']
 
 
 def test_names_of_figures_that_are_too_long_stay_different():

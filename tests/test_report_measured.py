@@ -7,7 +7,7 @@ import synthetic
 
 pytest.importorskip('matplotlib')
 
-from random_pruning_jax.report import figures, measured, page, runs, sizes, tables
+from random_pruning_jax.report import figures, formats, measured, page, runs, sizes, tables
 
 EIGHT, ONE = 'adversarial/fgsm/8/255', 'adversarial/fgsm/1/255'
 PGD = 'adversarial/pgd/8/255'
@@ -124,4 +124,4 @@ def test_runs_that_were_not_attacked_are_missing_from_the_tables_of_every_streng
   found = [done({PGD: 0.5}, {'attacks.pgd.steps': steps}, seed=steps) for steps in (1, 50)]
   missing = runs.Run('missing', '', found[0].config | {'seed': 7}, {})
   pivots = tables.pivot([missing, *found], 'scheme', 'sparsity', PGD)
-  assert [tables.show(t.cells['erk', 0.9], PGD) for t in pivots] == ['50.00 (n=1, 1 missing)'] * 2
+  assert [formats.show(t.cells['erk', 0.9], PGD) for t in pivots] == ['50.00 (n=1, 1 missing)'] * 2

@@ -26,7 +26,7 @@ def test_a_row_comes_back_and_the_last_one_of_a_run_counts(tmp_path):
 
 def test_numbers_that_are_not_finite_are_null_however_deep_they_lie(tmp_path):
   results.append(tmp_path, {'format': 1, 'curves': [(1.0, float('inf'))]})
-  assert results.last(tmp_path)['curves'] == [[1.0, None]]
+  assert results.row_of(tmp_path)['curves'] == [[1.0, None]]
 
 
 def test_a_row_of_a_checkpoint_is_one_of_its_step_and_masks(tmp_path):
@@ -50,9 +50,9 @@ def test_a_row_after_one_cut_short_is_not_lost(tmp_path):
   results.append(tmp_path, {'format': 1, 'seed': 1})
   results.append(tmp_path, {'format': 1, 'seed': 2})
   assert len(path.read_text().splitlines()) == 3
-  assert results.last(tmp_path)['seed'] == 2
+  assert results.row_of(tmp_path)['seed'] == 2
   path.write_bytes(path.read_bytes() + b'{"seed": "\xff')
-  assert results.last(tmp_path)['seed'] == 2
+  assert results.row_of(tmp_path)['seed'] == 2
 
 
 def test_a_damaged_config_is_named(tmp_path):

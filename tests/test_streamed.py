@@ -82,7 +82,7 @@ def streamed_config(data_dir, **changes):
 
 
 def source(data_dir, split='train'):
-  return streamed.Source('colours', split, data_dir)
+  return streamed.EncodedImages('colours', split, data_dir)
 
 
 def example(data_dir, mine=None, batch_size=8, **augment):
@@ -221,7 +221,7 @@ def test_worker_processes_starts_and_hosts_change_no_pixel(data_dir):
 STREAMING = """
 import multiprocessing, sys, time
 from random_pruning_jax.data import streamed
-source = streamed.Source('colours', 'train', sys.argv[1])
+source = streamed.EncodedImages('colours', 'train', sys.argv[1])
 example = streamed.Example(source, streamed.Augment((16, 16), 3), 5, 8, tuple(range(8)))
 steps = streamed.batches(example, 0, 1000, workers=2)
 next(steps)

@@ -87,12 +87,13 @@ def test_only_the_first_numbers_are_shown_unless_the_whole_is_asked_for():
 def test_the_images_of_strong_attacks_are_said_where_they_are_not_all():
   numbers = {'adversarial/fgsm/8/255': 0.1, 'adversarial/pgd/8/255': 0.0}
   some = row(numbers) | {'notes': {'adversarial/pgd/8/255': 'the first 20 test images'}}
-  assert tables.attacked([some, row({'accuracy': 0.5})]) == (
+  assert tables.attack_note([some, row({'accuracy': 0.5})]) == (
     'attacks but fgsm: the first 20 test images'
   )
-  assert tables.attacked([some, row(numbers)]).endswith('first 20 test images or all test images')
-  assert tables.attacked([row(numbers)]) == ''
-  assert tables.side_by_side([some], whole=True).endswith('\n' + tables.attacked([some]))
+  both = tables.attack_note([some, row(numbers)])
+  assert both.endswith('first 20 test images or all test images')
+  assert tables.attack_note([row(numbers)]) == ''
+  assert tables.side_by_side([some], whole=True).endswith('\n' + tables.attack_note([some]))
   assert 'images' not in tables.side_by_side([some])
 
 

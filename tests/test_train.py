@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import tiny_config
+from tiny import log_of, tiny_config
 
 from random_pruning_jax import (
   beginning,
@@ -38,14 +38,6 @@ from random_pruning_jax.step import create_state, train_step
 
 def assert_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
-
-
-def log_of(workdir):
-  """What the log says of the network, without what it says of the clock."""
-  return [
-    {name: value for name, value in line.items() if name not in ('images_per_second', 'waiting')}
-    for line in runlog.read_log(workdir)
-  ]
 
 
 @pytest.fixture(scope='module')
@@ -168,7 +160,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(whole, tmp_path):
   """SIGKILL in the middle of the first epoch, in a process of its own; then to the end."""
   script = (
     'import sys; sys.path.insert(0, "tests")\n'
-    'from tiny import tiny_config; from random_pruning_jax import train\n'
+    'from tiny import log_of, tiny_config; from random_pruning_jax import train\n'
     'train.train(tiny_config(checkpoint__every_steps=3), sys.argv[1], show=False)'
   )
   process = subprocess.Popen([sys.executable, '-c', script, str(tmp_path)])
@@ -299,7 +291,7 @@ def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
   with pytest.raises(ValueError, match=r'multiple of the number of devices, 4; got 122'):
-    train.build(tiny_config(batch_size=122))
+    build(tiny_config(batch_size=122))
 
 
 def test_without_synchronised_statistics_each_device_has_its_own(tmp_path):

@@ -2,7 +2,7 @@
 
 import functools
 
-from random_pruning_jax import models
+from random_pruning_jax import models, runlog
 from random_pruning_jax.config import default
 
 
@@ -35,3 +35,12 @@ def tinier_config(**changes):
   """
   models.MODELS['cifar_resnet2'] = functools.partial(models.CifarResNet, depth=2)
   return tiny_config(**{'model__name': 'cifar_resnet2'} | changes)
+
+
+def log_of(workdir):
+  """What the log says of the network, without what it says of the clock."""
+  clock = ('images_per_second', 'waiting')
+  return [
+    {name: value for name, value in line.items() if name not in clock}
+    for line in runlog.read_log(workdir)
+  ]

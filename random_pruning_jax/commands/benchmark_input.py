@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
   experiment = build(config)
   config = experiment.config  # resolved: a smoke config names another data set
-  source = streamed.Source(config.dataset, 'train', config.data_dir)
+  source = streamed.EncodedImages(config.dataset, 'train', config.data_dir)
   example = feed.stream_example(experiment, source)
   rows = [['what', 'images/s', 'images/s of CPU time'], *_decoders(example, args.images)]
   rows.append(_stream(example, args.images, config.data_workers))

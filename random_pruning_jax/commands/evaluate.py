@@ -62,7 +62,7 @@ def _with_twin(workdir: pathlib.Path, twin: str) -> list[pathlib.Path]:
   """The run, and its dense twin if that was trained to its end."""
   from random_pruning_jax import results
 
-  row = results.last(workdir / twin)
+  row = results.row_of(workdir / twin)
   return [workdir, *([workdir / twin] if row and results.is_final(row) else [])]
 
 

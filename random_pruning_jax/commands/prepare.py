@@ -26,6 +26,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   del rest
   from random_pruning_jax import data
   from random_pruning_jax.data import folder, places, specs
+  from random_pruning_jax.data.load import USES
   from random_pruning_jax.progress import say
 
   if bool(args.dataset) == bool(args.image_folder) or bool(args.image_folder) != bool(args.name):
@@ -36,8 +37,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     path = folder.prepare_folder(args.image_folder, args.name, args.data_dir)
     print(path)
     rules = specs.split_rules(places.split_sizes(path))
-    uses = ('train', 'validation', 'test')
-    say(', '.join(f'{use} images: {rules.get(use, "none")}' for use in uses))
+    say(', '.join(f'{use} images: {rules.get(use, "none")}' for use in USES))
   else:
     print(data.prepare(args.dataset, args.data_dir, args.manual_dir))
   return 0

@@ -7,6 +7,11 @@ from collections.abc import Collection, Mapping
 class DataError(ValueError):
   """The data asked for is missing, damaged or of another kind; the message says what to do."""
 
+  @property
+  def brief(self) -> str:
+    """Its first line."""
+    return str(self).splitlines()[0]
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:

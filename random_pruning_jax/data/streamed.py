@@ -31,7 +31,7 @@ TOGETHER = 64  # records that are read before they are decoded
 SLOW = 2e-3  # seconds for a record: more than a local disk takes, less than a bucket
 
 
-class Source:
+class EncodedImages:
   """The encoded images of a split, by index: (bytes, label). Can be sent to other processes."""
 
   def __init__(self, name: str, split: str, data_dir: str = ''):
@@ -92,7 +92,7 @@ class Augment:
 class Example:
   """What a step sees on this host: its share of the batch, read, cropped and decoded."""
 
-  source: Source
+  source: EncodedImages
   augment: Augment
   seed: int
   batch_size: int  # of all hosts
@@ -117,7 +117,11 @@ class Example:
 
 
 def _decoded(
-  source: Source, index: int, data: bytes, augment: Augment, rng: np.random.Generator | None = None
+  source: EncodedImages,
+  index: int,
+  data: bytes,
+  augment: Augment,
+  rng: np.random.Generator | None = None,
 ) -> np.ndarray:
   """`augment(data, rng)`; of an image that cannot be decoded, an error that says which it is."""
   try:
@@ -183,7 +187,7 @@ class Pixels:
   For the few images that scores and measurements of gradients look at, in evaluation's crop.
   """
 
-  def __init__(self, source: Source, augment: Augment):
+  def __init__(self, source: EncodedImages, augment: Augment):
     self._source = source
     self._augment = dataclasses.replace(augment, random=False, flip=False)
     self.shape = (len(source), *augment.size, augment.channels)
@@ -208,7 +212,7 @@ class Pixels:
 class Labels:
   """Looks like an array [N] of a split's labels; as an array, all of the set is read for it."""
 
-  def __init__(self, source: Source):
+  def __init__(self, source: EncodedImages):
     self._source = source
 
   def __len__(self) -> int:

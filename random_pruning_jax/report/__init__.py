@@ -2,7 +2,7 @@
 
     runs.py      rows, failures and plans of a sweep -> runs with the fields that people ask for
     measured.py  what of a row a metric is taken from, and under which attacks
-    tables.py    mean ± sd (n) by any two fields, as text, CSV, Markdown or LaTeX
+    tables.py    mean and sd by any two fields; formats.py writes them as text, CSV, Markdown, LaTeX
     style.py     how figures look: one colour for each ratio, everywhere
     figures.py   the figures and when each can be drawn; curves.py, sizes.py, details.py draw them
     claims.py    the paper's claims; verdicts.py decides them by paired tests over seeds

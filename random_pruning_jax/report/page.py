@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
-from random_pruning_jax.report import claims, measured, repeat, style, tables, verdicts
+from random_pruning_jax.report import claims, formats, measured, repeat, style, tables, verdicts
 from random_pruning_jax.report.figures import Figure
 from random_pruning_jax.report.runs import Run
 from random_pruning_jax.report.verdicts import Answer
@@ -151,7 +151,7 @@ def _table(table: tables.Table) -> str:
   head = ''.join(f'<th>{_text(tables.str_field(c))}</th>' for c in [table.corner, *table.columns])
   lines = []
   for row in table.rows:
-    cells = [tables.show(table.cells.get((row, column)), table.metric) for column in table.columns]
+    cells = [formats.show(table.cells.get((row, column)), table.metric) for column in table.columns]
     body = ''.join(f'<td>{_text(cell)}</td>' for cell in [tables.str_field(row), *cells])
     lines.append(f'<tr>{body}</tr>')
   return (

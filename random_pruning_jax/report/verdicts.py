@@ -113,7 +113,7 @@ def tends(claim: str, what: str, cells: Sequence[Differences], unit: str) -> Ans
 
 
 def _in_common(cells: Sequence[Differences]) -> tuple[list[int], list[Differences]]:
-  """Seeds, and the cells that have them all: as many of both, multiplied, as there are.
+  """The seeds, and the cells that have all of them, such that seeds times cells is largest.
 
   So a seed that failed in one of many cells costs that cell, and one that few cells have is left
   out. Two seeds at least, where there are such, since one decides nothing.

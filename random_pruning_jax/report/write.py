@@ -5,7 +5,7 @@ import io
 import pathlib
 from collections.abc import Sequence
 
-from random_pruning_jax.report import claims, figures, page, tables
+from random_pruning_jax.report import claims, figures, formats, page, tables
 from random_pruning_jax.report.runs import Run
 
 SUFFIX = {'csv': 'csv', 'markdown': 'md', 'latex': 'tex', 'text': 'txt'}
@@ -26,7 +26,7 @@ def write(
   files = [page_at]
   for name, suffix in SUFFIX.items():
     path = out / f'table.{suffix}'
-    path.write_text(tables.FORMATS[name](pivots) + '\n')
+    path.write_text(formats.FORMATS[name](pivots) + '\n')
     files.append(path)
   (out / 'runs.csv').write_text(runs_csv(runs))
   files.append(out / 'runs.csv')

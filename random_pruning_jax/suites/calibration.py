@@ -21,7 +21,7 @@ def full(bench: Bench) -> Findings:
   try:
     held_out = bench.outputs(split='validation').logits
   except data.DataError as error:
-    found.skipped['temperature'] = str(error).splitlines()[0]
+    found.skipped['temperature'] = error.brief
     return found
   temperature = _temperature(held_out, bench.labels(split='validation'))
   scaled = measure(logits / np.float32(temperature), labels, ('nll', 'ece'))

@@ -78,7 +78,7 @@ def _measure(bench: Bench, family: Family | None, prefix: str) -> Findings:
     try:
       each = [_one(bench, family, name, severity) for severity in bench.config.severities]
     except data.DataError as error:
-      found.skipped[f'{prefix}/{name}'] = str(error).splitlines()[0]
+      found.skipped[f'{prefix}/{name}'] = error.brief
       continue
     means[name] = {k: float(np.mean([numbers[k] for numbers in each])) for k in MEASURED}
     found.numbers.update({f'{prefix}/{name}/{k}': value for k, value in means[name].items()})

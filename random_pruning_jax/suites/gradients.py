@@ -57,7 +57,7 @@ def _compiled(model, on: tuple[jax.Device, ...]) -> tuple[Callable, Callable]:
 
   def gradient(variables, masks, images, labels):
     loss_fn = loss_of(variables, images, labels)
-    return gradients.of_gradients(parallel.mean(jax.grad(loss_fn)(variables['params'])), masks)
+    return gradients.gradient_flow(parallel.mean(jax.grad(loss_fn)(variables['params'])), masks)
 
   def hessian(vector, variables, masks, images, labels):
     loss_fn = loss_of(variables, images, labels)

@@ -52,7 +52,7 @@ def _measure(bench: Bench, scorers: Mapping[str, Scorer], besides: tuple[str, ..
     try:
       bench.source(foreign)
     except data.DataError as error:
-      found.skipped[f'ood/{foreign}'] = str(error).splitlines()[0]
+      found.skipped[f'ood/{foreign}'] = error.brief
       continue
     for name, scorer in scorers.items():
       numbers = ood.separation(own[name], scorer(foreign, 'test'))
@@ -96,16 +96,16 @@ def _choose(
   foreign, found, chosen = bench.config.validation_foreign, Findings(), {}
   if not foreign:
     return chosen, found
+  split = 'validation' if foreign in ALWAYS else 'test'
   try:
-    bench.source(foreign, 'validation' if foreign in ALWAYS else 'test')
+    bench.source(foreign, split)
   except data.DataError as error:
-    found.skipped['ood/validation_foreign'] = str(error).splitlines()[0]
+    found.skipped['ood/validation_foreign'] = error.brief
     return chosen, found
   for name, settings in tried.items():
 
     def score(setting, make=makers[name]):
       scorer = make(setting)
-      split = 'validation' if foreign in ALWAYS else 'test'
       return scorer(OWN, 'validation'), scorer(foreign, split)
 
     chosen[name] = dict(ood.choose(settings, score))
@@ -182,7 +182,7 @@ def _statistics(bench: Bench) -> ood_features.Statistics:
     done += len(labels)
     if statistics is None:
       statistics = ood_features.empty(batch.features.shape[1], batch.logits.shape[1])
-    statistics = ood_features.gather(statistics, batch.features, batch.logits, labels)
+    statistics = ood_features.with_batch(statistics, batch.features, batch.logits, labels)
     advance(len(labels))
   return statistics
 

@@ -30,7 +30,7 @@ def full(bench: Bench) -> Findings:
     try:
       images, labels = bench.images(name)
     except data.DataError as error:
-      found.skipped[f'shifts/{name}'] = str(error).splitlines()[0]
+      found.skipped[f'shifts/{name}'] = error.brief
       continue
     classes = bench.experiment.spec.num_classes
     if labels.max() >= classes:

@@ -99,7 +99,7 @@ def network(config: ConfigDict) -> str:
 
 def state(directory: pathlib.Path) -> str:
   """'done', 'failed', 'running', 'interrupted' or 'waiting', as the run's directory says."""
-  row = results.last(directory)
+  row = results.row_of(directory)
   if row and results.is_final(row):
     return 'done'
   if (directory / results.FAILED).exists():
@@ -114,7 +114,7 @@ def measured_otherwise(job: Job, directory: pathlib.Path) -> list[str]:
 
   'evaluation.suites' is one of them where the config names some that were not run.
   """
-  row = results.last(directory / job.tag)
+  row = results.row_of(directory / job.tag)
   settings = row.get('settings', {}) if row else {}  # of each suite; older rows do not have them
   asked = {
     name.removeprefix('evaluation.'): value

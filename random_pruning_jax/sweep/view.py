@@ -112,7 +112,7 @@ class View:
     return left * (time.monotonic() - self._began) / spent
 
   def _finished(self, job: Job) -> None:
-    row = results.last(self._directory / job.tag)
+    row = results.row_of(self._directory / job.tag)
     self._seconds[job.tag] = sum(
       row.get(name) or 0.0 for name in ('train_seconds', 'evaluation_seconds')
     )
@@ -134,7 +134,7 @@ class View:
     if state == 'failed':
       found = plan.read_failure(self._directory / job.tag)
       return (found['error'].splitlines() or [''])[0][:160]
-    row = results.last(self._directory / job.tag)
+    row = results.row_of(self._directory / job.tag)
     accuracy = row.get('metrics', {}).get('accuracy')
     seconds = row.get('train_seconds') or 0.0
     return f'accuracy {accuracy:.2%}  {duration(seconds)}' if accuracy is not None else ''

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits a sweep to SLURM as a job array: N jobs of one GPU, each with its part of the runs.
 #
-#   launch/sweep.sh --config=FILE --workdir=DIR --jobs=N [--dry-run] [-- SBATCH OPTIONS ...]
+#   launch/sweep.sh --config=FILE --workdir=DIR --jobs=N [--config.FIELD=VALUE ...] [--dry-run] [-- SBATCH OPTIONS ...]
 #
 # A preempted job is queued again and goes on; the same command again runs what is not finished.
 # --dry-run lists the runs with their cost and prints what would be submitted.

@@ -56,7 +56,7 @@ def default() -> ConfigDict:
   config.dataset = 'cifar10'  # digits, cifar10, cifar100, svhn_cropped, mnist, any TFDS image set
   config.data_dir = ''  # of TFDS data sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data_loading = 'auto'  # 'resident' in device memory, or 'streamed' from files
-  config.data_workers = -1  # processes that decode streamed images; -1 is one a core, 0 threads
+  config.data_workers = -1  # processes that decode streamed images; -1: one a core; 0: threads
   config.image_size = 0  # pixels that the network sees; 0 is the data set's own
   # Shorter side before evaluation's central crop, where sizes vary; 0: 256 for 224.
   config.resize = 0

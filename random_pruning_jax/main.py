@@ -14,7 +14,7 @@ _PIPE_CLOSED = 141  # as shells say that SIGPIPE ended a process
 _LOOP_CLOSED = 'Event loop is closed'  # as asyncio says it
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
-  'evaluate': 'measure a checkpoint of a run',
+  'evaluate': 'measure a checkpoint of each of some runs',
   'sweep': 'train every config of a sweep, on one GPU or several',
   'report': 'tables, figures and a page of finished runs',
   'compare': 'what two runs differ in: configs, numbers, masks, learning curves',
@@ -25,7 +25,7 @@ COMMANDS = {
   'inspect': 'what an exported file holds, and what it would cost to run',
   'predict': 'classes and probabilities of images, from an exported file',
   'benchmark-input': 'measure how fast training images arrive',
-  'prepare': 'download a data set and prepare it',
+  'prepare': 'prepare a data set: one that is downloaded, or a folder of images',
 }
 
 

@@ -1,7 +1,7 @@
 """Being asked to stop: SIGTERM, as a scheduler sends it before it takes the machine away.
 
-A run that is asked saves after its present step and ends by `Preempted`, whose exit status tells a
-launcher that the same command goes on.
+A run that is asked saves after the present call of its step and ends by `Preempted`, whose exit
+status tells a launcher that the same command goes on.
 """
 
 import contextlib

@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workdir', default='', help='where the runs live (default: runs/ and the name of the file)'
   )
   parser.add_argument(
-    '--workers', type=int, default=1, help='processes, each on a GPU of its own (default: 1)'
+    '--workers',
+    type=int,
+    default=1,
+    help='processes, each on a GPU of its own or on a share of the cores (default: 1)',
   )
   parser.add_argument(
     '--together',

@@ -7,6 +7,7 @@
     figures.py   the figures and when each can be drawn; curves.py, sizes.py, details.py draw them
     claims.py    the paper's claims; verdicts.py decides them by paired tests over seeds
     paper.py     the paper's own figure, digitised
+    repeat.py    the command that makes a run again
     page.py      everything on one HTML page that needs no network
     write.py     puts all of it into a directory
 

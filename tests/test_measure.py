@@ -14,7 +14,7 @@ from random_pruning_jax import checkpoints, main, measure, parallel, recorder, r
 from random_pruning_jax.experiment import build
 from random_pruning_jax.meter import Meter
 from random_pruning_jax.report import runs as report_runs
-from random_pruning_jax.sweep import plan
+from random_pruning_jax.sweep import agenda
 
 
 @pytest.fixture(scope='module')
@@ -204,11 +204,11 @@ def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):
   shutil.rmtree(copied / 'checkpoints' / '20')
   early = measure.evaluate_run(copied, suite=('calibration',), show=False)
   assert early['step'] == 10 and not early['final']
-  assert plan.state(copied) == 'interrupted'
+  assert agenda.state(copied) == 'interrupted'
   assert [each.state for each in report_runs.read([copied]) if not each.dense] == ['missing']
   row, _ = run.run(config, copied, show=False)
   assert row['final'] and 'ood/natural_patches/msp/auroc' in row['metrics']
-  assert checkpoints_of(copied) == ['10', '20'] and plan.state(copied) == 'done'
+  assert checkpoints_of(copied) == ['10', '20'] and agenda.state(copied) == 'done'
 
 
 def test_a_row_says_for_each_suite_how_it_was_measured(copied):

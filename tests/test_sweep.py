@@ -18,11 +18,11 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import lock, preemption, results, run, runlog
+from random_pruning_jax import lock, preemption, pruning, results, run, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.config import flat
 from random_pruning_jax.config_files import changed, override
-from random_pruning_jax.sweep import claim, estimate, plan, view, work, workers
+from random_pruning_jax.sweep import agenda, claim, estimate, view, work, workers
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -33,7 +33,7 @@ def small(**changes):
 
 
 def planned(*configs):
-  return plan.plan(configs).jobs
+  return agenda.make(configs).jobs
 
 
 @pytest.fixture(scope='module')
@@ -47,8 +47,8 @@ def swept(tmp_path_factory):
     small(pruning__ratio='erk_plus', pruning__density=0.01),
     small(pruning__ratio='nonsense'),
   ]
-  both = plan.plan(configs, skip_invalid=True)
-  plan.remember(both.jobs, directory)
+  both = agenda.make(configs, skip_invalid=True)
+  agenda.remember(both.jobs, directory)
   compiled = []
 
   def listen(event, duration, **_):
@@ -66,15 +66,15 @@ def swept(tmp_path_factory):
 
 
 def states(directory, jobs):
-  return [plan.state(directory / job.tag) for job in jobs]
+  return [agenda.state(directory / job.tag) for job in jobs]
 
 
 def test_failures_are_recorded_and_stop_nothing(swept):
   directory, jobs, _, _ = swept
-  by_tag = {job.tag: plan.state(directory / job.tag) for job in jobs}
+  by_tag = {job.tag: agenda.state(directory / job.tag) for job in jobs}
   assert sorted(by_tag.values()) == ['done', 'done', 'failed', 'failed', 'failed']
   errors = [
-    plan.read_failure(directory / tag) for tag, state in by_tag.items() if state == 'failed'
+    agenda.read_failure(directory / tag) for tag, state in by_tag.items() if state == 'failed'
   ]
   found = {error['error'].split(':')[0]: error for error in errors}
   assert found.keys() == {'NotFiniteError', 'ValueError'}
@@ -104,7 +104,7 @@ def test_the_view_of_no_runs_is_drawn_on_a_terminal(tmp_path):
 
 def test_what_is_left_is_of_like_networks_or_grows_less_than_their_work(tmp_path):
   """Before this view has seen a run end, one after the other as long as those before took."""
-  both = plan.plan([small(), small(seed=1), small(model__width=4)])
+  both = agenda.make([small(), small(seed=1), small(model__width=4)])
   costs = estimate.costs(both.jobs, both.experiments)
   (tmp_path / both.jobs[0].tag).mkdir()
   row = {'train_seconds': 80.0, 'evaluation_seconds': 20.0}
@@ -128,7 +128,7 @@ def test_finished_and_failed_runs_are_left_alone(swept):
 
 def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept, capsys):
   directory, jobs, _, _ = swept
-  done = [job for job in jobs if plan.state(directory / job.tag) == 'done']
+  done = [job for job in jobs if agenda.state(directory / job.tag) == 'done']
   command._say_measured_otherwise(done, directory)
   assert not capsys.readouterr().err
   fields = {'suites': ('calibration', 'quick'), 'checkpoint': 'latest', 'epsilons': (4 / 255,)}
@@ -146,19 +146,19 @@ def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept,
 def test_retry_tries_failed_runs_again(swept):
   directory, jobs, _, _ = swept
   bad = [job for job in jobs if job.config.pruning.ratio == 'erk_plus']
-  before = plan.read_failure(directory / bad[0].tag)['time']
+  before = agenda.read_failure(directory / bad[0].tag)['time']
   time.sleep(1.1)
   work.forget_failures(bad, directory)
   assert states(directory, bad)[0] in ('waiting', 'interrupted')
   work.work(bad, directory)
-  assert plan.read_failure(directory / bad[0].tag)['time'] > before
+  assert agenda.read_failure(directory / bad[0].tag)['time'] > before
 
 
 def test_the_manifest_holds_every_planned_run(swept):
   directory, jobs, _, _ = swept
-  assert plan.read_manifest(directory).keys() == {job.tag for job in jobs}
-  plan.remember(jobs[:1], directory)
-  assert len(plan.read_manifest(directory)) == len(jobs)
+  assert agenda.read_manifest(directory).keys() == {job.tag for job in jobs}
+  agenda.remember(jobs[:1], directory)
+  assert len(agenda.read_manifest(directory)) == len(jobs)
 
 
 def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys):
@@ -180,7 +180,7 @@ def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys)
     command._say_claimed([job], tmp_path)
   said = capsys.readouterr().err
   assert f'other processes: 1, as {job.tag} to process {os.getpid()} on ' in said
-  assert plan.state(tmp_path / job.tag) == 'waiting'
+  assert agenda.state(tmp_path / job.tag) == 'waiting'
   command._say_claimed([job], tmp_path)
   assert not capsys.readouterr().err
 
@@ -192,7 +192,7 @@ def test_a_run_whose_process_lives_though_its_claim_is_old_has_not_failed(tmp_pa
   with lock.alone(place):  # as the process that trains it has
     work.work([job], tmp_path)
   assert not (place / results.FAILED).exists()
-  assert plan.state(place) not in ('failed', 'done')
+  assert agenda.state(place) not in ('failed', 'done')
 
 
 def test_a_sweep_on_a_file_system_without_locks_is_refused_by_name(tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_a_sweep_on_a_file_system_without_locks_is_refused_by_name(tmp_path, mon
 
   monkeypatch.setattr(fcntl, 'flock', refuse)
   with pytest.raises(OSError, match=f'{tmp_path} must be on a file system with locks'):
-    plan.remember([], tmp_path)
+    agenda.remember([], tmp_path)
 
 
 def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
@@ -250,7 +250,7 @@ def test_a_claim_from_another_host_lasts_while_it_is_touched(tmp_path):
 
 def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_path):
   configs = [small(pruning__ratio='nonsense', seed=seed) for seed in range(3)]
-  jobs = plan.plan(configs, skip_invalid=True).jobs  # recorded as failed in no time
+  jobs = agenda.make(configs, skip_invalid=True).jobs  # recorded as failed in no time
   path = tmp_path / jobs[0].tag / claim.FILE
   path.parent.mkdir()
   path.write_text(json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'}))
@@ -268,7 +268,7 @@ def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_pat
 
 
 def test_a_run_that_ended_since_the_sweep_looked_is_left_alone(tmp_path):
-  jobs = plan.plan([small(pruning__ratio='nonsense')], skip_invalid=True).jobs
+  jobs = agenda.make([small(pruning__ratio='nonsense')], skip_invalid=True).jobs
   place = tmp_path / jobs[0].tag
 
   def more():
@@ -276,7 +276,7 @@ def test_a_run_that_ended_since_the_sweep_looked_is_left_alone(tmp_path):
     return True
 
   work.work(jobs, tmp_path, more)
-  assert plan.read_failure(place)['error'] == 'by another process'
+  assert agenda.read_failure(place)['error'] == 'by another process'
 
 
 def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
@@ -290,7 +290,7 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     small(seed=1, evaluation__corruptions=('foggy',)),
   ]
   with pytest.raises(ValueError) as refused:
-    plan.plan(configs)
+    agenda.make(configs)
   text = str(refused.value)
   assert text.startswith('6 of 7 configs are invalid; nothing was started.')
   for word in ('nonsense', 'resnet7', '(0, 1], got 0.0', 'dense_twin', '(config 4)'):
@@ -310,7 +310,7 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
 )
 def test_duplicates_are_refused(configs):
   with pytest.raises(ValueError, match='configs 0 and 1 are the same run'):
-    plan.plan(configs)
+    agenda.make(configs)
 
 
 def test_tags_are_readable_and_differ_with_every_field_but_the_place_of_the_data():
@@ -336,19 +336,19 @@ def test_jobs_that_share_a_compilation_follow_each_other():
 
 @pytest.mark.parametrize('n', [1, 2, 3, 7])
 def test_shards_are_disjoint_and_together_everything(n):
-  jobs = [plan.Job(str(i), None, '') for i in range(5)]
-  parts = [plan.shard(jobs, f'{i}/{n}') for i in range(1, n + 1)]
+  jobs = [agenda.Job(str(i), None, '') for i in range(5)]
+  parts = [agenda.shard(jobs, f'{i}/{n}') for i in range(1, n + 1)]
   assert sorted(job.tag for part in parts for job in part) == [job.tag for job in jobs]
 
 
 @pytest.mark.parametrize('which', ['0/2', '3/2', '1', 'a/b', '1/0'])
 def test_a_shard_that_cannot_be_is_refused(which):
   with pytest.raises(ValueError, match='must be I/N'):
-    plan.shard([], which)
+    agenda.shard([], which)
 
 
 def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
-  both = plan.plan([small(), small(pruning__density=1.0)])
+  both = agenda.make([small(), small(pruning__density=1.0)])
   sparse, dense = estimate.costs(both.jobs, both.experiments)
   structure = both.experiments[both.jobs[0].group].structure
   prunable = sum(layer.size for layer in structure.layers)
@@ -366,7 +366,7 @@ def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
 def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_path, monkeypatch):
   clock = types.SimpleNamespace(perf_counter=itertools.count(step=60).__next__)  # a look, a minute
   monkeypatch.setattr(estimate, 'time', clock)
-  both = plan.plan([small(), small(model__width=4)])
+  both = agenda.make([small(), small(model__width=4)])
   narrow, wide = (
     sum(x.macs for x in both.experiments[job.group].structure.layers) for job in both.jobs
   )
@@ -377,7 +377,7 @@ def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_p
 
 
 def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):
-  both = plan.plan([small()])
+  both = agenda.make([small()])
   work.record_failure(both.jobs[0], tmp_path / both.jobs[0].tag, 'for want of memory')
   left, again = (estimate.table(*both, tmp_path, 1, retry) for retry in (False, True))
   assert 'What is not done takes about 0 s' in left
@@ -385,7 +385,7 @@ def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):
 
 
 def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
-  both = plan.plan(
+  both = agenda.make(
     [
       small(pruning__dense=('stem',)),
       small(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3),
@@ -402,7 +402,7 @@ def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
 def test_the_dry_run_knows_how_many_images_of_a_set_that_is_not_here_are_trained_on(tmp_path):
   fields = {'epochs': 2, 'batch_size': 100, 'data_dir': str(tmp_path)}
   configs = [small(**fields | {'dataset': name}) for name in ('cifar10', 'mnist')]
-  both = plan.plan(configs, need_data=False)
+  both = agenda.make(configs, need_data=False)
   steps = [cost.steps for cost in estimate.costs(both.jobs, both.experiments)]
   assert sorted(steps) == [2 * 450, 2 * 540]  # nine tenths of 50,000 and 60,000
 
@@ -432,9 +432,9 @@ def test_every_sweep_file_can_be_planned(path):
   known = [
     config
     for config in configs
-    if {config.pruning.ratio, config.pruning.select} <= {*plan.pruning.RATIOS, *plan.pruning.SCORES}
+    if {config.pruning.ratio, config.pruning.select} <= {*pruning.RATIOS, *pruning.SCORES}
   ]
-  jobs = plan.plan(known[:: max(1, len(known) // 4)], need_data=False).jobs
+  jobs = agenda.make(known[:: max(1, len(known) // 4)], need_data=False).jobs
   assert jobs
 
 
@@ -498,7 +498,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_stopped(tmp_path):
   process.communicate()
   assert not list(directory.glob(f'*/{results.FAILED}'))
   jobs = planned(*command.load_sweep(str(tmp_path / 'file.py'), []))
-  assert plan.read_manifest(directory).keys() == {job.tag for job in jobs}
+  assert agenda.read_manifest(directory).keys() == {job.tag for job in jobs}
   work.work(jobs, directory)
   assert sorted(row['seed'] for row in results.read([directory])) == [10, 11, 12]
   assert not list(directory.glob(f'*/{claim.FILE}'))
@@ -524,7 +524,7 @@ def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
   process.communicate(timeout=120)
   assert process.returncode != 0
   assert not list(directory.glob(f'*/{claim.FILE}'))
-  states = [plan.state(place) for place in directory.glob('digits-*')]
+  states = [agenda.state(place) for place in directory.glob('digits-*')]
   assert 'interrupted' in states and 'done' not in states and 'failed' not in states
 
 
@@ -549,7 +549,7 @@ def test_workers_that_give_up_are_named_and_the_status_says_so(tmp_path):
 
 
 def test_the_status_of_workers_that_gave_up_counts_where_runs_are_left_alone(tmp_path):
-  jobs = plan.plan([small(pruning__ratio='nonsense')], skip_invalid=True).jobs
+  jobs = agenda.make([small(pruning__ratio='nonsense')], skip_invalid=True).jobs
   assert workers.run(['no-command'], 1, jobs, tmp_path) == 2
   work.record_failure(jobs[0], tmp_path / jobs[0].tag, 'it cannot be')
   assert workers.run(['no-command'], 1, jobs, tmp_path) == 0
@@ -584,7 +584,7 @@ def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):
   _, said = process.communicate()
   assert process.returncode == 1, said
   assert '2 done, 0 running, 1 failed, 0 to do' in said
-  assert 'ended by SIGKILL (out of memory?)' in plan.read_failure(place)['error']
+  assert 'ended by SIGKILL (out of memory?)' in agenda.read_failure(place)['error']
   assert len(results.read([directory])) == 2
 
 
@@ -611,8 +611,8 @@ def test_runs_train_together_and_a_failing_one_stops_no_other(swept, tmp_path):
   assert states(tmp_path, jobs) == states(directory, jobs)
   assert not list(tmp_path.glob(f'*/{claim.FILE}'))
   for job in jobs:
-    if plan.state(tmp_path / job.tag) == 'failed':
-      found, expected = (plan.read_failure(root / job.tag) for root in (tmp_path, directory))
+    if agenda.state(tmp_path / job.tag) == 'failed':
+      found, expected = (agenda.read_failure(root / job.tag) for root in (tmp_path, directory))
       assert found['error'] == expected['error']
       assert bool(found['traceback']) == bool(expected['traceback'])
     else:

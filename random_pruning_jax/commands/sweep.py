@@ -15,7 +15,7 @@ from random_pruning_jax.commands import arguments
 from random_pruning_jax.progress import say
 
 if TYPE_CHECKING:  # imported where they are needed, because they need JAX
-  from random_pruning_jax.sweep import plan, view
+  from random_pruning_jax.sweep import agenda, view
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,10 +80,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # the GPUs are the workers'
   _check_alone()
   from random_pruning_jax import preemption
-  from random_pruning_jax.sweep import estimate, plan, view, work, workers
+  from random_pruning_jax.sweep import agenda, estimate, view, work, workers
 
-  planned = plan.plan(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
-  jobs = plan.shard(planned.jobs, args.shard)
+  planned = agenda.make(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
+  jobs = agenda.shard(planned.jobs, args.shard)
   if args.dry_run:
     print(estimate.table(jobs, planned.experiments, directory, args.workers, args.retry))
     return 0
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with preemption.raise_when_asked():
       work.work([*jobs[start:], *jobs[:start]], directory, _parent_lives(), args.together)
     return 0
-  plan.remember(planned.jobs, directory)
+  agenda.remember(planned.jobs, directory)
   if args.retry:
     work.forget_failures(jobs, directory)
   status = 0
@@ -170,14 +170,14 @@ def _parent_lives() -> Callable[[], bool]:
   return lambda: os.getppid() == parent
 
 
-def _report(seen: 'view.View', jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> int:
+def _report(seen: 'view.View', jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> int:
   from random_pruning_jax import results
-  from random_pruning_jax.sweep import plan
+  from random_pruning_jax.sweep import agenda
 
   say(f'{seen.summary()}.')
   for job in jobs:
     place = directory / job.tag
-    if plan.state(place) == 'failed':
+    if agenda.state(place) == 'failed':
       say(f'failed: {place / results.FAILED}')
   _say_claimed(jobs, directory)
   _say_measured_otherwise(jobs, directory)
@@ -185,7 +185,7 @@ def _report(seen: 'view.View', jobs: 'Sequence[plan.Job]', directory: pathlib.Pa
   return 1 if seen.count('failed') else 0
 
 
-def _say_claimed(jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> None:
+def _say_claimed(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
   from random_pruning_jax.sweep import claim
 
   holders = {job.tag: claim.holder(directory / job.tag) for job in jobs}
@@ -200,10 +200,10 @@ def _say_claimed(jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> None:
   )
 
 
-def _say_measured_otherwise(jobs: 'Sequence[plan.Job]', directory: pathlib.Path) -> None:
-  from random_pruning_jax.sweep import plan
+def _say_measured_otherwise(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
+  from random_pruning_jax.sweep import agenda
 
-  found = [(job, plan.measured_otherwise(job, directory)) for job in jobs]
+  found = [(job, agenda.measured_otherwise(job, directory)) for job in jobs]
   found = [(job, fields) for job, fields in found if fields]
   if not found:
     return

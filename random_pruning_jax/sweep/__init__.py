@@ -1,12 +1,12 @@
 """A list of configs becomes finished runs, whatever happens to some of them.
 
-    plan.py      configs -> jobs: a directory for each, checked before anything starts
+    agenda.py    configs -> jobs: a directory for each, checked before anything starts
     estimate.py  what jobs will cost: parameters, FLOPs, time
     claim.py     one process trains a run, however many work on a directory
     work.py      trains what is not done; failures are recorded and stop nothing
     workers.py   several processes, each on a GPU of its own
     view.py      what a person sees meanwhile
 
-States of a run are read from its directory and kept nowhere else (`plan.state`), so a sweep that
+States of a run are read from its directory and kept nowhere else (`agenda.state`), so a sweep that
 was killed goes on from what it finds.
 """

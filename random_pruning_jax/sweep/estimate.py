@@ -10,15 +10,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from random_pruning_jax import cost, data, masks, optimizers, parallel, tables
-from random_pruning_jax import plan as budget
+from random_pruning_jax import cost, data, masks, optimizers, parallel, plan, tables
 from random_pruning_jax.data import places, resident
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.step import create_state, train_step
-from random_pruning_jax.sweep import plan
-from random_pruning_jax.sweep.plan import Job
+from random_pruning_jax.sweep import agenda
+from random_pruning_jax.sweep.agenda import Job
 
 # Images of the training split of sets that need not be on the machine that plans.
 _TRAIN_SPLIT = {
@@ -56,12 +55,12 @@ def _cost(job: Job, experiment: Experiment) -> Cost:
     steps = config.epochs * resident.steps_per_epoch(images, config.batch_size)
     samples = steps * config.batch_size
   dense = cost.training_flops(layers, samples) if samples else None
-  bad = plan.infeasible(config, experiment)
+  bad = agenda.infeasible(config, experiment)
   kept, flops = masks.kept_count(config.pruning.density, sum(x.size for x in layers)), None
   if config.pruning.density == 1:
     flops = dense
   elif config.pruning.ratio in RATIOS and not bad:
-    densities = budget.densities(config, structure)
+    densities = plan.densities(config, structure)
     kept = cost.kept(layers, densities)
     flops = cost.training_flops(layers, samples, densities) if samples else None
   return Cost(structure.parameters, None if bad else kept, steps, dense, flops, bad)
@@ -154,7 +153,7 @@ def table(
   lines = [head]
   left = 0.0
   for job, each in zip(jobs, every, strict=True):
-    state = plan.state(directory / job.tag)
+    state = agenda.state(directory / job.tag)
     if each is None or each.infeasible:
       lines.append([job.tag, 'invalid' if each is None else 'infeasible'])
       continue
@@ -185,7 +184,7 @@ def _notes(
   known = [each for each in every if each]
   dense = sum(each.dense_flops or 0.0 for each in known)
   kept = sum(each.flops or 0.0 for each in known)
-  names = {job.group: plan.network(job.config) for job in jobs}
+  names = {job.group: agenda.network(job.config) for job in jobs}
   steps = ', '.join(f'{names[group]} {1e3 * s:.3g} ms' for group, s in step.items())
   wrong = [
     f'{job.tag}: {job.error or each.infeasible}'

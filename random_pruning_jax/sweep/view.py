@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from random_pruning_jax import results, runlog
-from random_pruning_jax.sweep import plan
+from random_pruning_jax.sweep import agenda
+from random_pruning_jax.sweep.agenda import Job
 from random_pruning_jax.sweep.estimate import Cost, duration
-from random_pruning_jax.sweep.plan import Job
 
 _SHOWN = 8  # running jobs on the screen at most
 
@@ -31,7 +31,7 @@ class View:
     self._terminal = self._out.isatty()
     self._steps = {j.tag: c.steps if c else None for j, c in zip(jobs, costs, strict=True)}
     self._work = {j.tag: (c and c.dense_flops) or 0.0 for j, c in zip(jobs, costs, strict=True)}
-    self._states = {job.tag: plan.state(directory / job.tag) for job in jobs}
+    self._states = {job.tag: agenda.state(directory / job.tag) for job in jobs}
     self._seconds: dict[str, float] = {}  # that finished runs took
     for job in jobs:
       if self._states[job.tag] == 'done':
@@ -67,7 +67,7 @@ class View:
         old = self._states[job.tag]
         if old == 'done':
           continue
-        new = self._states[job.tag] = plan.state(self._directory / job.tag)
+        new = self._states[job.tag] = agenda.state(self._directory / job.tag)
         if new == 'done':
           self._finished(job)
         if new != old and new in ('done', 'failed'):
@@ -132,7 +132,7 @@ class View:
 
   def _outcome(self, job: Job, state: str) -> str:
     if state == 'failed':
-      found = plan.read_failure(self._directory / job.tag)
+      found = agenda.read_failure(self._directory / job.tag)
       return (found['error'].splitlines() or [''])[0][:160]
     row = results.row_of(self._directory / job.tag)
     accuracy = row.get('metrics', {}).get('accuracy')

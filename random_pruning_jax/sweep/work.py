@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from random_pruning_jax import atomic, results, room, run
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.progress import say
-from random_pruning_jax.sweep import claim, plan
-from random_pruning_jax.sweep.plan import Job
+from random_pruning_jax.sweep import agenda, claim
+from random_pruning_jax.sweep.agenda import Job
 
 QUICK = 120.0  # seconds: runs that compile longer than they would gain from all devices for each
 
@@ -79,11 +79,11 @@ def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -
 
 
 def _over(job: Job, directory: pathlib.Path) -> bool:
-  return plan.state(directory / job.tag) in ('done', 'failed')
+  return agenda.state(directory / job.tag) in ('done', 'failed')
 
 
 def _free(job: Job, directory: pathlib.Path) -> bool:
-  return plan.state(directory / job.tag) in ('waiting', 'interrupted')
+  return agenda.state(directory / job.tag) in ('waiting', 'interrupted')
 
 
 def _size(job: Job, together: int) -> int:

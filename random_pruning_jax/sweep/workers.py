@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from random_pruning_jax.progress import say
-from random_pruning_jax.sweep import claim, plan, work
-from random_pruning_jax.sweep.plan import Job
+from random_pruning_jax.sweep import agenda, claim, work
+from random_pruning_jax.sweep.agenda import Job
 
 _PATIENCE = 60.0  # seconds in which an interrupted worker may finish what it writes
 
@@ -62,7 +62,7 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
           alive.append(_start(again, worker.number, environments[worker.number], directory))
   finally:
     _stop(alive)
-  left = any(plan.state(directory / job.tag) not in ('done', 'failed') for job in jobs)
+  left = any(agenda.state(directory / job.tag) not in ('done', 'failed') for job in jobs)
   return status if left else 0
 
 
@@ -108,7 +108,7 @@ def _held(worker: Worker, jobs: Sequence[Job], directory: pathlib.Path) -> list[
     job
     for job in jobs
     if claim.pid(directory / job.tag / claim.FILE) == worker.process.pid
-    and plan.state(directory / job.tag) not in ('done', 'failed')
+    and agenda.state(directory / job.tag) not in ('done', 'failed')
   ]
 
 

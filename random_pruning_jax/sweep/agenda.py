@@ -1,4 +1,4 @@
-"""Jobs of a sweep: each config with its directory, all checked before anything starts."""
+"""What a sweep is to do: each config with its directory, all checked before anything starts."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ class Job(NamedTuple):
   error: str = ''  # why it cannot be run
 
 
-class Plan(NamedTuple):
+class Agenda(NamedTuple):
   jobs: list[Job]  # those that share a compilation follow each other
   experiments: dict[str, Experiment]  # of one job of each group
 
 
-def plan(
+def make(
   configs: Sequence[ConfigDict], *, skip_invalid: bool = False, need_data: bool = True
-) -> Plan:
+) -> Agenda:
   """Checks every config and orders the jobs. Raises one ValueError that names all that is wrong.
 
   A budget that a network cannot spend is not: the run says it, and before that `infeasible`.
@@ -61,7 +61,7 @@ def plan(
   if wrong and not skip_invalid:
     raise ValueError(_refusal(wrong, len(configs)))
   first = list(dict.fromkeys(job.group for job in jobs))
-  return Plan(sorted(jobs, key=lambda job: first.index(job.group)), experiments)
+  return Agenda(sorted(jobs, key=lambda job: first.index(job.group)), experiments)
 
 
 def shard(jobs: Sequence[Job], which: str) -> list[Job]:

@@ -22,7 +22,7 @@ from random_pruning_jax import lock, preemption, pruning, results, run, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.config import flat
 from random_pruning_jax.config_files import changed, override
-from random_pruning_jax.sweep import agenda, claim, estimate, view, work, workers
+from random_pruning_jax.sweep import agenda, estimate, lease, view, work, workers
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -163,11 +163,11 @@ def test_the_manifest_holds_every_planned_run(swept):
 
 def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys):
   (job,) = planned(small())
-  with claim.hold(tmp_path / job.tag) as mine:
+  with lease.hold(tmp_path / job.tag) as mine:
     assert mine
     script = (
-      'import pathlib, sys; from random_pruning_jax.sweep import claim\n'
-      'with claim.hold(pathlib.Path(sys.argv[1])) as mine: print(mine)'
+      'import pathlib, sys; from random_pruning_jax.sweep import lease\n'
+      'with lease.hold(pathlib.Path(sys.argv[1])) as mine: print(mine)'
     )
     done = subprocess.run(
       [sys.executable, '-c', script, str(tmp_path / job.tag)],
@@ -177,15 +177,15 @@ def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys)
     )
     assert done.stdout.strip() == 'False', done.stderr
     work.work([job], tmp_path)
-    command._say_claimed([job], tmp_path)
+    command._say_leased([job], tmp_path)
   said = capsys.readouterr().err
   assert f'other processes: 1, as {job.tag} to process {os.getpid()} on ' in said
   assert agenda.state(tmp_path / job.tag) == 'waiting'
-  command._say_claimed([job], tmp_path)
+  command._say_leased([job], tmp_path)
   assert not capsys.readouterr().err
 
 
-def test_a_run_whose_process_lives_though_its_claim_is_old_has_not_failed(tmp_path):
+def test_a_run_whose_process_lives_though_its_lease_is_old_has_not_failed(tmp_path):
   (job,) = planned(small())
   place = tmp_path / job.tag
   place.mkdir()
@@ -204,54 +204,54 @@ def test_a_sweep_on_a_file_system_without_locks_is_refused_by_name(tmp_path, mon
     agenda.remember([], tmp_path)
 
 
-def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
+def test_a_lease_of_a_dead_process_is_taken_over(tmp_path):
   gone = subprocess.Popen([sys.executable, '-c', ''])
   gone.wait()
   place = tmp_path / 'run'
   place.mkdir()
   for pid, started in ((gone.pid, '1'), (os.getpid(), 'another start')):
-    found = {'pid': pid, 'host': claim._me()['host'], 'started': started}
-    (place / claim.FILE).write_text(json.dumps(found))
-    assert claim.holder(place) is None
-    with claim.hold(place) as mine:
-      assert mine and claim.holder(place)['pid'] == os.getpid()
-    assert not (place / claim.FILE).exists()
+    found = {'pid': pid, 'host': lease._me()['host'], 'started': started}
+    (place / lease.FILE).write_text(json.dumps(found))
+    assert lease.holder(place) is None
+    with lease.hold(place) as mine:
+      assert mine and lease.holder(place)['pid'] == os.getpid()
+    assert not (place / lease.FILE).exists()
 
 
-def test_a_claim_is_nobodys_once_its_process_ended_though_none_has_asked_how(tmp_path):
-  path = tmp_path / claim.FILE
+def test_a_lease_is_nobodys_once_its_process_ended_though_none_has_asked_how(tmp_path):
+  path = tmp_path / lease.FILE
   with subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE) as process:
-    started = claim._started(process.pid)
-    path.write_text(json.dumps(claim._me() | {'pid': process.pid, 'started': started}))
-    assert claim.holder(tmp_path)['pid'] == process.pid
+    started = lease._started(process.pid)
+    path.write_text(json.dumps(lease._me() | {'pid': process.pid, 'started': started}))
+    assert lease.holder(tmp_path)['pid'] == process.pid
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert claim.holder(tmp_path) is None
+    assert lease.holder(tmp_path) is None
 
 
-def test_a_claim_that_a_crash_left_empty_is_taken_over(tmp_path):
+def test_a_lease_that_a_crash_left_empty_is_taken_over(tmp_path):
   (tmp_path / 'run').mkdir()
-  (tmp_path / 'run' / claim.FILE).touch()
-  assert claim.pid(tmp_path / 'run' / claim.FILE) is None
-  with claim.hold(tmp_path / 'run') as mine:
-    assert mine and claim.holder(tmp_path / 'run')['pid'] == os.getpid()
+  (tmp_path / 'run' / lease.FILE).touch()
+  assert lease.pid(tmp_path / 'run' / lease.FILE) is None
+  with lease.hold(tmp_path / 'run') as mine:
+    assert mine and lease.holder(tmp_path / 'run')['pid'] == os.getpid()
 
 
-def test_a_claim_from_another_host_lasts_while_it_is_touched(tmp_path):
+def test_a_lease_from_another_host_lasts_while_it_is_touched(tmp_path):
   place = tmp_path / 'run'
   place.mkdir()
-  path = place / claim.FILE
+  path = place / lease.FILE
   path.write_text(json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'}))
-  assert claim.holder(place)['host'] == 'elsewhere.invalid'
-  old = path.stat().st_mtime - claim.STALE_AFTER - 1
+  assert lease.holder(place)['host'] == 'elsewhere.invalid'
+  old = path.stat().st_mtime - lease.STALE_AFTER - 1
   os.utime(path, (old, old))
-  assert claim.holder(place) is None
+  assert lease.holder(place) is None
 
 
 def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_path):
   configs = [small(pruning__ratio='nonsense', seed=seed) for seed in range(3)]
   jobs = agenda.make(configs, skip_invalid=True).jobs  # recorded as failed in no time
-  path = tmp_path / jobs[0].tag / claim.FILE
+  path = tmp_path / jobs[0].tag / lease.FILE
   path.parent.mkdir()
   path.write_text(json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'}))
   looks = []
@@ -501,7 +501,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_stopped(tmp_path):
   assert agenda.read_manifest(directory).keys() == {job.tag for job in jobs}
   work.work(jobs, directory)
   assert sorted(row['seed'] for row in results.read([directory])) == [10, 11, 12]
-  assert not list(directory.glob(f'*/{claim.FILE}'))
+  assert not list(directory.glob(f'*/{lease.FILE}'))
 
 
 def test_workers_share_the_runs_and_the_status_says_that_some_failed(tmp_path):
@@ -515,7 +515,7 @@ def test_workers_share_the_runs_and_the_status_says_that_some_failed(tmp_path):
   assert not workers.log_file(tmp_path / 'runs', 0).read_text()
 
 
-def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
+def test_ctrl_c_ends_the_sweep_and_leaves_no_lease(tmp_path):
   directory = tmp_path / 'runs'
   process = start(tmp_path, {'epochs': 40, 'checkpoint__every_epochs': 40}, '--together=1')
   while process.poll() is None and not any(map(runlog.read_log, directory.glob('digits-*'))):
@@ -523,7 +523,7 @@ def test_ctrl_c_ends_the_sweep_and_leaves_no_claim(tmp_path):
   process.send_signal(signal.SIGINT)
   process.communicate(timeout=120)
   assert process.returncode != 0
-  assert not list(directory.glob(f'*/{claim.FILE}'))
+  assert not list(directory.glob(f'*/{lease.FILE}'))
   states = [agenda.state(place) for place in directory.glob('digits-*')]
   assert 'interrupted' in states and 'done' not in states and 'failed' not in states
 
@@ -580,7 +580,7 @@ def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):
   while process.poll() is None and not any(map(runlog.read_log, directory.glob('digits-*'))):
     time.sleep(0.005)
   [place, *_] = [found for found in directory.glob('digits-*') if runlog.read_log(found)]
-  os.kill(claim.pid(place / claim.FILE), signal.SIGKILL)
+  os.kill(lease.pid(place / lease.FILE), signal.SIGKILL)
   _, said = process.communicate()
   assert process.returncode == 1, said
   assert '2 done, 0 running, 1 failed, 0 to do' in said
@@ -593,13 +593,13 @@ def test_of_several_runs_that_a_dead_worker_had_none_is_blamed_before_it_is_alon
   dead = workers.Worker(types.SimpleNamespace(pid=1, returncode=-signal.SIGKILL), 0, ['sweep'])
   for job in jobs:
     (tmp_path / job.tag).mkdir()
-    (tmp_path / job.tag / claim.FILE).write_text(
+    (tmp_path / job.tag / lease.FILE).write_text(
       json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'})
     )
   work.record_failure(jobs[2], tmp_path / jobs[2].tag, 'for another reason')
   assert workers._after(dead, jobs, tmp_path) == (0, ['sweep', '--together=1'])
   assert states(tmp_path, jobs) == ['running', 'running', 'failed']
-  (tmp_path / jobs[1].tag / claim.FILE).unlink()
+  (tmp_path / jobs[1].tag / lease.FILE).unlink()
   assert workers._after(dead, jobs, tmp_path) == (0, ['sweep'])
   assert states(tmp_path, jobs) == ['failed', 'waiting', 'failed']
 
@@ -609,7 +609,7 @@ def test_runs_train_together_and_a_failing_one_stops_no_other(swept, tmp_path):
   directory, jobs, _, _ = swept
   work.work(jobs, tmp_path, together=3)
   assert states(tmp_path, jobs) == states(directory, jobs)
-  assert not list(tmp_path.glob(f'*/{claim.FILE}'))
+  assert not list(tmp_path.glob(f'*/{lease.FILE}'))
   for job in jobs:
     if agenda.state(tmp_path / job.tag) == 'failed':
       found, expected = (agenda.read_failure(root / job.tag) for root in (tmp_path, directory))

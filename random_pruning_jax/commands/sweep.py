@@ -179,16 +179,16 @@ def _report(seen: 'view.View', jobs: 'Sequence[agenda.Job]', directory: pathlib.
     place = directory / job.tag
     if agenda.state(place) == 'failed':
       say(f'failed: {place / results.FAILED}')
-  _say_claimed(jobs, directory)
+  _say_leased(jobs, directory)
   _say_measured_otherwise(jobs, directory)
   say(f'Tables and figures: random-pruning report {directory}')
   return 1 if seen.count('failed') else 0
 
 
-def _say_claimed(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
-  from random_pruning_jax.sweep import claim
+def _say_leased(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
+  from random_pruning_jax.sweep import lease
 
-  holders = {job.tag: claim.holder(directory / job.tag) for job in jobs}
+  holders = {job.tag: lease.holder(directory / job.tag) for job in jobs}
   found = [(tag, holder) for tag, holder in holders.items() if holder]
   if not found:
     return
@@ -196,7 +196,7 @@ def _say_claimed(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
   say(
     f'left to other processes: {len(found)}, as {tag} to process {holder["pid"]} on '
     f'{holder["host"]}. Of one that is gone, the same command takes the run over: on its host at '
-    f'once, elsewhere {claim.STALE_AFTER / 60:.0f} minutes after its last sign of life.'
+    f'once, elsewhere {lease.STALE_AFTER / 60:.0f} minutes after its last sign of life.'
   )
 
 

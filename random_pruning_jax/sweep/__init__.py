@@ -2,7 +2,7 @@
 
     agenda.py    configs -> jobs: a directory for each, checked before anything starts
     estimate.py  what jobs will cost: parameters, FLOPs, time
-    claim.py     one process trains a run, however many work on a directory
+    lease.py     one process trains a run, however many work on a directory
     work.py      trains what is not done; failures are recorded and stop nothing
     workers.py   several processes, each on a GPU of its own
     view.py      what a person sees meanwhile

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog, suites
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, build, check_budget
-from random_pruning_jax.sweep import claim
+from random_pruning_jax.sweep import lease
 
 _OF_MASKS = ('pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
 
@@ -104,7 +104,7 @@ def state(directory: pathlib.Path) -> str:
     return 'done'
   if (directory / results.FAILED).exists():
     return 'failed'
-  if claim.holder(directory):
+  if lease.holder(directory):
     return 'running'
   return 'interrupted' if (directory / runlog.CONFIG_FILE).exists() else 'waiting'
 

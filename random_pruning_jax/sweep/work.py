@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from random_pruning_jax import atomic, results, room, run
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.progress import say
-from random_pruning_jax.sweep import agenda, claim
+from random_pruning_jax.sweep import agenda, lease
 from random_pruning_jax.sweep.agenda import Job
 
 QUICK = 120.0  # seconds: runs that compile longer than they would gain from all devices for each
@@ -50,7 +50,7 @@ def work(
     tags = {job.tag for job in chosen}
     left = [job for job in left if job.tag not in tags]
     with contextlib.ExitStack() as held:
-      mine = [job for job in chosen if held.enter_context(claim.hold(directory / job.tag))]
+      mine = [job for job in chosen if held.enter_context(lease.hold(directory / job.tag))]
       mine = [job for job in mine if not _over(job, directory)]  # as it may be since we looked
       tried.update(job.tag for job in mine)
       # One that is left over trains sooner in the program that is there than alone in a new one.

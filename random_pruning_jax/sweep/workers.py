@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from random_pruning_jax.progress import say
-from random_pruning_jax.sweep import agenda, claim, work
+from random_pruning_jax.sweep import agenda, lease, work
 from random_pruning_jax.sweep.agenda import Job
 
 _PATIENCE = 60.0  # seconds in which an interrupted worker may finish what it writes
@@ -107,7 +107,7 @@ def _held(worker: Worker, jobs: Sequence[Job], directory: pathlib.Path) -> list[
   return [
     job
     for job in jobs
-    if claim.pid(directory / job.tag / claim.FILE) == worker.process.pid
+    if lease.pid(directory / job.tag / lease.FILE) == worker.process.pid
     and agenda.state(directory / job.tag) not in ('done', 'failed')
   ]
 
@@ -118,7 +118,7 @@ def _blame(worker: Worker, job: Job, directory: pathlib.Path) -> None:
   log = log_file(directory, worker.number)
   error = f'the worker process was ended by {name} (out of memory?); see {log}'
   work.record_failure(job, directory / job.tag, error)
-  (directory / job.tag / claim.FILE).unlink(missing_ok=True)
+  (directory / job.tag / lease.FILE).unlink(missing_ok=True)
 
 
 def _stop(alive: Sequence[Worker]) -> None:

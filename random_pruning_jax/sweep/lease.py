@@ -1,6 +1,6 @@
-"""One process trains a run: a claim is a file in the run's directory, made atomically.
+"""One process trains a run: a lease is a file in the run's directory, made atomically.
 
-It names the process and its host. A claim is stale when its process is gone, or, on another host,
+It names the process and its host. A lease is stale when its process is gone, or, on another host,
 when nobody has touched the file for ten minutes; the next process takes it over.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 
 from random_pruning_jax import lock
 
-FILE = 'claim.json'
+FILE = 'lease.json'
 TOUCHED_EVERY = 30.0  # seconds
-STALE_AFTER = 600.0  # seconds, of a claim from another host
+STALE_AFTER = 600.0  # seconds, of a lease from another host
 
 
 @contextlib.contextmanager
 def hold(directory: pathlib.Path) -> Iterator[bool]:
-  """Claims a run for this process; False where another process has it."""
+  """Takes the lease of a run for this process; False where another process has it."""
   directory.mkdir(parents=True, exist_ok=True)
   path = directory / FILE
   with lock.alone(directory.parent):
@@ -55,7 +55,7 @@ def holder(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def pid(path: pathlib.Path) -> int | None:
-  """The process named in a claim file, alive or not; None where there is no claim."""
+  """The process named in a lease file, alive or not; None where there is no lease."""
   try:
     return json.loads(path.read_text())['pid']
   except (FileNotFoundError, json.JSONDecodeError):
@@ -92,7 +92,7 @@ def _touch(path: pathlib.Path, over: threading.Event) -> None:
 
 
 def _now(directory: pathlib.Path) -> float:
-  """The file system's time, which is what the claims of all hosts are stamped with."""
+  """The file system's time, which is what the leases of all hosts are stamped with."""
   clock = directory / '.clock'
   clock.touch()
   return clock.stat().st_mtime

@@ -1,6 +1,6 @@
 """The forward pass of ResNet-20, here, with XLA's convolution and in PyTorch; and PGD of k steps.
 
-PGD of k steps is compared with k inferences: each of its steps is a forward and a backward pass.
+PGD of k steps is timed beside one inference; each of its steps is a forward and a backward pass.
 """
 
 import functools

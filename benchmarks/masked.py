@@ -9,10 +9,11 @@ import numpy as np
 import optax
 
 from benchmarks import network_parser, race, random_batch, start, table
+from benchmarks.step import stepping
 from random_pruning_jax import masks, models, parallel, pruning
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
-from random_pruning_jax.step import TrainState, create_state, train_step
+from random_pruning_jax.step import TrainState, create_state
 
 PLAIN = 'no masks'
 
@@ -45,20 +46,3 @@ def main(arguments: list[str]) -> None:
     runs[f'masked, density {density}'] = stepping(model, sparse, state, batch, on)
   print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} devices\n')
   print(table(race(runs, options.rounds), PLAIN, options.batch))
-
-
-def stepping(model, tx, state, batch, on):
-  """A function that makes one step, through the project's own train_step and pmap."""
-
-  def step(state, batch):
-    return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
-
-  compiled = parallel.parallel(step, on, (None, 0), (None, None), donate=(0,))
-  state = parallel.replicate(state, on)
-
-  def run():
-    nonlocal state
-    state, metrics = compiled(state, batch)
-    jax.block_until_ready((state, metrics))
-
-  return run

@@ -93,7 +93,7 @@ def _layers(batches: list[int], densities: list[float], masks: str, rounds: int)
         )
         site = sparse_ways.Site('', (batch, pixels, pixels, inputs), 1, size // 2)
         times = sparse.timed(kernel, site, rounds)
-        peers = sparse.race(_torch(kernel, site), rounds)  # timed as ours are
+        peers = sparse.least_milliseconds(_torch(kernel, site), rounds)  # timed as ours are
         best = min(value for name, value in times.items() if 'dense' not in name)
         dense = [times['dense'], *peers.values(), times.get('dense_compiled', np.nan)]
         cells = dense + [times.get(name, np.nan) for name in ('columns', 'taps', 'compiled')]

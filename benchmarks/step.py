@@ -79,18 +79,23 @@ def jax_step(images, labels, width, conv, density, devices=0):
     density=density,
   )
   create = jax.jit(lambda variables, kept: create_state(variables, kept, tx))
-  state = parallel.replicate(create(variables, kept), on)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
   batch = parallel.place_apart(batch, on)  # as PyTorch has its own
+  return stepping(model, tx, create(variables, kept), batch, on)
+
+
+def stepping(model, tx, state, batch, on):
+  """A function that makes one step, through the project's own train_step and pmap."""
 
   def step(state, batch):
     return train_step(state, batch, model=model, tx=tx, axis_name=parallel.AXIS)
 
-  step = parallel.parallel(step, on, (None, 0), (None, None), donate=(0,))
+  compiled = parallel.parallel(step, on, (None, 0), (None, None), donate=(0,))
+  state = parallel.replicate(state, on)
 
   def run():
     nonlocal state
-    state, metrics = step(state, batch)
+    state, metrics = compiled(state, batch)
     jax.block_until_ready((state, metrics))
 
   return run

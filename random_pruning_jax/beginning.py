@@ -30,7 +30,7 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   read = checkpoints.restore_newest(run.saved, lambda: blank_state(experiment), experiment.on)
   if read is not None:
     with together.failing_together():
-      _check_alike(run, read.record)
+      check_alike(run, read.record)
     return read
   config = experiment.config
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
@@ -62,7 +62,7 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
   together.check_same('the initial weights', checkpoints.digest(params))
 
 
-def _check_alike(run: Run, record: dict[str, Any]) -> None:
+def check_alike(run: Run, record: dict[str, Any]) -> None:
   """Raises ValueError for other training images than a checkpoint's, as far as their number says.
 
   And says where another number of devices, or what resizes images, changes what is computed.

@@ -111,7 +111,7 @@ def _compiled(x, kernel, strides, pads, precision):
   from random_pruning_jax.kernels import dense
 
   sizes = dense.Sizes(x.shape[1:], kernel.shape, strides, pads)
-  return dense.convolve(x, kernel, sizes, dense.Others(_forward, _to_input, _to_kernel))
+  return dense.convolve(x, kernel, sizes, dense.Fallback(_forward, _to_input, _to_kernel))
 
 
 def _forward(x, kernel, sizes):
@@ -162,16 +162,16 @@ _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 
 
 def _input_gradient(g, kernel, shape, strides, pads, precision):
-  """g [N, h', w', O] -> [N, H, W, C]: g spread by the strides, with the kernel turned around."""
+  """g [N, h', w', O] -> [N, H, W, C]: g spread by the strides, with the kernel rotated."""
   size = kernel.shape[:2]
   if size == (1, 1):
     product = lax.dot_general(g, kernel[0, 0], (((3,), (1,)), ((), ())), precision=precision)
     sides = zip(shape[1:3], g.shape[1:3], strides, strict=True)
     spread = [(0, n - 1 - (m - 1) * s, s - 1) for n, m, s in sides]
     return lax.pad(product, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
-  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  rotated = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
   lows = [k - 1 - low for k, (low, _) in zip(size, pads, strict=True)]
-  return _widened(g, turned, shape[1:3], (1, 1), lows, strides, precision)
+  return _widened(g, rotated, shape[1:3], (1, 1), lows, strides, precision)
 
 
 def _widened(x, kernel, size, strides, lows, dilation, precision):

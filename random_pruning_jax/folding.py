@@ -17,7 +17,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from random_pruning_jax import convolution
 
-CONVOLUTION = 'convolve'  # of `kernels.dense`
+CONVOLUTION = 'convolve'  # the primitive of `kernels.dense`: nothing else is folded
 
 
 class _Chain(NamedTuple):
@@ -30,7 +30,10 @@ class _Chain(NamedTuple):
 
 
 def evaluation(model: nn.Module, **options: Any) -> Callable:
-  """`model.apply(variables, images, **options)` as it is fast here, of a network at evaluation."""
+  """The function of variables and images [N, H, W, C] `model.apply(..., **options)`, folded.
+
+  Where no convolution is `convolution.compiled`, it is that function as it is.
+  """
   apply = functools.partial(model.apply, **options)
   compiled = getattr(model, 'conv_general_dilated', None) is convolution.compiled
   return folded(apply) if compiled else apply

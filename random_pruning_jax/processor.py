@@ -12,6 +12,7 @@ import pathlib
 import pkgutil
 import platform
 import sys
+import zlib
 from collections.abc import Mapping
 
 _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
@@ -75,16 +76,16 @@ def _chip_here(support: str, dev: pathlib.Path) -> bool:
   return not known or any(any(dev.glob(pattern)) for pattern in known[0])
 
 
-def keep_memory() -> bool:
-  """Keeps freed memory instead of giving it back to the system; False where that is unknown.
+def keep_memory() -> None:
+  """Keeps freed memory instead of giving it back to the system, where it is known how.
 
   A step's temporary memory, hundreds of megabytes, would else be returned after each step and be
   cleared by the system, page by page, in the next.
   """
-  if not _gnu():
-    return False
-  mallopt = ctypes.CDLL(None).mallopt
-  return all([mallopt(*option) for option in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX)])
+  if _gnu():
+    mallopt = ctypes.CDLL(None).mallopt
+    for option in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX):
+      mallopt(*option)
 
 
 def give_back(call: int = 1) -> None:
@@ -113,3 +114,12 @@ def give_back(call: int = 1) -> None:
 
 def _gnu() -> bool:
   return sys.platform == 'linux' and platform.libc_ver()[0] == 'glibc'
+
+
+def abilities() -> str:
+  """Eight hex digits of the processor's abilities, as far as the system tells them."""
+  cpuinfo = pathlib.Path('/proc/cpuinfo')
+  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+  flags = [line for line in lines if line.startswith(('flags', 'Features'))][:1]
+  name = ' '.join([platform.machine(), platform.processor(), *flags])
+  return f'{zlib.crc32(name.encode()):08x}'

@@ -3,14 +3,13 @@
 A layer's way is one of sparse_ways.WAYS. Which is the fastest depends on the machine, the batch and
 the layer, so each is timed once on the layer's own shapes, and the times are kept in the user's
 cache. Whole networks are timed at the end, since layers that lie in memory alike follow each other
-at no cost: of the chosen ways, `compiled` in every layer, and each dense way in every layer, the
-fastest is taken. What this is worth is in docs/efficiency.md.
+at no cost: each layer by its own fastest way, `compiled` in all, `dense` in all, `dense_compiled`
+in all. The fastest is taken. What this is worth is in docs/efficiency.md.
 """
 
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -24,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from random_pruning_jax import atomic, folding, kernels, sparse_ways
+from random_pruning_jax import atomic, folding, kernels, processor, sparse_ways
 from random_pruning_jax.data import places
 from random_pruning_jax.sparse_ways import WAYS, Site, stored_kernel
 
 ROUNDS = 7  # timed calls of each way, in turns; the least counts
-HOPELESS = 3
-SECONDS = 5
+HOPELESS = 3  # times the least: a way that takes longer is timed no more
+SECONDS = 5  # for all turns
 TOLERANCE = 1e-3  # of the largest logit: what no rounding of float32 reaches
 
 
@@ -107,10 +106,12 @@ def timed(
     first, last = sparse_ways.channels_first, sparse_ways.channels_last
     runs['compiled'] = jax.jit(lambda x: first(ways['compiled'](last(x))))
     inputs['compiled'] = first(jnp.asarray(x))
-  return race({name: functools.partial(run, inputs[name]) for name, run in runs.items()}, rounds)
+  return least_milliseconds(
+    {name: functools.partial(run, inputs[name]) for name, run in runs.items()}, rounds
+  )
 
 
-def race(runs: Mapping[str, Callable], rounds: int) -> dict[str, float]:
+def least_milliseconds(runs: Mapping[str, Callable], rounds: int) -> dict[str, float]:
   """Least milliseconds of each function, called in turns after a first call.
 
   One that takes more than HOPELESS times the least is not called again, and after SECONDS no turn
@@ -135,12 +136,14 @@ def race(runs: Mapping[str, Callable], rounds: int) -> dict[str, float]:
 def _fastest_whole(model, variables, sites: list[Site], shape, dense: Predictor) -> Predictor:
   measured = {site.name: fastest(stored_kernel(variables, site.name), site) for site in sites}
   candidates = [measured]
-  compiled = [name for name in ('compiled', 'dense_compiled') if name in sparse_ways.available()]
-  candidates += [dict.fromkeys(measured, name) for name in compiled]
+  everywhere = {'compiled', 'dense_compiled'} & {*sparse_ways.available()}
+  candidates += [dict.fromkeys(measured, name) for name in sorted(everywhere)]
   full = [dense, *(_whole(model, variables, sites, ways) for ways in candidates)]
   found = {tuple(one.ways.values()): one for one in full}
   images = jnp.zeros(shape)
-  times = race({k: functools.partial(one.logits, images) for k, one in found.items()}, ROUNDS)
+  times = least_milliseconds(
+    {k: functools.partial(one.logits, images) for k, one in found.items()}, ROUNDS
+  )
   return found[min(times, key=times.get)]
 
 
@@ -202,17 +205,16 @@ def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
 
 
 @functools.cache
-def _machine() -> list[str]:
+def _machine() -> list:
   device = jax.devices()[0]
-  return [jax.__version__, device.platform, device.device_kind, platform.machine(), platform.node()]
+  devices = [jax.__version__, device.platform, device.device_kind]
+  return [*devices, platform.node(), processor.abilities(), processor.cores()]
 
 
-def _version() -> list:
-  """Changes whenever the kernel or what compiles it does."""
+def _version() -> str:
+  """Changes whenever the kernels do, or what compiles them."""
   if kernels.lacking():
-    return []
-  from random_pruning_jax.kernels import kept
+    return ''
+  from random_pruning_jax.kernels import objects
 
-  files = sorted(pathlib.Path(kept.__file__).parent.glob('*.py'))
-  source = b''.join(file.read_bytes() for file in files)
-  return [importlib.metadata.version('numba'), hashlib.sha256(source).hexdigest()]
+  return objects.version()

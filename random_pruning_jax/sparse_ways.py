@@ -67,7 +67,8 @@ def _stride_and_pad(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int
     return None
   size = tuple(np.broadcast_to(module.kernel_size, 2).tolist())
   strides = tuple(np.broadcast_to(module.strides or 1, 2).tolist())
-  dilated = np.any([module.kernel_dilation or 1, module.input_dilation or 1] != np.ones((2, 1)))
+  dilations = (module.kernel_dilation, module.input_dilation)
+  dilated = any(np.any(np.asarray(each or 1) != 1) for each in dilations)
   if dilated or module.feature_group_count != 1 or len(set(strides)) > 1:
     return None
   pads = module.padding
@@ -75,7 +76,7 @@ def _stride_and_pad(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int
     if pads not in ('SAME', 'VALID'):
       return None
     pads = jax.lax.padtype_to_pads(shape[1:3], size, strides, pads)
-  pads = set(np.ravel(pads).tolist())
+  pads = {int(pad) for pad in jax.tree.leaves(pads)}
   return (strides[0], pads.pop()) if len(pads) == 1 else None
 
 

@@ -189,17 +189,17 @@ def test_l2_pgd_moves_a_linear_model_along_its_weights():
   np.testing.assert_allclose(moved.reshape(2, -1), jnp.stack([expected] * 2), atol=1e-4)
 
 
-def test_more_restarts_never_lower_the_loss(task):
+def test_of_several_restarts_each_image_keeps_its_worst(task):
   params, images, labels = task
 
   def loss(pixels):
     return attacks.cross_entropy(logits_fn(params, pixels), labels)
 
-  one, three = (
-    jax.jit(functools.partial(attacks.pgd, loss, steps=5, restarts=n))(images, 0.1, keys_of(images))
-    for n in (1, 3)
-  )
-  assert jnp.mean(loss(three)) > jnp.mean(loss(one))
+  one, three = (jax.jit(functools.partial(attacks.pgd, loss, steps=5, restarts=n)) for n in (1, 3))
+  keys = keys_of(images)
+  split = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+  alone = [loss(one(images, 0.1, each)) for each in split]
+  np.testing.assert_allclose(loss(three(images, 0.1, keys)), np.max(alone, 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', ['pgd', 'apgd_ce'])
@@ -372,12 +372,6 @@ def test_images_wrong_from_the_start_count_as_wrong():
   assert attacks.robust_accuracy(was_right) == 0.5
   curve = attacks.epsilon_curve(jnp.stack([was_right, attacked, was_right]))
   np.testing.assert_allclose(curve, [0.5, 0.25, 0.25])
-
-
-def test_the_worst_case_is_no_better_than_any_attack(task):
-  rows = [clean(task), *(attack(name, task, 0.05)[1] for name in LINF)]
-  worst = attacks.robust_accuracy(*rows)
-  assert worst <= min(float(jnp.mean(row)) for row in rows)
 
 
 def test_wrong_settings_are_refused_with_what_is_known(task):

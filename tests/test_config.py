@@ -89,7 +89,7 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
     ({'model__name': 'resnet21'}, r"model.name must be one of .*resnet20.*; got 'resnet21'"),
     ({'model__name': 'cifar_resnet21'}, r'must be 6n \+ 2'),
     ({'evaluation__suites': ('oood',)}, r"evaluation.suites must be one of .*ood.*; got 'oood'"),
-    ({'dataset': 'cifar11'}, r'cifar11'),
+    ({'dataset': 'cifar11'}, r"unknown data set 'cifar11'; did you mean cifar10"),
     ({'recipe': 'messy'}, r"recipe must be one of authors, clean; got 'messy'"),
     ({'batch_size': 122}, r'multiple of the number of devices, 4; got 122'),
     ({'schedule__name': 'steps'}, r'schedule.name must be one of'),

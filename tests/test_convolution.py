@@ -1,3 +1,5 @@
+"""The convolutions of this package are XLA's, and so are their derivatives of any order."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -331,16 +332,21 @@ def test_a_run_is_exported_as_its_checkpoint(run, tmp_path, capsys):
   assert same(files.load(tmp_path / 'net.safetensors'), loaded)
 
 
-def test_an_export_that_cannot_be_is_refused_before_anything_is_read(run, tmp_path, capsys):
-  flags = [f'--workdir={run[0]}', '--cpu-devices=4', f'--out={tmp_path / "net"}']
+def test_an_export_that_cannot_be_is_refused_before_anything_is_read(tmp_path, capsys):
+  flags = [f'--workdir={tmp_path / "none"}', '--cpu-devices=4', f'--out={tmp_path / "net"}']
   for wrong, message in (
     ('--format=zip', 'format must be one of'),
     ('--dtype=int8', 'dtype must be one of'),
-    ('--checkpoint=99', '99'),
     (f'--out={tmp_path}/net.PT', 'stablehlo, got a file with the suffix .pt'),
   ):
     assert main.main(['export', *flags, wrong]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_export_of_a_checkpoint_that_is_not_there_names_those_that_are(run, tmp_path, capsys):
+  flags = [f'--workdir={run[0]}', '--cpu-devices=4', f'--out={tmp_path / "net"}']
+  assert main.main(['export', *flags, '--checkpoint=99']) == 2
+  assert re.search(r"one of \[\d+.*\], got '99'", capsys.readouterr().err)
 
 
 def test_masks_are_drawn_where_chance_selects_or_all_are_kept():

@@ -12,12 +12,12 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import standin
 import started
+from killed import newest
 from ports import free_port
-from tiny import tinier_config
+from tiny import assert_equal, log_of, tinier_config
 
 from random_pruning_jax import (
   beginning,
@@ -45,18 +45,6 @@ from tiny import tinier_config
 def get_config():
   return tinier_config(checkpoint__every_steps=1)
 """
-
-
-def assert_equal(a, b):
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
-
-
-def trained(workdir):
-  """What the log says of the network, without what it says of the clock."""
-  return [
-    {name: value for name, value in line.items() if name not in ('images_per_second', 'waiting')}
-    for line in runlog.read_log(workdir)
-  ]
 
 
 @pytest.fixture(scope='module')
@@ -93,13 +81,8 @@ def start(tmp_path):
 
 def wait_for_steps(workdir, process, steps=1):
   """Returns when the run has saved that many steps more, or has ended."""
-
-  def newest():
-    saved = (workdir / 'checkpoints').glob('*')
-    return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
-
-  before = newest()
-  while process.poll() is None and newest() < before + steps:
+  before = newest(workdir)
+  while process.poll() is None and newest(workdir) < before + steps:
     time.sleep(0.005)
 
 
@@ -118,7 +101,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(whole, tmp_path):
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   state = train.train(tinier_config(), tmp_path, show=False)
   assert_equal(state, whole[1])
-  assert trained(tmp_path) == trained(whole[0])
+  assert log_of(tmp_path) == log_of(whole[0])
 
 
 def ask_to_stop(*_):
@@ -137,7 +120,7 @@ def test_a_run_that_is_asked_to_stop_in_its_last_validation_stops(whole, tmp_pat
     patch.setattr(runlog.RunLog, 'write', signal_at_20)
     train.train(tinier_config(), tmp_path, show=False)
   assert_equal(train.train(tinier_config(), tmp_path, show=False), whole[1])
-  assert trained(tmp_path) == trained(whole[0])
+  assert log_of(tmp_path) == log_of(whole[0])
 
 
 def test_a_run_that_is_asked_to_stop_while_it_compiles_takes_no_step(tmp_path, monkeypatch):
@@ -229,7 +212,7 @@ def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
   assert done.stdout.count('status 9') == 3
   state = train.train(tinier_config(checkpoint__every_steps=1), workdir, show=False)
   assert_equal(state, whole[1])
-  assert trained(workdir) == trained(whole[0])
+  assert log_of(workdir) == log_of(whole[0])
 
 
 def damaged(workdir, step, how):
@@ -253,7 +236,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, copy, h
   said = capsys.readouterr().err
   assert f'checkpoint {copy}/checkpoints/20' in said and 'going on from step 10' in said
   assert_equal(state, whole[1])
-  assert trained(copy) == trained(whole[0])
+  assert log_of(copy) == log_of(whole[0])
   assert (copy / checkpoints.UNREADABLE / '20').exists()
 
 
@@ -280,14 +263,16 @@ def test_a_state_that_holds_infinity_takes_no_checkpoints_place(whole, tmp_path)
 
 def test_one_altered_weight_is_refused(whole, tmp_path):
   """A checkpoint that can be read, but is not what was saved."""
-  _, state = whole
+  state = jax.device_get(whole[1])
+  altered = jax.tree.map(lambda x: x.copy(), state.params)
+  altered['head']['kernel'].ravel()[0] += 1
   with checkpoints.Manager(tmp_path) as saved:
-    digest = checkpoints.digest
-    with pytest.MonkeyPatch.context() as patch:
-      other = state.replace(step=state.step + 1)
-      patch.setattr(checkpoints, 'digest', lambda tree: digest(jax.device_get(other)))
-      checkpoints.save(saved, state, {'validation': None})
-      checkpoints.finish(saved)
+    checkpoints.save(saved, state.replace(params=altered), {'validation': None})
+    checkpoints.finish(saved)
+    record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
+    found = checkpoints.digest(state.replace(params=altered))
+    assert found in record.read_text()
+    record.write_text(record.read_text().replace(found, checkpoints.digest(state)))
     with pytest.raises(checkpoints.NotReadableError, match=r'/20: the state has checksum'):
       checkpoints.restore(saved, state, parallel.devices())
 
@@ -326,7 +311,7 @@ def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(
     assert 'checkpoint at step 11' in error and 'that of step 10 is there' in error
   state = train.train(tinier_config(checkpoint__every_steps=1), copy, show=False)
   assert_equal(state, whole[1])
-  assert trained(copy) == trained(whole[0])
+  assert log_of(copy) == log_of(whole[0])
 
 
 # In a file system of its own, with room for the run as it is and little more; then it is taken out.
@@ -359,7 +344,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on_with_room(
   assert 'No space left on device' in said, error
   state = train.train(tinier_config(checkpoint__every_steps=1), out, show=False)
   assert_equal(state, whole[1])
-  assert trained(out) == trained(whole[0])
+  assert log_of(out) == log_of(whole[0])
 
 
 def test_a_run_does_not_go_on_with_other_training_images(copy):
@@ -372,29 +357,29 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
   record = {'step': 5, 'per_epoch': 10, 'devices': 2}
-  beginning._check_alike(prepared.prepare(build(tinier_config())), record)
+  beginning.check_alike(prepared.prepare(build(tinier_config())), record)
   assert not capsys.readouterr().err
   run = prepared.prepare(build(tinier_config(optimizer__accumulate=2)))
-  beginning._check_alike(run, record | {'devices': 4})
+  beginning.check_alike(run, record | {'devices': 4})
   assert not capsys.readouterr().err
-  beginning._check_alike(run, record)
+  beginning.check_alike(run, record)
   assert 'there were 2 devices, and now there are 4' in capsys.readouterr().err
 
 
 def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(capsys):
   record = {'step': 5, 'per_epoch': 10, 'pixels': 'another'}
-  beginning._check_alike(
+  beginning.check_alike(
     prepared.prepare(build(tinier_config())), record
   )  # whose images are resident
   assert 'resized' not in capsys.readouterr().err
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'data_workers': 0}
   run = prepared.prepare(build(tinier_config(image_size=8, **streamed)))
   same = {'pixels': crops.pixels(), 'crops': crops.VERSION}
-  beginning._check_alike(run, record | same)
+  beginning.check_alike(run, record | same)
   assert 'WARNING' not in capsys.readouterr().err
-  beginning._check_alike(run, record | same | {'crops': 1})
+  beginning.check_alike(run, record | same | {'crops': 1})
   assert 'until step 5 another version of this package cut' in capsys.readouterr().err
-  beginning._check_alike(run, record)
+  beginning.check_alike(run, record)
   said = capsys.readouterr().err
   assert 'WARNING: until step 5 another resized' in said and f'now {crops.pixels()} does' in said
 

@@ -130,8 +130,6 @@ def test_a_convolution_finishes(what):
   np.testing.assert_allclose(apply(IMAGES), FINISHED[what](IMAGES), rtol=1e-4, atol=1e-4)
 
 
-def test_one_device_network_of_another_kind_is_applied_as_it_is():
+def test_a_network_of_other_convolutions_is_applied_as_it_is():
   model = models.create('cifar_resnet8', 5, width=4)
-  assert finished(
-    folding.evaluation(model), jax.eval_shape(model.init, jax.random.key(0), IMAGES), IMAGES
-  ) == (0, 0)
+  assert folding.evaluation(model).func == model.apply

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import tiny_config
+from tiny import a_batch, tiny_config
 
 from random_pruning_jax import masks, models, train
 from random_pruning_jax.experiment import build, initial_variables
@@ -30,14 +30,6 @@ def stepped(batch, *, tx=None, average=False, model=None, **options):
   return state, *jax.jit(step)(state, batch)
 
 
-def a_batch(size=8):
-  rng = np.random.RandomState(0)
-  return {
-    'image': jnp.asarray(rng.rand(size, 8, 8, 1), jnp.float32),
-    'label': jnp.asarray(rng.randint(0, 10, size)),
-  }
-
-
 def close(a, b, tolerance=1e-5):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=tolerance), a, b)
 
@@ -56,11 +48,11 @@ def test_two_equal_halves_accumulate_to_the_gradient_of_one():
 
 
 def test_the_average_follows_the_weights_and_is_what_is_evaluated():
-  start, state, _ = stepped(a_batch(), average=True, average_decay=0.75)
+  start, state, _ = stepped(a_batch(8), average=True, average_decay=0.75)
   expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start.params, state.params)
   close(state.average, expected)
   assert state.variables['params'] is state.average
-  _, plain, _ = stepped(a_batch())
+  _, plain, _ = stepped(a_batch(8))
   close(plain.params, state.params)
   assert plain.variables['params'] is plain.params
 
@@ -92,21 +84,21 @@ def test_smoothed_labels_leave_a_share_to_every_class():
 
 
 def test_computing_blocks_again_changes_no_number():
-  _, plain, _ = stepped(a_batch())
-  _, again, _ = stepped(a_batch(), model={'remat': True})
+  _, plain, _ = stepped(a_batch(8))
+  _, again, _ = stepped(a_batch(8), model={'remat': True})
   close(plain.params, again.params)
 
 
 def test_bfloat16_computes_in_it_and_keeps_everything_in_float32():
-  _, half, metrics = stepped(a_batch(), model={'dtype': 'bfloat16'})
-  _, _, expected = stepped(a_batch())
+  _, half, metrics = stepped(a_batch(8), model={'dtype': 'bfloat16'})
+  _, _, expected = stepped(a_batch(8))
   assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype('float32')}
   assert {leaf.dtype for leaf in jax.tree.leaves(half.batch_stats)} == {jnp.dtype('float32')}
   assert metrics['loss'].dtype == jnp.float32
   assert float(metrics['loss']) == pytest.approx(float(expected['loss']), rel=0.03)
 
 
-def test_a_run_with_all_of_it_goes_on_and_evaluates_the_average(tmp_path):
+def test_a_run_with_all_of_it_is_restored_and_its_average_is_sparse(tmp_path):
   config = tiny_config(
     epochs=1,
     optimizer__accumulate=2,

@@ -109,7 +109,7 @@ def test_a_workdir_of_another_config_is_refused_in_one_line(trained):
     (['train', '--config=configs/digits.py', '--seed=1'], 'unknown argument --seed=1'),
     (['train', '--config=configs/cifar.py:resnet20'], 'takes MODEL,RATIO,DENSITY'),
     (['train', '--config=configs/digits.py', '--config.pruning.density=2.0'], '(0, 1], got 2.0'),
-    (['evaluate', '--workdir=nowhere'], 'nowhere'),
+    (['evaluate', '--workdir=nowhere'], 'nowhere must be the workdir of a run'),
   ],
 )
 def test_what_is_wrong_is_one_line_and_status_two(arguments, message, capsys, monkeypatch):

@@ -144,6 +144,9 @@ def test_choose_takes_the_setting_of_largest_auroc():
 def test_settings_are_settings_of_their_scores(logits):
   for setting in ood.SETTINGS['gen']:
     assert ood.gen(logits[0][:2], **setting).shape == (2,)
+  images = jnp.full((2, 1, 1, 3), 0.5)
+  for setting in ood.SETTINGS['odin']:
+    assert ood.odin(lambda x: x.reshape(len(x), -1), images, **setting).shape == (2,)
 
 
 def test_noise_images_are_clipped_gaussians():

@@ -10,8 +10,7 @@ import pytest
 import synthetic
 
 from random_pruning_jax.commands import plan
-from random_pruning_jax.commands import report as command
-from random_pruning_jax.config_files import changed, function_of
+from random_pruning_jax.config_files import function_of
 from random_pruning_jax.config_files import override as with_overrides
 from random_pruning_jax.main import main
 from random_pruning_jax.report import claims, formats, paper, repeat, runs, tables, verdicts
@@ -316,7 +315,7 @@ def test_seeds_are_paired_and_those_without_a_partner_left_out():
   assert paired(sparse, dense, 'accuracy') == pytest.approx({1: -0.1, 2: -0.1})
 
 
-def test_the_command_to_repeat_a_run_makes_its_config_again(swept, monkeypatch):
+def test_the_command_to_repeat_a_run_makes_its_config_again():
   import pathlib
   import shlex
 
@@ -332,7 +331,6 @@ def test_the_command_to_repeat_a_run_makes_its_config_again(swept, monkeypatch):
   config = function_of(root / 'configs' / 'cifar.py', 'get_config')()
   again = resolve(with_overrides(config, [w for w in words[3:] if w.startswith('--config.')]))
   assert differences(row['config'], flat(again)) == {}
-  assert changed(config, {'seed': 5}).seed == 5
 
 
 def test_a_commit_with_changes_beside_it_is_checked_out_without_them(tmp_path):
@@ -351,7 +349,6 @@ def test_printing_a_format_writes_nothing(swept, capsys):
   assert main(['report', str(swept), '--markdown', '--metric=ece']) == 0
   assert '| erk |' in capsys.readouterr().out
   assert not (swept / 'report').exists()
-  assert command.__doc__
 
 
 def test_without_matplotlib_the_command_that_installs_it_is_said(swept, monkeypatch, capsys):

@@ -73,13 +73,13 @@ def test_a_run_without_the_number_is_missing():
 
 def test_a_setting_that_is_each_networks_own_is_not_named():
   found = [done(model__name='resnet20', epochs=5), done(model__name='vgg16', epochs=7)]
-  assert [run.setting for run in runs._with_settings(found)] == ['', '']
+  assert [run.setting for run in runs.with_settings(found)] == ['', '']
 
 
 def test_how_often_is_validated_is_a_setting_and_what_is_logged_is_none():
-  often = runs._with_settings([done(checkpoint__every_epochs=n) for n in (1, 5)])
+  often = runs.with_settings([done(checkpoint__every_epochs=n) for n in (1, 5)])
   assert [run.setting for run in often] == [f'checkpoint.every_epochs={n}' for n in (1, 5)]
-  logged = runs._with_settings([done(), done(gradient_flow_every=7, log_every=9)])
+  logged = runs.with_settings([done(), done(gradient_flow_every=7, log_every=9)])
   assert [run.setting for run in logged] == ['', '']
 
 
@@ -102,7 +102,7 @@ def test_two_runs_are_compared_on_the_sets_and_the_epsilon_that_both_have():
 
 def test_a_setting_that_differs_in_one_data_set_is_named_in_no_other():
   imagenet = {'dataset': 'imagenet2012', 'model__name': 'wrn50_2'}
-  found = runs._with_settings(
+  found = runs.with_settings(
     [
       done(epochs=100, **imagenet),
       done(epochs=90, pruning__density=1.0, **imagenet),
@@ -153,7 +153,7 @@ def test_how_a_run_is_chosen_and_how_long_it_trains_are_never_averaged_or_compar
     for run in accuracies({}, (0.1, 0.2))
   ]
   longer = accuracies({'pruning__density': 1.0, 'epochs': 200}, (0.9, 0.9))
-  found = runs._with_settings([*best, *latest, *longer])
+  found = runs.with_settings([*best, *latest, *longer])
   assert len({run.setting for run in found}) == 3
   assert not any(cell.differences('accuracy') for cell in claims.cells_of(found))
 
@@ -162,7 +162,7 @@ def test_a_run_that_could_not_begin_names_no_setting_and_no_scheme():
   unresolved = {'augment.flip': 'dataset', 'augment.pad': -1, 'pruning.sampling': 'recipe'}
   good = done()
   failed = runs.Run('failed', '', good.config | unresolved, {}, 'it was wrong')
-  found = runs._with_settings([good, failed])
+  found = runs.with_settings([good, failed])
   assert [(run.setting, run.scheme) for run in found] == [('', 'erk')] * 2
 
 
@@ -298,7 +298,7 @@ def test_a_field_that_is_a_list_may_be_an_axis():
 
 @pytest.mark.parametrize('rows', ['optimizer.lr', 'lr'])
 def test_a_field_along_an_axis_parts_no_tables(rows):
-  found = runs._with_settings([done(optimizer__lr=lr, seed=s) for lr in (0.1, 0.2) for s in (0, 1)])
+  found = runs.with_settings([done(optimizer__lr=lr, seed=s) for lr in (0.1, 0.2) for s in (0, 1)])
   [table] = tables.pivot(found, rows, 'sparsity', 'accuracy')
   assert table.rows == [0.1, 0.2] and all(len(cell.values) == 2 for cell in table.cells.values())
   assert len(tables.pivot(found, 'scheme', 'sparsity', 'accuracy')) == 2

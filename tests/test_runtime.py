@@ -6,10 +6,9 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import pytest
 
-from random_pruning_jax import kernels, parallel, processor, profiling
+from random_pruning_jax import kernels, processor, profiling
 from random_pruning_jax.commands import arguments
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -108,11 +107,6 @@ def test_what_was_compiled_is_found_by_the_next_start_in_the_users_cache(tmp_pat
 def test_a_profile_of_no_steps_is_refused(text):
   with pytest.raises(ValueError, match='--profile must be START:STOP'):
     profiling.span(text)
-
-
-def test_peak_memory_is_a_number_of_bytes_or_unknown():
-  assert parallel.peak_bytes() is None or parallel.peak_bytes() > 0
-  assert (jax.default_backend() == 'cpu') <= (parallel.peak_bytes() is None)
 
 
 def test_one_network_has_one_cpu_device_where_kernels_share_the_cores_and_several_have_one_each():

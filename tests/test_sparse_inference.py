@@ -44,22 +44,24 @@ def test_ways_and_layers_that_are_unknown_are_named():
 
 
 class Convolutions(nn.Module):
-  """One that WAYS can compute and three that they cannot, with Flax's words for the usual."""
+  """Some that WAYS can compute and four that they cannot, with Flax's words for the usual."""
 
   @nn.compact
   def __call__(self, x, train=True):
     x = nn.Conv(8, (3, 3), strides=(2, 2), padding=1, name='usual')(x)
     x = nn.Conv(8, (3, 3), kernel_dilation=2, name='dilated')(x)
+    x = nn.Conv(8, (3, 3), kernel_dilation=(1, 2), name='dilated in one axis')(x)
     x = nn.Conv(8, (3, 3), feature_group_count=2, name='grouped')(x)
     x = nn.Conv(8, (3, 3), strides=2, name='padded on one side')(x)
-    x = nn.Conv(8, (3, 3), name='same')(x)
+    x = nn.Conv(8, (3, 3), kernel_dilation=(1, 1), name='same')(x)
+    x = nn.Conv(8, (3, 3), padding=(1, (1, 1)), name='padded')(x)
     return nn.Dense(3, name='head')(x.reshape(len(x), -1))
 
 
 def test_layers_that_no_way_can_compute_stay_dense():
   model = Convolutions()
   variables = jax.device_get(jax.jit(model.init)(jax.random.key(0), IMAGES))
-  usual = ('usual', 'same', 'head')
+  usual = ('usual', 'same', 'padded', 'head')
   found = sparse_inference.predictor(model, variables, SHAPE, ways=dict.fromkeys(usual, 'columns'))
   assert tuple(found.ways) == usual
   np.testing.assert_allclose(found.logits(IMAGES), model.apply(variables, IMAGES), atol=1e-4)

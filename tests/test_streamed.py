@@ -25,13 +25,12 @@ from random_pruning_jax import (
   feed,
   main,
   measure,
-  parallel,
   run,
   runlog,
   train,
 )
 from random_pruning_jax.data import crops, decode, folder, order, places, streamed
-from random_pruning_jax.experiment import build
+from random_pruning_jax.experiment import build, score_batches
 from random_pruning_jax.suites import bench
 
 COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
@@ -407,10 +406,18 @@ def test_the_log_says_how_much_of_the_time_training_waited(whole, data_dir, tmp_
     assert few < share and 0.6 < share <= 1
 
 
-def test_scores_of_images_read_only_the_images_they_look_at(data_dir, tmp_path):
-  config = streamed_config(data_dir, pruning__ratio='snip', epochs=1)
-  state = train.train(config, tmp_path, on=parallel.devices(1), show=False)
-  assert int(state.step) == 4
+def test_scores_of_images_read_only_the_images_they_look_at(data_dir, monkeypatch):
+  read, seen = streamed.EncodedImages.read, set()
+
+  def watched(self, indices):
+    seen.update(map(int, indices))
+    return read(self, indices)
+
+  monkeypatch.setattr(streamed.EncodedImages, 'read', watched)
+  experiment = build(streamed_config(data_dir, pruning__ratio='snip'))
+  [batch] = score_batches(experiment, feed.feed(experiment).images).values()
+  assert len(batch['label']) == 8
+  assert seen == set(order.batch_indices(0, 0, 36, 8).tolist())
 
 
 def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):

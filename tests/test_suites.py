@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from small import bench, make_set
+from tiny import tiny_config
 
 from random_pruning_jax import attacks, data, evaluate, feed, flow, suites
 from random_pruning_jax.config import resolve
 from random_pruning_jax.data import corrupted
 from random_pruning_jax.progress import Stages
 from random_pruning_jax.suites import adversarial, corruptions, gradients, ood, shifts
-
-from tiny import tiny_config  # isort: skip
 
 ATTACKS = {
   'pgd': {'epsilons': (1 / 255, 8 / 255), 'steps': 3, 'step_size': 0.25, 'restarts': 1},

@@ -14,7 +14,6 @@ import sys
 import time
 import types
 
-import jax
 import pytest
 from tiny import tiny_config
 
@@ -49,20 +48,10 @@ def swept(tmp_path_factory):
   ]
   both = agenda.make(configs, skip_invalid=True)
   agenda.remember(both.jobs, directory)
-  compiled = []
-
-  def listen(event, duration, **_):
-    if 'backend_compile' in event and duration > 0.2:
-      compiled.append(event)
-
   out = io.StringIO()
   with view.View(both.jobs, estimate.costs(both.jobs, both.experiments), directory, out):
-    work.work(both.jobs[:1], directory)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    work.work([job for job in both.jobs if job.config.optimizer.lr < 1], directory)
-    again = list(compiled)
     work.work(both.jobs, directory)
-  return directory, both.jobs, again, out.getvalue()
+  return directory, both.jobs, out.getvalue()
 
 
 def states(directory, jobs):
@@ -70,7 +59,7 @@ def states(directory, jobs):
 
 
 def test_failures_are_recorded_and_stop_nothing(swept):
-  directory, jobs, _, _ = swept
+  directory, jobs, _ = swept
   by_tag = {job.tag: agenda.state(directory / job.tag) for job in jobs}
   assert sorted(by_tag.values()) == ['done', 'done', 'failed', 'failed', 'failed']
   errors = [
@@ -82,12 +71,8 @@ def test_failures_are_recorded_and_stop_nothing(swept):
   assert any('nonsense' in error['error'] for error in errors)
 
 
-def test_runs_that_differ_in_seed_or_ratio_compile_no_second_step(swept):
-  assert swept[2] == []
-
-
 def test_the_view_says_each_end_once_and_in_plain_lines(swept):
-  text = swept[3]
+  text = swept[2]
   assert '\x1b' not in text
   for job in swept[1]:
     assert text.count(f' {job.tag} ') == 1
@@ -119,7 +104,7 @@ def test_what_is_left_is_of_like_networks_or_grows_less_than_their_work(tmp_path
 
 
 def test_finished_and_failed_runs_are_left_alone(swept):
-  directory, jobs, _, _ = swept
+  directory, jobs, _ = swept
   files = [p for p in sorted(directory.rglob('*')) if p.name in (results.FILE, results.FAILED)]
   before = [(path, path.stat().st_mtime_ns) for path in files]
   work.work(jobs, directory)
@@ -127,7 +112,7 @@ def test_finished_and_failed_runs_are_left_alone(swept):
 
 
 def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept, capsys):
-  directory, jobs, _, _ = swept
+  directory, jobs, _ = swept
   done = [job for job in jobs if agenda.state(directory / job.tag) == 'done']
   command._say_measured_otherwise(done, directory)
   assert not capsys.readouterr().err
@@ -144,7 +129,7 @@ def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept,
 
 
 def test_retry_tries_failed_runs_again(swept):
-  directory, jobs, _, _ = swept
+  directory, jobs, _ = swept
   bad = [job for job in jobs if job.config.pruning.ratio == 'erk_plus']
   before = agenda.read_failure(directory / bad[0].tag)['time']
   time.sleep(1.1)
@@ -155,7 +140,7 @@ def test_retry_tries_failed_runs_again(swept):
 
 
 def test_the_manifest_holds_every_planned_run(swept):
-  directory, jobs, _, _ = swept
+  directory, jobs, _ = swept
   assert agenda.read_manifest(directory).keys() == {job.tag for job in jobs}
   agenda.remember(jobs[:1], directory)
   assert len(agenda.read_manifest(directory)) == len(jobs)
@@ -606,7 +591,7 @@ def test_of_several_runs_that_a_dead_worker_had_none_is_blamed_before_it_is_alon
 
 def test_runs_train_together_and_a_failing_one_stops_no_other(swept, tmp_path):
   """The runs of `swept`, three at a time: the same states, and the same rows to rounding."""
-  directory, jobs, _, _ = swept
+  directory, jobs, _ = swept
   work.work(jobs, tmp_path, together=3)
   assert states(tmp_path, jobs) == states(directory, jobs)
   assert not list(tmp_path.glob(f'*/{lease.FILE}'))

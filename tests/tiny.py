@@ -2,6 +2,10 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from random_pruning_jax import models, runlog
 from random_pruning_jax.config import default
 
@@ -44,3 +48,16 @@ def log_of(workdir):
     {name: value for name, value in line.items() if name not in clock}
     for line in runlog.read_log(workdir)
   ]
+
+
+def assert_equal(a, b):
+  """To the bit, leaf by leaf."""
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def a_batch(size=12):
+  rng = np.random.RandomState(0)
+  return {
+    'image': jnp.asarray(rng.rand(size, 8, 8, 1), jnp.float32),
+    'label': jnp.asarray(rng.randint(0, 10, size)),
+  }

@@ -5,8 +5,6 @@ import gc
 import logging
 import os
 import pathlib
-import platform
-import zlib
 from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
@@ -112,7 +110,7 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
     use_cpu(args.cpu_devices or cpu_devices(apart))
   if jax.config.jax_compilation_cache_dir is None:
     # What was compiled for one kind of processor may not run on another that shares the home.
-    keep_compiled(places.cache_dir() / 'compiled' / _processor())
+    keep_compiled(places.cache_dir() / 'compiled' / processor.abilities())
   hosts.connect(args.coordinator_address, args.num_processes, args.process_id, args.distributed)
 
 
@@ -165,12 +163,3 @@ def cpu_devices(apart: bool) -> int:
   if kernels.runs_dense() and not apart:
     return 1
   return 1 << (processor.cores().bit_length() - 1)
-
-
-def _processor() -> str:
-  """Eight hex digits of the processor's abilities, as far as the system tells them."""
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-  abilities = [line for line in lines if line.startswith(('flags', 'Features'))][:1]
-  name = ' '.join([platform.machine(), platform.processor(), *abilities])
-  return f'{zlib.crc32(name.encode()):08x}'

@@ -1,11 +1,15 @@
 """Kernels for CPUs, compiled by Numba (an optional extra) and called by XLA's programs.
 
     dense.py       convolutions and their gradients, for JAX; from here
-                   dense_plans, tile_plans   what is to be computed, as words for machine code
+                   dense_plans, tile_plans   what is to be computed, as words: dense_words,
+                                             dense_plan, dense_frames, dense_lines
                    dense_jobs, tile_jobs     threads that share it
+                   dense_fill, turn          images brought into frames of zeros
+                   tiles, tile_code          into tiles, and back
                    dense_sums, contract      the loop in which the time goes
     sums.py        BatchNorm's sums, likewise
     kept.py        prediction from kept weights only, likewise
+    llvm, vectors  what machine code is written in, and for
     targets.py     gives XLA the machine code of any of these: handler, later, xla_words
     jobs.py        makes it in a process of its own; objects.py keeps it in the user's cache
 

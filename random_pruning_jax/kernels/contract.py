@@ -88,13 +88,20 @@ def contract(vectors: Vectors):
   return loop
 
 
-def _loops(builder, lanes, pixels, vectors, given):
-  """Two loops, over taps and over channels, that pass the sums on in registers."""
+def _loops(builder, lanes, pixels, wide, given):
+  """Two loops, over taps and over channels, that pass the sums on in registers.
+
+  sums[p, v] = bias[v] (+ start[p, v])                        entry, present, begin
+  for tap in range(taps):                                     head, tap, tail
+    for k in range(count):                                    channel
+      sums[p, v] += x[places[tap] + p + step k] * w[rows[tap] + row k + v]
+  out[p, v] = max(sums[p, v], floor), NaN as it is            end
+  """
   kind = ir.VectorType(_FLOAT, lanes)
   x, w, out = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (given.x, given.w, given.out))
   places, rows = (builder.inttoptr(a, _INT.as_pointer()) for a in (given.places, given.rows))
   lead = (pixels + 1) // 2  # pixels of the first half
-  each = [(p, v) for p in range(pixels) for v in range(vectors)]
+  each = [(p, v) for p in range(pixels) for v in range(wide)]
   sides = [ir.Constant(_WORD, 0), given.out_half]
   inside = {}  # the result
   for p, v in each:
@@ -105,7 +112,7 @@ def _loops(builder, lanes, pixels, vectors, given):
   entry = builder.block
   bias, start = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in (given.bias, given.start))
   biases = [
-    _load(builder, builder.gep(bias, [ir.Constant(_WORD, v * lanes)]), kind) for v in range(vectors)
+    _load(builder, builder.gep(bias, [ir.Constant(_WORD, v * lanes)]), kind) for v in range(wide)
   ]
   builder.cbranch(builder.icmp_signed('!=', given.start, ir.Constant(_WORD, 0)), present, begin)
 
@@ -126,7 +133,7 @@ def _loops(builder, lanes, pixels, vectors, given):
   builder.position_at_end(tap)
   place = builder.gep(x, [_read(builder, places, number)])
   lines = [builder.gep(w, [_read(builder, rows, number)])]
-  lines += [builder.gep(lines[0], [given.next_w])] * (vectors - 1)
+  lines += [builder.gep(lines[0], [given.next_w])] * (wide - 1)
   starts = [place, builder.gep(place, [given.half])][: -(-pixels // lead)]
   starts = [builder.ptrtoint(start, _WORD) for start in starts]
   builder.branch(channel)
@@ -144,7 +151,7 @@ def _loops(builder, lanes, pixels, vectors, given):
   for p in range(pixels):
     value = builder.load(builder.gep(here[p // lead], [ir.Constant(_WORD, p % lead)]))
     value = llvm.all_lanes(builder, value, kind)
-    for v in range(vectors):
+    for v in range(wide):
       total = builder.call(multiply, [value, weights[v], running[p, v]])
       running[p, v].add_incoming(total, channel)
       sums[p, v].add_incoming(total, tail)

@@ -29,7 +29,7 @@ LINE = 256  # pixels, about
 NONE = np.zeros(0, np.float32)
 
 
-class Others(NamedTuple):
+class Fallback(NamedTuple):
   """What computes a result whose channels fill no vector: functions of two operands and sizes."""
 
   forward: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
@@ -37,9 +37,9 @@ class Others(NamedTuple):
   to_kernel: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
 
 
-def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, others: Others) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, fallback: Fallback) -> jax.Array:
   """x [N, H, W, C], kernel [h, w, C, O] -> [N, h', w', O], float32."""
-  return _forward.bind(x, kernel, sizes=sizes, others=others)
+  return _forward.bind(x, kernel, sizes=sizes, fallback=fallback)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
@@ -50,17 +50,17 @@ def finished(
   residual: jax.Array | None,
   relu: bool,
   sizes: Sizes,
-  others: Others,
+  fallback: Fallback,
 ) -> jax.Array:
   """convolve(x, kernel) + bias [O] + residual [N, h', w', O]; with `relu` max(., 0) of that."""
   given = (x, kernel, bias, *([] if residual is None else [residual]))
-  return _finished.bind(*given, relu=relu, sizes=sizes, others=others)
+  return _finished.bind(*given, relu=relu, sizes=sizes, fallback=fallback)
 
 
-def _finished_jvp(relu, sizes, others, primals, tangents):
+def _finished_jvp(relu, sizes, fallback, primals, tangents):
   x, kernel, bias, residual = primals
-  y = finished(x, kernel, bias, residual, relu, sizes, others)
-  options = {'sizes': sizes, 'others': others}
+  y = finished(x, kernel, bias, residual, relu, sizes, fallback)
+  options = {'sizes': sizes, 'fallback': fallback}
   ways = (
     lambda dx: _forward.bind(dx, kernel, **options),
     lambda dk: _forward.bind(x, dk, **options),
@@ -102,15 +102,15 @@ def _run(
   return jax.ffi.ffi_call(target, results)(x, w, plan.words, bias, residual)[0]
 
 
-def _compute_forward(x, kernel, *, threads, sizes, others):
+def _compute_forward(x, kernel, *, threads, sizes, fallback):
   if (vectors := filled(sizes.kernel[3])) is None:
-    return others.forward(x, kernel, sizes)
+    return fallback.forward(x, kernel, sizes)
   return _convolved(x, kernel, sizes, vectors, threads)
 
 
-def _compute_to_input(g, kernel, *, threads, sizes, others):
+def _compute_to_input(g, kernel, *, threads, sizes, fallback):
   if (vectors := filled(sizes.kernel[2])) is None:
-    return others.to_input(g, kernel, sizes)
+    return fallback.to_input(g, kernel, sizes)
   if tile_plans.fits(len(g), sizes):  # as the forward one, with the kernel rotated
     pads = tuple(tuple(2 - pad for pad in side) for side in sizes.pads)
     (*size, inputs, outputs) = sizes.kernel
@@ -124,9 +124,9 @@ def _compute_to_input(g, kernel, *, threads, sizes, others):
   return _run(plan, vectors, g, kernel).reshape(-1, *sizes.image)
 
 
-def _compute_to_kernel(x, g, *, threads, sizes, others):
+def _compute_to_kernel(x, g, *, threads, sizes, fallback):
   if (vectors := filled(sizes.kernel[3])) is None:
-    return others.to_kernel(x, g, sizes)
+    return fallback.to_kernel(x, g, sizes)
   if tile_plans.fits_gradient(len(x), sizes, threads):
     plan = tile_plans.to_kernel(len(x), sizes, vectors, threads)
     return tiles.gradient_of_kernel(_run(plan, vectors, x, g))
@@ -134,9 +134,9 @@ def _compute_to_kernel(x, g, *, threads, sizes, others):
   return _run(dense_plans.to_kernel(len(x), lined, vectors, threads), vectors, x, g)
 
 
-def _compute_finished(x, kernel, bias, *residual, threads, relu, sizes, others):
+def _compute_finished(x, kernel, bias, *residual, threads, relu, sizes, fallback):
   if (vectors := filled(sizes.kernel[3])) is None:
-    y = sum(residual, others.forward(x, kernel, sizes) + bias)
+    y = sum(residual, fallback.forward(x, kernel, sizes) + bias)
     return jnp.maximum(y, 0) if relu else y
   epilogue = Epilogue(bias=True, residual=bool(residual), relu=relu)
   return _convolved(x, kernel, sizes, vectors, threads, epilogue, bias, *residual)
@@ -161,7 +161,10 @@ def _by_vectors(kernel: jax.Array, vectors: Vectors) -> jax.Array:
 
 
 def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]:
-  """Where a kernel meets one pixel at a time, images [N, H, W, channels] as more of one line."""
+  """For a 1x1 kernel, images [N, H, W, channels] as more of one line of about LINE pixels each.
+
+  Others, and those with strides or padding, stay as they are.
+  """
   if sizes.kernel[:2] != (1, 1) or sizes.strides != (1, 1) or sizes.pads != ((0, 0), (0, 0)):
     return x, sizes
   high, wide, _ = sizes.image
@@ -175,7 +178,7 @@ def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
     del rest, options
     return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
-  return targets.primitive(name, compute, outline, ('sizes', 'others', 'relu'))
+  return targets.primitive(name, compute, outline, ('sizes', 'fallback', 'relu'))
 
 
 _forward = _primitive('convolve', _compute_forward, lambda x, sizes: (x.shape[0], *sizes.map))
@@ -197,10 +200,10 @@ def _linear(of: Primitive, first: Callable[..., Any], second: Callable[..., Any]
   )
 
 
-def _turned(of: Primitive) -> Callable[..., Any]:
+def _swapped(of: Primitive) -> Callable[..., Any]:
   return lambda ct, x, **options: of.bind(x, ct, **options)
 
 
-_linear(_forward, _to_input.bind, _turned(_to_kernel))
+_linear(_forward, _to_input.bind, _swapped(_to_kernel))
 _linear(_to_input, _forward.bind, _to_kernel.bind)
-_linear(_to_kernel, lambda ct, g, **options: _to_input.bind(g, ct, **options), _turned(_forward))
+_linear(_to_kernel, lambda ct, g, **options: _to_input.bind(g, ct, **options), _swapped(_forward))

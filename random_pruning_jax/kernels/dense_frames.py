@@ -21,8 +21,9 @@ class Sizes(NamedTuple):
 class Frame(NamedTuple):
   """An image [height, width, channels] inside zeros [high, wide], or as it is.
 
-  With `planes`, every such column beside each other: [high, channels, planes, wide / planes]; of
-  them the first `filled` are read, and `each` such row.
+  With `planes` it lies channel by channel, [high, channels, planes, wide / planes]: column j is in
+  plane j % planes, so that columns a stride apart lie beside each other. Only the planes of the
+  image's first `filled` columns are filled, and only every `each`-th row.
   """
 
   image: tuple[int, int, int]
@@ -53,6 +54,7 @@ class Frame(NamedTuple):
     return self.place(self.high, 0)
 
   def place(self, row: int, column: int) -> int:
+    """Floats from the frame's beginning to this pixel's first channel."""
     if not self.planes:
       return (row * self.wide + column) * self.image[2]
     inside = column % self.planes * self.plane + column // self.planes

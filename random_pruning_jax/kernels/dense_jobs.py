@@ -31,14 +31,14 @@ IN, WEIGHTS, PLAN, BIAS, RESIDUAL, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8
 
 
 @compiled
-def begin(frame):
-  place = started(frame, JOB, IN, 5, 2)
+def begin(call_frame):
+  place = started(call_frame, JOB, IN, 5, 2)
   job = words(place)
   plan = ints(job[PLAN])
   # A kernel is summed over shares of the images that do not depend on which thread takes them.
   blocks = (plan[word.IMAGES] + plan[word.BLOCK] - 1) // plan[word.BLOCK]
-  shares = blocks * plan[word.SHARES]
-  job[ITEMS] = min(plan[word.THREADS], plan[word.IMAGES]) if plan[word.SUMMED] else shares
+  pieces = blocks * plan[word.SHARES]
+  job[ITEMS] = min(plan[word.THREADS], plan[word.IMAGES]) if plan[word.SUMMED] else pieces
   job[WORKERS] = plan[word.THREADS]
   return place
 

@@ -92,7 +92,6 @@ def written(
     word.SHARES: shares,
     word.OUTPUTS: shape[-1],
     word.NEXT_W: next_w,
-    word.STEP_W: parts[0][0][word.ROW] * parts[0][0][word.COUNT] * parts[0][0][word.TAPS] * summed,
     word.STEP_OUT: math.prod(shape if summed else shape[1:]),
     word.SUMMED: summed,
     word.CHUNK: chunk,

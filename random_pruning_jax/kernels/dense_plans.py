@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
@@ -137,6 +138,7 @@ def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan
     images=images,
     block=block,
     chunk=chunk,
+    more={word.STEP_W: math.prod(sizes.map)},
   )
 
 

@@ -17,66 +17,66 @@ def summing(vectors: Vectors):
   pixels_of = tuple(pixels for pixels, _ in SHAPES[vectors.registers])
 
   @inlined
-  def part(plan, tables, own, x, w, bias, residual, relu, out, lower, upper, first, taps):
+  def some_taps(plan, plan_at, part, x, w, bias, residual, relu, out, lower, upper, first, taps):
     """The sums of some taps of one part of the result, from one vector of its channels to another.
 
     bias and residual are 0 for none.
     """
-    half, out_half = own[word.X_HALF], own[word.OUT_HALF]
+    half, out_half = part[word.X_HALF], part[word.OUT_HALF]
     vector = lower
     while vector < upper:
       wide = 2 if upper - vector >= 2 else 1
-      shapes = ints(tables + 4 * own[word.BY_TWO if wide == 2 else word.BY_ONE])
-      for begin in range(0, own[word.COUNT], plan[word.DEPTH]):
+      shapes = ints(plan_at + 4 * part[word.BY_TWO if wide == 2 else word.BY_ONE])
+      for begin in range(0, part[word.COUNT], plan[word.DEPTH]):
         start = out if plan[word.SUMMED] or begin else residual
-        lift, floor = tables + 4 * plan[word.ZEROS], _NO_FLOOR
+        added, floor = plan_at + 4 * plan[word.ZEROS], _NO_FLOOR
         if bias and begin == 0:
-          lift = bias + 4 * vector * lanes
-        if relu and begin + plan[word.DEPTH] >= own[word.COUNT]:
+          added = bias + 4 * vector * lanes
+        if relu and begin + plan[word.DEPTH] >= part[word.COUNT]:
           floor = _ZERO
-        for line in range(own[word.LINES]):
+        for line in range(part[word.LINES]):
           pixel = 0
           for number in range(1, shapes[0] + 1):
             shape = shapes[number]
             lead = (pixels_of[shape] + 1) // 2
             place = (
-              own[word.OUT]
-              + line * own[word.OUT_LINE]
-              + pixel * own[word.OUT_PIXEL]
+              part[word.OUT]
+              + line * part[word.OUT_LINE]
+              + pixel * part[word.OUT_PIXEL]
               + vector * lanes
             )
             loop(
               shape,
-              x + 4 * (own[word.X] + line * own[word.X_LINE] + pixel + begin * own[word.X_STEP]),
+              x + 4 * (part[word.X] + line * part[word.X_LINE] + pixel + begin * part[word.X_STEP]),
               half if half else lead,
-              own[word.X_STEP],
-              min(plan[word.DEPTH], own[word.COUNT] - begin),
+              part[word.X_STEP],
+              min(plan[word.DEPTH], part[word.COUNT] - begin),
               taps,
-              tables + 4 * (own[word.PLACES] + first),
-              tables + 4 * (own[word.ROWS] + first),
-              own[word.ROW],
-              w + 4 * (vector * plan[word.NEXT_W] + begin * own[word.ROW]),
+              plan_at + 4 * (part[word.PLACES] + first),
+              plan_at + 4 * (part[word.ROWS] + first),
+              part[word.ROW],
+              w + 4 * (vector * plan[word.NEXT_W] + begin * part[word.ROW]),
               plan[word.NEXT_W],
               out + 4 * place,
-              own[word.OUT_PIXEL],
-              out_half if half else lead * own[word.OUT_PIXEL],
+              part[word.OUT_PIXEL],
+              out_half if half else lead * part[word.OUT_PIXEL],
               start + 4 * place if start else 0,
-              lift,
+              added,
               floor,
             )
             pixel += pixels_of[shape]
       vector += wide
 
   @compiled_for(INTS, *[types.int64] * 10)
-  def parts(plan, tables, images, x, w, bias, residual, relu, out, lower, upper):
+  def parts(plan, plan_at, images, x, w, bias, residual, relu, out, lower, upper):
     """All parts, some taps at a time where images are summed."""
     taps = plan[word.CHUNK]
     if plan[word.SUMMED]:
-      taps = images * ints(tables + 4 * word.HEAD)[word.TAPS]
+      taps = images * ints(plan_at + 4 * word.HEAD)[word.TAPS]
     for chunk in range(0, taps, plan[word.CHUNK]):
       for number in range(plan[word.PARTS]):
-        own = ints(tables + 4 * (word.HEAD + word.PART * number))
-        now = min(plan[word.CHUNK], taps - chunk) if plan[word.SUMMED] else own[word.TAPS]
-        part(plan, tables, own, x, w, bias, residual, relu, out, lower, upper, chunk, now)
+        part = ints(plan_at + 4 * (word.HEAD + word.PART * number))
+        now = min(plan[word.CHUNK], taps - chunk) if plan[word.SUMMED] else part[word.TAPS]
+        some_taps(plan, plan_at, part, x, w, bias, residual, relu, out, lower, upper, chunk, now)
 
   return parts

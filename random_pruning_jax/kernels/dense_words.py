@@ -15,9 +15,9 @@ They are int32. A plan is its head, its parts and their tables.
   HIGH,  # of the frame
   WIDE,
   FRAMED,  # whether there is one
-  PLANES,  # into how many its columns are turned: every second into one of two; 0 for none
-  PLANE,  # its length
-  FILLED,  # how many of them
+  PLANES,  # into how many its columns are dealt (`dense_frames.Frame`); 0 for none
+  PLANE,  # columns of one
+  FILLED,  # how many planes are filled
   EACH,  # and every how many-th row
   BLOCK,  # images at once
   SHARES,  # of the channels of their result, where there are fewer images than threads

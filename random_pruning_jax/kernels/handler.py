@@ -64,10 +64,10 @@ def handler(functions: Functions, helper_name: str) -> Any:
 
   LLVM knows the helper's address by that name.
   """
-  version, place = interface()
+  version, number_of = interface()
   begin, finish, helper_of = functions.begin, functions.finish, llvm.function(helper_name)
-  destroy, schedule = place['Error_Destroy'], place['ThreadPool_Schedule']
-  count = place['ThreadPool_NumThreads']
+  destroy, schedule = number_of['Error_Destroy'], number_of['ThreadPool_Schedule']
+  count = number_of['ThreadPool_NumThreads']
 
   @numba.cfunc(SIGNATURE, error_model='numpy')
   def handle(address):
@@ -84,14 +84,14 @@ def handler(functions: Functions, helper_name: str) -> Any:
     # Requests begin with their size in bytes, no extension, and the call's context.
     request[0], request[1], request[2] = 32, 0, frame[CONTEXT]
     request[3], request[5] = place + 40, 1  # where the number of threads goes
-    _destroy(api[destroy], llvm.call(api[count], place), request)
+    _failed(api[destroy], llvm.call(api[count], place), request)
     state = words(job)
     workers = min(request[5], state[WORKERS], state[ITEMS])
     for _ in range(workers - 1):
       llvm.add(job + 8 * REFERENCES, 1)
       request[0], request[1], request[2] = 40, 0, frame[CONTEXT]
       request[3], request[4] = helper, job
-      if _destroy(api[destroy], llvm.call(api[schedule], place), request):
+      if _failed(api[destroy], llvm.call(api[schedule], place), request):
         llvm.add(job + 8 * REFERENCES, -1)
     llvm.free(place)
     llvm.add(job + 8 * REFERENCES, 1)
@@ -106,11 +106,11 @@ def handler(functions: Functions, helper_name: str) -> Any:
 
 
 @compiled
-def started(frame, size, first, arguments, results):
-  """A job of `size` words for the call `frame`, all zeros, and from word `first` on its buffers."""
+def started(call_frame, size, first, arguments, results):
+  """A job of `size` words, all zeros, and from word `first` on the buffers of the call."""
   place = llvm.allocate(8 * size)
   llvm.clear(place, 2 * size)
-  job, given, made = words(place), words(frame[ARGUMENTS]), words(frame[RESULTS])
+  job, given, made = words(place), words(call_frame[ARGUMENTS]), words(call_frame[RESULTS])
   for number in range(arguments):
     job[first + number] = words(given[number])[DATA]
   for number in range(results):
@@ -126,7 +126,7 @@ def _leave(place):
 
 
 @compiled
-def _destroy(function, error, request):
+def _failed(function, error, request):
   """Whether there was an error; without help the handler does all of the work."""
   if error != 0:
     request[0], request[1], request[2] = 24, 0, error

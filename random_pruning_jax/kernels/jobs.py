@@ -25,7 +25,7 @@ _ending = threading.Event()
 
 
 def target(kind: Kind) -> str:
-  """What XLA calls it."""
+  """The name by which XLA knows it."""
   return '_'.join(map(str, ('random_pruning_jax', *kind)))
 
 

@@ -46,7 +46,7 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   mode = word.SHARED if images < 4 * workers else word.ALONE
   if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= word.LANES:
     mode = word.DIRECT
-  copies = (0, images, workers)[mode]
+  copies = {word.DIRECT: 0, word.SHARED: images, word.ALONE: workers}[mode]
   size = inputs * columns * stride * phase * wide
   return Layer(
     whole,

@@ -17,15 +17,15 @@ from random_pruning_jax.kernels.llvm import compiled, ints, words
 
 # Words of a job, int64.
 COPY, COPIED, COPIES, BLOCKS, TILES, SIZE, SPARE = range(FIRST, FIRST + 7)
-X, VALUES, OFFSETS, STARTS, SETTINGS, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST + 15)
+X, VALUES, OFFSETS, STARTS, PLAN, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST + 15)
 
 
 @compiled
-def begin(frame):
-  """A job for the call `frame`: what its buffers are, and how it falls into items."""
-  place = started(frame, JOB, X, 5, 2)
+def begin(call_frame):
+  """A job for the call `call_frame`: what its buffers are, and how it falls into items."""
+  place = started(call_frame, JOB, X, 5, 2)
   job = words(place)
-  plan = ints(job[SETTINGS])
+  plan = ints(job[PLAN])
   vectors = (plan[word.HIGH] * plan[word.WIDE] + word.LANES - 1) // word.LANES
   job[TILES] = (vectors + word.VECTORS - 1) // word.VECTORS
   lines = (plan[word.HIGH] - 1) * plan[word.STRIDE] + plan[word.ROWS] + plan[word.STRIDE] - 1
@@ -47,7 +47,7 @@ def begin(frame):
 def work(place):
   """Takes copies and then products, or whole images, until none is left."""
   job = words(place)
-  plan = ints(job[SETTINGS])
+  plan = ints(job[PLAN])
   number = llvm.add(place + 8 * COPY, 8)
   while number < job[COPIES]:
     last = min(number + 8, job[COPIES])
@@ -80,7 +80,7 @@ def finish(place):
 @compiled
 def _image(job, image, seat):
   """Copies and products of one image, in the part of the memory that is this thread's."""
-  inputs = ints(job[SETTINGS])[word.INPUTS]
+  inputs = ints(job[PLAN])[word.INPUTS]
   base = job[SCRATCH] + 4 * seat * inputs * job[SIZE]
   for channel in range(inputs):
     _shift(job, image * inputs + channel, base + 4 * channel * job[SIZE])
@@ -92,7 +92,7 @@ def _image(job, image, seat):
 @compiled
 def _shift(job, number, target):
   """One channel of one image, for each column of the kernel: phases of rows, rows, pixels."""
-  plan = ints(job[SETTINGS])
+  plan = ints(job[PLAN])
   height, width, stride, pad = (
     plan[word.HEIGHT],
     plan[word.WIDTH],
@@ -137,7 +137,7 @@ def _shift(job, number, target):
 @compiled
 def _multiply(job, image, tile, block, base, spare):
   """One tile of pixels of one image, for one block of output channels."""
-  plan = ints(job[SETTINGS])
+  plan = ints(job[PLAN])
   starts = ints(job[STARTS])
   outputs = plan[word.OUTPUTS]
   pixels = plan[word.HIGH] * plan[word.WIDE]

@@ -18,10 +18,11 @@ from random_pruning_jax.data import places
 
 
 def address(name: str, make: Callable[[], Any]) -> int:
-  """Where the function is that `make()`, a `numba.cfunc` of this name, compiles or once compiled.
+  """The address of a function: of the machine code that is kept under `name` in the user's cache,
+  or else of what `make()`, a `numba.cfunc`, compiles, which is then kept.
 
-  It stays as long as the process does. Another process finds it in the user's cache, as long as the
-  sources of this package, Numba, JAX and the processor are the same.
+  It stays as long as the process does. Another process finds the code as long as the sources of
+  this package, Numba, JAX and the processor are the same.
   """
   path = folder() / name
   code = _read(path)
@@ -34,7 +35,7 @@ def address(name: str, make: Callable[[], Any]) -> int:
     )
     _write(path, code)
   function, _, code = code.partition(b'\0')
-  return _loaded(function.decode(), code)
+  return _address_in(function.decode(), code)
 
 
 def stored(name: str) -> bool:
@@ -44,7 +45,7 @@ def stored(name: str) -> bool:
 
 def folder() -> pathlib.Path:
   """Where machine code for this processor, by these sources, lies."""
-  return places.cache_dir() / 'kernels' / _version()
+  return places.cache_dir() / 'kernels' / version()
 
 
 def writable() -> bool:
@@ -61,11 +62,11 @@ def writable() -> bool:
 def loaded(text: str, *functions: str) -> list[int]:
   """Where functions of a module in LLVM's language are, by their names."""
   code = _machine().emit_object(binding.parse_assembly(text))
-  return [_loaded(function, code) for function in functions]
+  return [_address_in(function, code) for function in functions]
 
 
 @functools.cache
-def _loaded(function: str, code: bytes) -> int:
+def _address_in(function: str, code: bytes) -> int:
   engine = binding.create_mcjit_compiler(binding.parse_assembly(''), _machine())
   engine.add_object_file(binding.ObjectFileRef.from_data(code))
   engine.finalize_object()
@@ -118,7 +119,7 @@ def _write(path: pathlib.Path, code: bytes) -> None:
 
 
 @functools.cache
-def _version() -> str:
+def version() -> str:
   """Changes whenever the kernels, what compiles them or the processor do."""
   files = sorted(pathlib.Path(__file__).parent.glob('*.py'))
   total = hashlib.sha256(b''.join(file.read_bytes() for file in files))

@@ -5,20 +5,20 @@ from random_pruning_jax.kernels.handler import DONE, FIRST, ITEM, ITEMS, WORKERS
 from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
 
 # Words of a plan, int32: rows in all and of an item, columns.
-THREADS, ROWS, SHARE, COLUMNS, PLAN = range(5)
+THREADS, ROWS, SHARE, COLUMNS = range(4)
 
 # Summed by themselves first: rounding errors grow with how many numbers one sum takes.
 ROWS_AT_ONCE = 64
 
 # Words of a job, int64.
-X, Y, SETTINGS, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
+X, Y, PLAN, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
 
 
 @compiled
-def begin(frame):
-  place = started(frame, JOB, X, 3, 2)
+def begin(call_frame):
+  place = started(call_frame, JOB, X, 3, 2)
   job = words(place)
-  plan = ints(job[SETTINGS])
+  plan = ints(job[PLAN])
   # Shares do not depend on which thread takes them, so that the bits are the same each time.
   job[ITEMS] = (plan[ROWS] + plan[SHARE] - 1) // plan[SHARE]
   job[WORKERS] = plan[THREADS]
@@ -28,7 +28,7 @@ def begin(frame):
 @compiled
 def finish(place):
   job = words(place)
-  size = 2 * ints(job[SETTINGS])[COLUMNS]
+  size = 2 * ints(job[PLAN])[COLUMNS]
   llvm.clear(job[RESULT], size)
   total = floats(job[RESULT])
   for item in range(job[ITEMS]):
@@ -40,7 +40,7 @@ def finish(place):
 @compiled
 def work(place):
   job = words(place)
-  plan = ints(job[SETTINGS])
+  plan = ints(job[PLAN])
   number = llvm.add(place + 8 * ITEM, 1)
   if number >= job[ITEMS]:  # a helper that comes late must not read what is XLA's, and may be gone
     return

@@ -66,7 +66,7 @@ def primitive(
 
 
 def register(*kind: str | int) -> str:
-  """Gives XLA the handler of a kind of job (see `jobs`), once a process; under which name.
+  """Registers the handler of a kind of job (see `jobs`) with XLA, once a process; its name there.
 
   Where its machine code must be made first, another process makes it while this one goes on, and
   the first call waits. Raises RuntimeError where XLA speaks another version of the interface.

@@ -14,24 +14,24 @@ _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 
 def tiling(vectors: Vectors, parts):
   """What computes images by tiles, in compiled code, where `parts` computes the sums of tiles."""
-  inputs, both, outputs = (
+  bring_x, bring_both, finish = (
     make(vectors.lanes) for make in (_input_transform, _gradient_transform, _output_transform)
   )
 
   @inlined
-  def tiled(plan, tables, frame, images, source, w, bias, residual, out, lower, upper):
+  def tiled(plan, plan_at, frame, images, source, w, bias, residual, out, lower, upper):
     """Bands of lines of tiles; the last begins early, where they are no whole number of them."""
     x = frame + 4 * (before(plan) + MARGIN)
     second = x + 4 * POSITIONS * plan[word.X_POSITION]
     for start in range(0, plan[word.DOWN], plan[word.BAND]):
       first = min(start, plan[word.DOWN] - plan[word.BAND])
       if plan[word.SUMMED]:
-        both(plan, tables, source, w, x, second, images, first, start)
-        parts(plan, tables, 1, x, second, 0, 0, 0, out, lower, upper)
+        bring_both(plan, plan_at, source, w, x, second, images, first, start)
+        parts(plan, plan_at, 1, x, second, 0, 0, 0, out, lower, upper)
       else:
-        inputs(plan, source, x, images, first)
-        parts(plan, tables, images, x, w, 0, 0, 0, second, lower, upper)
-        outputs(plan, tables, second, out, bias, residual, images, first, lower, upper)
+        bring_x(plan, source, x, images, first)
+        parts(plan, plan_at, images, x, w, 0, 0, 0, second, lower, upper)
+        finish(plan, plan_at, second, out, bias, residual, images, first, lower, upper)
 
   return tiled
 
@@ -68,10 +68,10 @@ def _output_transform(lanes: int):
   transform = transform_sums(lanes)
 
   @compiled
-  def run(plan, tables, source, out, bias, residual, images, first, lower, upper):
+  def run(plan, plan_at, source, out, bias, residual, images, first, lower, upper):
     across, band, channels = plan[word.ACROSS], plan[word.BAND], plan[word.OUTPUTS]
     high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
-    zeros, floor = tables + 4 * plan[word.ZEROS], _ZERO if plan[word.RELU] else _NO_FLOOR
+    zeros, floor = plan_at + 4 * plan[word.ZEROS], _ZERO if plan[word.RELU] else _NO_FLOOR
     for row in range(images * band):
       image, inside = row // band, first + row % band
       rows = min(2, high - 2 * inside)
@@ -105,11 +105,11 @@ def _gradient_transform(lanes: int):
   of_pixels, of_tile = transform_pixels(lanes), transform_tile(lanes)
 
   @compiled
-  def run(plan, tables, source, maps, x, y, images, first, start):
+  def run(plan, plan_at, source, maps, x, y, images, first, start):
     across, band = plan[word.ACROSS], plan[word.BAND]
     inputs, outputs = plan[word.INPUTS], plan[word.OUTPUTS]
     high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
-    line, zeros = plan[word.WIDE] * inputs, tables + 4 * plan[word.ZEROS]
+    line, zeros = plan[word.WIDE] * inputs, plan_at + 4 * plan[word.ZEROS]
     every = plan[word.HIGH] * line
     for row in range(plan[word.BLOCK] * band):
       image, inside = row // band, first + row % band

@@ -184,7 +184,7 @@ def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   runs = list(known.values())
   if not runs:
     raise ValueError(f'there is no run at or below {", ".join(map(str, paths))}.')
-  return sorted(_with_settings(runs), key=order)
+  return sorted(with_settings(runs), key=order)
 
 
 def order(run: Run) -> tuple:
@@ -237,7 +237,7 @@ def _check(file: pathlib.Path, content: Any, **kinds: type) -> None:
     raise ValueError(f'{file} must hold {" and ".join(kinds)}, got {got or "nothing"}.')
 
 
-def _with_settings(runs: list[Run]) -> list[Run]:
+def with_settings(runs: list[Run]) -> list[Run]:
   """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged.
 
   Nor compared: but on ImageNet the paper trains dense networks by a schedule of their own.

@@ -27,7 +27,13 @@ gc.set_threshold(100_000)
 
 # Files are given to processes in this order, then as they come: one that takes minutes and is
 # begun last would leave the other processes nothing to do.
-LONGEST = ('test_processes.py', 'test_faults.py', 'test_sweep.py', 'test_docs.py', 'test_smoke.py')
+LONGEST = (
+  'test_processes.py',
+  'test_faults.py',
+  'test_sweep_workers.py',
+  'test_docs.py',
+  'test_smoke.py',
+)
 
 
 def pytest_configure(config):

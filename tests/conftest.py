@@ -55,3 +55,13 @@ def known_networks():
   yield
   models.MODELS.clear()
   models.MODELS.update(before)
+
+
+@pytest.fixture(scope='module')
+def own_cache(tmp_path_factory):
+  """No test reads or writes the user's own cache or data."""
+  root = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(root))
+    patch.setenv('TFDS_DATA_DIR', str(root / 'none'))
+    yield root

@@ -1,9 +1,24 @@
-"""What processes that a test starts are given."""
+"""Processes that a test starts, and what they are given."""
 
 import os
+import pathlib
+import subprocess
+import sys
 
 
 def without_devices() -> dict[str, str]:
   """The tests' environment but for their four devices, for a process that chooses how many."""
   flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
   return os.environ | {'XLA_FLAGS': ' '.join(flags)}
+
+
+def python(code: str, **env: str) -> subprocess.Popen:
+  """A program of its own, with these in its environment besides."""
+  return subprocess.Popen(
+    [sys.executable, '-c', code],
+    env={**os.environ, **env},
+    cwd=pathlib.Path(__file__).parents[1],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )

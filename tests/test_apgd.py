@@ -94,3 +94,20 @@ def test_checkpoints_are_where_the_paper_has_them():
   np.testing.assert_array_equal(np.flatnonzero(lengths) + 1, ends)
   np.testing.assert_array_equal(lengths[lengths > 0], np.diff([0, *ends]))
   assert apgd.windows(1).tolist() == [1]
+
+
+def test_apgd_halves_its_step_until_it_finds_a_narrow_peak():
+  # One peak inside the ball: steps of a fixed size of epsilon jump over it for ever.
+  peak = 0.5 + jnp.asarray([0.013, -0.027, 0.031]).reshape(1, 1, 1, 3)
+  images = jnp.full((1, 1, 1, 3), 0.5)
+
+  def loss(x):
+    return -jnp.sum(jnp.abs(x - peak), axis=(1, 2, 3))
+
+  found, coarse = (
+    jax.jit(functools.partial(run, loss, steps=100))(
+      images, 0.1, jax.random.split(jax.random.key(0), 1)
+    )
+    for run in (attacks.apgd, functools.partial(attacks.pgd, step_size=1.0))
+  )
+  assert -loss(found)[0] < 0.01 < -loss(coarse)[0]

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from random_pruning_jax import attacks, norms, square
+from random_pruning_jax import attacks, norms
 
 SETTINGS = {
   'fgsm': {},
@@ -327,42 +327,6 @@ def test_losses_of_a_case_worked_by_hand():
   np.testing.assert_allclose(targeted, [-3 / 3.5, 1 / 3.5])
   p = np.exp(4) / np.exp([4, 1, 3, 0]).sum()
   assert attacks.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p))
-
-
-def test_apgd_halves_its_step_until_it_finds_a_narrow_peak():
-  # One peak inside the ball: steps of a fixed size of epsilon jump over it for ever.
-  peak = 0.5 + jnp.asarray([0.013, -0.027, 0.031]).reshape(1, 1, 1, 3)
-  images = jnp.full((1, 1, 1, 3), 0.5)
-
-  def loss(x):
-    return -jnp.sum(jnp.abs(x - peak), axis=(1, 2, 3))
-
-  found, coarse = (
-    jax.jit(functools.partial(run, loss, steps=100))(images, 0.1, keys_of(images))
-    for run in (attacks.apgd, functools.partial(attacks.pgd, step_size=1.0))
-  )
-  assert -loss(found)[0] < 0.01 < -loss(coarse)[0]
-
-
-def test_squares_shrink_with_the_queries():
-  # sqrt(.8 * 32 * 32) = 28.6 at first and after 10 of 10,000 queries .4: 20.2.
-  lengths = square.sides(10_000, 0.8, 32, 32)
-  assert len(lengths) == 9_999
-  assert (lengths[0], lengths[10], lengths[11], lengths[51]) == (29, 29, 20, 14)
-  assert (np.diff(lengths) <= 0).all() and lengths[-1] == 1
-  assert square.sides(3, 1.0, 4, 9).max() == 4
-
-
-def test_a_square_has_a_sign_for_each_channel_and_stays_where_the_loss_rose():
-  keys = jax.random.split(jax.random.key(0), 32)
-  painted, signs = jax.jit(jax.vmap(lambda key: square._square(key, 3, (8, 8, 2))))(keys)
-  assert (painted.sum((1, 2, 3)) == 9).all()
-  assert len(np.unique(signs.reshape(32, 2), axis=0)) == 4
-  images = jnp.full((2, 4, 4, 2), 0.5)
-  flat = functools.partial(square.square, lambda x: jnp.zeros(len(x)), queries=5)
-  striped = jax.jit(flat)(images, 0.1, keys[:2])
-  assert (striped == striped[:, :1]).all()
-  assert (striped[..., 0] != striped[..., 1]).any()
 
 
 def test_images_wrong_from_the_start_count_as_wrong():

@@ -1,6 +1,5 @@
 """Streamed images: a folder becomes a set, each step sees its own images, and training runs."""
 
-import functools
 import gc
 import io
 import os
@@ -256,57 +255,6 @@ def test_an_image_is_cropped_otherwise_in_each_epoch(data_dir):
   first, second = epoch(0), epoch(4)
   both = first.keys() & second.keys()
   assert sum((first[i] != second[i]).any() for i in both) > 0.9 * len(both)
-
-
-def test_random_regions_fit_and_have_the_shares_that_were_asked_for():
-  rng = np.random.default_rng(0)
-  regions = [crops.random_region(300, 500, rng=rng) for _ in range(2000)]
-  shares = np.array([r.height * r.width / 150_000 for r in regions])
-  aspects = np.array([r.width / r.height for r in regions])
-  assert all(0 <= r.top <= 300 - r.height and 0 <= r.left <= 500 - r.width for r in regions)
-  assert shares.min() > 0.07 and shares.max() <= 1 and 0.3 < shares.mean() < 0.55
-  assert aspects.min() > 0.7 and aspects.max() < 1.4
-  square = [crops.random_region(400, 400, rng=rng) for _ in range(2000)]
-  assert abs(np.mean([np.log(r.width / r.height) for r in square])) < 0.015  # no more are wide
-  places = np.array([(r.top / (401 - r.height), r.left / (401 - r.width)) for r in square])
-  assert places.min(0).max() < 0.02 and places.max(0).min() > 0.98
-  assert np.abs(places.mean(0) - 0.48).max() < 0.02
-  whole = crops.random_region(10, 100, rng=rng, area=(1.0, 1.0))  # no square of that area fits
-  assert whole == crops.Region(0, 43, 10, 13)
-
-
-def test_the_centre_is_224_of_256_of_the_shorter_side():
-  assert crops.central_region(256, 512, size=(224, 224), resize=256) == (16, 144, 224, 224)
-  assert crops.central_region(512, 256, size=(112, 112), resize=128) == (144, 16, 224, 224)
-  assert crops.central_region(100, 200, size=(50, 50), resize=0) == (0, 50, 100, 100)
-
-
-@pytest.mark.parametrize('channels', [1, 3])
-@pytest.mark.parametrize('side', [40, 200, 1000])
-def test_decoders_agree_on_smooth_images(tmp_path, side, channels):
-  pytest.importorskip('cv2')
-  ramp = np.add.outer(np.linspace(0, 120, side), np.linspace(0, 120, side)).astype(np.uint8)
-  path = tmp_path / 'image.jpg'
-  Image.fromarray(np.stack([ramp, ramp, 255 - ramp], -1)).save(path, quality=95)
-  choose = functools.partial(crops.central_region, size=(32, 32), resize=36)
-  one, *others = (
-    crops.DECODERS[name](path.read_bytes(), choose, (32, 32), channels).astype(int)
-    for name, modules in crops.NEEDED.items()
-    if all(map(crops.installed, modules))
-  )
-  assert one.shape == (32, 32, channels)
-  assert all(np.abs(one - other).max() <= 6 for other in others)
-
-
-def test_of_16_bits_the_upper_8_are_seen_by_every_decoder(tmp_path):
-  ramp = np.add.outer(np.arange(40), np.arange(40)).astype(np.uint16)
-  path = tmp_path / 'image.png'
-  Image.fromarray(ramp << 8).save(path)
-  choose = functools.partial(crops.central_region, size=(40, 40), resize=0)
-  for name, modules in crops.NEEDED.items():
-    if all(map(crops.installed, modules)):
-      found = crops.DECODERS[name](path.read_bytes(), choose, (40, 40), 1)[..., 0]
-      np.testing.assert_allclose(found, ramp, atol=1, err_msg=name)
 
 
 @pytest.mark.parametrize('split', ['validation', 'test'])

@@ -1,9 +1,6 @@
 """Suites against scikit-learn and hand-worked cases, on foreign sets that nobody has seen."""
 
 import dataclasses
-import importlib.util
-import pathlib
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +12,8 @@ from tiny import tiny_config
 
 from random_pruning_jax import attacks, data, evaluate, feed, flow, suites
 from random_pruning_jax.config import resolve
-from random_pruning_jax.data import corrupted
 from random_pruning_jax.progress import Stages
-from random_pruning_jax.suites import adversarial, corruptions, gradients, ood, shifts
+from random_pruning_jax.suites import adversarial, gradients, ood
 
 ATTACKS = {
   'pgd': {'epsilons': (1 / 255, 8 / 255), 'steps': 3, 'step_size': 0.25, 'restarts': 1},
@@ -335,81 +331,6 @@ def test_a_shifted_set_is_measured_on_its_own_labels(whole, sets):
   assert whole.numbers['shifts/few_digits/accuracy'] == pytest.approx(accuracy)
 
 
-def test_a_shifted_set_of_other_classes_is_skipped(sets):
-  on = bench(data_dir=sets, shifts=('few_digits',))
-  fewer = dataclasses.replace(on.experiment.spec, num_classes=3)
-  on.experiment = on.experiment._replace(spec=fewer)
-  why = 'its labels reach 3, and digits has 3 classes'
-  assert shifts.full(on).skipped == {'shifts/few_digits': why}
-
-
-def test_logits_of_classes_that_do_not_occur_are_masked():
-  logits = np.array([[9.0, 1, 2, 3], [9.0, 5, 4, 0]])
-  found, labels = shifts.within(logits, np.array([3, 1]))
-  np.testing.assert_array_equal(found, [[1, 3], [5, 0]])
-  np.testing.assert_array_equal(labels, [1, 0])
-
-
-def test_an_imagenet_subset_counts_its_own_classes_alone(sets, monkeypatch):
-  monkeypatch.setattr(shifts, 'SUBSETS', ('few_digits',))
-  masked = run(('shifts',), data_dir=sets, shifts=('few_digits',))
-  monkeypatch.undo()
-  plain = run(('shifts',), data_dir=sets, shifts=('few_digits',))
-  name = 'shifts/few_digits/accuracy'
-  assert masked.numbers[name] > plain.numbers[name]
-  assert masked.notes['shifts/few_digits'] == 'among the 4 classes that occur'
-
-
-@pytest.fixture
-def corrupted_digits(tmp_path, monkeypatch):
-  """All fifteen corruptions of the digits at five severities, each of them half the brightness."""
-  images, labels = data.load('digits', 'test')
-  make_set(tmp_path, 'dark', images[:50] // 2, labels[:50])
-  for name in corruptions.ALEXNET:
-    for severity in range(1, 6):
-      called = {'fog': 'mist'}.get(name, name)
-      shutil.copytree(tmp_path / 'dark', tmp_path / f'digits_corrupted/{called}_{severity}')
-  family = corruptions.Family('digits_corrupted', {'fog': 'mist'}, alexnet=True)
-  monkeypatch.setitem(corruptions.FAMILIES, 'digits', family)
-  return tmp_path
-
-
-def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
-  asked = {'data_dir': str(corrupted_digits), 'severities': (5, 4, 3, 2, 1)}  # in any order
-  found = run(('corruptions',), **asked).numbers
-  on = bench(data_dir=str(corrupted_digits))
-  images, labels = on.images('dark')
-  accuracy = (on.predict(images, '').argmax(-1) == labels).mean()
-  for name in ('corruptions/accuracy', 'corruptions/fog/accuracy', 'corruptions/snow/accuracy'):
-    assert found[name] == pytest.approx(accuracy)
-  assert found['corruptions/fog/ce'] == pytest.approx((1 - accuracy) / 0.819)
-  assert found['corruptions/mce'] == pytest.approx(
-    np.mean([(1 - accuracy) / error for error in corruptions.ALEXNET.values()])
-  )
-  clean = (on.outputs().logits.argmax(-1) == on.labels()).mean()
-  added = [(clean - accuracy) / (error - 0.4348) for error in corruptions.ALEXNET.values()]
-  assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
-
-
-def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits):
-  shutil.rmtree(corrupted_digits / 'digits_corrupted/snow_3')
-  found = run(('corruptions',), data_dir=str(corrupted_digits))
-  assert 'corruptions/snow' in found.skipped and 'no mean' in found.notes['corruptions']
-  assert 'corruptions/fog/accuracy' in found.numbers
-  assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
-  found = run(('corruptions',), data_dir=str(corrupted_digits), severities=(1, 2))
-  assert 'corruptions/snow' not in found.skipped and 'no mean' in found.notes['corruptions']
-  assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
-
-
-def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):
-  monkeypatch.setattr(corrupted, 'available', lambda shape: '')
-  monkeypatch.setattr(corrupted, 'corrupted', lambda images, *_: images)
-  found = run(('corruptions',), corruptions=('fog',), corrupted_images=20)
-  note = found.notes['corruptions_regenerated']
-  assert note.startswith('the first 20 test images, corrupted here') and 'no mean' in note
-
-
 def test_images_of_training_are_read_once():
   on = bench()
   assert on.images(split='train') is on.images(split='train')
@@ -431,33 +352,6 @@ def test_labels_that_are_no_class_of_the_network_are_refused():
   minus = data.Images(np.zeros((2, 1, 1, 1), np.uint8), np.array([-1, -1]))
   with pytest.raises(data.DataError, match=r'labels of some test must .*, got -1 to -1'):
     data.labelled(minus, 10, 'some test')
-
-
-def test_alexnet_itself_has_an_mce_of_one():
-  found = corruptions.against_alexnet(corruptions.ALEXNET, corruptions.ALEXNET_CLEAN)
-  assert found['mce'] == pytest.approx(1) and found['relative_mce'] == pytest.approx(1)
-  assert found['fog/ce'] == 1
-
-
-@pytest.mark.skipif(
-  importlib.util.find_spec('imagecorruptions') is None, reason='needs the extra `corruptions`'
-)
-def test_images_are_corrupted_here_once_and_kept(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  rng = np.random.RandomState(0)
-  images = data.Images(rng.randint(0, 255, (3, 32, 32, 1)).astype(np.uint8), np.arange(3))
-  state = np.random.get_state()[1].copy()
-  first = corrupted.corrupted(images, 'shot_noise', 3, 'grey')
-  assert first.images.shape == (3, 32, 32, 1) and (first.images != images.images).any()
-  np.testing.assert_array_equal(first.labels, images.labels)
-  np.testing.assert_array_equal(np.random.get_state()[1], state)  # nobody's chance is touched
-  again = corrupted.corrupted(images, 'shot_noise', 3, 'grey')
-  assert isinstance(again.images, np.memmap)
-  np.testing.assert_array_equal(first.images, again.images)
-  shutil.rmtree(pathlib.Path(tmp_path))
-  np.testing.assert_array_equal(
-    corrupted.corrupted(images, 'shot_noise', 3, 'grey').images, first.images
-  )
 
 
 @pytest.mark.parametrize(

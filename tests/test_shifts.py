@@ -1,0 +1,130 @@
+"""Suites of corrupted and of shifted images."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from small import bench, make_set
+
+from random_pruning_jax import data, suites
+from random_pruning_jax.data import corrupted
+from random_pruning_jax.suites import corruptions, shifts
+
+
+def run(names, **changes):
+  return suites.measure(bench(**changes), names)
+
+
+@pytest.fixture(scope='module')
+def sets(tmp_path_factory):
+  """A data directory with darker digits 0 to 3."""
+  root = tmp_path_factory.mktemp('sets')
+  images, labels = data.load('digits', 'test')
+  chosen = labels < 4
+  make_set(root, 'few_digits', images[chosen] // 2, labels[chosen])
+  return str(root)
+
+
+def test_a_shifted_set_of_other_classes_is_skipped(sets):
+  on = bench(data_dir=sets, shifts=('few_digits',))
+  fewer = dataclasses.replace(on.experiment.spec, num_classes=3)
+  on.experiment = on.experiment._replace(spec=fewer)
+  why = 'its labels reach 3, and digits has 3 classes'
+  assert shifts.full(on).skipped == {'shifts/few_digits': why}
+
+
+def test_logits_of_classes_that_do_not_occur_are_masked():
+  logits = np.array([[9.0, 1, 2, 3], [9.0, 5, 4, 0]])
+  found, labels = shifts.within(logits, np.array([3, 1]))
+  np.testing.assert_array_equal(found, [[1, 3], [5, 0]])
+  np.testing.assert_array_equal(labels, [1, 0])
+
+
+def test_an_imagenet_subset_counts_its_own_classes_alone(sets, monkeypatch):
+  monkeypatch.setattr(shifts, 'SUBSETS', ('few_digits',))
+  masked = run(('shifts',), data_dir=sets, shifts=('few_digits',))
+  monkeypatch.undo()
+  plain = run(('shifts',), data_dir=sets, shifts=('few_digits',))
+  name = 'shifts/few_digits/accuracy'
+  assert masked.numbers[name] > plain.numbers[name]
+  assert masked.notes['shifts/few_digits'] == 'among the 4 classes that occur'
+
+
+@pytest.fixture
+def corrupted_digits(tmp_path, monkeypatch):
+  """All fifteen corruptions of the digits at five severities, each of them half the brightness."""
+  images, labels = data.load('digits', 'test')
+  make_set(tmp_path, 'dark', images[:50] // 2, labels[:50])
+  for name in corruptions.ALEXNET:
+    for severity in range(1, 6):
+      called = {'fog': 'mist'}.get(name, name)
+      shutil.copytree(tmp_path / 'dark', tmp_path / f'digits_corrupted/{called}_{severity}')
+  family = corruptions.Family('digits_corrupted', {'fog': 'mist'}, alexnet=True)
+  monkeypatch.setitem(corruptions.FAMILIES, 'digits', family)
+  return tmp_path
+
+
+def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
+  asked = {'data_dir': str(corrupted_digits), 'severities': (5, 4, 3, 2, 1)}  # in any order
+  found = run(('corruptions',), **asked).numbers
+  on = bench(data_dir=str(corrupted_digits))
+  images, labels = on.images('dark')
+  accuracy = (on.predict(images, '').argmax(-1) == labels).mean()
+  for name in ('corruptions/accuracy', 'corruptions/fog/accuracy', 'corruptions/snow/accuracy'):
+    assert found[name] == pytest.approx(accuracy)
+  assert found['corruptions/fog/ce'] == pytest.approx((1 - accuracy) / 0.819)
+  assert found['corruptions/mce'] == pytest.approx(
+    np.mean([(1 - accuracy) / error for error in corruptions.ALEXNET.values()])
+  )
+  clean = (on.outputs().logits.argmax(-1) == on.labels()).mean()
+  added = [(clean - accuracy) / (error - 0.4348) for error in corruptions.ALEXNET.values()]
+  assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
+
+
+def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits):
+  shutil.rmtree(corrupted_digits / 'digits_corrupted/snow_3')
+  found = run(('corruptions',), data_dir=str(corrupted_digits))
+  assert 'corruptions/snow' in found.skipped and 'no mean' in found.notes['corruptions']
+  assert 'corruptions/fog/accuracy' in found.numbers
+  assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+  found = run(('corruptions',), data_dir=str(corrupted_digits), severities=(1, 2))
+  assert 'corruptions/snow' not in found.skipped and 'no mean' in found.notes['corruptions']
+  assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+
+
+def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):
+  monkeypatch.setattr(corrupted, 'available', lambda shape: '')
+  monkeypatch.setattr(corrupted, 'corrupted', lambda images, *_: images)
+  found = run(('corruptions',), corruptions=('fog',), corrupted_images=20)
+  note = found.notes['corruptions_regenerated']
+  assert note.startswith('the first 20 test images, corrupted here') and 'no mean' in note
+
+
+def test_alexnet_itself_has_an_mce_of_one():
+  found = corruptions.against_alexnet(corruptions.ALEXNET, corruptions.ALEXNET_CLEAN)
+  assert found['mce'] == pytest.approx(1) and found['relative_mce'] == pytest.approx(1)
+  assert found['fog/ce'] == 1
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('imagecorruptions') is None, reason='needs the extra `corruptions`'
+)
+def test_images_are_corrupted_here_once_and_kept(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  rng = np.random.RandomState(0)
+  images = data.Images(rng.randint(0, 255, (3, 32, 32, 1)).astype(np.uint8), np.arange(3))
+  state = np.random.get_state()[1].copy()
+  first = corrupted.corrupted(images, 'shot_noise', 3, 'grey')
+  assert first.images.shape == (3, 32, 32, 1) and (first.images != images.images).any()
+  np.testing.assert_array_equal(first.labels, images.labels)
+  np.testing.assert_array_equal(np.random.get_state()[1], state)  # nobody's chance is touched
+  again = corrupted.corrupted(images, 'shot_noise', 3, 'grey')
+  assert isinstance(again.images, np.memmap)
+  np.testing.assert_array_equal(first.images, again.images)
+  shutil.rmtree(pathlib.Path(tmp_path))
+  np.testing.assert_array_equal(
+    corrupted.corrupted(images, 'shot_noise', 3, 'grey').images, first.images
+  )

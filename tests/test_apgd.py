@@ -104,10 +104,9 @@ def test_apgd_halves_its_step_until_it_finds_a_narrow_peak():
   def loss(x):
     return -jnp.sum(jnp.abs(x - peak), axis=(1, 2, 3))
 
+  keys = jax.random.split(jax.random.key(0), 1)
   found, coarse = (
-    jax.jit(functools.partial(run, loss, steps=100))(
-      images, 0.1, jax.random.split(jax.random.key(0), 1)
-    )
+    jax.jit(functools.partial(run, loss, steps=100))(images, 0.1, keys)
     for run in (attacks.apgd, functools.partial(attacks.pgd, step_size=1.0))
   )
   assert -loss(found)[0] < 0.01 < -loss(coarse)[0]

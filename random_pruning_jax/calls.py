@@ -29,7 +29,7 @@ def spans(
     start += length if whole else 1
 
 
-def periods(config: ConfigDict, per_epoch: int) -> tuple[int, ...]:
+def periods_of(config: ConfigDict, per_epoch: int) -> tuple[int, ...]:
   """Numbers of steps at whose multiples a run logs, validates, saves or measures."""
   asked = (config.log_every, config.checkpoint.every_steps, config.gradient_flow_every)
   return (per_epoch, *(n for n in asked if n))

@@ -136,11 +136,11 @@ def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, in
   if _streamed(config):
     feed.check_mode(config, 'streamed')
     per_epoch = _steps_per_epoch(config)
-    periods = calls.periods(config, per_epoch)
+    periods = calls.periods_of(config, per_epoch)
     length = config.steps_per_call or 1
     steps = _longest(calls.spans(0, config.epochs * per_epoch, length, periods), length)
     return feed.scaled, feed.STREAMED, (), feed.shapes(experiment, 'streamed', steps), steps
-  run = prepared.prepare(experiment)
+  run = prepared.open_run(experiment)
   shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
   steps = _longest(run.calls(0), run.steps_per_call)
   return run.feed.gather, run.feed.axes, shared, feed.shapes(experiment, 'resident', steps), steps

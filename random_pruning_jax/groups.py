@@ -10,7 +10,7 @@ import numpy as np
 from random_pruning_jax import checkpoints, parallel, runlog, stacked
 from random_pruning_jax.beginning import begin
 from random_pruning_jax.experiment import Experiment
-from random_pruning_jax.prepared import Run, claim, prepare
+from random_pruning_jax.prepared import Run, claim, open_run
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.recorder import Recorder
 from random_pruning_jax.step import TrainState
@@ -31,7 +31,7 @@ class Member:
   def open(self) -> None:
     first = jax.process_index() == 0
     claim(self.experiment, self.workdir)
-    self.run = prepare(self.experiment, self.workdir)
+    self.run = open_run(self.experiment, self.workdir)
     self._held.enter_context(checkpoints.closing(self.run.saved))
     self.state, record = begin(self.run)
     done = int(self.state.step)

@@ -14,7 +14,7 @@ _PIPE_CLOSED = 141  # as shells say that SIGPIPE ended a process
 _LOOP_CLOSED = 'Event loop is closed'  # as asyncio says it
 COMMANDS = {
   'train': 'train the network of a config, and measure it',
-  'evaluate': 'measure a checkpoint of each of some runs',
+  'evaluate': 'measure a checkpoint of one run or of several',
   'sweep': 'train every config of a sweep, on one GPU or several',
   'report': 'tables, figures and a page of finished runs',
   'compare': 'what two runs differ in: configs, numbers, masks, learning curves',

@@ -1,6 +1,6 @@
 """Being asked to stop: SIGTERM, as a scheduler sends it before it takes the machine away.
 
-A run that is asked saves after the present call of its step and ends by `Preempted`, whose exit
+A run that is asked saves after the call of steps under way and ends by `Preempted`, whose exit
 status tells a launcher that the same command goes on.
 """
 

@@ -37,13 +37,13 @@ class Run(NamedTuple):
 
   def calls(self, done: int, at: tuple[int, ...] = ()) -> Iterator[tuple[int, int]]:
     """Steps done before and after each call of the compiled program, to the end of the run."""
-    periods = calls.periods(self.experiment.config, self.per_epoch)
+    periods = calls.periods_of(self.experiment.config, self.per_epoch)
     return calls.spans(done, self.last_step, self.steps_per_call, periods, at)
 
   @property
   def steps_per_call(self) -> int:
     loop = self.feed.loading == 'resident' and self.experiment.on[0].platform != 'cpu'
-    periods = calls.periods(self.experiment.config, self.per_epoch)
+    periods = calls.periods_of(self.experiment.config, self.per_epoch)
     return self.experiment.config.steps_per_call or (calls.fewest(periods) if loop else 1)
 
 
@@ -63,7 +63,7 @@ def check_claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
       runlog.check_claim(workdir, experiment.config)
 
 
-def prepare(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
+def open_run(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
   """Reads the images of a run, which are the same on all processes, or fails on all.
 
   The checkpoints in its workdir, if it has one yet, are not looked at.

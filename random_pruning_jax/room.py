@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import feed, parallel, stacked
 from random_pruning_jax.beginning import blank_state
 from random_pruning_jax.experiment import build
-from random_pruning_jax.prepared import Run, prepare
+from random_pruning_jax.prepared import Run, open_run
 
 MOST = 64  # beyond, a network gains nothing from more beside it, and all are lost with one process
 SHARE = 0.85  # of the memory that is free; the rest is for evaluation and the allocator's gaps
@@ -24,7 +24,7 @@ def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | 
     return 1
   if asked or experiment.on[0].platform == 'cpu' or 'bytes_limit' not in stats:
     return asked or len(experiment.on)
-  run = prepare(experiment)
+  run = open_run(experiment)
   shared = sum(array.nbytes for array in run.feed.images)
   return fitting(stats['bytes_limit'] - stats['bytes_in_use'], shared, of_one(run, shared))
 

@@ -177,10 +177,10 @@ def grasp_authors(
 def _grasp(apply_fn, params, batches, average):
   gradient = Gradient(apply_fn, _GRASP_TEMPERATURE)
   product = HessianProduct(apply_fn, _GRASP_TEMPERATURE)
-  summed = _sum([average(gradient, (params,), batch) for batch in batches])
-  summed = jax.tree.map(lambda g: g if np.ndim(g) >= 2 else g * 0, summed)
-  product_sum = _sum([average(product, (params, summed), batch) for batch in batches])
-  return jax.tree.map(lambda w, h: w * h, params, product_sum)
+  gradients = _sum([average(gradient, (params,), batch) for batch in batches])
+  gradients = jax.tree.map(lambda g: g if np.ndim(g) >= 2 else g * 0, gradients)
+  products = _sum([average(product, (params, gradients), batch) for batch in batches])
+  return jax.tree.map(lambda w, h: w * h, params, products)
 
 
 def _sum(trees):

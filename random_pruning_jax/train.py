@@ -1,4 +1,4 @@
-"""Training a pruned network: what comes before the first step, and the loop around the step."""
+"""Training a pruned network: its first program compiled ahead, and the loop around the step."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from random_pruning_jax import (
 )
 from random_pruning_jax.beginning import begin, blank_state, compile_ahead
 from random_pruning_jax.experiment import build
-from random_pruning_jax.prepared import Run, claim, prepare
+from random_pruning_jax.prepared import Run, claim, open_run
 from random_pruning_jax.program import ahead, compiled
 from random_pruning_jax.progress import Progress, say
 from random_pruning_jax.recorder import Recorder
@@ -47,7 +47,7 @@ def train(
     experiment = build(config, on)
   first = jax.process_index() == 0
   claim(experiment, workdir)
-  run = prepare(experiment, workdir)
+  run = open_run(experiment, workdir)
   at = (profile[0] - 1, profile[1]) if profile else ()
   with checkpoints.closing(run.saved):
     with Progress(run.last_step, show=show and first) as progress:

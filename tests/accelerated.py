@@ -20,7 +20,7 @@ def main(root: pathlib.Path) -> None:
   for name, devices in (('one', 1), ('four', 4)):
     train.train(configs[0], root / name, on=parallel.devices(devices), show=False)
   rows = run_many(configs, [root / f'together{i}' for i in range(len(configs))], show=False)
-  run = prepared.prepare(build(configs[0]))
+  run = prepared.open_run(build(configs[0]))
   facts = {
     'platform': jax.default_backend(),
     'way': stacked.default_way(jax.devices()),

@@ -59,7 +59,7 @@ def known_networks():
 
 @pytest.fixture(scope='module')
 def own_cache(tmp_path_factory):
-  """No test reads or writes the user's own cache or data."""
+  """Keeps a file's tests from the user's own cache and data."""
   root = tmp_path_factory.mktemp('cache')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(root))

@@ -334,6 +334,7 @@ def test_images_wrong_from_the_start_count_as_wrong():
   attacked = jnp.asarray([True, False, True, False])  # the third was repaired by accident
   assert attacks.robust_accuracy(was_right, attacked) == 0.25
   assert attacks.robust_accuracy(was_right) == 0.5
+  assert attacks.robust_accuracy(was_right, attacked, jnp.asarray([False, True, True, True])) == 0
   curve = attacks.epsilon_curve(jnp.stack([was_right, attacked, was_right]))
   np.testing.assert_allclose(curve, [0.5, 0.25, 0.25])
 

@@ -357,9 +357,9 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
   record = {'step': 5, 'per_epoch': 10, 'devices': 2}
-  beginning.check_alike(prepared.prepare(build(tinier_config())), record)
+  beginning.check_alike(prepared.open_run(build(tinier_config())), record)
   assert not capsys.readouterr().err
-  run = prepared.prepare(build(tinier_config(optimizer__accumulate=2)))
+  run = prepared.open_run(build(tinier_config(optimizer__accumulate=2)))
   beginning.check_alike(run, record | {'devices': 4})
   assert not capsys.readouterr().err
   beginning.check_alike(run, record)
@@ -368,12 +368,11 @@ def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
 
 def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(capsys):
   record = {'step': 5, 'per_epoch': 10, 'pixels': 'another'}
-  beginning.check_alike(
-    prepared.prepare(build(tinier_config())), record
-  )  # whose images are resident
+  resident = prepared.open_run(build(tinier_config()))
+  beginning.check_alike(resident, record)
   assert 'resized' not in capsys.readouterr().err
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'data_workers': 0}
-  run = prepared.prepare(build(tinier_config(image_size=8, **streamed)))
+  run = prepared.open_run(build(tinier_config(image_size=8, **streamed)))
   same = {'pixels': crops.pixels(), 'crops': crops.VERSION}
   beginning.check_alike(run, record | same)
   assert 'WARNING' not in capsys.readouterr().err

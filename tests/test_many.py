@@ -21,7 +21,7 @@ from random_pruning_jax import (
 )
 from random_pruning_jax.beginning import blank_state
 from random_pruning_jax.experiment import build
-from random_pruning_jax.prepared import prepare
+from random_pruning_jax.prepared import open_run
 from random_pruning_jax.recorder import Recorder
 
 ONE_DEVICE = parallel.devices(1)
@@ -233,7 +233,7 @@ def test_a_group_is_as_large_as_the_memory_that_is_free():
 
 
 def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images():
-  run = prepare(build(tiny_config(), ONE_DEVICE))
+  run = open_run(build(tiny_config(), ONE_DEVICE))
   images = sum(array.nbytes for array in run.feed.images)
   found = room.of_one(run, images)
   state = blank_state(run.experiment)

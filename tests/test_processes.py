@@ -88,7 +88,7 @@ if jax.process_count() > 1:
     made = feed.feed
     feed.feed = lambda experiment: made(experiment)._replace(identity=str(number))
     try:
-      prepared.prepare(build(tinier_config()))
+      prepared.open_run(build(tinier_config()))
     finally:
       feed.feed = made
   def not_shared():

@@ -26,7 +26,7 @@ def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
 
 
 def test_a_call_takes_the_memory_of_the_state_before_it(tmp_path):
-  run = prepared.prepare(build(tiny_config()), tmp_path)
+  run = prepared.open_run(build(tiny_config()), tmp_path)
   on = run.experiment.on
   state, _ = beginning.begin(run)
   given = (state, run.feed.shared(), parallel.replicate(run.own, on))

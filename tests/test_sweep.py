@@ -132,7 +132,7 @@ def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys)
     work.work([job], tmp_path)
     command._say_leased([job], tmp_path)
   said = capsys.readouterr().err
-  assert f'other processes: 1, as {job.tag} to process {os.getpid()} on ' in said
+  assert f'processes: 1, such as {job.tag}, left to process {os.getpid()} on ' in said
   assert agenda.state(tmp_path / job.tag) == 'waiting'
   command._say_leased([job], tmp_path)
   assert not capsys.readouterr().err

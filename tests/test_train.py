@@ -100,10 +100,11 @@ def test_every_step_is_in_the_log_once(whole):
     assert [line['step'] for line in log_of(workdir) if line['kind'] == kind] == expected
 
 
-def test_another_density_and_seed_compile_no_second_step(whole, tmp_path, caplog):
+def test_another_ratio_density_and_seed_compile_no_second_step(whole, tmp_path, caplog):
   """The whole run was compiled in this process: only the masks may be made anew."""
   with jax.log_compiles():
-    train.train(tiny_config(pruning__density=0.5, seed=3), tmp_path, show=False)
+    other = tiny_config(pruning__ratio='uniform', pruning__density=0.5, seed=3)
+    train.train(other, tmp_path, show=False)
   said = [record.getMessage() for record in caplog.records]
   assert not [text for text in said if text.startswith('Compiling') and 'uint8[1257,64]' in text]
 
@@ -259,6 +260,7 @@ def test_without_synchronised_statistics_each_device_has_its_own():
   both = one_step(0.5, a_batch(), 2, sync=False)[0].batch_stats
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *own)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), both, mean)
+  assert build(tiny_config(model__sync_batch_norm=False)).model.axis_name is None
 
 
 def test_calls_end_where_the_loop_must_act_and_nowhere_else_by_where_a_run_began():
@@ -284,7 +286,7 @@ def test_a_config_that_was_wrong_does_not_keep_its_workdir(tmp_path):
 
 def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
   experiment = build(tiny_config(pruning__ratio='uniform', pruning__density=0.02))
-  run = prepared.prepare(experiment, tmp_path)
+  run = prepared.open_run(experiment, tmp_path)
   with checkpoints.closing(run.saved):
     beginning.begin(run)
   assert 'WARNING: no weight is kept in stage2_block0/projection, stem.' in capfd.readouterr().err

@@ -186,15 +186,16 @@ def _report(seen: 'view.View', jobs: 'Sequence[agenda.Job]', directory: pathlib.
 
 
 def _say_leased(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
-  from random_pruning_jax.sweep import lease
+  from random_pruning_jax.sweep import agenda, lease
 
-  holders = {job.tag: lease.holder(directory / job.tag) for job in jobs}
+  running = [job.tag for job in jobs if agenda.state(directory / job.tag) == 'running']
+  holders = {tag: lease.holder(directory / tag) for tag in running}
   found = [(tag, holder) for tag, holder in holders.items() if holder]
   if not found:
     return
   tag, holder = found[0]
   say(
-    f'left to other processes: {len(found)}, as {tag} to process {holder["pid"]} on '
+    f'left to other processes: {len(found)}, such as {tag}, left to process {holder["pid"]} on '
     f'{holder["host"]}. Of one that is gone, the same command takes the run over: on its host at '
     f'once, elsewhere {lease.STALE_AFTER / 60:.0f} minutes after its last sign of life.'
   )

@@ -9,7 +9,7 @@
                    dense_sums, contract      the loop in which the time goes
     sums.py        BatchNorm's sums, likewise
     kept.py        prediction from kept weights only, likewise
-    llvm, vectors  what machine code is written in, and for
+    llvm, vectors  LLVM's language, and the processor's vectors
     targets.py     gives XLA the machine code of any of these: handler, later, xla_words
     jobs.py        makes it in a process of its own; objects.py keeps it in the user's cache
 

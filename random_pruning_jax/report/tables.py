@@ -63,9 +63,9 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
       )
   done = [run for run in runs if run.state == 'done']
   if done and all(run.metric(metric) is None for run in done):
-    known = sorted({name for run in runs for name in run.row.get('metrics', {})})
-    which = f'one of {", ".join(known)}' if known else 'measured, and these runs have no numbers'
-    raise ValueError(f'--metric must be {which}; got {metric}.')
+    known = {name for run in done for name in run.row.get('metrics', {})}
+    known |= {name for name in _OWN if any(run.metric(name) is not None for run in done)}
+    raise ValueError(f'--metric must be one of {", ".join(sorted(known))}; got {metric}.')
   hows = _how_measured(runs, metric)
   groups: dict[tuple, list[Run]] = {}
   # Those without a number join others that they may belong to, and so do dense ones, after them.

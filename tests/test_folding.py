@@ -65,6 +65,14 @@ def test_derivatives_are_those_of_the_network(width):
   chex.assert_trees_all_close(*divided, atol=1e-3)
 
 
+def test_images_of_a_network_whose_blocks_are_computed_again_have_gradients():
+  model, variables = network()
+  attacked = lambda apply: jax.jit(jax.grad(lambda x: apply(variables, x).sum()))(IMAGES)  # noqa: E731
+  expected = attacked(folding.evaluation(model))
+  found = attacked(folding.evaluation(model.clone(remat=True)))
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_many_devices_and_many_networks_give_what_one_gives():
   model, variables = network()
   apply, on = folding.evaluation(model), parallel.devices(2)

@@ -7,7 +7,8 @@
 ResNet-20 with 4, 8 and 16 channels in its stem, dense and pruned by ERK at sparsities 0.8 and 0.95
 and by uniform ratios at 0.95, one seed: 12 runs of 5 epochs instead of the paper's 160. Expect
 docs/reproduce.md's table: the wider, the less pruning costs, and ERK above uniform. A report
-decides no claim from one seed. --config.epochs=20 takes four times as long.
+decides no claim from one seed: --config.seed=1 adds another to the same workdir, in as long again.
+--config.epochs=20 takes four times as long.
 """
 
 from random_pruning_jax.config_files import beside, changed

@@ -63,7 +63,7 @@ def size_matters(claim: str, cells: Sequence[Cell], size: Callable[[Run], float 
   alike: dict[tuple, dict[float, Cell]] = {}
   for cell in cells:
     run = cell.sparse[0]
-    other = run.config.get('model.width', 0) if size is by_depth else run.config.get('model.name')
+    other = run.width if size is by_depth else run.model
     key = (run.dataset, run.setting, run.scheme, run.sparsity, run.family, other)
     if run.sparsity >= HIGH - 1e-9 and size(run) is not None:
       alike.setdefault(key, {})[size(run)] = cell
@@ -132,8 +132,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
   wide = [
     cell
     for cell in cells
-    if unversioned(cell.sparse[0].dataset) == 'imagenet2012'
-    and cell.sparse[0].config.get('model.name') == 'wrn50_2'
+    if unversioned(cell.sparse[0].dataset) == 'imagenet2012' and cell.sparse[0].model == 'wrn50_2'
   ]
   points = f'{100 * MARGIN:g} points'
   found = {

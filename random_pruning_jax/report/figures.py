@@ -119,24 +119,19 @@ def _save(figure, name: str, to: pathlib.Path | None) -> str:
 
 def _family(runs: Sequence[Run]) -> list[Run]:
   """Networks of the commonest width (0 is the family's own); [] if widths are all that differ."""
-  widths = [run.config.get('model.width', 0) for run in runs]
-  common = max(sorted(set(widths)), key=lambda w: len({r.network for r in runs if _width(r) == w}))
-  family = [run for run in runs if _width(run) == common]
+  widths = sorted({run.width for run in runs})
+  common = max(widths, key=lambda w: len({run.network for run in runs if run.width == w}))
+  family = [run for run in runs if run.width == common]
   return family if len({run.network for run in family}) > 1 or not _widths(runs) else []
 
 
 def _widths(runs: Sequence[Run]) -> list[Run]:
   """Networks of one name that differ in width; [] where there are none."""
-  models = {run.config.get('model.name') for run in runs}
-  several = {m: {_width(r) for r in runs if r.config.get('model.name') == m} for m in models}
-  best = max(sorted(several, key=str), key=lambda m: len(several[m]))
+  several = {m: {run.width for run in runs if run.model == m} for m in {run.model for run in runs}}
+  best = max(sorted(several), key=lambda m: len(several[m]))
   if len(several[best]) < 2:
     return []
-  return [run for run in runs if run.config.get('model.name') == best]
-
-
-def _width(run: Run) -> int:
-  return run.config.get('model.width', 0)
+  return [run for run in runs if run.model == best]
 
 
 def _seeds(runs: Sequence[Run]) -> str:

@@ -70,19 +70,27 @@ class Run:
     return round(1 - self.density, 6)
 
   @property
+  def model(self) -> str:
+    return str(self.config.get('model.name', 'unknown'))
+
+  @property
+  def width(self) -> int:
+    """0 is the family's own."""
+    return self.config.get('model.width', 0)
+
+  @property
   def network(self) -> str:
-    width = self.config.get('model.width', 0)
-    return str(self.config.get('model.name', 'unknown')) + (f'-w{width}' if width else '')
+    return self.model + (f'-w{self.width}' if self.width else '')
 
   @property
   def depth(self) -> int | None:
-    found = re.search(r'\d+', str(self.config.get('model.name', '')))
+    found = re.search(r'\d+', self.model)
     return int(found[0]) if found else None
 
   @property
   def family(self) -> str:
     """What networks that differ in depth alone have in common: 'cifar_resnet', 'vgg', 'wrn_2'."""
-    name = str(self.config.get('model.name', ''))
+    name = self.model
     return 'cifar_resnet' if _CIFAR_RESNET.fullmatch(name) else re.sub(r'\d+', '', name, count=1)
 
   @property
@@ -192,7 +200,7 @@ def order(run: Run) -> tuple:
     run.dataset,
     run.setting,
     run.depth or 0,
-    run.config.get('model.width', 0),
+    run.width,
     run.network,
     run.scheme != DENSE,
     run.scheme,

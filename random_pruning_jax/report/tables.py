@@ -158,13 +158,12 @@ def _how_measured(runs: Sequence[Run], metric: str) -> list[str | None]:
 
 def _rest_of_network(run: Run, axes: set[str]) -> str:
   """What rows and columns do not say of a network: nothing, or its width, family, or all."""
-  width = run.config.get('model.width', 0)
   if 'network' in axes or (axes & _NAME and axes & _WIDTH):
     return ''
   if axes & _NAME:
-    return f'width {width}' if width else ''
-  kind = run.family if 'depth' in axes else str(run.config.get('model.name'))
-  return kind + (f'-w{width}' if width and not axes & _WIDTH else '')
+    return f'width {run.width}' if run.width else ''
+  kind = run.family if 'depth' in axes else run.model
+  return kind + (f'-w{run.width}' if run.width and not axes & _WIDTH else '')
 
 
 def _rest_of_scheme(run: Run, axes: set[str]) -> str:

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import convolution, cost, data, drawn, models, parallel, pruning, scoring
 from random_pruning_jax.config import resolve
-from random_pruning_jax.ratios import RATIOS
 
 
 class Keys(NamedTuple):
@@ -60,8 +59,7 @@ def check_budget(experiment: Experiment) -> None:
   """Raises ValueError where the ratio or the sampling cannot meet the density in this network."""
   settings = experiment.config.pruning
   shapes = pruning.pruned(experiment.structure.shapes, settings.dense)
-  if settings.ratio in RATIOS:  # what a score leaves to each layer is known when it is computed
-    pruning.densities(shapes, **budget_of(settings))
+  pruning.check_budget(shapes, **budget_of(settings))
 
 
 def budget_of(settings: ConfigDict) -> dict[str, Any]:

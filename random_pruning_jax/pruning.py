@@ -117,6 +117,22 @@ def densities(
   return found
 
 
+def check_budget(
+  shapes: Shapes, *, ratio: str, density: float, sampling: str = 'exact', block: int = BLOCK
+) -> None:
+  """Raises ValueError where the ratio or the sampling cannot meet the density, without a score.
+
+  What a score as ratio leaves to each layer is known once it is computed.
+  """
+  if ratio in RATIOS:
+    densities(shapes, ratio=ratio, density=density, sampling=sampling, block=block)
+  elif sampling == 'n_m' and density < 1.0:
+    raise ValueError(
+      f'n_m sampling keeps N of {block} weights, such a share as a score leaves to no layer: ratio '
+      f'must be one of {", ".join(sorted(RATIOS))}, got {ratio!r}.'
+    )
+
+
 def _check_some_kept(shapes: Shapes, found: Densities, density: float) -> None:
   sizes = {name: math.prod(shape) for name, shape in shapes.items()}
   if not any(masks_lib.kept_count(found[name], size) for name, size in sizes.items()):
@@ -179,9 +195,11 @@ def make_masks(
     options = {'density': density, 'layers': tuple(shapes)} if name in ITERATIVE else {}
     return scores[name](apply_fn, params, batch, key, **options)
 
+  budget = {'ratio': ratio, 'density': density, 'sampling': sampling, 'block': block}
   if ratio in RATIOS:
-    wanted = densities(shapes, ratio=ratio, density=density, sampling=sampling, block=block)
+    wanted = densities(shapes, **budget)
   else:
+    check_budget(shapes, **budget)
     leaves = masks_lib.named_leaves(saliency(ratio))
     wanted = masks_lib.layer_densities({name: leaves[name] for name in shapes}, density)
     wanted = _fit(sampling, shapes, wanted, block)

@@ -154,9 +154,11 @@ def _find(shapes: Shapes, layer: str) -> str:
   """The one name that has `layer` in its path."""
   found = [name for name in shapes if layer in name.split('/')]
   if len(found) != 1:
+    names = list(shapes)
+    known = ', '.join(names if len(names) < 5 else [*names[:2], '...', *names[-2:]])
     raise ValueError(
-      f'This ratio needs exactly one layer called {layer!r}, got {found or "none"} '
-      f'among {", ".join(shapes)}.'
+      f'This ratio needs exactly one layer called {layer!r} that is not held dense, '
+      f'got {", ".join(found) or "none"} among {known}.'
     )
   return found[0]
 

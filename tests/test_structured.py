@@ -71,11 +71,18 @@ def test_n_m_refuses_what_it_cannot_keep_and_says_what_it_can():
     make('n_m', 0.5, block=0)
   with pytest.raises(ValueError, match=r'got 0 for conv/kernel'):
     structured.n_m_densities(SHAPES, {'conv/kernel': 0.0, 'head/kernel': 1.0}, 4)
-  weights = {'w': {'kernel': np.arange(160.0).reshape(8, 20)}}
-  with pytest.raises(ValueError, match=r'can keep .* got 0\.3 for w/kernel'):
-    pruning.make_masks(
-      jax.random.key(0), None, weights, None, ratio='magnitude', density=0.3, sampling='n_m'
-    )
+
+
+def test_n_m_refuses_a_score_as_ratio_before_it_is_computed():
+  def never(*_, **__):
+    raise AssertionError('scored')
+
+  weights = {'w': {'kernel': np.ones((8, 20))}}
+  options = {'ratio': 'snip', 'sampling': 'n_m', 'scores': {'snip': never, 'random': never}}
+  with pytest.raises(ValueError, match=r"a score leaves to no layer: ratio must .* got 'snip'"):
+    pruning.make_masks(jax.random.key(0), None, weights, None, density=0.5, **options)
+  whole = pruning.make_masks(jax.random.key(0), None, weights, None, density=1.0, **options)
+  assert np.asarray(whole['w']['kernel']).all()
 
 
 def test_a_layer_that_the_ratio_keeps_whole_needs_no_blocks():

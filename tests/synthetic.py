@@ -5,6 +5,7 @@ import math
 import random
 
 from random_pruning_jax.config import default, flat, resolve
+from random_pruning_jax.report import runs
 
 PARAMETERS = {'resnet20': 272_474, 'resnet32': 466_906, 'resnet44': 661_338, 'resnet56': 855_770}
 
@@ -93,3 +94,14 @@ def write_runs(
         write(directory / f'run{count}', row_of(config_of(**fields), noise, gap))
         count += 1
   return count
+
+
+def done(place='', metrics=None, time='', **fields):
+  config = config_of(**{name.replace('__', '.'): value for name, value in fields.items()})
+  row = row_of(config) | {'time': time}
+  row['metrics'] |= metrics or {}
+  return runs.Run('done', place, config, row)
+
+
+def accuracies(scheme_runs, accuracy):
+  return [done(seed=i, metrics={'accuracy': a}, **scheme_runs) for i, a in enumerate(accuracy)]

@@ -154,7 +154,8 @@ def test_the_page_shows_accuracies_in_percent_and_sorts_them_as_they_are():
 
 
 def test_a_mean_that_rounds_to_zero_has_no_minus():
-  answer = verdicts.can('a claim', [verdicts.evidence('a cell', {0: -1e-5, 1: -2e-5})], 'accuracy')
+  cell = verdicts.Comparison('a cell', {0: -1e-5, 1: -2e-5})
+  answer = verdicts.can('a claim', [cell], 'accuracy')
   text = page.page('', [], [], [answer], [])
   assert '+0.00' in text and '-0.00' not in text
 

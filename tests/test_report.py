@@ -5,7 +5,6 @@ import json
 import re
 import sys
 
-import numpy as np
 import pytest
 import synthetic
 
@@ -13,7 +12,7 @@ from random_pruning_jax.commands import plan
 from random_pruning_jax.config_files import function_of
 from random_pruning_jax.config_files import override as with_overrides
 from random_pruning_jax.main import main
-from random_pruning_jax.report import claims, formats, paper, repeat, runs, tables, verdicts
+from random_pruning_jax.report import formats, paper, repeat, runs, tables
 
 pytest.importorskip('matplotlib')
 from random_pruning_jax.report import figures
@@ -151,18 +150,6 @@ def test_files_that_are_damaged_or_of_another_program_are_refused_by_name(
   assert f'{tmp_path / "other" / name} {said}' in line
 
 
-def test_every_claim_says_whose_it_is():
-  sources = {answer.claim: answer.source for answer in claims.answers([])}
-  assert all(sources.values())
-  for word, source in (
-    ('outperform', 'the abstract'),
-    ('Wide ResNet-50 can match', "the authors' README"),
-    ('SNIP', claims.FIGURE),
-    ('Gradient flow', "somebody else's summary of the paper, unchecked"),
-  ):
-    assert [source] == [sources[claim] for claim in sources if word in claim]
-
-
 def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
   assert len(paper.readings()) == 5 + 5 * 4 * 9
   assert str(paper.reading('cifar10', 'resnet20', 'erk', 0.9)) == '87.78'
@@ -199,49 +186,6 @@ def test_the_paper_is_not_drawn_beside_runs_of_other_epochs(tmp_path):
   assert 'Liu et al.' not in figure.caption and 'read off' not in figure.svg
 
 
-def test_claims_are_supported_contradicted_or_undecided_by_the_numbers(tmp_path):
-  def verdicts(name, **settings):
-    synthetic.write_runs(tmp_path / name, sparsities=(0.5, 0.9), **settings)
-    found = claims.answers(runs.read([tmp_path / name]))
-    return {answer.claim.split(':')[0][:24]: answer.verdict for answer in found}
-
-  clear = verdicts('clear', noise=1e-4)
-  assert clear['A randomly pruned networ'] == 'supported'
-  assert clear['The deeper the network, '] == 'supported'
-  assert clear['Layer-wise ratios matter'] == 'supported'
-  assert clear['The wider the network, t'] == 'cannot decide'
-  assert clear['On ImageNet a randomly p'] == 'cannot decide'
-  opposite = verdicts('opposite', noise=1e-4, gap=-1.0)
-  assert opposite['The deeper the network, '] == 'contradicted'
-  assert opposite['Layer-wise ratios matter'] == 'contradicted'
-  hopeless = verdicts('hopeless', noise=1e-4, gap=100.0)
-  assert hopeless['A randomly pruned networ'] == 'contradicted'
-  single = verdicts('single', seeds=(0,))
-  assert set(single.values()) == {'cannot decide'}
-
-
-def size_verdict(tmp_path, size, *networks):
-  """What runs of networks (name, width) say of size, where smaller ones lose more."""
-  for i, (name, width) in enumerate(networks):
-    fields = {'networks': (name,), 'model.width': width, 'sparsities': (0.9,), 'noise': 1e-4}
-    synthetic.write_runs(tmp_path / str(i), **fields)
-  return claims.size_matters('', claims.cells_of(runs.read([tmp_path])), size).verdict
-
-
-def test_a_width_of_zero_is_the_familys_own(tmp_path):
-  assert size_verdict(tmp_path, claims.by_width, ('resnet20', 0), ('resnet20', 8)) == 'supported'
-
-
-def test_depths_are_compared_within_a_family_alone(tmp_path):
-  two = ('resnet20', 0), ('vgg19', 0)  # the deeper one has fewer parameters here, and loses more
-  assert size_verdict(tmp_path, claims.by_depth, *two) == 'cannot decide'
-  found = [
-    runs.Run('done', '', {'model.name': name}, {}).family
-    for name in ('resnet20', 'cifar_resnet8', 'resnet18', 'vgg16', 'wrn50_2', 'wrn14_2')
-  ]
-  assert found == ['cifar_resnet', 'cifar_resnet', 'resnet', 'vgg', 'wrn_2', 'wrn_2']
-
-
 def test_a_scheme_has_one_name_in_either_recipe():
   for recipe in ('clean', 'authors'):
     fields = {'recipe': recipe, 'pruning.ratio': 'snip', 'pruning.select': 'snip'}
@@ -255,56 +199,6 @@ def test_figures_of_the_caller_are_left_alone(swept):
   assert next(figures.draw(runs.read([swept]))).svg
   assert plt.get_fignums() == [own.number] and plt.get_backend() == backend
   plt.close(own)
-
-
-def test_gradient_flow_explains_the_gap_where_the_two_rank_alike():
-  def a_run(seed, density, accuracy, norm):
-    config = synthetic.config_of(**{'seed': seed, 'pruning.density': density})
-    flow = {'step': [0, 100], 'gradient_norm': [norm, 7.0]}
-    row = synthetic.row_of(config) | {'metrics': {'accuracy': accuracy}, 'gradient': flow}
-    return runs.Run('done', '', config, row)
-
-  def verdict(norms):
-    found = [a_run(seed, 1.0, 0.9, 1.0) for seed in range(5)]
-    for density, accuracy, norm in zip((0.1, 0.2, 0.5), (0.7, 0.8, 0.89), norms, strict=True):
-      found += [a_run(seed, density, accuracy, norm) for seed in range(5)]
-    return claims.flow_matters('', claims.cells_of(found))
-
-  assert verdict((1.0, 2.0, 3.0)).verdict == 'supported'
-  assert verdict((3.0, 2.0, 1.0)).verdict == 'contradicted'
-  assert verdict((3.0, 2.0, 1.0)).evidence[0].mean == -1.0
-  assert verdict((2.0, 2.0, 2.0)).verdict == 'cannot decide'
-
-
-def test_a_paired_test_is_the_textbooks():
-  found = verdicts.evidence('', {0: 1.0, 1: 2.0, 2: 3.0})
-  assert found.mean == 2 and found.sd == 1 and found.n == 3
-  assert found.p_for == pytest.approx(0.0370901, abs=1e-6)  # t = 3.4641 with 2 degrees of freedom
-  assert found.p_for + found.p_against == pytest.approx(1)
-  assert verdicts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-
-
-def test_a_claim_is_supported_below_five_percent():
-  for values, verdict in (((1.0, 2.0, 3.0), 'supported'), ((0.5, 2.0, 3.5), 'cannot decide')):
-    differences = dict(enumerate(values))  # p = 0.037 and 0.074
-    assert verdicts.can('', [verdicts.evidence('', differences)], '').verdict == verdict
-    assert verdicts.tends('', '', [differences], '').verdict == verdict
-
-
-def test_equal_differences_decide_by_their_number_alone():
-  """Accuracies of few images may be equal by chance, which is no certainty."""
-  for n, p in ((2, 0.25), (3, 0.125), (5, 0.03125)):
-    right = [(331 - 7 * seed, 334 - 7 * seed) for seed in range(n)]  # of 360, always three apart
-    for kind in (float, np.float32):  # as rows hold them
-      differences = {
-        seed: float(kind(b / 360)) - float(kind(a / 360)) for seed, (a, b) in enumerate(right)
-      }
-      found = verdicts.evidence('', differences)
-      assert found.sd > 0 and (found.p_for, found.p_against) == (p, 1)
-  same = verdicts.evidence('', {0: 0.0, 1: 0.0})
-  assert (same.p_for, same.p_against) == (1, 1)
-  cells = [same, *(verdicts.evidence('', {0: -0.03, 1: -0.03 - i / 360}) for i in range(1, 18))]
-  assert verdicts.can('', cells, 'accuracy').verdict == 'cannot decide'
 
 
 def test_seeds_are_paired_and_those_without_a_partner_left_out():

@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-import synthetic
+from synthetic import accuracies, done
 
 pytest.importorskip('matplotlib')
 
@@ -19,19 +19,7 @@ from random_pruning_jax.report import (
   sizes,
   style,
   tables,
-  verdicts,
 )
-
-
-def done(place='', metrics=None, time='', **fields):
-  config = synthetic.config_of(**{name.replace('__', '.'): value for name, value in fields.items()})
-  row = synthetic.row_of(config) | {'time': time}
-  row['metrics'] |= metrics or {}
-  return runs.Run('done', place, config, row)
-
-
-def accuracies(scheme_runs, accuracy):
-  return [done(seed=i, metrics={'accuracy': a}, **scheme_runs) for i, a in enumerate(accuracy)]
 
 
 def test_what_a_config_chooses_of_pruning_has_a_scheme_of_its_own():
@@ -155,7 +143,7 @@ def test_how_a_run_is_chosen_and_how_long_it_trains_are_never_averaged_or_compar
   longer = accuracies({'pruning__density': 1.0, 'epochs': 200}, (0.9, 0.9))
   found = runs.with_settings([*best, *latest, *longer])
   assert len({run.setting for run in found}) == 3
-  assert not any(cell.differences('accuracy') for cell in claims.cells_of(found))
+  assert not any(cell.compared('accuracy').differences for cell in claims.cells_of(found))
 
 
 def test_a_run_that_could_not_begin_names_no_setting_and_no_scheme():
@@ -172,31 +160,6 @@ def test_a_mean_over_foreign_sets_is_over_those_that_all_runs_of_a_cell_have():
   assert tables.cell_of([one, other], 'auroc').values == (0.9, 0.9)
 
 
-def test_gradient_flow_is_compared_within_a_data_set():
-  """In each, a larger gradient costs more; both pooled, it would seem to cost less."""
-  every = []
-  for dataset, high in (('cifar10', 0), ('cifar100', 10)):
-    for seed in (0, 1, 2):
-      same = {'dataset': dataset, 'seed': seed}
-      every.append(done(pruning__density=1.0, metrics={'accuracy': 0.9}, **same))
-      for step, density in enumerate((0.5, 0.3, 0.2, 0.1)):
-        accuracy = {'accuracy': 0.5 + high / 100 - step / 100}
-        run = done(metrics=accuracy, pruning__density=density, **same)
-        run.row['gradient'] = {'step': [0], 'gradient_norm': [high + step + 1.0 + seed / 10]}
-        every.append(run)
-  [answer] = [a for a in claims.answers(every) if a.claim.startswith('Gradient flow')]
-  assert answer.evidence[0].mean == pytest.approx(-1) and 'over 2 cells' in answer.evidence[0].what
-
-
-def test_two_cells_have_no_rank_correlation():
-  every = [done(seed=s, pruning__density=1.0, metrics={'accuracy': 0.9}) for s in range(6)]
-  for density, accuracy in ((0.5, 0.8), (0.1, 0.7)):
-    for seed in range(6):
-      every.append(done(seed=seed, pruning__density=density, metrics={'accuracy': accuracy}))
-      every[-1].row['gradient'] = {'step': [0], 'gradient_norm': [accuracy]}
-  assert claims.flow_matters('', claims.cells_of(every)).verdict == 'cannot decide'
-
-
 def test_a_report_of_runs_that_are_all_missing_has_its_tables():
   missing = runs.Run('missing', '', done().config, {})
   [table] = tables.pivot([missing], 'scheme', 'sparsity', 'accuracy')
@@ -206,69 +169,6 @@ def test_a_report_of_runs_that_are_all_missing_has_its_tables():
 def test_names_of_figures_that_are_too_long_stay_different():
   long = [figures._slug('accuracy' * 20 + end) for end in 'ab']
   assert len(set(long)) == 2 and all(len(name) == 120 for name in long)
-
-
-def test_the_claim_of_imagenet_is_of_wide_resnet_50_on_imagenet_alone():
-  def verdict(dataset, name):
-    network = {'dataset': dataset, 'model__name': name}
-    sparse = accuracies(network, (0.71, 0.72, 0.73))
-    dense = accuracies(network | {'pruning__density': 1.0}, (0.705, 0.714, 0.723))
-    [answer] = [a for a in claims.answers([*sparse, *dense]) if a.claim.startswith('On ImageNet')]
-    return answer.verdict
-
-  assert verdict('imagenet2012', 'wrn50_2') == 'supported'
-  assert verdict('imagenet2012', 'wrn101_2') == 'cannot decide'
-  assert verdict('imagenet_resized', 'wrn50_2') == 'cannot decide'
-
-
-def test_a_smaller_error_of_calibration_and_a_smaller_nll_are_better():
-  gains = enumerate((0.01, 0.011, 0.012))
-  sparse = [done(seed=s, metrics={'ece': 0.05 - gain, 'nll': 0.5 - gain}) for s, gain in gains]
-  same = {'ece': 0.05, 'nll': 0.5}
-  dense = [done(seed=s, metrics=same, pruning__density=1.0) for s in range(3)]
-  found = {a.claim: a.verdict for a in claims.answers([*sparse, *dense])}
-  for word in ('(ECE)', '(NLL)'):
-    assert [found[claim] for claim in found if word in claim] == ['supported']
-
-
-def test_accuracies_match_where_less_than_half_a_point_is_lost():
-  dense = accuracies({'pruning__density': 1.0}, (0.9, 0.9, 0.9))
-  for lost, verdict in ((0.004, 'supported'), (0.006, 'contradicted')):
-    sparse = accuracies({}, [0.9 - lost + i / 10_000 for i in (-1, 0, 1)])
-    assert claims.matches('', claims.cells_of([*sparse, *dense])).verdict == verdict
-
-
-def test_sparsities_are_high_from_eight_tenths_on():
-  for density, verdict in ((0.2, 'supported'), (0.25, 'cannot decide')):
-    of = {'pruning__density': density}
-    erk = accuracies(of, (0.90, 0.91, 0.92))
-    uniform = accuracies(of | {'pruning__ratio': 'uniform'}, (0.80, 0.811, 0.822))
-    assert claims.ratio_matters('', claims.cells_of([*erk, *uniform]), 'erk').verdict == verdict
-
-
-def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
-  whole = [{0: 0.01, 1: 0.011, 2: 0.012}] * 3
-  answer = verdicts.tends('', 'gap', [*whole, {0: -9.0, 1: -9.0}, {7: -9.0}], '')
-  assert answer.verdict == 'supported'
-  assert answer.evidence[0].n == 3 and 'mean over 3 of 5 cells' in answer.evidence[0].what
-  apart = verdicts.tends('', 'gap', [{0: 0.1}, {1: 0.1}, {2: 0.1}], '')
-  assert apart.verdict == 'cannot decide' and 'needs at least two' in apart.why
-
-
-@pytest.mark.parametrize(
-  ('seeds', 'taken', 'cells'),
-  [
-    (['012', '012', '013', '013'], '01', 4),
-    (['01234', '01234', '012', '012'], '012', 4),
-    (['01', '012'], '01', 2),
-    (['012'] * 5 + ['01'], '012', 5),
-    (['01', '23'], '01', 1),
-    (['0', '0', '0', '01'], '01', 1),
-  ],
-)
-def test_a_mean_is_over_as_many_seeds_and_cells_as_go_together(seeds, taken, cells):
-  found, whole = verdicts._in_common([dict.fromkeys(each, 0.0) for each in seeds])
-  assert (''.join(sorted(found)), len(whole)) == (taken, cells)
 
 
 def test_figures_count_a_seed_that_two_sweeps_trained_once(tmp_path):

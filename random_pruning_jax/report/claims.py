@@ -1,15 +1,14 @@
 """The paper's claims as statements about runs, which `verdicts.py` decides."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-from scipy import stats
 
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report.runs import Run
 from random_pruning_jax.report.style import look, network_title
 from random_pruning_jax.report.tables import one_a_seed, paired
-from random_pruning_jax.report.verdicts import Answer, Differences, can, evidence, tends
+from random_pruning_jax.report.verdicts import Answer, Comparison, can, ranks, tends
 
 MARGIN = 0.005  # accuracies that differ by less than half a point match
 FIGURE = "the figure of CIFAR-10 by depth in the authors' repository"
@@ -17,7 +16,10 @@ HIGH = 0.8  # sparsities from here on are high
 
 
 class Cell(NamedTuple):
-  """Random masks of one network, scheme and sparsity, with the dense runs beside them."""
+  """Random masks of one network, scheme and sparsity, with the dense runs beside them.
+
+  Runs that failed are among them, so that what is left of a cell is never taken for all of it.
+  """
 
   sparse: list[Run]
   dense: list[Run]
@@ -25,21 +27,44 @@ class Cell(NamedTuple):
   @property
   def name(self) -> str:
     run = self.sparse[0]
-    title = f'{network_title(run.network)}, {look(run.scheme).label}, sparsity {run.sparsity:g}'
-    return f'{run.dataset}: {title}' + (f' ({run.setting})' if run.setting else '')
+    return self._named(f', {look(run.scheme).label}, sparsity {run.sparsity:g}')
 
-  def differences(self, metric: str, sign: float = 1.0) -> Differences:
-    found = paired(self.sparse, self.dense, metric)
-    return {seed: sign * difference for seed, difference in found.items()}
+  @property
+  def network(self) -> str:
+    return self._named()
+
+  def _named(self, what: str = '') -> str:
+    run = self.sparse[0]
+    setting = f' ({run.setting})' if run.setting else ''
+    return f'{run.dataset}: {network_title(run.network)}{what}{setting}'
+
+  def compared(self, metric: str, sign: float = 1.0) -> Comparison:
+    """Sparse minus dense, or dense minus sparse for a sign of -1."""
+    return _compared(self.name, self.sparse, self.dense, metric, sign)
+
+
+def _compared(
+  what: str, ours: Sequence[Run], theirs: Sequence[Run], metric: str, sign: float = 1.0
+) -> Comparison:
+  found = paired(ours, theirs, metric)
+  partners = one_a_seed(theirs)
+  failed = frozenset(
+    seed
+    for seed, run in one_a_seed(ours).items()
+    if seed in partners and 'failed' in (run.state, partners[seed].state)
+  )
+  return Comparison(what, {seed: sign * found[seed] for seed in found}, failed)
 
 
 def cells_of(runs: Sequence[Run]) -> list[Cell]:
   sparse: dict[tuple, list[Run]] = {}
   dense: dict[tuple, list[Run]] = {}
   for run in runs:
-    if run.state == 'done' and run.dense:
+    if run.state == 'missing':
+      continue
+    if run.dense:
       dense.setdefault((run.dataset, run.setting, run.network), []).append(run)
-    elif run.state == 'done' and run.random:
+    elif run.random:
       key = (run.dataset, run.setting, run.network, run.scheme, run.sparsity)
       sparse.setdefault(key, []).append(run)
   return [Cell(members, dense.get(key[:3], [])) for key, members in sparse.items()]
@@ -47,15 +72,14 @@ def cells_of(runs: Sequence[Run]) -> list[Cell]:
 
 def matches(claim: str, cells: Sequence[Cell]) -> Answer:
   """Whether accuracy is no more than the margin below the dense network's somewhere."""
-  above = [evidence(c.name, c.differences('accuracy'), -MARGIN) for c in cells]
-  return can(claim, above, 'accuracy')
+  return can(claim, [cell.compared('accuracy') for cell in cells], 'accuracy', -MARGIN)
 
 
 def better(
   claim: str, cells: Sequence[Cell], metric: str = 'accuracy', sign: float = 1.0
 ) -> Answer:
   """Whether a metric is better than the dense network's somewhere; sign -1: less is better."""
-  return can(claim, [evidence(c.name, c.differences(metric, sign)) for c in cells], metric)
+  return can(claim, [cell.compared(metric, sign) for cell in cells], metric)
 
 
 def size_matters(claim: str, cells: Sequence[Cell], size: Callable[[Run], float | None]) -> Answer:
@@ -65,14 +89,18 @@ def size_matters(claim: str, cells: Sequence[Cell], size: Callable[[Run], float 
     run = cell.sparse[0]
     other = run.width if size is by_depth else run.model
     key = (run.dataset, run.setting, run.scheme, run.sparsity, run.family, other)
-    if run.sparsity >= HIGH - 1e-9 and size(run) is not None:
-      alike.setdefault(key, {})[size(run)] = cell
+    sizes = [found for each in (*cell.sparse, *cell.dense) if (found := size(each)) is not None]
+    if run.sparsity >= HIGH - 1e-9 and sizes:
+      alike.setdefault(key, {})[sizes[0]] = cell
   found = []
   for members in alike.values():
     small, large = members[min(members)], members[max(members)]
     if small is not large:
-      ours, theirs = small.differences('accuracy', -1.0), large.differences('accuracy', -1.0)
-      found.append({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()})
+      ours, theirs = (cell.compared('accuracy', -1.0) for cell in (small, large))
+      both = ours.differences.keys() & theirs.differences.keys()
+      differences = {seed: ours.differences[seed] - theirs.differences[seed] for seed in both}
+      what = f'{small.name}, against {network_title(large.sparse[0].network)}'
+      found.append(Comparison(what, differences, ours.failed | theirs.failed))
   what = f'gap of the smallest minus gap of the largest network, sparsity {HIGH:g} and more'
   return tends(claim, what, found, 'accuracy')
 
@@ -95,35 +123,33 @@ def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
       key = (run.dataset, run.setting, run.network, run.sparsity)
       found.setdefault(key, {})[run.scheme] = cell
   pairs = [c for c in found.values() if scheme in c and 'uniform' in c]
-  differences = [paired(c[scheme].sparse, c['uniform'].sparse, 'accuracy') for c in pairs]
+  compared = [
+    _compared(c[scheme].name, c[scheme].sparse, c['uniform'].sparse, 'accuracy') for c in pairs
+  ]
   what = f'{look(scheme).label} minus Uniform, sparsity {HIGH:g} and more'
-  return tends(claim, what, differences, 'accuracy')
+  return tends(claim, what, compared, 'accuracy')
 
 
 def flow_matters(claim: str, cells: Sequence[Cell]) -> Answer:
   """Whether sparse networks with a larger gradient at initialisation lose less accuracy.
 
-  For each data set and seed, Spearman's rank correlation over its cells, three at least, between
-  the norm of the masked gradient before the first step and accuracy minus the dense network's.
+  Spearman's rank correlation over the cells of a network, three at least, between the norm of the
+  masked gradient before the first step and accuracy minus the dense network's, both of them means
+  over seeds. Networks are not ranked against each other: what else differs is too much.
   """
-  points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
+  points: dict[str, list[tuple[float, float]]] = {}
   for cell in cells:
-    lost, first = cell.differences('accuracy'), cell.sparse[0]
-    here = points.setdefault((first.dataset, first.setting), {})
+    lost = cell.compared('accuracy').differences
+    norms = {}
     for seed, run in one_a_seed(cell.sparse).items():
       flow = run.row.get('gradient') or {}
       if seed in lost and flow.get('gradient_norm') and flow['step'][0] == 0:
-        here.setdefault(seed, []).append((flow['gradient_norm'][0], lost[seed]))
-  found = [
-    {
-      seed: float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
-      for seed, pairs in here.items()
-      if all(len(set(values)) > 2 for values in zip(*pairs, strict=True))
-    }
-    for here in points.values()
-  ]
-  what = 'rank correlation of gradient norm at initialisation and accuracy minus dense'
-  return tends(claim, what, found, 'rank correlation')
+        norms[seed] = flow['gradient_norm'][0]
+    if norms:
+      point = statistics.fmean(norms.values()), statistics.fmean(lost[seed] for seed in norms)
+      points.setdefault(cell.network, []).append(point)
+  what = 'rank correlation of gradient norm at initialisation and accuracy minus dense, over cells'
+  return ranks(claim, what, points)
 
 
 def answers(runs: Sequence[Run]) -> list[Answer]:

@@ -1,15 +1,19 @@
 """Whether runs support a claim, contradict it or cannot decide.
 
-Every test is a paired t-test over seeds, or a sign test where their differences are equal: a sparse
-run and the dense run of its seed begin with the same weights. Two kinds of claim, two rules, both
-at 5 %:
+Tests are paired t-tests over seeds, or sign tests where their differences are equal: a sparse run
+and the dense run of its seed begin with the same weights. Three kinds of claim, each decided at 5 %
+by itself, so that of many claims a few may be decided by chance:
 
 - "can": something holds in some cell (network, ratio, sparsity). Supported if it does in one cell
-  after Holm's correction for looking at many; contradicted if its opposite does in every cell.
+  after Holm's correction for looking at many. Where its opposite holds in every cell, it does not
+  hold in these runs, which says nothing of others.
 - "tends": something holds on average. Differences are averaged over cells for each seed, and one
   test decides.
+- "ranks": two numbers of a cell rise together. Cells are the sample, not seeds: seeds repeat what
+  the same cells say. A permutation test decides.
 
-A test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does.
+A test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does. Runs
+that failed are in no number, and counted beside it.
 """
 
 import collections
@@ -17,17 +21,26 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
 EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
 SUPPORTED, CONTRADICTED, UNDECIDED = 'supported', 'contradicted', 'cannot decide'
+NOT_HERE = 'not in these runs'  # of a claim that something can be, which no run can contradict
+PERMUTATIONS = 9999
 
-Differences = Mapping[int, float]  # {seed: difference}
+
+class Comparison(NamedTuple):
+  """What is compared, its differences by seed, and the seeds that are lost, as a run failed."""
+
+  what: str
+  differences: Mapping[int, float]
+  failed: frozenset[int] = frozenset()
 
 
 class Evidence(NamedTuple):
-  """One comparison: what, its differences over seeds, and one-sided p-values either way."""
+  """What a comparison says: of n seeds (or cells), and one-sided p-values either way."""
 
   what: str
   mean: float | None
@@ -35,6 +48,7 @@ class Evidence(NamedTuple):
   n: int
   p_for: float | None  # small: the difference is above the threshold
   p_against: float | None  # small: it is below
+  failed: int = 0  # seeds that are lost
 
 
 class Answer(NamedTuple):
@@ -46,24 +60,26 @@ class Answer(NamedTuple):
   source: str = ''  # who says so
 
 
-def evidence(what: str, differences: Differences, above: float = 0.0) -> Evidence:
+def evidence(comparison: Comparison, above: float = 0.0) -> Evidence:
   """Paired t-tests that the mean difference lies above (below) a threshold."""
-  values = list(differences.values())
+  what, failed = comparison.what, len(comparison.failed)
+  values = list(comparison.differences.values())
   n = len(values)
   if not n:
-    return Evidence(what, None, None, 0, None, None)
+    return Evidence(what, None, None, 0, None, None, failed)
   mean = statistics.fmean(values)
   if n < 2:
-    return Evidence(what, mean, None, n, None, None)
+    return Evidence(what, mean, None, n, None, None, failed)
   sd = statistics.stdev(values)
   if sd < EQUAL:
     # Accuracies are multiples of one image, so that a few differences may be equal by chance. A
     # t-test would have no doubt; a sign test has.
     same = 0.5**n
     p_for, p_against = (same if side > EQUAL else 1.0 for side in (mean - above, above - mean))
-    return Evidence(what, mean, sd, n, p_for, p_against)
+    return Evidence(what, mean, sd, n, p_for, p_against, failed)
   t = (mean - above) / (sd / n**0.5)
-  return Evidence(what, mean, sd, n, float(stats.t.sf(t, n - 1)), float(stats.t.cdf(t, n - 1)))
+  sides = float(stats.t.sf(t, n - 1)), float(stats.t.cdf(t, n - 1))
+  return Evidence(what, mean, sd, n, *sides, failed)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -75,44 +91,85 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return adjusted
 
 
-def can(claim: str, found: Sequence[Evidence], unit: str) -> Answer:
-  """A claim of the kind "can"."""
+def can(claim: str, cells: Sequence[Comparison], unit: str, above: float = 0.0) -> Answer:
+  """A claim of the kind "can": in some cell, the mean difference lies above the threshold."""
+  found = [evidence(cell, above) for cell in cells]
   tested = [each for each in found if each.p_for is not None]
   if not tested:
-    return Answer(claim, UNDECIDED, _no_seeds(found), list(found), unit)
+    return Answer(claim, UNDECIDED, _no_seeds(found) + _left_out(found), found, unit)
   adjusted = holm([each.p_for for each in tested])
-  wins = [each for each, p in zip(tested, adjusted, strict=True) if p < LEVEL]
+  wins = sum(p < LEVEL for p in adjusted)
   losses = sum(each.p_against < LEVEL for each in tested)
   count = f'{len(tested)} cell{"s" * (len(tested) > 1)}'
   if wins:
-    why = f'It holds in {len(wins)} of {count} (p < {LEVEL} after correction for their number).'
-    return Answer(claim, SUPPORTED, why, list(found), unit)
-  if losses == len(tested):
-    return Answer(
-      claim, CONTRADICTED, f'The opposite holds in every one of {count}.', list(found), unit
+    verdict = SUPPORTED
+    why = f'It holds in {wins} of {count} (p < {LEVEL} after correction for their number).'
+  elif losses == len(tested):
+    verdict, why = NOT_HERE, f'The opposite holds in every one of {count}.'
+  else:
+    verdict = UNDECIDED
+    why = (
+      f'It holds clearly in none of {count} (smallest corrected p = {min(adjusted):.2g}). '
+      f'{_needed(tested)}'
     )
-  least = min(adjusted)
-  why = f'It holds clearly in none of {count} (smallest corrected p = {least:.2g}).'
-  return Answer(claim, UNDECIDED, why, list(found), unit)
+  return Answer(claim, verdict, why + _left_out(found), found, unit)
 
 
-def tends(claim: str, what: str, cells: Sequence[Differences], unit: str) -> Answer:
+def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answer:
   """A claim of the kind "tends": per seed, the mean over the cells that have all of the seeds."""
-  cells = [cell for cell in cells if cell]
-  seeds, whole = _in_common(cells)
+  found = [evidence(cell) for cell in cells]
+  filled = [cell.differences for cell in cells if cell.differences]
+  seeds, whole = _in_common(filled)
   means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds}
   some = f'{len(whole)} of {len(cells)}' if len(whole) < len(cells) else f'{len(cells)}'
-  each = evidence(f'{what}, mean over {some} cells', means)
-  if each.p_for is None:
-    return Answer(claim, UNDECIDED, _no_seeds([each] if cells else []), [each] * bool(cells), unit)
-  if each.p_for < LEVEL:
-    return Answer(claim, SUPPORTED, f'p = {each.p_for:.2g}, one-sided.', [each], unit)
-  if each.p_against < LEVEL:
-    return Answer(claim, CONTRADICTED, f'The opposite, p = {each.p_against:.2g}.', [each], unit)
-  return Answer(claim, UNDECIDED, f'p = {each.p_for:.2g}, one-sided.', [each], unit)
+  mean = evidence(Comparison(f'{what}, mean over {some} cells', means))
+  if mean.p_for is None:
+    why = _no_seeds([mean] if filled else [])
+    return Answer(claim, UNDECIDED, why + _left_out(found), [mean, *found] if filled else [], unit)
+  verdict, why = _one_test(mean)
+  return Answer(claim, verdict, why + _left_out(found), [mean, *found], unit)
 
 
-def _in_common(cells: Sequence[Differences]) -> tuple[list[int], list[Differences]]:
+def ranks(claim: str, what: str, groups: Mapping[str, Sequence[tuple[float, float]]]) -> Answer:
+  """A claim of the kind "ranks": within groups, the two numbers of a cell rise together.
+
+  Spearman's rank correlation within each group of three pairs at least, averaged over groups; for
+  p-values, ranks are permuted within groups.
+  """
+  ranked = {
+    name: [stats.rankdata(values) for values in zip(*pairs, strict=True)]
+    for name, pairs in groups.items()
+  }
+  ranked = {k: v for k, v in ranked.items() if all(len(set(values)) > 2 for values in v)}
+  if not ranked:
+    why = 'These runs hold no three cells to rank.'
+    return Answer(claim, UNDECIDED, why, [], 'rank correlation')
+  random, shuffled, found = np.random.default_rng(0), 0.0, []
+  for name, (x, y) in ranked.items():
+    x, y = ((values - values.mean()) / np.linalg.norm(values - values.mean()) for values in (x, y))
+    found.append(Evidence(name, float(x @ y), None, len(x), None, None))
+    shuffled += random.permuted(np.tile(x, (PERMUTATIONS, 1)), axis=1) @ y / len(ranked)
+  rho = statistics.fmean(each.mean for each in found)
+  # The observed order is one of the permutations.
+  p_for, p_against = (
+    float((1 + np.sum(sign * shuffled >= sign * rho - 1e-9)) / (1 + PERMUTATIONS))
+    for sign in (1, -1)
+  )
+  n = sum(each.n for each in found)
+  mean = Evidence(f'{what}, mean over {len(found)}', rho, None, n, p_for, p_against)
+  return Answer(claim, *_one_test(mean), [mean, *found], 'rank correlation')
+
+
+def _one_test(found: Evidence) -> tuple[str, str]:
+  """Verdict and reason where one test decides."""
+  if found.p_for < LEVEL:
+    return SUPPORTED, f'p = {found.p_for:.2g}, one-sided.'
+  if found.p_against < LEVEL:
+    return CONTRADICTED, f'The opposite, p = {found.p_against:.2g}.'
+  return UNDECIDED, f'p = {found.p_for:.2g}, one-sided.'
+
+
+def _in_common(cells: Sequence[Mapping[int, float]]) -> tuple[list[int], list[Mapping[int, float]]]:
   """The seeds, and the cells that have all of them, such that seeds times cells is largest.
 
   So a seed that failed in one of many cells costs that cell, and one that few cells have is left
@@ -127,7 +184,24 @@ def _in_common(cells: Sequence[Differences]) -> tuple[list[int], list[Difference
   return max(choices, key=lambda choice: choice[:2], default=(False, 0, [], []))[2:]
 
 
+def _needed(tested: Sequence[Evidence]) -> str:
+  """What the correction asks of one cell, which few seeds can hardly give."""
+  n = max(each.n for each in tested)
+  sds = float(stats.t.isf(LEVEL / len(tested), n - 1)) / n**0.5
+  return f'To be the clear one, with {n} seeds a mean must lie {sds:.2g} of its sds above.'
+
+
 def _no_seeds(found: Sequence[Evidence]) -> str:
   if not any(each.n for each in found):
     return 'These runs hold no such comparison.'
   return 'A test over seeds needs at least two; there is one, or one in common.'
+
+
+def _left_out(found: Sequence[Evidence]) -> str:
+  lost = sum(each.failed for each in found)
+  cells = sum(each.failed > 0 for each in found)
+  if not lost:
+    return ''
+  seeds = 'a seed is' if lost == 1 else f'{lost} seeds are'
+  of = 'a cell' if cells == 1 else f'{cells} cells'
+  return f' In {of}, {seeds} left out: a run of theirs failed.'

@@ -1,0 +1,273 @@
+"""What runs say of the claims of the paper: supported, contradicted, not here, or undecided."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import synthetic
+from scipy import stats
+from synthetic import accuracies, done
+
+from random_pruning_jax.report import claims, runs, verdicts
+from random_pruning_jax.report.verdicts import Comparison
+
+
+def test_every_claim_says_whose_it_is():
+  sources = {answer.claim: answer.source for answer in claims.answers([])}
+  assert all(sources.values())
+  for word, source in (
+    ('outperform', 'the abstract'),
+    ('Wide ResNet-50 can match', "the authors' README"),
+    ('SNIP', claims.FIGURE),
+    ('Gradient flow', "somebody else's summary of the paper, unchecked"),
+  ):
+    assert [source] == [sources[claim] for claim in sources if word in claim]
+
+
+def test_claims_are_supported_contradicted_or_undecided_by_the_numbers(tmp_path):
+  def said(name, **settings):
+    synthetic.write_runs(tmp_path / name, sparsities=(0.5, 0.9), **settings)
+    found = claims.answers(runs.read([tmp_path / name]))
+    return {answer.claim.split(':')[0][:24]: answer.verdict for answer in found}
+
+  clear = said('clear', noise=1e-4)
+  assert clear['A randomly pruned networ'] == 'supported'
+  assert clear['The deeper the network, '] == 'supported'
+  assert clear['Layer-wise ratios matter'] == 'supported'
+  assert clear['The wider the network, t'] == 'cannot decide'
+  assert clear['On ImageNet a randomly p'] == 'cannot decide'
+  opposite = said('opposite', noise=1e-4, gap=-1.0)
+  assert opposite['The deeper the network, '] == 'contradicted'
+  assert opposite['Layer-wise ratios matter'] == 'contradicted'
+  hopeless = said('hopeless', noise=1e-4, gap=100.0)
+  assert hopeless['A randomly pruned networ'] == 'not in these runs'
+  single = said('single', seeds=(0,))
+  assert set(single.values()) == {'cannot decide'}
+
+
+def size_verdict(tmp_path, size, *networks):
+  """What runs of networks (name, width) say of size, where smaller ones lose more."""
+  for i, (name, width) in enumerate(networks):
+    fields = {'networks': (name,), 'model.width': width, 'sparsities': (0.9,), 'noise': 1e-4}
+    synthetic.write_runs(tmp_path / str(i), **fields)
+  return claims.size_matters('', claims.cells_of(runs.read([tmp_path])), size).verdict
+
+
+def test_a_width_of_zero_is_the_familys_own(tmp_path):
+  assert size_verdict(tmp_path, claims.by_width, ('resnet20', 0), ('resnet20', 8)) == 'supported'
+
+
+def test_depths_are_compared_within_a_family_alone(tmp_path):
+  two = ('resnet20', 0), ('vgg19', 0)  # the deeper one has fewer parameters here, and loses more
+  assert size_verdict(tmp_path, claims.by_depth, *two) == 'cannot decide'
+  found = [
+    runs.Run('done', '', {'model.name': name}, {}).family
+    for name in ('resnet20', 'cifar_resnet8', 'resnet18', 'vgg16', 'wrn50_2', 'wrn14_2')
+  ]
+  assert found == ['cifar_resnet', 'cifar_resnet', 'resnet', 'vgg', 'wrn_2', 'wrn_2']
+
+
+def flow_answer(norms, seeds=2, **changed):
+  """Of one network whose cells, from the one that loses most, have these norms."""
+  every = accuracies({'pruning__density': 1.0} | changed, [0.9] * seeds)
+  for step, norm in enumerate(norms):
+    of = {'pruning__density': 0.1 + step / 10} | changed
+    for run in accuracies(of, [0.5 + step / 100] * seeds):
+      flow = {'step': [0, 100], 'gradient_norm': [norm, 7.0]}
+      every.append(dataclasses.replace(run, row=run.row | {'gradient': flow}))
+  return claims.flow_matters('', claims.cells_of(every))
+
+
+def test_gradient_flow_explains_the_gap_where_the_two_rank_alike():
+  assert flow_answer((1.0, 2.0, 3.0, 4.0, 5.0)).verdict == 'supported'
+  assert flow_answer((5.0, 4.0, 3.0, 2.0, 1.0)).verdict == 'contradicted'
+  assert flow_answer((5.0, 4.0, 3.0, 2.0, 1.0)).evidence[0].mean == pytest.approx(-1)
+  assert flow_answer((2.0, 2.0, 2.0, 2.0, 2.0)).verdict == 'cannot decide'
+
+
+def test_seeds_that_repeat_what_the_same_cells_say_make_gradient_flow_no_surer():
+  for seeds in (1, 5):
+    answer = flow_answer((1.0, 2.0, 3.0), seeds)
+    assert answer.verdict == 'cannot decide'  # one of 3! orders
+    assert answer.evidence[0].p_for == pytest.approx(1 / 6, abs=0.02)
+
+
+def test_ranks_of_one_group_have_the_p_value_of_scipys_permutations():
+  pairs = [(1.0, 3.0), (2.0, 1.0), (3.0, 4.0), (4.0, 4.0), (5.0, 9.0)]
+  x, y = map(np.asarray, zip(*pairs, strict=True))
+  answer = verdicts.ranks('', '', {'one': pairs})
+  exact = stats.permutation_test(
+    (x,), lambda x: stats.spearmanr(x, y)[0], permutation_type='pairings', alternative='greater',
+    vectorized=False,
+  )  # fmt: skip
+  assert answer.evidence[0].mean == pytest.approx(stats.spearmanr(x, y)[0])
+  assert answer.evidence[0].p_for == pytest.approx(exact.pvalue, abs=0.01)
+
+
+def test_ranks_of_noise_are_decided_either_way_in_one_of_ten():
+  rng = np.random.default_rng(0)
+  draws = [{group: rng.normal(size=(5, 2)) for group in 'abc'} for _ in range(300)]
+  decided = sum(verdicts.ranks('', '', groups).verdict != 'cannot decide' for groups in draws)
+  assert 0.05 < decided / 300 < 0.15
+
+
+def test_a_paired_test_is_the_textbooks():
+  found = verdicts.evidence(Comparison('', {0: 1.0, 1: 2.0, 2: 3.0}))
+  assert found.mean == 2 and found.sd == 1 and found.n == 3
+  assert found.p_for == pytest.approx(0.0370901, abs=1e-6)  # t = 3.4641 with 2 degrees of freedom
+  assert found.p_for + found.p_against == pytest.approx(1)
+  assert verdicts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_a_claim_is_supported_below_five_percent():
+  for values, verdict in (((1.0, 2.0, 3.0), 'supported'), ((0.5, 2.0, 3.5), 'cannot decide')):
+    found = [Comparison('', dict(enumerate(values)))]  # p = 0.037 and 0.074
+    assert verdicts.can('', found, '').verdict == verdict
+    assert verdicts.tends('', '', found, '').verdict == verdict
+
+
+def test_equal_differences_decide_by_their_number_alone():
+  """Accuracies of few images may be equal by chance, which is no certainty."""
+  for n, p in ((2, 0.25), (3, 0.125), (5, 0.03125)):
+    right = [(331 - 7 * seed, 334 - 7 * seed) for seed in range(n)]  # of 360, always three apart
+    for kind in (float, np.float32):  # as rows hold them
+      differences = {
+        seed: float(kind(b / 360)) - float(kind(a / 360)) for seed, (a, b) in enumerate(right)
+      }
+      found = verdicts.evidence(Comparison('', differences))
+      assert found.sd > 0 and (found.p_for, found.p_against) == (p, 1)
+  same = Comparison('', {0: 0.0, 1: 0.0})
+  assert verdicts.evidence(same)[-3:-1] == (1, 1)
+  cells = [same, *(Comparison('', {0: -0.03, 1: -0.03 - i / 360}) for i in range(1, 18))]
+  assert verdicts.can('', cells, 'accuracy').verdict == 'cannot decide'
+
+
+def test_gradient_flow_is_compared_within_a_network():
+  """In each, a larger gradient costs more; both pooled, it would seem to cost less."""
+  every = []
+  for network, high in (('resnet20', 0), ('resnet56', 10)):
+    for seed in (0, 1, 2):
+      same = {'model__name': network, 'seed': seed}
+      every.append(done(pruning__density=1.0, metrics={'accuracy': 0.9}, **same))
+      for step, density in enumerate((0.5, 0.3, 0.2, 0.1)):
+        accuracy = {'accuracy': 0.5 + high / 100 - step / 100}
+        run = done(metrics=accuracy, pruning__density=density, **same)
+        run.row['gradient'] = {'step': [0], 'gradient_norm': [high + step + 1.0 + seed / 10]}
+        every.append(run)
+  [answer] = [a for a in claims.answers(every) if a.claim.startswith('Gradient flow')]
+  assert answer.verdict == 'contradicted' and answer.evidence[0].mean == pytest.approx(-1)
+  assert [each.n for each in answer.evidence] == [8, 4, 4]
+
+
+def test_two_cells_have_no_rank_correlation():
+  every = [done(seed=s, pruning__density=1.0, metrics={'accuracy': 0.9}) for s in range(6)]
+  for density, accuracy in ((0.5, 0.8), (0.1, 0.7)):
+    for seed in range(6):
+      every.append(done(seed=seed, pruning__density=density, metrics={'accuracy': accuracy}))
+      every[-1].row['gradient'] = {'step': [0], 'gradient_norm': [accuracy]}
+  assert claims.flow_matters('', claims.cells_of(every)).verdict == 'cannot decide'
+
+
+def test_the_claim_of_imagenet_is_of_wide_resnet_50_on_imagenet_alone():
+  def verdict(dataset, name):
+    network = {'dataset': dataset, 'model__name': name}
+    sparse = accuracies(network, (0.71, 0.72, 0.73))
+    dense = accuracies(network | {'pruning__density': 1.0}, (0.705, 0.714, 0.723))
+    [answer] = [a for a in claims.answers([*sparse, *dense]) if a.claim.startswith('On ImageNet')]
+    return answer.verdict
+
+  assert verdict('imagenet2012', 'wrn50_2') == 'supported'
+  assert verdict('imagenet2012', 'wrn101_2') == 'cannot decide'
+  assert verdict('imagenet_resized', 'wrn50_2') == 'cannot decide'
+
+
+def test_a_smaller_error_of_calibration_and_a_smaller_nll_are_better():
+  gains = enumerate((0.01, 0.011, 0.012))
+  sparse = [done(seed=s, metrics={'ece': 0.05 - gain, 'nll': 0.5 - gain}) for s, gain in gains]
+  same = {'ece': 0.05, 'nll': 0.5}
+  dense = [done(seed=s, metrics=same, pruning__density=1.0) for s in range(3)]
+  found = {a.claim: a.verdict for a in claims.answers([*sparse, *dense])}
+  for word in ('(ECE)', '(NLL)'):
+    assert [found[claim] for claim in found if word in claim] == ['supported']
+
+
+def test_accuracies_match_where_less_than_half_a_point_is_lost():
+  dense = accuracies({'pruning__density': 1.0}, (0.9, 0.9, 0.9))
+  for lost, verdict in ((0.004, 'supported'), (0.006, 'not in these runs')):
+    sparse = accuracies({}, [0.9 - lost + i / 10_000 for i in (-1, 0, 1)])
+    assert claims.matches('', claims.cells_of([*sparse, *dense])).verdict == verdict
+
+
+def test_sparsities_are_high_from_eight_tenths_on():
+  for density, verdict in ((0.2, 'supported'), (0.25, 'cannot decide')):
+    of = {'pruning__density': density}
+    erk = accuracies(of, (0.90, 0.91, 0.92))
+    uniform = accuracies(of | {'pruning__ratio': 'uniform'}, (0.80, 0.811, 0.822))
+    assert claims.ratio_matters('', claims.cells_of([*erk, *uniform]), 'erk').verdict == verdict
+
+
+def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
+  def answer_of(*cells):
+    return verdicts.tends('', 'gap', [Comparison('', cell) for cell in cells], '')
+
+  whole = [{0: 0.01, 1: 0.011, 2: 0.012}] * 3
+  answer = answer_of(*whole, {0: -9.0, 1: -9.0}, {7: -9.0})
+  assert answer.verdict == 'supported'
+  assert answer.evidence[0].n == 3 and 'mean over 3 of 5 cells' in answer.evidence[0].what
+  apart = answer_of({0: 0.1}, {1: 0.1}, {2: 0.1})
+  assert apart.verdict == 'cannot decide' and 'needs at least two' in apart.why
+
+
+@pytest.mark.parametrize(
+  ('seeds', 'taken', 'cells'),
+  [
+    (['012', '012', '013', '013'], '01', 4),
+    (['01234', '01234', '012', '012'], '012', 4),
+    (['01', '012'], '01', 2),
+    (['012'] * 5 + ['01'], '012', 5),
+    (['01', '23'], '01', 1),
+    (['0', '0', '0', '01'], '01', 1),
+  ],
+)
+def test_a_mean_is_over_as_many_seeds_and_cells_as_go_together(seeds, taken, cells):
+  found, whole = verdicts._in_common([dict.fromkeys(each, 0.0) for each in seeds])
+  assert (''.join(sorted(found)), len(whole)) == (taken, cells)
+
+
+def failed(seed, **fields):
+  return runs.Run('failed', '', done(seed=seed, **fields).config, {}, 'the loss is nan')
+
+
+def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
+  dense = accuracies({'pruning__density': 1.0}, [0.9] * 8)
+  survived = accuracies({}, (0.901, 0.902, 0.903, 0.904))
+  lost = [failed(seed) for seed in range(4, 8)]
+  answer = claims.matches('', claims.cells_of([*dense, *survived, *lost]))
+  assert answer.verdict == 'supported' and 'In a cell, 4 seeds are left out' in answer.why
+  assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]
+  none = claims.matches('', claims.cells_of([*dense, *(failed(seed) for seed in range(8))]))
+  assert none.verdict == 'cannot decide' and 'In a cell, 8 seeds are left out' in none.why
+  assert [(each.n, each.failed) for each in none.evidence] == [(0, 8)]
+
+
+def test_a_network_whose_runs_all_failed_is_not_replaced_by_the_next_in_size():
+  every = []
+  for width, gap in ((4, None), (8, 0.02), (16, 0.01)):
+    of = {'model__width': width}
+    every += accuracies(of | {'pruning__density': 1.0}, (0.9, 0.9, 0.9))
+    every += (
+      accuracies(of, [0.9 - gap - i / 1000 for i in range(3)])
+      if gap
+      else [failed(seed, **of) for seed in range(3)]
+    )
+  answer = claims.size_matters('', claims.cells_of(every), claims.by_width)
+  assert answer.verdict == 'cannot decide' and 'In a cell, 3 seeds are left out' in answer.why
+  others = [run for run in every if run.width != 4]
+  eight = claims.size_matters('', claims.cells_of(others), claims.by_width)
+  assert [each.mean for each in eight.evidence] == pytest.approx([0.01, 0.01])
+  assert 'width 8, ERK, sparsity 0.9, against ResNet-20, width 16' in eight.evidence[1].what
+
+
+def test_what_the_correction_for_many_cells_asks_of_one_is_said():
+  cells = [Comparison('', {0: -0.1, 1: 0.0, 2: 0.1})] * 180
+  assert 'with 3 seeds a mean must lie 24 of its sds above' in verdicts.can('', cells, '').why

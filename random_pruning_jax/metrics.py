@@ -1,7 +1,7 @@
 """Accuracy and calibration: functions of logits [N, K] and labels [N] int, each label in [0, K).
 
 Pure and jittable, in float32; several of them in one `jit` share their softmax. The number of bins
-is static: `jax.jit(functools.partial(ece, n_bins=10))`.
+is static: `jax.jit(functools.partial(ece, n_bins=10))`. Logits of NaN or infinity make them NaN.
 """
 
 import functools
@@ -18,7 +18,10 @@ TEMPERATURE_RANGE = (0.01, 100.0)
 
 
 def _checked(metric: Metric) -> Metric:
-  """Refuses logits and labels that do not belong together, before a broadcast hides it."""
+  """Refuses logits and labels that do not belong together, before a broadcast hides it.
+
+  Numbers of logits whose softmax holds a NaN are NaN.
+  """
 
   @functools.wraps(metric)
   def wrapper(logits, labels, *args, **kwargs):
@@ -30,7 +33,13 @@ def _checked(metric: Metric) -> Metric:
       )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
       raise ValueError(f'labels must be integers, got {labels.dtype}')
-    return metric(logits.astype(jnp.float32), labels, *args, **kwargs)
+    logits = logits.astype(jnp.float32)
+    found = metric(logits, labels, *args, **kwargs)
+    if isinstance(found, dict):
+      return found
+    # Comparisons make a class, a right one perhaps, of a NaN, and a maximum on a CPU may lose it.
+    known = jnp.isfinite(jax.nn.softmax(logits)).all()
+    return jnp.where(known, found, jnp.nan)
 
   return wrapper
 
@@ -45,7 +54,8 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Mean of -log p_label, in nats: >= 0, log K for a uniform guess."""
   log_p = jax.nn.log_softmax(logits)
-  return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=-1))
+  # Of what is 0 or less: a minus would make -0 of nothing lost.
+  return jnp.abs(jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=-1)))
 
 
 @_checked
@@ -113,9 +123,7 @@ def aurc(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """
   _, correct = _by_confidence(*_top(logits, labels))
   errors = jnp.cumsum(1 - correct[::-1])
-  area = jnp.mean(errors / jnp.arange(1, len(errors) + 1))
-  known = jnp.isfinite(jax.nn.softmax(logits)).all()  # a maximum on a CPU may lose a NaN
-  return jnp.where(known, area, jnp.nan)
+  return jnp.mean(errors / jnp.arange(1, len(errors) + 1))
 
 
 @_checked

@@ -98,12 +98,17 @@ def test_another_attacks_strength_and_another_epsilon_part_nothing():
 
 def test_a_number_depends_on_the_settings_that_its_name_does_not_say():
   fields = {'attacks.pgd_l2.steps': 3, 'attacked_images': 9, 'severities': 1, 'corrupted_images': 5}
+  fields |= {'foreign': ['mnist', 'cifar100'], 'near': ['cifar100'], 'validation_foreign': 'dtd'}
   row = {'settings': dict.fromkeys(('adversarial', 'corruptions', 'ood'), fields)}
+  row['notes'] = {f'ood/{of}/odin': 'epsilon=0.002, chosen on dtd' for of in ('mnist', 'near')}
   for metric, names in (
     ('adversarial/worst_case_l2/0.5', ['attacked_images', 'attacks.pgd_l2.steps']),
     ('corruptions/accuracy', ['severities']),
     ('corruptions_regenerated/accuracy', ['corrupted_images', 'severities']),
-    ('ood/stripes/msp/auroc', []),
+    ('ood/mnist/msp/auroc', []),
+    ('ood/mnist/odin/auroc', ['validation_foreign']),
+    ('ood/near/msp/auroc', ['foreign', 'near']),
+    ('ood/near/odin/fpr95', ['foreign', 'near', 'validation_foreign']),
   ):
     assert sorted(measured.how(metric, row)) == names
 

@@ -13,7 +13,7 @@ from tiny import tiny_config
 from random_pruning_jax import attacks, data, evaluate, feed, flow, suites
 from random_pruning_jax.config import resolve
 from random_pruning_jax.progress import Stages
-from random_pruning_jax.suites import adversarial, gradients, ood
+from random_pruning_jax.suites import adversarial, calibration, gradients, ood
 
 ATTACKS = {
   'pgd': {'epsilons': (1 / 255, 8 / 255), 'steps': 3, 'step_size': 0.25, 'restarts': 1},
@@ -94,6 +94,18 @@ def test_the_temperature_is_fitted_on_validation_images_and_lowers_their_nll(who
   assert nll[1] < nll[0.9] and nll[1] < nll[1.1]
   scaled = sklearn.metrics.log_loss(on.labels(), softmax(on.outputs().logits / t))
   assert whole.numbers['nll_scaled'] == pytest.approx(scaled, rel=1e-4)
+
+
+def test_a_temperature_that_no_validation_image_bounds_is_not_reported():
+  """Sharper is better where all are right, and then one test image that is not costs anything."""
+  on = bench()
+  for split in ('validation', 'test'):
+    logits = 9 * np.eye(10, dtype=np.float32)[on.labels(split=split)]
+    on._outputs['', split] = evaluate.Outputs(logits, None)
+  found = calibration.full(on)
+  assert 'is least at no temperature from 0.01 to 100' in found.skipped['temperature']
+  assert not {'temperature', 'nll_scaled', 'ece_scaled'} & found.numbers.keys()
+  assert {'nll', 'ece'} <= found.numbers.keys()
 
 
 def softmax(z):

@@ -48,22 +48,33 @@ def how(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
   'adversarial/pgd/8/255' -> {'attacks.pgd.steps': 50, 'attacked_images': 1000, ...}.
   """
-  family, *path = metric.split('/')
+  wanted = _wanted(metric, row)
+  family = metric.partition('/')[0]
   suite = 'corruptions' if family == 'corruptions_regenerated' else family
   fields = row.get('settings', {}).get(suite)
   if fields is None:  # a row of an older version
     start, config = 'evaluation.', row.get('config', {})
     fields = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
+  return {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
+
+
+def _wanted(metric: str, row: Mapping[str, Any]) -> str:
+  """A pattern of the names of these fields."""
+  family, *path = metric.split('/')
   attack = path[0] if family == 'adversarial' else ''
   if attack.startswith('worst_case'):
-    wanted = r'attacks\..*|epsilons|attacked_images'
-  elif attack and attack != 'fgsm':
-    wanted = rf'attacks\.{re.escape(attack)}\.(?!epsilons$).*|attacked_images'
-  elif suite == 'corruptions':
-    wanted = 'severities' if suite == family else 'severities|corrupted_images'
-  else:
-    return {}
-  return {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
+    return r'attacks\..*|epsilons|attacked_images'
+  if attack and attack != 'fgsm':
+    return rf'attacks\.{re.escape(attack)}\.(?!epsilons$).*|attacked_images'
+  if family == 'corruptions':
+    return 'severities'
+  if family == 'corruptions_regenerated':
+    return 'severities|corrupted_images'
+  if family == 'ood':
+    sets = ['foreign', 'near'] if path[0] in ('near', 'far') else []
+    note = row.get('notes', {}).get(metric.rpartition('/')[0], '')
+    return '|'.join(sets + ['validation_foreign'] * ('chosen on' in note))
+  return ''
 
 
 def differing(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:

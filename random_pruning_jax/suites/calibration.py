@@ -13,7 +13,7 @@ def full(bench: Bench) -> Findings:
   """Every metric of `metrics.METRICS`, temperature scaling and the data of a reliability diagram.
 
   The temperature is fitted to the validation images; `nll_scaled` and `ece_scaled` are those of the
-  test logits divided by it.
+  test logits divided by it. Where none is best, all three are skipped.
   """
   logits, labels = bench.outputs().logits, bench.labels()
   diagram = {name: np.asarray(bins).tolist() for name, bins in _diagram(logits, labels).items()}
@@ -23,9 +23,16 @@ def full(bench: Bench) -> Findings:
   except data.DataError as error:
     found.skipped['temperature'] = error.brief
     return found
-  temperature = _temperature(held_out, bench.labels(split='validation'))
+  temperature = float(_temperature(held_out, bench.labels(split='validation')))
+  low, high = metrics.TEMPERATURE_RANGE
+  if not 1.001 * low < temperature < high / 1.001:
+    found.skipped['temperature'] = (
+      f'the NLL of the validation images is least at no temperature from {low:g} to {high:g}, as '
+      'where the network errs on none of them'
+    )
+    return found
   scaled = measure(logits / np.float32(temperature), labels, ('nll', 'ece'))
-  found.numbers['temperature'] = float(temperature)
+  found.numbers['temperature'] = temperature
   found.numbers.update({f'{name}_scaled': value for name, value in scaled.items()})
   return found
 

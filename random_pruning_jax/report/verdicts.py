@@ -188,7 +188,7 @@ def _needed(tested: Sequence[Evidence]) -> str:
   """What the correction asks of one cell, which few seeds can hardly give."""
   n = max(each.n for each in tested)
   sds = float(stats.t.isf(LEVEL / len(tested), n - 1)) / n**0.5
-  return f'To be the clear one, with {n} seeds a mean must lie {sds:.2g} of its sds above.'
+  return f'Here a mean over {n} seeds is clear from {sds:.2g} of its standard deviations on.'
 
 
 def _no_seeds(found: Sequence[Evidence]) -> str:

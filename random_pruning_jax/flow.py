@@ -53,6 +53,7 @@ def first_batch(experiment: Experiment, images: data.Images) -> dict[str, np.nda
 
 @functools.lru_cache(maxsize=64)
 def _compiled(model, on: tuple[jax.Device, ...]):
+  @jax.default_matmul_precision('highest')  # as in `scores`
   def run(variables, masks, images, labels):
     def loss_fn(params):
       logits, _ = model.apply(

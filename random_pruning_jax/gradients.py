@@ -52,6 +52,7 @@ def gradient_flow(gradients: Tree, masks: Tree) -> dict[str, jax.Array]:
   }
 
 
+@jax.default_matmul_precision('highest')  # as in `scores`
 def hessian_product(loss_fn: LossFn, params: Tree, vector: Tree, masks: Tree) -> Tree:
   """H v of the loss as a function of the kept weights alone, at the cost of about two gradients."""
   _, product = jax.jvp(jax.grad(loss_fn), (params,), (masking.apply(vector, masks),))

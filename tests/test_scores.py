@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from random_pruning_jax import data, masks, models, parallel, scores, scoring, synflow
+from random_pruning_jax import data, flow, masks, models, parallel, scores, scoring, synflow
 from random_pruning_jax.models.layers import Network
+from random_pruning_jax.suites import gradients
 
 
 def mlp(*sizes, seed=0):
@@ -273,6 +274,12 @@ def as_floats(batch):
   return {'image': np.asarray(batch['image'], np.float32) / 255, 'label': batch['label']}
 
 
+def assert_exact(text):
+  """Each of the program's products is of all of float32."""
+  products = re.findall(r'stablehlo\.(?:convolution|dot_general).*', text)
+  assert len(products) >= 4 and all(line.count('HIGHEST') == 2 for line in products)
+
+
 @pytest.mark.parametrize('of', ['gradient', 'product', 'synflow'])
 def test_products_are_of_all_of_float32_on_a_gpu_too(of):
   apply_fn = scoring._logits(TinyNetwork(10))
@@ -282,9 +289,19 @@ def test_products_are_of_all_of_float32_on_a_gpu_too(of):
     'synflow': (functools.partial(synflow.flow, apply_fn), (np.ones((1, 6, 6, 1), np.float32),)),
   }[of]
   traced = jax.jit(call).trace(tiny_params(), *arguments)
-  text = traced.lower(lowering_platforms=('cuda',)).as_text()
-  products = re.findall(r'stablehlo\.(?:convolution|dot_general).*', text)
-  assert len(products) >= 4 and all(line.count('HIGHEST') == 2 for line in products)
+  assert_exact(traced.lower(lowering_platforms=('cuda',)).as_text())
+
+
+def test_products_of_gradient_flow_and_curvature_are_of_all_of_float32_too():
+  on, network, params = parallel.devices(1), TinyNetwork(10), tiny_params()
+  statistics = {'mean': np.zeros(4, np.float32), 'var': np.ones(4, np.float32)}
+  variables = {'params': params, 'batch_stats': {'stem_norm': statistics}}
+  batch = a_batch(shape=(6, 6, 1))
+  rest = (variables, masks.ones(params), batch['image'][None], batch['label'][None])
+  gradient, hessian = gradients._compiled(network, on)
+  assert_exact(flow._compiled(network, on).lower(*rest).as_text())
+  assert_exact(gradient.lower(*rest).as_text())
+  assert_exact(hessian.lower(params, *rest).as_text())
 
 
 def test_a_batch_in_parts_is_the_whole_batch_where_images_do_not_meet():

@@ -55,6 +55,7 @@ def _compiled(model, on: tuple[jax.Device, ...]) -> tuple[Callable, Callable]:
 
     return loss_fn
 
+  @jax.default_matmul_precision('highest')  # as in `scores`
   def gradient(variables, masks, images, labels):
     loss_fn = loss_of(variables, images, labels)
     return gradients.gradient_flow(parallel.mean(jax.grad(loss_fn)(variables['params'])), masks)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from jaxlib import xla_client
 
 from random_pruning_jax import kernels, processor, profiling
 from random_pruning_jax.commands import arguments
@@ -22,7 +23,6 @@ def environment(*given, before=()):
 
 def test_memory_and_determinism_are_asked_of_jax_by_its_own_variables():
   assert environment() == {}
-  assert environment('--mem-fraction=0.9') == {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.9'}
   assert environment('--mem-fraction=0') == {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
   assert environment('--deterministic', before={'XLA_FLAGS': '--a=1'}.items()) == {
     'XLA_FLAGS': '--a=1 --xla_gpu_deterministic_ops=true'
@@ -31,12 +31,22 @@ def test_memory_and_determinism_are_asked_of_jax_by_its_own_variables():
     environment('--mem-fraction=1.5')
 
 
+@pytest.mark.parametrize('name', ['XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'])
+def test_a_gpu_gets_the_fraction_of_memory_that_was_asked_for_whatever_the_shell_set(
+  name, monkeypatch
+):
+  monkeypatch.setenv(name, '0.5')
+  for variable, value in environment('--mem-fraction=0.9').items():
+    monkeypatch.setenv(variable, value)
+  assert xla_client.generate_pjrt_gpu_plugin_options()['memory_fraction'] == 0.9
+
+
 COMMAND = """
 import os, sys
 sys.path.insert(0, 'tests')
 from random_pruning_jax.main import main
 status = main(sys.argv[1:])
-print(os.environ['XLA_FLAGS'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])
+print(os.environ['XLA_FLAGS'], os.environ['XLA_CLIENT_MEM_FRACTION'])
 sys.exit(status)
 """
 CONFIG = """

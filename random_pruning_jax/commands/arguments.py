@@ -144,7 +144,9 @@ def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> 
   elif args.mem_fraction != -1:
     if not 0 < args.mem_fraction <= 1:
       raise ValueError(f'--mem-fraction must lie in [0, 1], got {args.mem_fraction}.')
-    variables['XLA_PYTHON_CLIENT_MEM_FRACTION'] = str(args.mem_fraction)
+    variables['XLA_CLIENT_MEM_FRACTION'] = str(args.mem_fraction)
+    # Its old name: with both set JAX finds no GPU, and goes on with the CPU.
+    variables['XLA_PYTHON_CLIENT_MEM_FRACTION'] = ''
   if args.deterministic:
     flags_before = before.get('XLA_FLAGS', '')
     variables['XLA_FLAGS'] = f'{flags_before} --xla_gpu_deterministic_ops=true'.strip()

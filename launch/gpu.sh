@@ -26,9 +26,10 @@ while (($#)); do
 done
 (($#)) || { echo 'gpu.sh: --config=FILE must be given after --' >&2 && exit 2; }
 
-settings=()
+# Else JAX would train on the CPU where CUDA does not start.
+settings=("JAX_PLATFORMS=${JAX_PLATFORMS:-cuda}")
 [[ -z $gpus ]] || settings+=("CUDA_VISIBLE_DEVICES=$gpus")
-[[ -z $fraction ]] || settings+=("XLA_PYTHON_CLIENT_MEM_FRACTION=$fraction")
+[[ -z $fraction ]] || set -- "$@" "--mem-fraction=$fraction"
 command=(env "${settings[@]}" random-pruning train "$@")
 if [[ $dry ]]; then
   printf '%q ' "${command[@]}" && echo

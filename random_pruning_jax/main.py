@@ -115,8 +115,9 @@ def _of_backend(error: Exception) -> str:
   if os.path.basename(raised_in) != 'xla_bridge.py':
     return ''
   asked = os.environ.get('JAX_PLATFORMS', '')
-  # For CUDA without its plugin JAX says nothing.
-  return f'no device of JAX_PLATFORMS={asked!r}: {str(error) or "JAX has no plugin for it here"}'
+  # Of CUDA where the system shows no GPU JAX says nothing.
+  why = str(error) or 'JAX sees none here, or has no plugin for it that loads'
+  return f'no device of JAX_PLATFORMS={asked!r}: {why}'
 
 
 def _of_kernels(error: Exception) -> str:

@@ -234,15 +234,27 @@ def test_steps_of_slurm_have_the_cores_that_the_job_asks_for(stand_in, calls, tm
 
 
 def test_gpu_chooses_devices_and_hands_arguments_on(stand_in, calls):
-  stand_in(
-    'random-pruning', 'echo "$CUDA_VISIBLE_DEVICES $XLA_PYTHON_CLIENT_MEM_FRACTION"; exit 75'
-  )
+  stand_in('random-pruning', 'echo "$CUDA_VISIBLE_DEVICES"; exit 75')
   done = launch('gpu.sh', '--gpus=0,1', '--mem-fraction=0.9', '--', *TRAIN)
-  assert (done.stdout, done.returncode) == ('0,1 0.9\n', PREEMPTED)
-  assert calls() == [['random-pruning', 'train', *TRAIN]]
-  dry = launch('gpu.sh', '--gpus=1', '--dry-run', '--', *TRAIN)
-  assert dry.stdout.startswith('env CUDA_VISIBLE_DEVICES=1 random-pruning train --config=')
+  assert (done.stdout, done.returncode) == ('0,1\n', PREEMPTED)
+  assert calls() == [['random-pruning', 'train', *TRAIN, '--mem-fraction=0.9']]
+  dry = launch('gpu.sh', '--gpus=1', '--dry-run', '--', *TRAIN, JAX_PLATFORMS='rocm')
+  set_first = 'env JAX_PLATFORMS=rocm CUDA_VISIBLE_DEVICES=1 random-pruning train --config='
+  assert dry.stdout.startswith(set_first)
   assert len(calls()) == 1
+
+
+@pytest.mark.parametrize('asked', ['', 'rocm'])
+def test_what_is_for_gpus_tells_jax_to_train_on_nothing_else(asked, tmp_path, stand_in, calls):
+  for command in ('random-pruning', 'srun'):
+    stand_in(command, 'echo "$JAX_PLATFORMS" >> "$HERE/platforms"')
+  stand_in('sbatch')
+  launch('gpu.sh', '--', *TRAIN, JAX_PLATFORMS=asked)
+  launch('slurm.sbatch', *TRAIN, JAX_PLATFORMS=asked)
+  launch('sweep.sh', *SWEEP, '--jobs=1')
+  wrapped = calls()[-1][-1].removeprefix('--wrap=')
+  subprocess.run(['sh', '-c', wrapped], env=os.environ | {'JAX_PLATFORMS': asked}, check=True)
+  assert (tmp_path / 'platforms').read_text().split() == [asked or 'cuda'] * 3
 
 
 SWEEP = ['--config=configs/sweeps/depth.py', '--workdir=runs/depth']

@@ -10,7 +10,9 @@ import shlex
 import subprocess
 import sys
 import time
+import weakref
 
+import numpy as np
 import pytest
 from sweeping import planned, small, states
 
@@ -257,3 +259,17 @@ def test_runs_that_cannot_train_together_train_in_turn(tmp_path, monkeypatch):
   jobs = planned(small(), small(seed=1))
   work.work(jobs, tmp_path, together=2)
   assert states(tmp_path, jobs) == ['done', 'done']
+
+
+def test_what_filled_the_memory_is_gone_when_runs_then_train_in_turn(tmp_path, monkeypatch):
+  gone = []
+
+  def refuse(*_, **__):
+    state = np.zeros(3)
+    gone.append(weakref.ref(state))
+    raise MemoryError('too little memory for both')
+
+  monkeypatch.setattr(run, 'train_many', refuse)
+  monkeypatch.setattr(run, 'run', lambda *_, **__: gone.append(gone[0]() is None))
+  work.work(planned(small(), small(seed=1)), tmp_path, together=2)
+  assert gone[1:] == [True, True]

@@ -101,6 +101,8 @@ def _run_together(jobs: Sequence[Job], directory: pathlib.Path) -> None:
     ends = run.run_many([job.config for job in jobs], places, show=False)
   except Exception as error:  # no run's own, as too little memory is for all at once
     say(f'{len(jobs)} runs could not train together, and train in turn: {error}')
+    ends = None
+  if ends is None:  # only here, as the error held what had filled the memory
     for job, place in zip(jobs, places, strict=True):
       _run(job, place)
     return

@@ -24,7 +24,8 @@ def network_parser(name: str, description: str, rounds: int) -> argparse.Argumen
 
 
 def start(options: argparse.Namespace) -> None:
-  """Settings before JAX starts: memory as the commands keep it, and a device for each core.
+  """Settings before JAX starts: the CPU alone, memory as the commands keep it there, and a device
+  for each core.
 
   This code takes as many of them as it is told, its rivals in JAX take all.
   """
@@ -33,6 +34,7 @@ def start(options: argparse.Namespace) -> None:
   from random_pruning_jax import processor
 
   processor.keep_memory()
+  jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', max(options.devices, os.cpu_count() or 1))
 
 

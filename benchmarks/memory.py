@@ -51,7 +51,7 @@ def _process(way, options, cache) -> list[float]:
   said = subprocess.check_output(
     [sys.executable, '-c', script, words],
     stderr=subprocess.DEVNULL,
-    env=os.environ | {'XDG_CACHE_HOME': cache},
+    env=os.environ | {'XDG_CACHE_HOME': cache, 'JAX_PLATFORMS': 'cpu'},
   )
   return json.loads(said.splitlines()[-1])
 

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import standin
 
 from random_pruning_jax import data, processor
 
@@ -57,6 +58,18 @@ def test_one_device_is_prepared_for_however_it_is_asked_for(words):
   assert 'usage' in done.stderr
   flags = processor.environment({}, importlib.metadata.version('jaxlib')).get('XLA_FLAGS', '')
   assert done.stdout.strip() == (flags if words[-1] != '16' else '')
+
+
+@pytest.mark.skipif(standin.plugin() is None, reason=f'{standin.PACKAGE} is not installed')
+def test_what_is_measured_on_cpu_devices_takes_no_accelerator(tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(
+    'import argparse, jax, benchmarks\n'
+    'benchmarks.start(argparse.Namespace(devices=2))\n'
+    'print(jax.devices()[0].platform)'
+  )
+  command = [sys.executable, 'tests/standin.py', str(script)]
+  assert subprocess.check_output(command, text=True, cwd=ROOT).strip() == 'cpu'
 
 
 def test_a_trace_says_how_long_a_device_worked_and_where_it_waited():

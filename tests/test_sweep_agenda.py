@@ -3,13 +3,14 @@
 import io
 import itertools
 import json
+import os
 import pathlib
 import types
 
 import pytest
 from sweeping import planned, small
 
-from random_pruning_jax import pruning
+from random_pruning_jax import processor, pruning
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.sweep import agenda, estimate, view, work, workers
 
@@ -172,10 +173,18 @@ def test_durations_are_said_in_units_that_fit():
 
 def test_more_workers_than_gpus_are_refused(monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
-  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
   assert workers.environment(1, 2)['CUDA_VISIBLE_DEVICES'] == '5'
   with pytest.raises(ValueError, match='number of GPUs, 2; got 3'):
     workers.environment(0, 3)
+
+
+def test_gpus_that_jax_cannot_use_are_not_counted(monkeypatch):
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  if not processor.only_cpu(os.environ):
+    pytest.skip('an accelerator is here that JAX is installed for')
+  assert workers.environment(0, 3) == os.environ
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs' / 'sweeps').glob('*.py')), ids=str)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from random_pruning_jax import processor
 from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import agenda, lease, work
 from random_pruning_jax.sweep.agenda import Job
@@ -33,7 +34,7 @@ def gpus() -> list[str]:
 
 def environment(number: int, workers: int) -> dict[str, str]:
   """Of worker `number`: one GPU. Raises ValueError where there are fewer GPUs than workers."""
-  names = gpus() if os.environ.get('JAX_PLATFORMS') != 'cpu' else []
+  names = [] if processor.only_cpu(os.environ) else gpus()
   if names and workers > len(names):
     raise ValueError(f'--workers must be at most the number of GPUs, {len(names)}; got {workers}.')
   return os.environ | ({'CUDA_VISIBLE_DEVICES': names[number]} if names else {})

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.flatten_util
+import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import checkpoints, masks, optimizers, parallel, together
@@ -34,7 +36,10 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
     return read
   config = experiment.config
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
-  mask_tree = initial_masks(experiment, variables, score_batches(experiment, run.feed.images))
+  batches = score_batches(experiment, run.feed.images)
+  mask_tree = initial_masks(experiment, variables, batches)
+  if batches:  # scores that devices compute, and two processes' may round differently
+    mask_tree = _of_first(mask_tree)
   _say_what_is_empty(mask_tree, experiment.structure.shapes)
   state = _creator(config)(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
@@ -94,6 +99,14 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
       f'WARNING: until step {step} another version of this package cut what is streamed, whose '
       'pixels differ a little where an image is decoded smaller.'
     )
+
+
+def _of_first(mask_tree: masks.Masks) -> masks.Masks:
+  """The masks of process 0, on all of them."""
+  if jax.process_count() == 1:
+    return mask_tree
+  flat, unravel = jax.flatten_util.ravel_pytree(mask_tree)
+  return unravel(together.array_of_first(flat.astype(np.uint8)).astype(bool))
 
 
 def _say_what_is_empty(mask_tree: masks.Masks, shapes: Mapping[str, Any]) -> None:

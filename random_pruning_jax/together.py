@@ -9,7 +9,7 @@ import os
 import pathlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -58,17 +58,34 @@ def gather(array: np.ndarray) -> np.ndarray:
   """
   if jax.process_count() == 1:
     return np.asarray(array)
+  return _everywhere(_same, np.asarray(array))
+
+
+def array_of_first(array: np.ndarray) -> np.ndarray:
+  """That of process 0, on all of them; each must bring one of the same shape and type."""
+  array = np.asarray(array)
+  if jax.process_count() == 1:
+    return array
+  return _everywhere(_sum, (array if jax.process_index() == 0 else np.zeros_like(array))[None])
+
+
+def _everywhere(fn: Callable[[jax.Array], jax.Array], array: np.ndarray) -> np.ndarray:
+  """`fn` of the arrays of all processes, one below the other."""
   grid = np.array(parallel.devices()).reshape(jax.process_count(), -1)
   mesh = jax.sharding.Mesh(grid, ('processes', parallel.AXIS))
   cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('processes'))
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  here = jax.make_array_from_process_local_data(cut, np.asarray(array))
-  everywhere = jax.block_until_ready(jax.jit(_same, out_shardings=whole)(here))
+  here = jax.make_array_from_process_local_data(cut, array)
+  everywhere = jax.block_until_ready(jax.jit(fn, out_shardings=whole)(here))
   return np.asarray(everywhere.addressable_data(0))
 
 
 def _same(array: jax.Array) -> jax.Array:
   return array
+
+
+def _sum(array: jax.Array) -> jax.Array:
+  return array.sum(0, dtype=array.dtype)
 
 
 def _every(content: bytes) -> list[bytes]:
@@ -82,9 +99,8 @@ def _every(content: bytes) -> list[bytes]:
 def of_first(text: str) -> str:
   """That of process 0, on all processes."""
   content = np.frombuffer(text.encode(), np.uint8)
-  size = gather(np.array([len(content)], np.int32))[0]
-  # Each brings an array of that size, of which the first's counts.
-  return gather(np.resize(content, size)[None])[0].tobytes().decode()
+  size = int(array_of_first(np.int32(len(content))))
+  return array_of_first(np.resize(content, size)).tobytes().decode()
 
 
 def check_shared(what: str, directory: str | os.PathLike) -> None:

@@ -78,6 +78,11 @@ if jax.process_count() > 1:
   number = jax.process_index()
   assert together.gather(np.full((1, 2), number)).tolist() == [[0, 0], [1, 1]]
   assert together.of_first('of process ' + 'ab'[number] * 5000) == 'of process ' + 'a' * 5000
+  drawn = beginning.initial_masks
+  beginning.initial_masks = lambda *given: jax.tree.map(lambda x: np.roll(x, number), drawn(*given))
+  begun, _ = beginning.begin(prepared.open_run(build(tinier_config(**SNIP)), workdir / 'begun'))
+  beginning.initial_masks = drawn
+  (workdir / f'masks{number}').write_text(masks.checksum(jax.device_get(begun.masks)))
   mine = {'kernel': np.arange(6.0) + number}
   same = {'kernel': np.ones(6, bool)}
   def only_here():
@@ -265,6 +270,10 @@ def said(two):
 def test_a_process_that_begins_with_another_is_named(said, what, whole):
   wanted = f'{whole} must be the same on all 2 processes; process 1 differs from process 0.'
   assert [each[what] for each in said] == [wanted] * 2
+
+
+def test_masks_of_scores_are_those_of_the_first_process_whatever_others_computed(two):
+  assert [(two / f'masks{i}').read_text() for i in range(2)] == [row(two)['masks']] * 2
 
 
 def test_a_workdir_that_is_not_shared_is_named(said):

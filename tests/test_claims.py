@@ -270,4 +270,6 @@ def test_a_network_whose_runs_all_failed_is_not_replaced_by_the_next_in_size():
 
 def test_what_the_correction_for_many_cells_asks_of_one_is_said():
   cells = [Comparison('', {0: -0.1, 1: 0.0, 2: 0.1})] * 180
-  assert 'over 3 seeds is clear from 24 of its standard deviations on' in verdicts.can('', cells, '').why
+  assert (
+    'over 3 seeds is clear from 24 of its standard deviations on' in verdicts.can('', cells, '').why
+  )

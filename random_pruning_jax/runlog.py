@@ -58,6 +58,8 @@ def check_claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
   """The resolved config of a run; a field that is newer than the run has its default.
 
+  Attacks and their settings are those of the run alone.
+
   Raises ValueError where there is no config, or none that can be read.
   """
   path = pathlib.Path(workdir) / CONFIG_FILE
@@ -82,6 +84,8 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     raise ValueError(f'{path} is damaged: {error}.') from error
   config = config_lib.default()
   with config.unlocked(), config.ignore_type():
+    if 'attacks' in fields.get('evaluation', {}):
+      config.evaluation.attacks = ConfigDict()  # a config may leave out those of the default
     update(config, fields)
   return config
 

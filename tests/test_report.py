@@ -227,6 +227,16 @@ def test_the_command_to_repeat_a_run_makes_its_config_again():
   assert differences(row['config'], flat(again)) == {}
 
 
+def test_attacks_that_no_argument_adds_or_takes_away_are_said_beside_the_command_to_repeat_a_run():
+  config = synthetic.config_of()
+  del config['evaluation.attacks.square.epsilons'], config['evaluation.attacks.square.queries']
+  config['evaluation.attacks.pgd.norm'] = 'l2'
+  assert repeat.command(runs.Run('done', '', config, a_row())).splitlines()[-1] == (
+    "# no argument says this of its config: evaluation.attacks.pgd.norm='l2', "
+    'no evaluation.attacks.square.epsilons, no evaluation.attacks.square.queries'
+  )
+
+
 def test_a_commit_with_changes_beside_it_is_checked_out_without_them(tmp_path):
   synthetic.write(tmp_path / '0', a_row() | {'commit': '0123abc+'})
   [run] = runs.read([tmp_path])

@@ -12,6 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from random_pruning_jax import results, runlog
+from random_pruning_jax.config import default
 from random_pruning_jax.meter import Meter
 
 
@@ -59,6 +60,18 @@ def test_a_damaged_config_is_named(tmp_path):
   (tmp_path / runlog.CONFIG_FILE).write_text('{"seed": 0')
   with pytest.raises(ValueError, match=r'config\.json is damaged'):
     runlog.read_config(tmp_path)
+
+
+def test_a_config_that_is_read_has_the_attacks_of_its_run_and_no_others(tmp_path):
+  config = default()
+  del config.evaluation.attacks['square']
+  config.evaluation.attacks.pgd = {'epsilons': (0.01,), 'steps': 5}
+  runlog.claim(tmp_path, config)
+  assert runlog.read_config(tmp_path).to_dict() == config.to_dict()
+  with config.unlocked():
+    del config.evaluation['attacks']  # as in files that are older than the field
+  runlog.claim(tmp_path, config)
+  assert runlog.read_config(tmp_path).evaluation.attacks == default().evaluation.attacks
 
 
 def test_rows_of_a_later_format_and_paths_that_are_not_there_are_refused(tmp_path):

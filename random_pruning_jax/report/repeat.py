@@ -1,12 +1,14 @@
 """The command that makes a run again, from its config alone."""
 
 import shlex
+from typing import Any
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import config_files
 from random_pruning_jax.report.runs import Run
 
 BASE = 'configs/cifar.py'  # whose config, without arguments, is the default one
+ATTACKS = 'evaluation.attacks.'
 
 
 def command(run: Run) -> str:
@@ -22,4 +24,14 @@ def command(run: Run) -> str:
   commit = str(run.row.get('commit') or '').removesuffix('+')
   lines = [f'random-pruning train --config={BASE}', *map(shlex.quote, changes)]
   checkout = [f'git checkout {shlex.quote(commit)}'] if commit else []
-  return '\n'.join([*checkout, ' \\\n  '.join([*lines, '--workdir=runs/again'])])
+  again = ' \\\n  '.join([*lines, '--workdir=runs/again'])
+  return '\n'.join([*checkout, again, *_unsaid(run.config, usual)])
+
+
+def _unsaid(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+  """A line of the attacks and settings that differ, which no argument adds or takes away."""
+  if 'evaluation.attacked_images' not in config:  # a row older than the attacks of a config
+    return []
+  names = sorted(name for name in config.keys() ^ usual.keys() if name.startswith(ATTACKS))
+  words = [f'{n}={config[n]!r}' if n in config else f'no {n}' for n in names]
+  return [f'# no argument says this of its config: {", ".join(words)}'] if words else []

@@ -58,6 +58,8 @@ def column(name: str) -> Column:
   """How a number is shown, by its name: 'nll', 'ood/mnist/msp/auroc', 'adversarial/fgsm/8/255'."""
   if name in SHOWN:
     return SHOWN[name]
+  if '/' not in name:
+    return Column(name, '', '{:.4g}')
   if name.startswith('adversarial/'):
     attack, epsilon = name.split('/', 2)[1:]
     return Column(f'accuracy under {attack} {epsilon}', 'higher', '{:.2%}')

@@ -36,6 +36,7 @@ def marked(line):
     ('corruptions_regenerated/accuracy', 'corrupted (regenerated) accuracy', 'higher'),
     ('shifts/imagenet_a/accuracy', 'imagenet_a accuracy', 'higher'),
     ('gradients/egf_2', 'egf_2', ''),
+    ('a_metric_of_my_own', 'a_metric_of_my_own', ''),
   ],
 )
 def test_a_number_is_labelled_with_its_set_and_the_way_that_is_better(name, label, better):

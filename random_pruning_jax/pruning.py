@@ -61,11 +61,13 @@ def prunable_shapes(
   return {name: tuple(np.shape(leaf)) for name, leaf in leaves.items() if prunable(name)}
 
 
-def check_names(ratio: str, select: str, sampling: str) -> None:
+def check_names(
+  ratio: str, select: str, sampling: str, scores: Mapping[str, Callable] = SCORES
+) -> None:
   """Raises ValueError for a name that no table has, listing those that it has."""
   for field, value, known in (
-    ('ratio', ratio, {**RATIOS, **SCORES}),
-    ('select', select, SCORES),
+    ('ratio', ratio, {**RATIOS, **scores}),
+    ('select', select, scores),
     ('sampling', sampling, SAMPLINGS),
   ):
     if value not in known:
@@ -173,7 +175,7 @@ def make_masks(
   have), for structured sampling of leaves that are not stored as their `shapes` say, (..., in,
   out), or may not be where none are given, and inside jit.
   """
-  check_names(ratio, select, sampling)
+  check_names(ratio, select, sampling, scores)
   check_density(density)
   given = shapes is not None
   shapes = pruned(shapes if given else prunable_shapes(params), dense)

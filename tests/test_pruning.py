@@ -205,6 +205,23 @@ def test_scores_may_be_averaged_by_a_function_of_the_callers():
   assert masks.checksum(draw(scores=table)) == masks.checksum(draw())
 
 
+def test_a_score_of_the_callers_own_table_says_how_many_and_which():
+  def by_place(apply_fn, params, batch, key):
+    return jax.tree.map(lambda leaf: np.arange(leaf.size).reshape(leaf.shape), params)
+
+  kept = pruning.make_masks(
+    KEY, None, PARAMS, None, ratio='place', select='place', density=0.25, shapes=SHAPES,
+    scores={'place': by_place},
+  )  # fmt: skip
+  leaves = masks.named_leaves(kept)
+  assert sum(int(leaves[name].sum()) for name in SHAPES) == masks.kept_count(0.25, TOTAL)
+  assert not leaves['stem/kernel'].any() and leaves['head/kernel'].ravel()[-1]
+  with pytest.raises(ValueError, match=r"select must be one of \['place'\], got 'random'"):
+    pruning.make_masks(
+      KEY, None, PARAMS, None, ratio='erk', density=0.5, scores={'place': by_place}
+    )
+
+
 def test_a_mask_needs_a_key_of_two_words():
   with pytest.raises(ValueError, match=r'the key must be of two words, .* got one of 4'):
     pruning.make_masks(jax.random.key(0, impl='rbg'), None, PARAMS, None, ratio='er', density=0.5)

@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import data, parallel
 from random_pruning_jax.data import decode, places, resident, streamed
+from random_pruning_jax.data.specs import MOST_RESIDENT
 from random_pruning_jax.experiment import Experiment
 
 STREAMED = (0, 0)  # axes of a call's streamed images and labels
 Calls = Iterable[tuple[int, int]]  # steps done before and after each; none spans two epochs
-MOST_RESIDENT = 4 << 30  # bytes of 8-bit pixels that 'auto' puts into device memory
 
 
 class Feed(NamedTuple):
@@ -40,7 +40,8 @@ class Feed(NamedTuple):
 
 
 def feed(experiment: Experiment) -> Feed:
-  """The feed that `config.data_loading` asks for; 'auto' streams what is large or varies in size.
+  """The feed that `config.data_loading` asks for; 'auto' streams what is large, varies in size
+  or is augmented by resized parts.
 
   Raises ValueError for an augmentation that the feed does not have.
   """
@@ -63,7 +64,8 @@ def loading_of(config: ConfigDict) -> str:
   """'resident' or 'streamed': as the config says, or as its images are."""
   if config.data_loading != 'auto':
     return config.data_loading
-  return 'streamed' if _large(config.dataset, config.data_dir) else 'resident'
+  resized = config.augment.mode == 'resized'
+  return 'streamed' if resized or _large(config.dataset, config.data_dir) else 'resident'
 
 
 def shapes(experiment: Experiment, loading: str, steps: int) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -149,8 +149,8 @@ def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, in
 def _streamed(config: ConfigDict) -> bool:
   try:
     return feed.loading_of(config) == 'streamed'
-  except data.DataError:  # not here, so as images of many sizes are trained on, or not at all
-    return config.augment.mode == 'resized'
+  except data.DataError:  # not here
+    return False
 
 
 def _steps_per_epoch(config: ConfigDict) -> int:

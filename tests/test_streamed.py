@@ -160,6 +160,29 @@ def test_a_set_without_test_images_is_refused_before_it_is_trained_on(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+def test_a_folder_of_images_of_one_size_is_resident_and_seen_as_it_is(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 12, 3), np.uint8)
+  for number, image in enumerate(pixels):
+    path = tmp_path / f'images/{("train", "test")[number % 2]}/{"ab"[number < 20]}/{number}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+  folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
+  fields = {'dataset': 'mine', 'image_size': 0, 'augment__mode': 'reflect', 'augment__pad': 2}
+  experiment = build(streamed_config(str(tmp_path), **fields))
+  assert experiment.spec.shape == (8, 12, 3) and feed.feed(experiment).loading == 'resident'
+  seen, _ = feed.held_out(experiment, 'test')
+  assert {image.tobytes() for image in seen} == {image.tobytes() for image in pixels[1::2]}
+  resized = build(streamed_config(str(tmp_path), dataset='mine'))
+  assert resized.spec.shape == (16, 16, 3) and feed.feed(resized).loading == 'streamed'
+  assert feed.held_out(resized, 'test').images.shape == (20, 16, 16, 3)
+
+
+def test_images_that_may_differ_in_size_are_resident_nowhere(data_dir):
+  resident = {'data_loading': 'resident', 'augment__mode': 'none', 'augment__flip': 'no'}
+  with pytest.raises(data.DataError, match=r"colours may .*: data_loading must be 'streamed'"):
+    feed.feed(build(streamed_config(data_dir, **resident)))
+
+
 @pytest.mark.parametrize('decoder', crops.DECODERS)
 def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir, decoder):
   if not all(map(crops.installed, crops.NEEDED[decoder])):
@@ -372,6 +395,6 @@ def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):
   with pytest.raises(ValueError, match='one of resized, none where images are streamed'):
     feed.feed(build(streamed_config(data_dir, augment__mode='reflect', augment__pad=2)))
   with pytest.raises(ValueError, match='where images are resident'):
-    feed.feed(build(tiny_config(augment__mode='resized')))
+    feed.feed(build(tiny_config(augment__mode='resized', data_loading='resident')))
   with pytest.raises(ValueError, match="data_loading must be 'streamed'"):
     feed.feed(build(tiny_config(image_size=16)))

@@ -80,7 +80,10 @@ def decode(
   height, width = kind.shape[:2]
   if height is None or width is None:
     if size is None:
-      raise DataError(f'images of {name} differ in size; a size must be given to hold them at once')
+      raise DataError(
+        f"images of {name} may differ in size: data_loading must be 'streamed', or `load` be given "
+        'a size'
+      )
     height, width = size
   shape = (height, width, kind.shape[2])
   source = raw_source(name, path, split)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from random_pruning_jax import processor
 from random_pruning_jax.data import crops, places
-from random_pruning_jax.data.specs import DataError, spec_of
+from random_pruning_jax.data.specs import MOST_RESIDENT, DataError, spec_of
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
 SPLITS = ('train', 'validation', 'val', 'test')
@@ -21,8 +21,9 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
 
   Files are taken as they are, not encoded anew, in an order that is shuffled and always the same.
   Splits are called as the folders are (`specs.split_rules` says what they mean); classes are
-  numbered by name, the same in every split. Raises DataError where there is nothing of the kind or
-  `name` is taken.
+  numbered by name, the same in every split. Where all images have one size, the set says so, unless
+  they are more than `MOST_RESIDENT` bytes of pixels. Raises DataError where there is nothing of the
+  kind or `name` is taken.
   """
   root = places.data_root(data_dir)
   if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
@@ -33,9 +34,10 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   if places.locate(name, root) is not None:
     raise DataError(f'{name} is in {root} already; choose another name')
   found = _images(pathlib.Path(folder))
+  size = _size(found)
   root.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.') as aside:
-    builder = _builder(name, found, aside)
+    builder = _builder(name, found, size, aside)
     builder.download_and_prepare(file_format='array_record', download_dir=aside)
     made = pathlib.Path(builder.data_path)
     path = root / made.relative_to(aside)
@@ -68,10 +70,20 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
   classes = {kind for kinds in found.values() for kind in kinds}
   if lacking := sorted(classes - found.get('train', dict.fromkeys(classes)).keys()):
     raise DataError(f'{folder}/train must hold images of every class; none of {", ".join(lacking)}')
-  with concurrent.futures.ThreadPoolExecutor(processor.cores()) as pool:
-    for files in (files for kinds in found.values() for files in kinds.values()):
-      list(pool.map(_check, files))
   return found
+
+
+def _size(found: dict[str, dict[str, list[pathlib.Path]]]) -> tuple[int, int] | tuple[None, None]:
+  """Height and width of every image; None where they differ, or are too many to be resident.
+
+  Raises DataError naming a file that is no whole image.
+  """
+  classes = [files for kinds in found.values() for files in kinds.values()]
+  with concurrent.futures.ThreadPoolExecutor(processor.cores()) as pool:
+    sizes = {size for files in classes for size in pool.map(_checked_size, files)}
+  height, width = sizes.pop()
+  large = 3 * height * width * sum(map(len, classes)) > MOST_RESIDENT
+  return (None, None) if sizes or large else (height, width)
 
 
 def _folders(folder: pathlib.Path, whole: pathlib.Path) -> list[pathlib.Path]:
@@ -88,20 +100,27 @@ def _seen(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
 
 
-def _check(path: pathlib.Path) -> None:
-  """Raises DataError naming a file that is no whole image of the kinds that are taken."""
+def _checked_size(path: pathlib.Path) -> tuple[int, int]:
+  """Height and width; raises DataError for what is no whole image of the kinds that are taken."""
   if path.suffix.lower() not in ENDINGS:
     raise DataError(f'{path} must be an image ({", ".join(ENDINGS)}): convert it, or move it away')
   try:
     with Image.open(path) as image:
+      width, height = image.size
       image.draft(None, (1, 1))  # all of a JPEG is read for that too, in two thirds of the time
       image.load()
       crops.in_mode(image, 3)
   except (*crops.UNREADABLE, DataError) as error:
     raise DataError(f'{path} must be an image: {error}') from error
+  return height, width
 
 
-def _builder(name: str, found: dict[str, dict[str, list[pathlib.Path]]], data_dir: str):
+def _builder(
+  name: str,
+  found: dict[str, dict[str, list[pathlib.Path]]],
+  size: tuple[int, int] | tuple[None, None],
+  data_dir: str,
+):
   import tensorflow_datasets as tfds
 
   called = name
@@ -117,7 +136,7 @@ def _builder(name: str, found: dict[str, dict[str, list[pathlib.Path]]], data_di
       return self.dataset_info_from_configs(
         features=tfds.features.FeaturesDict(
           {
-            'image': tfds.features.Image(shape=(None, None, 3)),
+            'image': tfds.features.Image(shape=(*size, 3)),
             'label': tfds.features.ClassLabel(names=classes),
           }
         ),

@@ -36,6 +36,7 @@ class Spec:
   module: str = ''  # of a builder of this package, which prepares itself from bundled images
 
 
+MOST_RESIDENT = 4 << 30  # bytes of 8-bit pixels that are put into device memory unless asked for
 VALIDATION = ('validation', 'val', 'valid')  # names of a split for it; the first that is there
 # The last tenth of the training images, in TFDS order, chooses the best epoch, and never the test
 # images (as they did in the CIFAR-100 runs of Liu et al., 2022).

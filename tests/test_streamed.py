@@ -240,14 +240,16 @@ def test_worker_processes_starts_and_hosts_change_no_pixel(data_dir):
 
 
 STREAMING = """
-import multiprocessing, sys, time
+import contextlib, multiprocessing, signal, sys, time
 from random_pruning_jax.data import streamed
 source = streamed.EncodedImages('colours', 'train', sys.argv[1])
 example = streamed.Example(source, streamed.Augment((16, 16), 3), 5, 8, tuple(range(8)))
 steps = streamed.batches(example, 0, 1000, workers=2)
-next(steps)
-print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-time.sleep(60)
+next(steps), next(steps)  # one of each worker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+with contextlib.closing(steps):
+  print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+  time.sleep(60)
 """
 
 
@@ -263,6 +265,17 @@ def test_workers_end_with_a_run_that_is_killed(data_dir):
     for worker in () if ended else workers:
       os.kill(worker, signal.SIGKILL)
   assert len(workers) == 2 and ended
+
+
+def test_ctrl_c_is_for_the_run_and_not_for_its_workers(data_dir):
+  root = pathlib.Path(__file__).parents[1]
+  command = [sys.executable, '-c', STREAMING, data_dir]
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+  with subprocess.Popen(command, cwd=root, text=True, start_new_session=True, **pipes) as streaming:
+    streaming.stdout.readline()
+    os.killpg(streaming.pid, signal.SIGINT)
+    said = streaming.communicate(timeout=60)[1]
+  assert said.count('Traceback') == 1 and said.splitlines()[-1] == 'KeyboardInterrupt'
 
 
 def test_an_image_is_cropped_otherwise_in_each_epoch(data_dir):

@@ -160,12 +160,14 @@ def batches(
 
 
 def _end_with_the_run(worker: int, workers: int) -> None:
-  """A scheduler may signal every process; the run needs its workers until it has saved.
+  """A scheduler may signal every process, as Ctrl-C does; the run needs its workers until it has
+  saved, and says itself that it was interrupted.
 
   Nor do they outlive a run that is killed, which can tell them nothing.
   """
   del worker, workers
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_outlive_no_run, daemon=True).start()
 
 

@@ -148,14 +148,18 @@ def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array
       settings['judge'] = lambda pixels: margin(logits_fn(pixels), labels)
     return attack(loss_fn, images, epsilon, keys, **(preset | settings))
 
-  run.settings = _options(attack)
+  run.settings = settings_of(attack)
   return run
 
 
-def _options(attack: Attack) -> frozenset[str]:
-  """Names of the settings that an attack has of its own."""
+def settings_of(attack: Attack) -> frozenset[str]:
+  """Names of the settings that an attack has of its own: its `settings`, or else its keywords."""
   named = inspect.signature(attack).parameters.values()
-  return frozenset(p.name for p in named if p.kind is p.KEYWORD_ONLY) - {'judge'}
+  options = {p.name for p in named if p.kind is p.KEYWORD_ONLY or p.default is not p.empty}
+  return getattr(attack, 'settings', frozenset(options - {'judge'}))
+
+
+apgd_targeted.settings = settings_of(apgd_targeted) | settings_of(apgd)
 
 
 def _fgsm(loss_fn: LossFn, images: jax.Array, epsilon: float, keys: jax.Array) -> jax.Array:
@@ -173,9 +177,6 @@ ATTACKS: dict[str, Attack] = {
   'apgd_targeted': apgd_targeted,
   'square': _untargeted(square, margin),
 }
-# Names of the settings of each.
-SETTINGS = {name: getattr(attack, 'settings', frozenset()) for name, attack in ATTACKS.items()}
-SETTINGS['apgd_targeted'] = _options(apgd_targeted) | _options(apgd)
 LEAST_CLASSES = {'apgd_targeted': 4}  # that the attack's loss needs, where it needs more than two
 
 

@@ -400,3 +400,15 @@ def test_unknown_names_are_refused_with_the_known_ones(change, message):
 def test_settings_of_attacks_are_checked_before_anything_is_measured(attack, setting, message):
   with pytest.raises(ValueError, match=message):
     suites.check(bench(attacks={attack: {'epsilons': (0.1,)} | setting}).config)
+
+
+def test_an_attack_of_ones_own_has_its_keywords_as_settings(monkeypatch):
+  def moved(logits_fn, images, labels, epsilon, keys, repeats=1):
+    return images
+
+  monkeypatch.setitem(attacks.ATTACKS, 'moved', moved)
+  config = tiny_config(evaluation__attacks={'moved': {'epsilons': (0.1,), 'repeats': 2}})
+  suites.check(config.evaluation)
+  config.evaluation.attacks.moved = {'epsilons': (0.1,), 'labels': 2}
+  with pytest.raises(ValueError, match="moved must be one of epsilons, repeats; got 'labels'"):
+    suites.check(config.evaluation)

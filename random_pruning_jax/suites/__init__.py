@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from random_pruning_jax import norms, preemption
-from random_pruning_jax.attacks import ATTACKS, SETTINGS
+from random_pruning_jax.attacks import ATTACKS, settings_of
 from random_pruning_jax.config_checks import choice
 from random_pruning_jax.suites import (
   adversarial,
@@ -59,7 +59,7 @@ def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
   for name, own in settings.attacks.items():
     choice('evaluation.attacks', name, ATTACKS)
     for field, value in own.items():
-      choice(f'evaluation.attacks.{name}', field, {'epsilons', *SETTINGS[name]})
+      choice(f'evaluation.attacks.{name}', field, {'epsilons', *settings_of(ATTACKS[name])})
       _check_setting(f'evaluation.attacks.{name}.{field}', value)
   for name in settings.corruptions:
     choice('evaluation.corruptions', name, corruptions.NAMES)

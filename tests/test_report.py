@@ -8,7 +8,9 @@ import sys
 import pytest
 import synthetic
 
+from random_pruning_jax import runlog
 from random_pruning_jax.commands import plan
+from random_pruning_jax.config import default
 from random_pruning_jax.config_files import function_of
 from random_pruning_jax.config_files import override as with_overrides
 from random_pruning_jax.main import main
@@ -127,6 +129,12 @@ def test_rows_of_older_versions_are_read(tmp_path):
 def test_a_directory_without_runs_is_refused(tmp_path, capsys):
   assert main(['report', str(tmp_path)]) == 2
   assert 'there is no run at or below' in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_come_to_its_end_is_named_where_there_is_no_other(tmp_path):
+  runlog.claim(tmp_path / 'r5', default())
+  with pytest.raises(ValueError, match=r'no run at or below .* to its end; begun: .*/r5\.'):
+    runs.read([tmp_path])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from random_pruning_jax import results
+from random_pruning_jax import results, runlog
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
@@ -177,7 +177,8 @@ FIELDS = ('network', 'scheme', 'sparsity', 'density', 'depth', 'dataset', 'seed'
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   """Every run at or below the paths, in a fixed order.
 
-  Raises ValueError where there is none, and for files that are damaged or that no run wrote.
+  Raises ValueError where there is none, or none that has come to its end or is planned, and for
+  files that are damaged or that no run wrote.
   """
   rows = results.read(paths)
   for row in rows:
@@ -191,7 +192,11 @@ def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
     known.setdefault(pathlib.Path(run.place).resolve(), run)
   runs = list(known.values())
   if not runs:
-    raise ValueError(f'there is no run at or below {", ".join(map(str, paths))}.')
+    where = ', '.join(map(str, paths))
+    files = (file for path in map(pathlib.Path, paths) for file in path.rglob(runlog.CONFIG_FILE))
+    if under_way := ', '.join(sorted(str(file.parent) for file in files)):
+      raise ValueError(f'no run at or below {where} has come to its end; begun: {under_way}.')
+    raise ValueError(f'there is no run at or below {where}.')
   return sorted(with_settings(runs), key=order)
 
 

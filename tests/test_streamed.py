@@ -214,7 +214,8 @@ def test_preparing_a_folder_says_what_its_splits_are_for(data_dir, tmp_path, cap
     (tmp_path / 'two' / split).symlink_to(folders / split)
   arguments = [f'--image-folder={tmp_path / "two"}', '--name=two', f'--data-dir={tmp_path}']
   assert main.main(['prepare', *arguments]) == 0
-  said = capsys.readouterr().err
+  printed, said = capsys.readouterr()
+  assert printed == f'{tmp_path / "two/1.0.0"}\n'
   assert 'train images: train[:90%], validation images: train[90%:], test images: val' in said
 
 

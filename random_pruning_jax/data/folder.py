@@ -1,6 +1,7 @@
 """A folder of images, root/SPLIT/CLASS/IMAGE, as a prepared data set."""
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import re
@@ -38,7 +39,8 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   root.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.') as aside:
     builder = _builder(name, found, size, aside)
-    builder.download_and_prepare(file_format='array_record', download_dir=aside)
+    with contextlib.redirect_stdout(None):  # where TFDS says that the set lies here, aside
+      builder.download_and_prepare(file_format='array_record', download_dir=aside)
     made = pathlib.Path(builder.data_path)
     path = root / made.relative_to(aside)
     path.parent.mkdir(parents=True, exist_ok=True)

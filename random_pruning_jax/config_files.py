@@ -72,15 +72,16 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
   Raises ValueError for another argument, a field that is not there and a value of another type.
   """
   for argument in overrides:
-    _check_override(config, argument)
-  values = flags.FlagValues()
-  argv = ['random-pruning', *overrides]
-  config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
-  try:
-    values(argv)
-  except (flags.Error, TypeError, ValueError) as error:
-    raise ValueError(' '.join(str(error).split())) from error
-  return values.config
+    field, value = _parts(config, argument)
+    values = flags.FlagValues()
+    argv = ['random-pruning', argument]
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+    try:
+      values(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+      raise _wrong_type(config, field, value) from error
+    config = values.config
+  return config
 
 
 def argument(field: str, value: Any) -> str:
@@ -88,11 +89,18 @@ def argument(field: str, value: Any) -> str:
   return f'--config.{field}={tuple(value) if isinstance(value, list) else value}'
 
 
-def _check_override(config: ConfigDict, argument: str) -> None:
-  name, equals, _ = argument.partition('=')
+def _parts(config: ConfigDict, argument: str) -> tuple[str, str]:
+  name, equals, value = argument.partition('=')
   if not name.startswith('--config.') or not equals:
     raise ValueError(f'unknown argument {argument}; overrides look like --config.seed=1.')
-  check_field(config, name.removeprefix('--config.'))
+  field = name.removeprefix('--config.')
+  check_field(config, field)
+  return field, value
+
+
+def _wrong_type(config: ConfigDict, field: str, value: Any) -> ValueError:
+  kind = type(value_of(config, field)).__name__
+  return ValueError(f'config.{field} must be of type {kind}, got {value!r}.')
 
 
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
@@ -106,6 +114,5 @@ def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
     try:
       copy.update_from_flattened_dict({field: value})
     except TypeError as error:
-      kind = type(value_of(copy, field)).__name__
-      raise ValueError(f'config.{field} must be of type {kind}, got {value!r}.') from error
+      raise _wrong_type(copy, field, value) from error
   return copy

@@ -21,9 +21,13 @@ _HEAD_FLOOR = 0.2  # what Uniform+ keeps of the classifier at least
 
 
 def check_density(density: float) -> None:
-  """Raises ValueError for a density outside (0, 1]."""
-  if not 0 < density <= 1:
-    raise ValueError(f'density must lie in (0, 1], got {density}.')
+  """Raises ValueError for a density outside (0, 1], and for what is no number."""
+  try:
+    inside = 0 < density <= 1
+  except TypeError:
+    inside = False
+  if not inside:
+    raise ValueError(f'density must lie in (0, 1], got {density!r}.')
 
 
 def _checked(ratio: Ratio) -> Ratio:

@@ -160,7 +160,9 @@ else:
   [
     ('--config.prunning.density=0.1', r'unknown field config.prunning.density; config has: .*pru'),
     ('--config.pruning.densty=0.1', r'unknown field .*; config.pruning has: .*density'),
-    ('--config.seed=many', r'seed.*many'),
+    ('--config.seed=1.5', r"config\.seed must be of type int, got '1\.5'"),
+    ('--config.pruning.density=abc', r"config\.pruning\.density must be of type float, got 'abc'"),
+    ('--config.evaluation.foreign=(1,', r"evaluation\.foreign must be of type tuple, got '\(1,'"),
     ('--density=0.1', r'unknown argument --density=0.1; overrides look like'),
   ],
 )

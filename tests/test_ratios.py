@@ -182,9 +182,9 @@ def test_erk_for_a_hundred_layers_takes_less_than_ten_milliseconds():
 
 
 @pytest.mark.parametrize('ratio', ratios.RATIOS)
-@pytest.mark.parametrize('density', [0, -0.1, 1.5, float('nan')])
+@pytest.mark.parametrize('density', [0, -0.1, 1.5, float('nan'), '0.3', None])
 def test_densities_out_of_range_are_refused(ratio, density):
-  with pytest.raises(ValueError, match=rf'density must lie in \(0, 1\], got {density}'):
+  with pytest.raises(ValueError, match=rf'density must lie in \(0, 1\], got {density!r}'):
     ratios.RATIOS[ratio](TINY, density)
 
 

@@ -227,6 +227,15 @@ def test_the_ring_is_around_the_dense_network_wherever_it_is_among_the_runs():
   assert list(ring.get_xdata()) == [found[1].row['kept']]
 
 
+@pytest.mark.parametrize('densities', [(0.1, 0.5), (0.1, 0.5, 1.0)])
+def test_what_marks_the_dense_network_is_said_where_there_is_one(densities):
+  found = [done(pruning__density=density) for density in densities]
+  captions = {figure.name: figure.caption for figure in figures.draw(found)}
+  said = [captions['accuracy_by_ratio-cifar10'], captions['accuracy_by_parameters-cifar10']]
+  _, labels = curves.by_scheme(found).axes[0].get_legend_handles_labels()
+  assert ['dense' in text for text in (*said, labels)] == [1.0 in densities] * 3
+
+
 def test_accuracies_and_their_deviations_are_drawn_in_percent():
   found = accuracies({}, (0.88, 0.92)) + accuracies({'pruning__density': 1.0}, (0.90, 0.96))
   [panel] = curves.by_network(found).axes

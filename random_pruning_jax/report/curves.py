@@ -80,7 +80,8 @@ def by_scheme(runs: Sequence[Run]) -> Figure | None:
     ax.set_title(style.look(scheme).label)
     _sparsity_axis(ax)
   axes[0].set_ylabel(ACCURACY)
-  axes[-1].add_line(Line2D([], [], color=style.FAINT, ls='--', lw=0.9, label='dense'))
+  if any(run.dense for run in runs):
+    axes[-1].add_line(Line2D([], [], color=style.FAINT, ls='--', lw=0.9, label='dense'))
   style.legend_below(figure, axes)
   return figure
 

@@ -12,10 +12,14 @@ from random_pruning_jax.report.runs import Run
 
 
 class Kind(NamedTuple):
-  """A figure: its caption, and a function of runs of one data set and setting; None: nothing."""
+  """A figure: its caption, and a function of runs of one data set and setting; None: nothing.
+
+  The caption goes on with `dense` where one of these runs is.
+  """
 
   caption: str
   draw: Callable[[Sequence[Run]], object | None]
+  dense: str = ''
 
 
 class Figure(NamedTuple):
@@ -26,48 +30,51 @@ class Figure(NamedTuple):
 
 KINDS = {
   'accuracy_by_depth': Kind(
-    'Accuracy against sparsity by depth: a panel for each network, mean ± sd over seeds.',
+    'Accuracy against sparsity by depth: a panel for each network, mean ± sd over seeds',
     lambda runs: curves.by_network(f) if (f := _family(runs)) else None,
   ),
   'accuracy_by_width': Kind(
-    'Accuracy against sparsity by width: a panel for each network, mean ± sd over seeds.',
+    'Accuracy against sparsity by width: a panel for each network, mean ± sd over seeds',
     lambda runs: curves.by_network(w) if (w := _widths(runs)) else None,
   ),
   'accuracy_by_ratio': Kind(
-    'Accuracy against sparsity by ratio: a line for each network, its dense accuracy dashed.',
+    'Accuracy against sparsity by ratio: a line for each network',
     curves.by_scheme,
+    ', its dense accuracy dashed',
   ),
   'accuracy_by_parameters': Kind(
-    'Accuracy against the weights that are kept; a ring marks the dense network.',
+    'Accuracy against the weights that are kept',
     lambda runs: sizes.against(runs, 'kept'),
+    '; a ring marks the dense network',
   ),
   'accuracy_by_flops': Kind(
-    'Accuracy against multiply-adds, as if only kept weights were multiplied; dense is ringed.',
+    'Accuracy against multiply-adds, as if only kept weights were multiplied',
     lambda runs: sizes.against(runs, 'macs'),
+    '; dense is ringed',
   ),
   'gap_by_size': Kind(
-    'What pruning costs against the size of the dense network, paired by seed, mean ± sd.',
+    'What pruning costs against the size of the dense network, paired by seed, mean ± sd',
     sizes.gap,
   ),
   'beyond_accuracy': Kind(
     'Calibration, out-of-distribution detection (maximum softmax, mean over foreign sets) and '
-    'accuracy under FGSM (largest epsilon up to 8/255), mean ± sd over seeds.',
+    'accuracy under FGSM (largest epsilon up to 8/255), mean ± sd over seeds',
     curves.beyond_accuracy,
   ),
   'reliability': Kind(
-    'Reliability: accuracy of images of like confidence, at the highest sparsity of each ratio.',
+    'Reliability: accuracy of images of like confidence, at the highest sparsity of each ratio',
     details.reliability,
   ),
   'layer_density': Kind(
-    'Density of each layer as trained, in the order in which an image meets them.',
+    'Density of each layer as trained, in the order in which an image meets them',
     details.layers,
   ),
   'gradient_norm': Kind(
-    'Norm of the masked gradient along training, at the highest sparsity of each ratio.',
+    'Norm of the masked gradient along training, at the highest sparsity of each ratio',
     details.gradient_norm,
   ),
   'learning_curves': Kind(
-    'Validation accuracy along training, at the highest sparsity of each ratio, mean over seeds.',
+    'Validation accuracy along training, at the highest sparsity of each ratio, mean over seeds',
     details.learning,
   ),
 }
@@ -91,7 +98,8 @@ def draw(runs: Sequence[Run], png_to: pathlib.Path | None = None) -> Iterator[Fi
         if figure is not None:
           svg = _save(figure, whole, png_to)
           notes = _on(members, name) + _source(members, name)
-          caption = f'{kind.caption} {where}, {_seeds(members)}{notes}.'
+          what = kind.caption + kind.dense * any(run.dense for run in members)
+          caption = f'{what}. {where}, {_seeds(members)}{notes}.'
           yield Figure(whole, caption, svg)
 
 

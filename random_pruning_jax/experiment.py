@@ -76,6 +76,11 @@ def at_size(config: ConfigDict, spec: data.Spec) -> data.Spec:
       f'({spec.shape}); got {config.resize}.'
     )
   shape = (size, size, spec.shape[2]) if size else spec.shape
+  if 0 < config.resize < max(shape[:2]):
+    raise ValueError(
+      f'resize must be at least the size that the network sees, {max(shape[:2])}, or 0; '
+      f'got {config.resize}.'
+    )
   # The usual share of an image, 224 of 256, for other sizes too.
   resize = config.resize or (round(size * 256 / 224) if size and spec.resize else spec.resize)
   return dataclasses.replace(spec, shape=shape, resize=resize)

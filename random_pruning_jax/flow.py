@@ -32,7 +32,8 @@ class FlowLog:
     """Measures where `step` is one of those asked for; `state` is that after it (TrainState)."""
     if self.due(step):
       run = _compiled(self._experiment.model, self._experiment.on)
-      self._found.append((step, run(state.variables, state.masks, *self._batch)))
+      trained = {'params': state.params, 'batch_stats': state.batch_stats}  # and not their average
+      self._found.append((step, run(trained, state.masks, *self._batch)))
 
   def take(self) -> list[tuple[int, dict[str, float]]]:
     """(step, numbers) of all that was measured since the last time."""

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from random_pruning_jax import data, experiment
+from random_pruning_jax.config import default
 from random_pruning_jax.data import crops
 
 
@@ -30,6 +32,14 @@ def test_the_centre_is_224_of_256_of_the_shorter_side():
   assert crops.central_region(256, 512, size=(224, 224), resize=256) == (16, 144, 224, 224)
   assert crops.central_region(512, 256, size=(112, 112), resize=128) == (144, 16, 224, 224)
   assert crops.central_region(100, 200, size=(50, 50), resize=0) == (0, 50, 100, 100)
+
+
+def test_the_centre_is_no_larger_than_what_it_is_the_centre_of():
+  config = default()
+  for resize, size in ((223, 0), (256, 320)):
+    config.resize, config.image_size = resize, size
+    with pytest.raises(ValueError, match=f'at least .* network sees, {size or 224}, .*{resize}'):
+      experiment.at_size(config, data.describe('imagenet2012'))
 
 
 @pytest.mark.parametrize('channels', [1, 3])

@@ -47,6 +47,15 @@ def test_measuring_gradient_flow_changes_no_number_of_training(measured, tmp_pat
     assert lines(tmp_path, kind) == lines(measured[0], kind)
 
 
+def test_gradient_flow_is_that_of_the_weights_that_train_and_not_of_their_average(
+  measured, tmp_path
+):
+  config = tiny_config(gradient_flow_every=4, optimizer__average_decay=0.9)
+  train.train(config, tmp_path, show=False)
+  for line, usual in zip(lines(tmp_path, 'gradient'), lines(measured[0], 'gradient'), strict=True):
+    assert line['gradient_norm'] == pytest.approx(usual['gradient_norm'], rel=0.01)
+
+
 def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
   experiment = build(tiny_config())
   variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)

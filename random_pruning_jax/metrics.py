@@ -1,7 +1,7 @@
 """Accuracy and calibration: functions of logits [N, K] and labels [N] int, each label in [0, K).
 
 Pure and jittable, in float32; several of them in one `jit` share their softmax. The number of bins
-is static: `jax.jit(functools.partial(ece, n_bins=10))`. Logits of NaN or infinity make them NaN.
+is static: `jax.jit(functools.partial(ece, n_bins=10))`. Where a softmax holds a NaN, they are NaN.
 """
 
 import functools

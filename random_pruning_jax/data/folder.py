@@ -75,7 +75,7 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
   return found
 
 
-def _size(found: dict[str, dict[str, list[pathlib.Path]]]) -> tuple[int, int] | tuple[None, None]:
+def _size(found: dict[str, dict[str, list[pathlib.Path]]]) -> tuple[int | None, int | None]:
   """Height and width of every image; None where they differ, or are too many to be resident.
 
   Raises DataError naming a file that is no whole image.
@@ -120,7 +120,7 @@ def _checked_size(path: pathlib.Path) -> tuple[int, int]:
 def _builder(
   name: str,
   found: dict[str, dict[str, list[pathlib.Path]]],
-  size: tuple[int, int] | tuple[None, None],
+  size: tuple[int | None, int | None],
   data_dir: str,
 ):
   import tensorflow_datasets as tfds

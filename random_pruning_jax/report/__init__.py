@@ -5,7 +5,7 @@
     tables.py    mean and sd by any two fields; formats.py writes them as text, CSV, Markdown, LaTeX
     style.py     how figures look: one colour for each ratio, everywhere
     figures.py   the figures and when each can be drawn; curves.py, sizes.py, details.py draw them
-    claims.py    the paper's claims; verdicts.py decides them by paired tests over seeds
+    claims.py    the paper's claims; verdicts.py decides them, most by paired tests over seeds
     paper.py     the paper's own figure, digitised
     repeat.py    the command that makes a run again
     page.py      everything on one HTML page that needs no network

@@ -26,17 +26,18 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    run = self.sparse[0]
-    return self._named(f', {look(run.scheme).label}, sparsity {run.sparsity:g}')
+    return self._named(f', {look(self.sparse[0].scheme).label}')
 
   @property
-  def network(self) -> str:
+  def group(self) -> str:
+    """What cells of all schemes have in common."""
     return self._named()
 
-  def _named(self, what: str = '') -> str:
+  def _named(self, scheme: str = '') -> str:
     run = self.sparse[0]
     setting = f' ({run.setting})' if run.setting else ''
-    return f'{run.dataset}: {network_title(run.network)}{what}{setting}'
+    network = network_title(run.network)
+    return f'{run.dataset}: {network}{scheme}, sparsity {run.sparsity:g}{setting}'
 
   def compared(self, metric: str, sign: float = 1.0) -> Comparison:
     """Sparse minus dense, or dense minus sparse for a sign of -1."""
@@ -51,9 +52,14 @@ def _compared(
   failed = frozenset(
     seed
     for seed, run in one_a_seed(ours).items()
-    if seed in partners and 'failed' in (run.state, partners[seed].state)
+    if seed in partners and (_lost(run, metric) or _lost(partners[seed], metric))
   )
   return Comparison(what, {seed: sign * found[seed] for seed in found}, failed)
+
+
+def _lost(run: Run, metric: str) -> bool:
+  """Whether the run failed, or was measured and the metric is no number."""
+  return run.state == 'failed' or run.row.get('metrics', {}).get(metric, 0.0) is None
 
 
 def cells_of(runs: Sequence[Run]) -> list[Cell]:
@@ -85,14 +91,18 @@ def better(
 def size_matters(claim: str, cells: Sequence[Cell], size: Callable[[Run], float | None]) -> Answer:
   """Whether the gap of the smallest network of a kind exceeds that of the largest."""
   alike: dict[tuple, dict[float, Cell]] = {}
+  found = []
   for cell in cells:
     run = cell.sparse[0]
+    if run.sparsity < HIGH - 1e-9:
+      continue
     other = run.width if size is by_depth else run.model
     key = (run.dataset, run.setting, run.scheme, run.sparsity, run.family, other)
-    sizes = [found for each in (*cell.sparse, *cell.dense) if (found := size(each)) is not None]
-    if run.sparsity >= HIGH - 1e-9 and sizes:
-      alike.setdefault(key, {})[sizes[0]] = cell
-  found = []
+    sizes = {size(each) for each in (*cell.sparse, *cell.dense)} - {None}
+    if sizes:
+      alike.setdefault(key, {})[min(sizes)] = cell
+    elif failed := cell.compared('accuracy').failed:  # of a size that no run was left to tell
+      found.append(Comparison(cell.name, {}, failed))
   for members in alike.values():
     small, large = members[min(members)], members[max(members)]
     if small is not large:
@@ -133,22 +143,26 @@ def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
 def flow_matters(claim: str, cells: Sequence[Cell]) -> Answer:
   """Whether sparse networks with a larger gradient at initialisation lose less accuracy.
 
-  Spearman's rank correlation over the cells of a network, three at least, between the norm of the
+  Spearman's rank correlation over the ratios of one network and sparsity between the norm of the
   masked gradient before the first step and accuracy minus the dense network's, both of them means
-  over seeds. Networks are not ranked against each other: what else differs is too much.
+  over seeds. Other networks and sparsities are not ranked with these: both move the two numbers.
   """
-  points: dict[str, list[tuple[float, float]]] = {}
+  points: dict[str, dict[str, tuple[float, float]]] = {}
   for cell in cells:
     lost = cell.compared('accuracy').differences
     norms = {}
     for seed, run in one_a_seed(cell.sparse).items():
       flow = run.row.get('gradient') or {}
-      if seed in lost and flow.get('gradient_norm') and flow['step'][0] == 0:
-        norms[seed] = flow['gradient_norm'][0]
+      first = dict(zip(flow.get('step', ()), flow.get('gradient_norm', ()), strict=False)).get(0)
+      if seed in lost and first is not None:
+        norms[seed] = first
     if norms:
       point = statistics.fmean(norms.values()), statistics.fmean(lost[seed] for seed in norms)
-      points.setdefault(cell.network, []).append(point)
-  what = 'rank correlation of gradient norm at initialisation and accuracy minus dense, over cells'
+      points.setdefault(cell.group, {})[cell.sparse[0].scheme] = point
+  what = (
+    'rank correlation over ratios of gradient norm at initialisation and accuracy minus dense, of '
+    'each network and sparsity'
+  )
   return ranks(claim, what, points)
 
 

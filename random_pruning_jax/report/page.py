@@ -98,7 +98,7 @@ def _claims(answers: Sequence[Answer]) -> str:
   note = (
     '<p class="note">Liu et al., “The Unreasonable Effectiveness of Random Pruning” (2022). '
     'Paired one-sided t-tests over seeds, sparse minus dense of the same seed, and for gradient '
-    'flow a permutation test over cells. Where one cell is enough, cells are corrected for their '
+    'flow a permutation test over ratios. Where one cell is enough, cells are corrected for their '
     'number (Holm). Claims are not: each is decided at 5 % by itself. A positive mean speaks for '
     f'the claim; for matching, anything above -{100 * claims.MARGIN:g} points does.</p>'
   )

@@ -1,22 +1,25 @@
 """Whether runs support a claim, contradict it or cannot decide.
 
-Tests are paired t-tests over seeds, or sign tests where their differences are equal: a sparse run
-and the dense run of its seed begin with the same weights. Three kinds of claim, each decided at 5 %
-by itself, so that of many claims a few may be decided by chance:
+Most tests are paired t-tests over seeds, or sign tests where their differences are equal: a sparse
+run and the dense run of its seed begin with the same weights. Three kinds of claim, each decided at
+5 % by itself, so that of many claims a few may be decided by chance:
 
 - "can": something holds in some cell (network, ratio, sparsity). Supported if it does in one cell
   after Holm's correction for looking at many. Where its opposite holds in every cell, it does not
   hold in these runs, which says nothing of others.
 - "tends": something holds on average. Differences are averaged over cells for each seed, and one
   test decides.
-- "ranks": two numbers of a cell rise together. Cells are the sample, not seeds: seeds repeat what
-  the same cells say. A permutation test decides.
+- "ranks": two numbers of a kind (a ratio) rise together. Kinds are the sample: seeds, and other
+  networks and sparsities, repeat what the same kinds say. A permutation test decides.
 
-A test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does. Runs
-that failed are in no number, and counted beside it.
+A t-test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does; ranks
+need four kinds. Runs that failed, or were measured as no number, are in no test, and counted
+beside it.
 """
 
 import collections
+import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -28,11 +31,13 @@ LEVEL = 0.05
 EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
 SUPPORTED, CONTRADICTED, UNDECIDED = 'supported', 'contradicted', 'cannot decide'
 NOT_HERE = 'not in these runs'  # of a claim that something can be, which no run can contradict
-PERMUTATIONS = 9999
+ORDERS = 9999
+
+Pair = tuple[float, float]
 
 
 class Comparison(NamedTuple):
-  """What is compared, its differences by seed, and the seeds that are lost, as a run failed."""
+  """What is compared, its differences by seed, and the seeds that are lost to failed runs."""
 
   what: str
   differences: Mapping[int, float]
@@ -118,46 +123,53 @@ def can(claim: str, cells: Sequence[Comparison], unit: str, above: float = 0.0) 
 def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answer:
   """A claim of the kind "tends": per seed, the mean over the cells that have all of the seeds."""
   found = [evidence(cell) for cell in cells]
-  filled = [cell.differences for cell in cells if cell.differences]
-  seeds, whole = _in_common(filled)
+  seeds, whole = _in_common([cell.differences for cell in cells if cell.differences])
   means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds}
   some = f'{len(whole)} of {len(cells)}' if len(whole) < len(cells) else f'{len(cells)}'
   mean = evidence(Comparison(f'{what}, mean over {some} cells', means))
-  if mean.p_for is None:
-    why = _no_seeds([mean] if filled else [])
-    return Answer(claim, UNDECIDED, why + _left_out(found), [mean, *found] if filled else [], unit)
-  verdict, why = _one_test(mean)
-  return Answer(claim, verdict, why + _left_out(found), [mean, *found], unit)
+  verdict, why = _one_test(mean) if mean.p_for is not None else (UNDECIDED, _no_seeds(found))
+  return Answer(claim, verdict, why + _left_out(found), [mean, *found] if cells else [], unit)
 
 
-def ranks(claim: str, what: str, groups: Mapping[str, Sequence[tuple[float, float]]]) -> Answer:
-  """A claim of the kind "ranks": within groups, the two numbers of a cell rise together.
+def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> Answer:
+  """A claim of the kind "ranks": within groups, the two numbers of a kind rise together.
 
-  Spearman's rank correlation within each group of three pairs at least, averaged over groups; for
-  p-values, ranks are permuted within groups.
+  `groups` are {group: {kind: (x, y)}}. Spearman's rank correlation in each group of three kinds at
+  least, averaged over groups; for p-values the kinds change places, the same in every group.
   """
-  ranked = {
-    name: [stats.rankdata(values) for values in zip(*pairs, strict=True)]
-    for name, pairs in groups.items()
-  }
-  ranked = {k: v for k, v in ranked.items() if all(len(set(values)) > 2 for values in v)}
-  if not ranked:
-    why = 'These runs hold no three cells to rank.'
-    return Answer(claim, UNDECIDED, why, [], 'rank correlation')
-  random, shuffled, found = np.random.default_rng(0), 0.0, []
-  for name, (x, y) in ranked.items():
-    x, y = ((values - values.mean()) / np.linalg.norm(values - values.mean()) for values in (x, y))
-    found.append(Evidence(name, float(x @ y), None, len(x), None, None))
-    shuffled += random.permuted(np.tile(x, (PERMUTATIONS, 1)), axis=1) @ y / len(ranked)
+  kinds = sorted({kind for group in groups.values() for kind in group})
+  products, found = np.zeros((len(kinds), len(kinds))), []
+  for name, group in groups.items():
+    x, y = (_standard_ranks(values) for values in zip(*group.values(), strict=True))
+    if len(group) > 2 and x.any() and y.any():
+      found.append(Evidence(name, float(x @ y), None, len(group), None, None))
+      here = [kinds.index(kind) for kind in group]
+      products[np.ix_(here, here)] += np.outer(x, y)
+  if not found:
+    return Answer(claim, UNDECIDED, 'These runs hold no three to rank.', [], 'rank correlation')
+  places = _orders(len(kinds))
+  sums = products[places, np.arange(len(kinds))].sum(axis=1)  # the first is that of the runs
+  p_for, p_against = (float(np.mean(s >= s[0] - 1e-9)) for s in (sums, -sums))
   rho = statistics.fmean(each.mean for each in found)
-  # The observed order is one of the permutations.
-  p_for, p_against = (
-    float((1 + np.sum(sign * shuffled >= sign * rho - 1e-9)) / (1 + PERMUTATIONS))
-    for sign in (1, -1)
-  )
-  n = sum(each.n for each in found)
-  mean = Evidence(f'{what}, mean over {len(found)}', rho, None, n, p_for, p_against)
-  return Answer(claim, *_one_test(mean), [mean, *found], 'rank correlation')
+  mean = Evidence(f'{what}, mean over {len(found)}', rho, None, len(kinds), p_for, p_against)
+  verdict, why = _one_test(mean)
+  few = ' Fewer than four can be in that order by chance.' if len(kinds) < 4 else ''
+  return Answer(claim, verdict, why + few, [mean, *found], 'rank correlation')
+
+
+def _standard_ranks(values: Sequence[float]) -> np.ndarray:
+  """Ranks of mean 0 and length 1, or all 0 where the values are equal."""
+  ranks = stats.rankdata(values)
+  ranks -= ranks.mean()
+  return ranks / (np.linalg.norm(ranks) or 1)
+
+
+def _orders(n: int) -> np.ndarray:
+  """Orders [M, n] of n, as they are first: all of them, or so many by chance."""
+  if math.factorial(n) <= ORDERS:
+    return np.array(list(itertools.permutations(range(n))))
+  drawn = np.random.default_rng(0).permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)
+  return np.concatenate([np.arange(n)[None], drawn])
 
 
 def _one_test(found: Evidence) -> tuple[str, str]:
@@ -188,12 +200,17 @@ def _needed(tested: Sequence[Evidence]) -> str:
   """What the correction asks of one cell, which few seeds can hardly give."""
   n = max(each.n for each in tested)
   sds = float(stats.t.isf(LEVEL / len(tested), n - 1)) / n**0.5
-  return f'Here a mean over {n} seeds is clear from {sds:.2g} of its standard deviations on.'
+  times = f'{sds:.2g}' if sds < 10 else f'{sds:,.0f}'
+  return (
+    f'A mean over {n} seeds is clear here once it lies {times} of its standard deviations above '
+    'what is asked.'
+  )
 
 
 def _no_seeds(found: Sequence[Evidence]) -> str:
   if not any(each.n for each in found):
-    return 'These runs hold no such comparison.'
+    lost = any(each.failed for each in found)
+    return 'No comparison is left.' if lost else 'These runs hold no such comparison.'
   return 'A test over seeds needs at least two; there is one, or one in common.'
 
 
@@ -204,4 +221,4 @@ def _left_out(found: Sequence[Evidence]) -> str:
     return ''
   seeds = 'a seed is' if lost == 1 else f'{lost} seeds are'
   of = 'a cell' if cells == 1 else f'{cells} cells'
-  return f' In {of}, {seeds} left out: a run of theirs failed.'
+  return f' In {of}, {seeds} left out: a run of theirs failed, or gave no number.'

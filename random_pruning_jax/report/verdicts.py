@@ -146,7 +146,7 @@ def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> An
       here = [kinds.index(kind) for kind in group]
       products[np.ix_(here, here)] += np.outer(x, y)
   if not found:
-    return Answer(claim, UNDECIDED, 'These runs hold no three to rank.', [], 'rank correlation')
+    return Answer(claim, UNDECIDED, 'These runs hold no three of a group to rank.', [], 'rank correlation')
   places = _orders(len(kinds))
   sums = products[places, np.arange(len(kinds))].sum(axis=1)  # the first is that of the runs
   p_for, p_against = (float(np.mean(s >= s[0] - 1e-9)) for s in (sums, -sums))

@@ -146,7 +146,8 @@ def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> An
       here = [kinds.index(kind) for kind in group]
       products[np.ix_(here, here)] += np.outer(x, y)
   if not found:
-    return Answer(claim, UNDECIDED, 'These runs hold no three of a group to rank.', [], 'rank correlation')
+    why = 'These runs hold no three of a group to rank.'
+    return Answer(claim, UNDECIDED, why, [], 'rank correlation')
   places = _orders(len(kinds))
   sums = products[places, np.arange(len(kinds))].sum(axis=1)  # the first is that of the runs
   p_for, p_against = (float(np.mean(s >= s[0] - 1e-9)) for s in (sums, -sums))

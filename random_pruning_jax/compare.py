@@ -11,6 +11,7 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import measure, results, runlog, tables
 from random_pruning_jax.pruning import is_kernel
+from random_pruning_jax.report import measured
 
 _BARS = '▁▂▃▄▅▆▇█'
 _WIDTH = 48  # of a sparkline
@@ -35,16 +36,19 @@ def configs(a: pathlib.Path, b: pathlib.Path) -> str:
   """Fields that differ and that results depend on."""
   flat = [config_lib.flat(runlog.read_config(place)) for place in (a, b)]
   changed = config_lib.differences(*flat)
-  measured = tuple(fields['evaluation.checkpoint'] for fields in flat)
-  if measured[0] != measured[1]:
-    changed['evaluation.checkpoint'] = measured
+  which = tuple(fields['evaluation.checkpoint'] for fields in flat)
+  if which[0] != which[1]:
+    changed['evaluation.checkpoint'] = which
   if not changed:
     return 'The same.'
   return tables.text([['', 'A', 'B'], *([name, *map(str, pair)] for name, pair in changed.items())])
 
 
 def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
-  """Every number that both rows have, and B - A; '+' where B is better, '-' where it is worse."""
+  """Every number that both rows have, and B - A; '+' where B is better, '-' where it is worse.
+
+  Numbers that were measured otherwise, as by an attack of more steps, have no mark.
+  """
   rows = [results.row_of(place) for place in (a, b)]
   for name, row in zip('AB', rows, strict=True):
     if row is None:
@@ -52,16 +56,19 @@ def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
   ours, theirs = ({_VALIDATION: _validation(row)} | row['metrics'] for row in rows)
   lines = [['', 'A', 'B', 'B - A', '']]
   shared = [name for name in ours if None not in (ours[name], theirs.get(name))]
+  unlike = measured.unlike(rows)
   for name in shared:
     x, y = ours[name], theirs[name]
     shown = tables.column('accuracy' if name == _VALIDATION else name)
     label = name if name == _VALIDATION else shown.label
     difference = shown.show.replace('{:', '{:z').format(float(y - x))  # no -0.0000
     sign = {'higher': y - x, 'lower': x - y}.get(shown.better, 0)
+    sign = 0 if name in unlike else sign
     mark = '+' if sign > 0 else '-' if sign < 0 else ''
     lines.append([label, shown.show.format(x), shown.show.format(y), difference, mark])
   told = [row | {'metrics': dict.fromkeys(shared)} for row in rows]
-  return '\n'.join(filter(None, [tables.text(lines), tables.attack_note(told)]))
+  notes = [tables.attack_note(told), measured.unlike_note(unlike)]
+  return '\n'.join(filter(None, [tables.text(lines), *notes]))
 
 
 def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:

@@ -29,11 +29,10 @@ class FlowLog:
     return bool(self._every) and step % self._every == 0
 
   def measure(self, step: int, state: Any) -> None:
-    """Measures where `step` is one of those asked for; `state` is that after it (TrainState)."""
-    if self.due(step):
-      run = _compiled(self._experiment.model, self._experiment.on)
-      trained = {'params': state.params, 'batch_stats': state.batch_stats}  # and not their average
-      self._found.append((step, run(trained, state.masks, *self._batch)))
+    """Measures at a step that is `due`; `state` is that after it (TrainState)."""
+    run = _compiled(self._experiment.model, self._experiment.on)
+    trained = {'params': state.params, 'batch_stats': state.batch_stats}  # and not their average
+    self._found.append((step, run(trained, state.masks, *self._batch)))
 
   def take(self) -> list[tuple[int, dict[str, float]]]:
     """(step, numbers) of all that was measured since the last time."""

@@ -179,7 +179,6 @@ def _one(one: Plan) -> str:
   ]
   total = one.totals
   title = f'{one.model}, ratio {one.ratio}, density {one.target_density:g}, {one.sampling} sampling'
-  expected = '; counts are expected values' if one.sampling == 'bernoulli' else ''
   summary = tables.text(
     [
       ['', 'dense', 'sparse', 'sparse / dense'],
@@ -187,10 +186,14 @@ def _one(one: Plan) -> str:
     ]
   )
   return (
-    f'{title}{expected}\n\n{tables.text([head, *lines])}\n\n'
+    f'{title}{_expected(one)}\n\n{tables.text([head, *lines])}\n\n'
     f'density {total["density"]:.4f}, sparsity {total["sparsity"]:.2%} of the prunable weights\n\n'
     f'{summary}'
   )
+
+
+def _expected(one: Plan) -> str:
+  return '; counts are expected values' if one.sampling == 'bernoulli' else ''
 
 
 _TOTALS = (
@@ -222,7 +225,8 @@ def _side_by_side(found: Sequence[Plan]) -> str:
     values = [one.totals[part] for one in found]
     summary.append([label, f'{dense[whole]:,.0f}', *(f'{value:,.0f}' for value in values)])
     summary.append(['  of dense', '', *(f'{value / dense[whole]:.4f}' for value in values)])
-  return f'{found[0].model}\n\n' + tables.text([head, *lines, [], *summary])
+  title = f'{found[0].model}, {found[0].sampling} sampling{_expected(found[0])}'
+  return f'{title}\n\n' + tables.text([head, *lines, [], *summary])
 
 
 def _csv(found: Sequence[Plan]) -> str:

@@ -55,7 +55,7 @@ class Recorder:
     self._unfinished: Callable[[], None] | None = None  # waits for validation, and saves
     self._written = True
     if self.step == 0:
-      self._flows.measure(0, state)
+      self._measure_flow(0, state)
 
   def waiting(self) -> contextlib.AbstractContextManager:
     """Around what waits for the images of a call."""
@@ -84,7 +84,7 @@ class Recorder:
     The state is saved where that is due, or with `save`; the next call must not take its memory.
     """
     self._meter.add(training)
-    self._flows.measure(step, state)
+    self._measure_flow(step, state)
     self._progress.advance(step - self.step)
     self.step, self._written = step, False
     if save or any(self._due(step)):
@@ -117,6 +117,11 @@ class Recorder:
       finish, self._unfinished = self._unfinished, None
       finish()
 
+  def _measure_flow(self, step: int, state: TrainState | None) -> None:
+    if self._flows.due(step):
+      with self.compiling('gradient flow'):
+        self._flows.measure(step, state)
+
   def _due(self, step: int) -> tuple[bool, bool]:
     """Whether to validate, and whether to save besides, after `step` steps."""
     config, (epochs, rest) = self._run.experiment.config, divmod(step, self._run.per_epoch)
@@ -127,11 +132,12 @@ class Recorder:
   def _log_mean(self) -> None:
     mean = self._meter.mean()
     speed = mean.pop('steps_per_second') * self._run.experiment.config.batch_size
+    # Unknown right after the first validation, beside which the only call since then is left out.
+    known = {'images_per_second': speed} if speed else {}
     lr = float(self._rates[self.step - 1])
-    self._log.write('train', self.step, mean | {'lr': lr, 'images_per_second': speed})
-    self._progress.status(
-      f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}, {speed:,.0f} images/s'
-    )
+    self._log.write('train', self.step, mean | {'lr': lr} | known)
+    said = f', {speed:,.0f} images/s' if known else ''
+    self._progress.status(f'loss {mean["loss"]:.3f}, accuracy {mean["accuracy"]:.1%}{said}')
 
   def _begin_to_save(self, state: TrainState, epoch: dict[str, float]) -> None:
     meter = self._meter.snapshot()  # first, because it refuses a loss that is no number

@@ -2,7 +2,7 @@
 
 import fractions
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -77,8 +77,10 @@ def brief(name: str) -> bool:
   return (family == 'ood' and path[-2] == 'msp') or path[0] == 'fgsm'
 
 
-def side_by_side(rows: Sequence[dict[str, Any]], *, whole: bool = False) -> str:
-  """Result rows as columns, the better number of each line marked with *.
+def side_by_side(
+  rows: Sequence[dict[str, Any]], *, whole: bool = False, unlike: Collection[str] = ()
+) -> str:
+  """Result rows as columns, the better number of each line marked with *, but of `unlike` ones.
 
   Only the `brief` numbers, or the `whole`, a paragraph a family.
   """
@@ -96,7 +98,8 @@ def side_by_side(rows: Sequence[dict[str, Any]], *, whole: bool = False) -> str:
     if family != paragraph:
       lines.append([])
       paragraph = family
-    lines.append(_line(column(name), [row['metrics'].get(name) for row in rows]))
+    shown = column(name)._replace(better='') if name in unlike else column(name)
+    lines.append(_line(shown, [row['metrics'].get(name) for row in rows]))
   legend = ['* the better of the two' if len(rows) == 2 else '* the best'] * (len(rows) > 1)
   legend += [attack_note(rows)] * whole
   return '\n'.join(filter(None, [text([head, *lines]), *legend]))

@@ -64,6 +64,18 @@ def test_a_higher_accuracy_and_a_lower_loss_are_better(two, tmp_path):
     assert [line.split()[-1] for line in lines if '0.50' in line or '50.0' in line] == signs
 
 
+def test_attacks_of_other_strength_are_not_compared(two, tmp_path):
+  for name, steps in (('a', 20), ('b', 1)):
+    (tmp_path / name).mkdir()
+    row = results.row_of(two[0]) | {'settings': {'adversarial': {'attacks.pgd.steps': steps}}}
+    row['metrics'] = {'adversarial/pgd/1/255': 1 / steps, 'accuracy': 1 / steps}
+    (tmp_path / name / 'results.jsonl').write_text(json.dumps(row))
+  text = compare.numbers(tmp_path / 'a', tmp_path / 'b')
+  found = {line.split('  ')[0]: line[-1] for line in text.splitlines()}
+  assert found['test accuracy'] == '+' and found['accuracy under pgd 1/255'] == '%'
+  assert 'adversarial/pgd/1/255 (attacks.pgd.steps=20 | attacks.pgd.steps=1)' in text
+
+
 def test_which_checkpoint_was_measured_is_said_though_training_does_not_depend_on_it(two, tmp_path):
   fields = (two[0] / 'config.json').read_text()
   (tmp_path / 'config.json').write_text(

@@ -1,6 +1,7 @@
 """Gradient flow is logged while a network trains, and training does not notice."""
 
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -54,6 +55,16 @@ def test_gradient_flow_is_that_of_the_weights_that_train_and_not_of_their_averag
   train.train(config, tmp_path, show=False)
   for line, usual in zip(lines(tmp_path, 'gradient'), lines(measured[0], 'gradient'), strict=True):
     assert line['gradient_norm'] == pytest.approx(usual['gradient_norm'], rel=0.01)
+
+
+def test_what_compiling_gradient_flow_takes_is_left_out_of_the_training_time(tmp_path, monkeypatch):
+  compiled, slow = flow._compiled, iter([2.0])  # which stands for a slow compiler
+  monkeypatch.setattr(flow, '_compiled', lambda *args: time.sleep(next(slow, 0)) or compiled(*args))
+  config = tiny_config(gradient_flow_every=4)
+  train.train(config, tmp_path, show=False)
+  with checkpoints.Manager(tmp_path) as saved:
+    record = checkpoints.record_of(saved, saved.all_steps()[-1])
+  assert record['seconds'] > record['compile_seconds'] > 2
 
 
 def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):

@@ -141,7 +141,9 @@ def test_a_data_dependent_ratio_says_that_it_looks(capsys):
 
 
 def test_the_authors_recipe_gives_expected_counts(capsys):
-  assert 'counts are expected values' in printed(capsys, CIFAR, '--config.recipe=authors')
+  for ratios in ((), ('--ratios=erk,er',)):
+    said = printed(capsys, CIFAR, '--config.recipe=authors', *ratios)
+    assert 'counts are expected values' in said.splitlines()[0]
 
 
 def test_a_plan_of_an_imagenet_network_imports_no_tfds():

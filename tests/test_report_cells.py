@@ -220,6 +220,27 @@ def test_a_gap_is_what_the_dense_network_has_more_in_points_seed_by_seed():
   assert means == pytest.approx([4, 4]) and deviations == pytest.approx([8**0.5] * 2)
 
 
+def test_a_curve_of_gaps_goes_from_the_smallest_network_to_the_largest():
+  found = []
+  for name, width in (('resnet20', 16), ('resnet20', 64), ('resnet56', 16)):
+    for density in (1.0, 0.1):
+      of = {'model__name': name, 'model__width': width, 'pruning__density': density}
+      found += accuracies(of, (0.9,))
+  sizes_drawn = bars(sizes.gap(found).axes[0].containers[0])[0]
+  assert list(sizes_drawn) == sorted(sizes_drawn) and len(sizes_drawn) == 3
+
+
+def test_networks_are_ordered_by_width_and_0_is_the_familys_own():
+  found = sorted((done(model__width=width) for width in (24, 0, 8)), key=runs.order)
+  assert [run.width for run in found] == [8, 0, 24]
+
+
+def test_ratios_that_are_sampled_in_other_ways_look_different():
+  ways = ('', ', fan_in', ', bernoulli', ', n_m of 2', ', n_m of 4', ', n_m of 8', ', dense stem')
+  looks = [style.look(ratio + way) for ratio in ('uniform', 'er', 'erk', 'snip') for way in ways]
+  assert len({(look.colour, look.marker) for look in looks}) == len(looks)
+
+
 def test_the_ring_is_around_the_dense_network_wherever_it_is_among_the_runs():
   found = [done(pruning__density=density) for density in (0.1, 1.0, 0.5)]
   [panel] = sizes.against(found, 'kept').axes

@@ -64,6 +64,13 @@ def test_the_better_number_is_marked_and_equals_are_not():
   assert marked(lines['ECE, 15 bins']) == [False, False]
 
 
+def test_numbers_that_were_measured_otherwise_are_not_marked():
+  pair = [row({'accuracy': 0.5, 'nll': 1.0}), row({'accuracy': 0.6, 'nll': 2.0}, 1)]
+  lines = tables.side_by_side(pair, unlike=('nll',)).splitlines()
+  found = {line.split('  ')[0]: marked(line) for line in lines}
+  assert found['test accuracy'] == [False, True] and found['NLL'] == [False, False]
+
+
 def test_a_number_that_one_run_lacks_is_a_dash():
   text = tables.side_by_side([row({'accuracy': 0.5}), row({}, 1)])
   assert any(line.split()[-2:] == ['50.00%', '-'] for line in text.splitlines())

@@ -233,6 +233,12 @@ def test_the_speed_of_a_line_is_of_its_own_steps_and_not_of_the_compiler(tmp_pat
   assert len(set(speeds)) > 15  # of 20: a validation keeps the devices
 
 
+def test_a_speed_that_is_not_known_yet_is_not_logged_as_none(tmp_path):
+  train.train(tiny_config(log_every=11), tmp_path, show=False)  # right after the first validation
+  [line] = [line for line in runlog.read_log(tmp_path) if line['kind'] == 'train']
+  assert line.get('images_per_second', 1) > 0
+
+
 def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
   found = {1: 0.5, 2: 0.9, 3: 0.6, 4: None, 5: 0.6, 6: 0.8, 7: 0.7}  # accuracy, where validated
   for part in ((1, 2, 3), (4, 5), (6, 7)):  # a process each, which goes on where the last one ended

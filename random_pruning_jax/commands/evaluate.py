@@ -44,6 +44,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
   from random_pruning_jax import measure, runlog, tables
   from random_pruning_jax import run as run_lib
+  from random_pruning_jax.report import measured
 
   places = [place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN)]
   changes = [_changes(runlog.read_config(place), rest) for place in places]
@@ -54,7 +55,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     for place, change in zip(places, changes, strict=True)
   ]
   if jax.process_index() == 0:
-    print(tables.side_by_side(rows, whole=True))
+    unlike = measured.unlike(rows)
+    print(tables.side_by_side(rows, whole=True, unlike=unlike))
+    if unlike:
+      print(measured.unlike_note(unlike))
   return 0
 
 

@@ -88,6 +88,22 @@ def differing(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
   return [', '.join(f'{k}={each[k]}' for k in several if k in each) for each in found]
 
 
+def unlike(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+  """{metric: how each row was measured} of the numbers that rows do not measure alike."""
+  common = [name for name in rows[0]['metrics'] if all(name in row['metrics'] for row in rows)]
+  found = {name: differing(name, rows) for name in common}
+  return {name: hows for name, hows in found.items() if any(hows)}
+
+
+def unlike_note(found: Mapping[str, Sequence[str]]) -> str:
+  """'measured otherwise, and so not marked: adversarial/pgd/1/255 (attacks.pgd.steps=20 | ...)'."""
+  by_how: dict[str, list[str]] = {}
+  for name, hows in found.items():
+    by_how.setdefault(' | '.join(hows), []).append(name)
+  each = [f'{", ".join(names)} ({how})' for how, names in by_how.items()]
+  return f'measured otherwise, and so not marked: {"; ".join(each)}' if each else ''
+
+
 def _sets(numbers: Iterable[str]) -> dict[str, str]:
   """{'ood/SET/msp/auroc': SET} of the foreign sets."""
   matches = {name: re.fullmatch(r'ood/(.+)/msp/auroc', name) for name in numbers}

@@ -205,7 +205,7 @@ def order(run: Run) -> tuple:
     run.dataset,
     run.setting,
     run.depth or 0,
-    run.width,
+    run.width or (16 if run.family == 'cifar_resnet' else 64),  # the family's own
     run.network,
     run.scheme != DENSE,
     run.scheme,

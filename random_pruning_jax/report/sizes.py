@@ -108,6 +108,7 @@ def _mean_size(runs: Sequence[Run], size: str) -> float | None:
 def _gaps(
   runs: Sequence[Run], networks: Sequence[str], scheme: str, sparsity: float
 ) -> list[tuple[float, float, float]]:
+  """(parameters, mean gap in points, sd) for each network, the smallest first."""
   points = []
   for network in networks:
     members = [run for run in runs if run.network == network]
@@ -117,4 +118,4 @@ def _gaps(
     if differences and size:
       cell = Cell(tuple(-100 * d for d in differences.values()))
       points.append((size, cell.mean, cell.sd or 0.0))
-  return points
+  return sorted(points)

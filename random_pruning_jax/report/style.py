@@ -2,10 +2,11 @@
 
 import contextlib
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
+import matplotlib.colors
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot's, which would be kept beside the caller's own
@@ -42,15 +43,31 @@ LOOKS = {
   'synflow/synflow': Look('SynFlow', '#4a0f2c', '<'),
   'erk/magnitude': Look('ERK, magnitude', '#7a3600', '^'),
 }
-_OTHERS = tuple(zip(('#332288', '#44aa99', '#cc6677', '#999933', '#117733'), 'o^sDv', strict=True))
+_COLOURS = ('#332288', '#44aa99', '#cc6677', '#999933', '#117733', '#6699cc', '#994455')
+_MARKERS = 'os^vDPX<>ph*'
+_SHADES = (0.4, 0.55, 0.7)
 
 
 def look(scheme: str) -> Look:
-  """Label, colour and marker of a scheme; those without a place in the table get one by name."""
+  """Label, colour and marker of a scheme; those without a place in the table get one by name.
+
+  What is sampled in another way, 'erk, fan_in', is of its ratio's colour, but darker.
+  """
   if scheme in LOOKS:
     return LOOKS[scheme]
-  colour, marker = _OTHERS[sum(map(ord, scheme)) % len(_OTHERS)]
-  return Look(scheme, colour, marker)
+  base, _, way = scheme.partition(', ')
+  if base in LOOKS:
+    usual = LOOKS[base]
+    share, marker = _by_name(_SHADES, _MARKERS.replace(usual.marker, ''), way)
+    darker = matplotlib.colors.to_hex([share * x for x in matplotlib.colors.to_rgb(usual.colour)])
+    return Look(scheme, darker, marker)
+  return Look(scheme, *_by_name(_COLOURS, _MARKERS, scheme))
+
+
+def _by_name(first: Sequence[Any], second: Sequence[Any], name: str) -> tuple[Any, Any]:
+  """One of the pairs of both, always the same for a name."""
+  pairs = list(itertools.product(first, second))
+  return pairs[zlib.adler32(name.encode()) % len(pairs)]
 
 
 def network_title(name: str) -> str:

@@ -9,11 +9,11 @@ run and the dense run of its seed begin with the same weights. Three kinds of cl
   hold in these runs, which says nothing of others.
 - "tends": something holds on average. Differences are averaged over cells for each seed, and one
   test decides.
-- "ranks": two numbers of a kind (a ratio) rise together. Kinds are the sample: seeds, and other
-  networks and sparsities, repeat what the same kinds say. A permutation test decides.
+- "ranks": two numbers of a scheme rise together. Schemes are the sample: seeds, and other networks
+  and sparsities, repeat what the same schemes say. A permutation test decides.
 
 A t-test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does; ranks
-need four kinds. Runs that failed, or were measured as no number, are in no test, and counted
+need four schemes. Runs that failed, or were measured as no number, are in no test, and counted
 beside it.
 """
 
@@ -31,7 +31,7 @@ LEVEL = 0.05
 EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
 SUPPORTED, CONTRADICTED, UNDECIDED = 'supported', 'contradicted', 'cannot decide'
 NOT_HERE = 'not in these runs'  # of a claim that something can be, which no run can contradict
-ORDERS = 9999
+ORDERS = 9999  # of schemes that are tried, where there are more
 
 Pair = tuple[float, float]
 
@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
 
 
 class Evidence(NamedTuple):
-  """What a comparison says: of n seeds (or cells), and one-sided p-values either way."""
+  """What a comparison says: of n seeds (or schemes), and one-sided p-values either way."""
 
   what: str
   mean: float | None
@@ -132,29 +132,30 @@ def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answ
 
 
 def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> Answer:
-  """A claim of the kind "ranks": within groups, the two numbers of a kind rise together.
+  """A claim of the kind "ranks": within groups, the two numbers of a scheme rise together.
 
-  `groups` are {group: {kind: (x, y)}}. Spearman's rank correlation in each group of three kinds at
-  least, averaged over groups; for p-values the kinds change places, the same in every group.
+  `groups` are {group: {scheme: (x, y)}}. Spearman's rank correlation in each group of three schemes
+  at least, averaged over groups; for p-values schemes change places, the same in every group.
   """
-  kinds = sorted({kind for group in groups.values() for kind in group})
-  products, found = np.zeros((len(kinds), len(kinds))), []
+  schemes = sorted({scheme for group in groups.values() for scheme in group})
+  products, found = np.zeros((len(schemes), len(schemes))), []
   for name, group in groups.items():
     x, y = (_standard_ranks(values) for values in zip(*group.values(), strict=True))
     if len(group) > 2 and x.any() and y.any():
       found.append(Evidence(name, float(x @ y), None, len(group), None, None))
-      here = [kinds.index(kind) for kind in group]
+      here = [schemes.index(scheme) for scheme in group]
       products[np.ix_(here, here)] += np.outer(x, y)
   if not found:
     why = 'These runs hold no three of a group to rank.'
     return Answer(claim, UNDECIDED, why, [], 'rank correlation')
-  places = _orders(len(kinds))
-  sums = products[places, np.arange(len(kinds))].sum(axis=1)  # the first is that of the runs
+  orders = _orders(len(schemes))
+  sums = products[orders, np.arange(len(schemes))].sum(axis=1)  # the first is that of the runs
   p_for, p_against = (float(np.mean(s >= s[0] - 1e-9)) for s in (sums, -sums))
   rho = statistics.fmean(each.mean for each in found)
-  mean = Evidence(f'{what}, mean over {len(found)}', rho, None, len(kinds), p_for, p_against)
+  what += f', mean over {len(found)}'
+  mean = Evidence(what, rho, None, len(schemes), p_for, p_against)
   verdict, why = _one_test(mean)
-  few = ' Fewer than four can be in that order by chance.' if len(kinds) < 4 else ''
+  few = ' Three schemes can be in any order by chance; it takes four.' if len(schemes) < 4 else ''
   return Answer(claim, verdict, why + few, [mean, *found], 'rank correlation')
 
 

@@ -191,6 +191,24 @@ def test_rematerialisation_is_of_every_block_and_renames_nothing(name, blocks):
   assert computed_again(saving) == blocks
 
 
+@pytest.mark.parametrize('name', ['cifar_resnet8', 'vgg11'])
+def test_rematerialisation_changes_no_gradient_and_no_statistics(name):
+  images = np.random.RandomState(0).rand(4, 16, 16, 3).astype(np.float32)
+  model = models.create(name, 10, width=2)
+  variables = model.init(jax.random.key(0), images)
+
+  def loss(model, params):
+    logits, state = trained(model, variables | {'params': params}, images)
+    return jnp.sum(logits**2), state
+
+  found = [
+    jax.jit(jax.grad(functools.partial(loss, each), has_aux=True))(variables['params'])
+    for each in (model, model.clone(remat=True))
+  ]
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+  jax.tree.map(close, *found)
+
+
 def test_strided_convolutions_pad_both_sides_as_pytorch_does():
   conv = Layers('float32', 'fan_in', None, None).conv(1, 3, 2, name='conv')
   image = jnp.arange(16.0).reshape(1, 4, 4, 1)

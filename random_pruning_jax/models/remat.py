@@ -14,24 +14,35 @@ def remat(block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
   """block(x, train), of which the backward pass keeps x and the block's variables alone.
 
   It can be differentiated in reverse, and the gradient in either mode; the block itself not in
-  forward mode.
+  forward mode. The block may share its scope, which Flax's own `custom_vjp` leaves tracers in.
   """
   alone = block.clone(parent=None, name=None)
 
-  def forward(block, x):
-    return block(x, train), (block.variables, x)
+  def call(params, others, x):
+    return alone.apply({**others, 'params': params}, x, train, mutable=['batch_stats'])
 
-  def backward(kept, cotangent):
-    variables, x = kept
+  def forward(*arguments):
+    return call(*arguments), arguments
+
+  def backward(kept, cotangents):
+    params, others, x = kept
+    cotangent, _ = cotangents  # of the output; nothing is asked of the statistics
 
     def again(params, x):
-      return alone.apply({**variables, 'params': params}, x, train, mutable=['batch_stats'])[0]
+      return call(params, others, x)[0]
 
-    _, gradients = jax.vjp(again, variables['params'], _after(cotangent, x))
+    _, gradients = jax.vjp(again, params, _after(cotangent, x))
     params, x = gradients(cotangent)
-    return {'params': params}, x
+    return params, None, x
 
-  return nn.custom_vjp(lambda block, x: block(x, train), forward, backward)(block, x)
+  call_again = jax.custom_vjp(call)
+  call_again.defvjp(forward, backward)
+  others = dict(block.variables)
+  x, state = call_again(others.pop('params'), others, x)
+  if block.is_mutable_collection('batch_stats'):
+    for name, value in state.get('batch_stats', {}).items():
+      block.put_variable('batch_stats', name, value)
+  return x
 
 
 def _after(earlier: jax.Array, x: jax.Array) -> jax.Array:

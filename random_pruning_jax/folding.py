@@ -34,18 +34,16 @@ def evaluation(model: nn.Module, **options: Any) -> Callable:
 
   Where no convolution is `convolution.compiled`, it is that function as it is.
   """
-  if getattr(model, 'conv_general_dilated', None) is not convolution.compiled:
-    return functools.partial(model.apply, **options)
-  if getattr(model, 'remat', False):  # a block's own derivative rule does not outlive its trace
-    model = model.clone(remat=False)
-  return folded(functools.partial(model.apply, **options))
+  apply = functools.partial(model.apply, **options)
+  compiled = getattr(model, 'conv_general_dilated', None) is convolution.compiled
+  return folded(apply) if compiled else apply
 
 
 def folded(function: Callable) -> Callable:
   """`function` of arrays, to rounding; each `convolution.compiled` in it does what follows it too.
 
-  It may be differentiated to any order, in both modes, but for what has a derivative rule of its
-  own in reverse (`jax.custom_vjp`).
+  It may be differentiated to any order, in both modes; `jax.custom_vjp` in it as JAX does, but not
+  one that closes over a traced value.
   """
 
   def run(*arguments):

@@ -70,7 +70,7 @@ def test_images_of_a_network_whose_blocks_are_computed_again_have_gradients():
   attacked = lambda apply: jax.jit(jax.grad(lambda x: apply(variables, x).sum()))(IMAGES)  # noqa: E731
   expected = attacked(folding.evaluation(model))
   found = attacked(folding.evaluation(model.clone(remat=True)))
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_many_devices_and_many_networks_give_what_one_gives():

@@ -90,7 +90,9 @@ def differing(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def unlike(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
   """{metric: how each row was measured} of the numbers that rows do not measure alike."""
-  common = [name for name in rows[0]['metrics'] if all(name in row['metrics'] for row in rows)]
+  common = [
+    name for name in rows[0]['metrics'] if all(row['metrics'].get(name) is not None for row in rows)
+  ]
   found = {name: differing(name, rows) for name in common}
   return {name: hows for name, hows in found.items() if any(hows)}
 

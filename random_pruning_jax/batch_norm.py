@@ -14,8 +14,8 @@ class BatchNorm(nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes but the last, to rounding (Ioffe and Szegedy, 2015).
 
   The kernel is for the statistics of a batch in float32. All else is Flax's own, but for
-  initialisation, of which only shapes are used. `use_bias`, `use_scale` and `axis` are ignored
-  where the kernel runs.
+  initialisation, of which only shapes are used. `use_bias`, `use_scale`, `axis` and
+  `use_fast_variance` are ignored where the kernel runs.
   """
 
   @nn.compact

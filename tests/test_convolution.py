@@ -242,6 +242,14 @@ def test_without_jit_a_convolution_is_the_same(conv):
   _assert_close(found, loss(x, kernel), 1e-5)
 
 
+@pytest.mark.parametrize('within', [jax.jit, lambda loss: loss], ids=['jit', 'eager'])
+def test_a_search_for_the_first_nan_names_the_convolution(conv, within):
+  x, kernel = _operands(LAYERS['block'])
+  loss = within(_loss(conv, LAYERS['block']))
+  with jax.debug_nans(True), pytest.raises(FloatingPointError, match='conv'):
+    loss(np.full_like(x, np.nan), kernel)
+
+
 def test_the_layer_named_pieces_is_made_of_several_and_no_other():
   def pieces(name):
     program = jax.make_jaxpr(jax.grad(_loss(by_pieces, LAYERS[name]), 1))(*_operands(LAYERS[name]))

@@ -290,26 +290,34 @@ def test_where_no_file_can_be_handed_over_a_process_compiles_for_itself(tmp_path
   assert _used('sums', XDG_CACHE_HOME=str(tmp_path)).stdout.split() == ['512.0', 'True']
 
 
-@pytest.mark.parametrize('broken', ['numba', 'llvmlite'])
+@pytest.mark.parametrize('switch', ['OPT', 'BOUNDSCHECK'])
+def test_slow_code_for_debugging_is_kept_apart(monkeypatch, switch):
+  usual = objects.version.__wrapped__()
+  monkeypatch.setenv(f'NUMBA_{switch}', '0' if switch == 'OPT' else '1')
+  assert objects.version.__wrapped__() != usual
+
+
+@pytest.mark.parametrize('broken', ['numba', 'llvmlite', 'jit'])
 def test_a_numba_that_is_too_old_or_broken_is_left_alone_and_named(tmp_path, broken):
   if broken == 'numba':
     (tmp_path / 'numba-0.63.1.dist-info').mkdir()
     (tmp_path / 'numba-0.63.1.dist-info' / 'METADATA').write_text('Name: numba\nVersion: 0.63.1\n')
     (tmp_path / 'numba').mkdir()
     (tmp_path / 'numba' / '__init__.py').write_text('raise ImportError')
-  else:
+  elif broken == 'llvmlite':
     (tmp_path / 'llvmlite.py').write_text('raise ImportError("no symbol")')
   code = 'from random_pruning_jax import convolution; print(convolution.fastest().__name__)'
   found = subprocess.run(
     [sys.executable, '-c', code],
     capture_output=True,
     text=True,
-    env=os.environ | {'PYTHONPATH': str(tmp_path)},
+    env=os.environ | {'PYTHONPATH': str(tmp_path), 'NUMBA_DISABLE_JIT': f'{broken == "jit":d}'},
     check=True,
   )
   assert found.stdout == 'by_pieces\n'
   assert found.stderr.count('convolutions go without the kernels for CPUs') == 1
-  assert {'numba': 'or newer, not 0.63.1', 'llvmlite': 'no symbol'}[broken] in found.stderr
+  why = {'numba': 'or newer, not 0.63.1', 'llvmlite': 'no symbol', 'jit': 'NUMBA_DISABLE_JIT'}
+  assert why[broken] in found.stderr
 
 
 def test_a_call_whose_machine_code_cannot_be_made_fails_with_the_reason(tmp_path):

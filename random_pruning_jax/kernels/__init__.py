@@ -97,6 +97,8 @@ def _unusable() -> str:
   version, problem = importlib.metadata.version('numba'), ''
   if [int(number) for number in re.findall(r'\d+', version)[:2]] < OLDEST:
     problem = f'Numba {".".join(map(str, OLDEST))} or newer, not {version}: {INSTALL}'
+  elif os.environ.get('NUMBA_DISABLE_JIT', '0') != '0':
+    problem = 'Numba without NUMBA_DISABLE_JIT'
   else:
     try:
       _found()

@@ -16,6 +16,9 @@ from llvmlite import binding
 from random_pruning_jax import atomic, kernels
 from random_pruning_jax.data import places
 
+# By these Numba makes slower code, for debugging, which must not be kept as the usual one.
+_SWITCHES = ('OPT', 'BOUNDSCHECK', 'DEBUGINFO', 'LOOP_VECTORIZE', 'SLP_VECTORIZE')
+
 
 def address(name: str, make: Callable[[], Any]) -> int:
   """The address of a function: of the machine code that is kept under `name` in the user's cache,
@@ -127,6 +130,7 @@ def version() -> str:
     *(importlib.metadata.version(name) for name in ('numba', 'llvmlite', 'jaxlib')),
     _name(),
     kernels.features(),
+    *(os.environ.get(f'NUMBA_{name}') for name in _SWITCHES),
   ):
     total.update(f'{word}\0'.encode())
   return total.hexdigest()[:16]

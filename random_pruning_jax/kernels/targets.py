@@ -36,7 +36,13 @@ def primitive(
 ) -> Primitive:
   """A function of arrays for JAX, that is `compute(*arrays, threads=..., **parameters)`."""
   made = Primitive(name)
-  by_itself = jax.jit(made.bind, static_argnames=static_argnames)
+
+  def alone(*arguments, **parameters):
+    return made.bind(*arguments, **parameters)
+
+  alone.__qualname__ = name
+  alone._apply_primitive = True  # as JAX marks its own, where its search for a NaN ends
+  by_itself = jax.jit(alone, static_argnames=static_argnames)
 
   def outside_of_jit(*arguments, **parameters):
     with jax.disable_jit(False):  # or `bind` would come here again

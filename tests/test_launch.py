@@ -204,11 +204,14 @@ def test_a_dry_run_of_slurm_prints_what_a_job_would_run_and_runs_nothing(stand_i
   assert done.stdout.startswith('srun ') and calls() == []
 
 
-def test_slurm_passes_a_signal_on_and_waits_for_the_run_to_save(tmp_path, stand_in, calls):
+@pytest.mark.parametrize('scancel_takes', [0, 0.6])
+def test_slurm_passes_a_signal_on_and_requeues_what_has_saved(
+  tmp_path, stand_in, calls, scancel_takes
+):
   # As srun does, whose steps scancel signals, and which kills them where it is signalled itself.
   srun = 'echo $$ > "$HERE/step"; trap "exit 137" TERM; trap "sleep 0.3; exit 75" USR1; '
   stand_in('srun', srun + 'touch "$HERE/up"; sleep 30 & wait $!')
-  stand_in('scancel', 'kill -USR1 "$(cat "$HERE/step")"')
+  stand_in('scancel', f'kill -USR1 "$(cat "$HERE/step")"; sleep {scancel_takes}')
   stand_in('scontrol')
   script = subprocess.Popen(
     ['bash', str(LAUNCH / 'slurm.sbatch'), *TRAIN], env=os.environ | {'SLURM_JOB_ID': '7'}

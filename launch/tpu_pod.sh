@@ -92,8 +92,11 @@ train() {
   local arguments
   arguments=$(printf '%q ' "$@")
   # --distributed: a worker that does not find the others must end, and not train by itself.
-  on_workers all "set -o pipefail; cd random-pruning && TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} \
-../venv/bin/random-pruning train --distributed $arguments 2>&1 | tee -a ~/$LOG"
+  # The run and its log go on where the connection is gone (tee -p), and while it saves: a machine
+  # that is taken away sends SIGTERM and SIGHUP to all processes of the connection.
+  on_workers all "trap '' HUP; set -o pipefail; cd random-pruning && \
+TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} ../venv/bin/random-pruning train --distributed \
+$arguments 2>&1 | (trap '' TERM; exec tee -p -a ~/$LOG)"
 }
 
 delete() {

@@ -180,6 +180,43 @@ def test_a_worker_gets_the_python_that_the_package_needs(tmp_path, stand_in, cal
   assert {'tpu', 'stream'} <= set(wanted['optional-dependencies'])
 
 
+@pytest.fixture
+def worker(tmp_path, stand_in, calls):
+  """Starts the line for the workers here, with `script` in place of the run."""
+
+  def start(script):
+    stand_in('gcloud')
+    launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN)
+    line = calls()[-1][-1].removeprefix('--command=')
+    stand_in('random-pruning', script)
+    (tmp_path / 'random-pruning').mkdir()
+    (tmp_path / 'venv').mkdir()
+    (tmp_path / 'bin').rename(tmp_path / 'venv' / 'bin')
+    home = os.environ | {'HOME': str(tmp_path)}
+    return subprocess.Popen(
+      ['bash', '-c', line], env=home, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
+    )
+
+  return start
+
+
+def test_a_run_on_a_worker_outlives_the_connection_that_shows_it(tmp_path, worker):
+  process = worker('for step in 1 2 3; do echo "step $step"; sleep 0.1; done')
+  process.stdout.close()
+  process.wait(timeout=20)
+  assert (tmp_path / 'random-pruning.log').read_text() == 'step 1\nstep 2\nstep 3\n'
+
+
+def test_a_run_on_a_worker_saves_where_all_of_its_session_is_signalled(tmp_path, worker):
+  trap = 'trap "echo saving; sleep 0.1; echo saved; exit 75" TERM'
+  process = worker(trap + '; echo step; while :; do sleep 0.05; done')
+  assert process.stdout.readline() == b'step\n'
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    os.killpg(process.pid, number)
+  process.communicate(timeout=20)
+  assert (tmp_path / 'random-pruning.log').read_text().endswith('saving\nsaved\n')
+
+
 def test_a_pod_that_cannot_be_created_ends_the_script(tmp_path, stand_in, calls):
   done = pod(tmp_path, stand_in, ['NONE', 'FAILED'], [0])
   assert done.returncode != 0

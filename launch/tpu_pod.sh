@@ -43,23 +43,37 @@ on_workers() { # WORKERS COMMAND
   run gcloud compute tpus tpu-vm ssh "$name" "--zone=$zone" "--worker=$1" "--command=$2"
 }
 
-state() {
-  gcloud compute tpus queued-resources describe "$name" "--zone=$zone" \
-    '--format=value(state.state)' 2>/dev/null || echo NONE
+pause() {
+  sleep "${POLL_SECONDS:-30}"
 }
+
+# NONE only where gcloud says so: who took any failure to ask for it would lose a place in the queue.
+state() {
+  local error tries
+  for ((tries = 0; tries < 20; tries++)); do
+    error=$(gcloud compute tpus queued-resources describe "$name" "--zone=$zone" \
+      '--format=value(state.state)' 2>&1 >&3) && return
+    [[ $error != *NOT_FOUND* ]] || { echo NONE && return; }
+    echo "tpu_pod.sh: $name has no known state: $error" >&2
+    pause
+  done
+  return 1
+} 3>&1
 
 create() {
   local now=NONE
-  [[ $dry ]] || now=$(state) # one that is there, or asked for, is taken
+  [[ $dry ]] || now=$(state) || return # one that is there, or asked for, is taken
   if [[ $now == NONE ]]; then
     run gcloud compute tpus queued-resources create "$name" "--node-id=$name" "--zone=$zone" \
       "--accelerator-type=$type" "--runtime-version=$version" ${spot:+--spot} || return
   fi
   [[ ! $dry ]] || return 0
-  while now=$(state) && [[ $now != ACTIVE ]]; do
-    [[ $now != FAILED && $now != SUSPENDED && $now != NONE ]] || return 1
+  while :; do
+    now=$(state) || return
+    [[ $now != ACTIVE ]] || return 0
     echo "tpu_pod.sh: $name is $now" >&2
-    sleep "${POLL_SECONDS:-30}"
+    [[ $now != FAILED && $now != SUSPENDED && $now != NONE ]] || return 1
+    pause
   done
 }
 

@@ -83,8 +83,13 @@ def test_a_dry_run_of_a_pod_prints_every_command_and_runs_none(stand_in, calls):
 GCLOUD = """
 case "$*" in
   *describe*)
-    head -n 1 "$HERE/states"
-    [ "$(wc -l < "$HERE/states")" = 1 ] || sed -i 1d "$HERE/states" ;;
+    read -r state < "$HERE/states"
+    [ "$(wc -l < "$HERE/states")" = 1 ] || sed -i 1d "$HERE/states"
+    case "$state" in
+      NONE) echo "ERROR: (gcloud) NOT_FOUND: Requested entity was not found" >&2; exit 1 ;;
+      503) echo "ERROR: (gcloud) HTTPError 503" >&2; exit 1 ;;
+    esac
+    echo "WARNING: a newer gcloud is there" >&2; echo "$state" ;;
   *"random-pruning train"*)
     read -r status < "$HERE/statuses"; sed -i 1d "$HERE/statuses"; exit "$status" ;;
 esac
@@ -126,6 +131,23 @@ def test_a_preempted_pod_is_made_again_and_the_run_goes_on(
   assert done.returncode == 0, done.stderr
   assert kinds(calls()) == WHOLE * 2
   assert 'was preempted' in done.stderr
+
+
+def test_a_pod_keeps_its_place_in_the_queue_where_gcloud_fails_to_say_its_state(
+  tmp_path, stand_in, calls
+):
+  done = pod(tmp_path, stand_in, ['NONE', 'PROVISIONING', '503', '503', 'ACTIVE'], [0])
+  assert done.returncode == 0, done.stderr
+  assert kinds(calls()) == WHOLE
+
+
+def test_a_pod_whose_state_gcloud_never_says_is_neither_created_nor_deleted(
+  tmp_path, stand_in, calls
+):
+  done = pod(tmp_path, stand_in, ['503'], [])
+  assert done.returncode == 1
+  assert kinds(calls()) == []
+  assert 'HTTPError 503' in done.stderr
 
 
 def test_a_pod_whose_run_fails_is_kept_to_be_looked_at(tmp_path, stand_in, calls):

@@ -47,7 +47,7 @@ pause() {
   sleep "${POLL_SECONDS:-30}"
 }
 
-# NONE only where gcloud says so: who took any failure to ask for it would lose a place in the queue.
+# NONE only where gcloud says so: to take any error for it would give up a place in the queue.
 state() {
   local error tries
   for ((tries = 0; tries < 20; tries++)); do
@@ -118,26 +118,37 @@ delete() {
 }
 
 attempt() { # `set -e` does not hold in what is asked for its status, hence each `|| return`
-  create && install && mount && train "$@"
+  part=create && create && part=install && install && part=mount && mount && part=run && train "$@"
+}
+
+settled() { # a slice that is being taken away says ACTIVE for a while yet
+  local now tries
+  for ((tries = 0; tries < 4; tries++)); do
+    now=$(state) || return
+    [[ $now == ACTIVE ]] || break
+    pause
+  done
+  echo "$now"
 }
 
 train_until_done() {
-  local status number now
+  local status number part now
   for ((number = 1; number <= attempts; number++)); do
     status=0
     attempt "$@" || status=$?
     [[ ! $dry ]] || return 0
     ((status != 0)) || break
-    now=$(state)
-    # A run whose slice stays is one that failed by itself: its message has been shown.
-    if ((status != PREEMPTED)) && [[ $now == ACTIVE ]]; then
-      echo "tpu_pod.sh: the run ended with status $status; $name is kept: look, then delete" >&2
-      return "$status"
-    fi
-    echo "tpu_pod.sh: $name was preempted ($now), attempt $number of $attempts" >&2
-    delete
+    echo "tpu_pod.sh: $part ended with status $status, attempt $number of $attempts" >&2
+    now=PREEMPTED
+    ((status == PREEMPTED)) || now=$(settled) || now=UNKNOWN
+    echo "tpu_pod.sh: $name is $now" >&2
+    case $now in
+      PREEMPTED | SUSPENDING | SUSPENDED | FAILED) delete || true ;; # what stays, `create` finds
+      NONE) return "$status" ;;
+      *) echo "tpu_pod.sh: $name is kept: look, then delete" >&2 && return "$status" ;;
+    esac
   done
-  delete
+  ((status != 0)) || delete
   return "$status"
 }
 
@@ -161,6 +172,7 @@ while (($#)); do
 done
 [[ $what != --help ]] || usage 0
 [[ $name && $zone ]] || refuse '--name and --zone must be given'
+[[ $attempts =~ ^[1-9][0-9]*$ ]] || refuse "--attempts must be a number from 1, got '$attempts'"
 
 case $what in
   train) (($#)) || refuse '--config=FILE must be given after --' && train_until_done "$@" ;;

@@ -90,18 +90,19 @@ case "$*" in
       503) echo "ERROR: (gcloud) HTTPError 503" >&2; exit 1 ;;
     esac
     echo "WARNING: a newer gcloud is there" >&2; echo "$state" ;;
+  *"${FAILS:-none of them}"*) exit 1 ;;
   *"random-pruning train"*)
     read -r status < "$HERE/statuses"; sed -i 1d "$HERE/statuses"; exit "$status" ;;
 esac
 """
 
 
-def pod(tmp_path, stand_in, states, statuses):
+def pod(tmp_path, stand_in, states, statuses, *more, **environment):
   stand_in('git')
   stand_in('gcloud', GCLOUD)
   (tmp_path / 'states').write_text('\n'.join(states) + '\n')
   (tmp_path / 'statuses').write_text('\n'.join(map(str, statuses)) + '\n')
-  return launch('tpu_pod.sh', 'train', *POD, '--', *TRAIN)
+  return launch('tpu_pod.sh', 'train', *POD, *more, '--', *TRAIN, **environment)
 
 
 def kinds(calls):
@@ -123,14 +124,26 @@ def test_a_pod_is_created_used_and_deleted(tmp_path, stand_in, calls):
   assert r'/mnt/bucket/runs/a\ b' in ssh[-1][-1]
 
 
-@pytest.mark.parametrize(('status', 'state'), [(PREEMPTED, 'ACTIVE'), (255, 'SUSPENDED')])
+@pytest.mark.parametrize(
+  ('status', 'after'), [(PREEMPTED, []), (255, ['SUSPENDED']), (255, ['ACTIVE', 'SUSPENDING'])]
+)
 def test_a_preempted_pod_is_made_again_and_the_run_goes_on(
-  tmp_path, stand_in, calls, status, state
+  tmp_path, stand_in, calls, status, after
 ):
-  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE', state, 'NONE', 'ACTIVE'], [status, 0])
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE', *after, 'NONE', 'ACTIVE'], [status, 0])
   assert done.returncode == 0, done.stderr
   assert kinds(calls()) == WHOLE * 2
-  assert 'was preempted' in done.stderr
+  assert f'run ended with status {status}, attempt 1 of 20' in done.stderr
+
+
+@pytest.mark.parametrize('fails', ['none of them', 'queued-resources delete'])
+def test_a_pod_preempted_in_its_last_attempt_is_deleted_once_and_ends_with_the_status_of_the_run(
+  tmp_path, stand_in, calls, fails
+):
+  states = ['NONE', 'ACTIVE', 'SUSPENDED']
+  done = pod(tmp_path, stand_in, states, [PREEMPTED], '--attempts=1', FAILS=fails)
+  assert done.returncode == PREEMPTED, done.stderr
+  assert kinds(calls()) == WHOLE
 
 
 def test_a_pod_keeps_its_place_in_the_queue_where_gcloud_fails_to_say_its_state(
@@ -150,11 +163,22 @@ def test_a_pod_whose_state_gcloud_never_says_is_neither_created_nor_deleted(
   assert 'HTTPError 503' in done.stderr
 
 
-def test_a_pod_whose_run_fails_is_kept_to_be_looked_at(tmp_path, stand_in, calls):
-  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE'], [2])
-  assert done.returncode == 2
+@pytest.mark.parametrize(
+  ('part', 'fails'), [('install', 'pip install'), ('mount', 'gcsfuse'), ('run', 'pruning train')]
+)
+def test_a_pod_on_which_something_fails_is_kept_to_be_looked_at(
+  tmp_path, stand_in, calls, part, fails
+):
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE'], [], FAILS=fails)
+  assert done.returncode == 1
+  assert fails in kinds(calls())[-1]
+  assert f'{part} ended with status 1' in done.stderr and 'is kept' in done.stderr
+
+
+def test_a_pod_that_somebody_deletes_is_not_made_again(tmp_path, stand_in, calls):
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE', 'NONE'], [255])
+  assert done.returncode == 255
   assert kinds(calls()) == WHOLE[:-1]
-  assert 'is kept' in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -239,10 +263,18 @@ def test_a_run_on_a_worker_saves_where_all_of_its_session_is_signalled(tmp_path,
   assert (tmp_path / 'random-pruning.log').read_text().endswith('saving\nsaved\n')
 
 
-def test_a_pod_that_cannot_be_created_ends_the_script(tmp_path, stand_in, calls):
-  done = pod(tmp_path, stand_in, ['NONE', 'FAILED'], [0])
-  assert done.returncode != 0
-  assert 'pip install' not in kinds(calls())
+def test_a_pod_whose_creation_is_refused_ends_the_script(tmp_path, stand_in, calls):
+  done = pod(tmp_path, stand_in, ['NONE'], [], FAILS='queued-resources create')
+  assert done.returncode == 1
+  assert kinds(calls()) == ['create']
+  assert 'create ended with status 1' in done.stderr and 'pod is NONE' in done.stderr
+
+
+def test_a_pod_that_never_becomes_active_is_asked_for_as_often_as_said(tmp_path, stand_in, calls):
+  states = ['NONE', 'FAILED', 'FAILED', 'NONE', 'FAILED']
+  done = pod(tmp_path, stand_in, states, [], '--attempts=2')
+  assert done.returncode == 1
+  assert kinds(calls()) == ['create', 'delete'] * 2
 
 
 def test_slurm_starts_one_process_a_gpu_and_requeues_only_when_preempted(stand_in, calls):
@@ -365,6 +397,11 @@ def test_help_is_the_head_of_the_script_and_runs_nothing(script, stand_in, calls
     ('tpu_pod.sh', ['train', '--zone=a'], '--name and --zone must be given'),
     ('tpu_pod.sh', ['fly', '--name=a', '--zone=b'], 'unknown command fly; known: train'),
     ('tpu_pod.sh', ['train', '--name=a', '--zone=b'], '--config=FILE must be given'),
+    (
+      'tpu_pod.sh',
+      ['train', *POD, '--attempts=0', '--', *TRAIN],
+      '--attempts must be a number from 1',
+    ),
     ('gpu.sh', ['--config=a'], 'unknown argument --config=a'),
     ('sweep.sh', [*SWEEP, '--jobs=0'], '--jobs must be a number from 1'),
     ('slurm.sbatch', ['--dry-run'], '--config=FILE must be given'),

@@ -43,23 +43,37 @@ on_workers() { # WORKERS COMMAND
   run gcloud compute tpus tpu-vm ssh "$name" "--zone=$zone" "--worker=$1" "--command=$2"
 }
 
-state() {
-  gcloud compute tpus queued-resources describe "$name" "--zone=$zone" \
-    '--format=value(state.state)' 2>/dev/null || echo NONE
+pause() {
+  sleep "${POLL_SECONDS:-30}"
 }
+
+# NONE only where gcloud says so: to take any error for it would give up a place in the queue.
+state() {
+  local error tries
+  for ((tries = 0; tries < 20; tries++)); do
+    error=$(gcloud compute tpus queued-resources describe "$name" "--zone=$zone" \
+      '--format=value(state.state)' 2>&1 >&3) && return
+    [[ $error != *NOT_FOUND* ]] || { echo NONE && return; }
+    echo "tpu_pod.sh: $name has no known state: $error" >&2
+    pause
+  done
+  return 1
+} 3>&1
 
 create() {
   local now=NONE
-  [[ $dry ]] || now=$(state) # one that is there, or asked for, is taken
+  [[ $dry ]] || now=$(state) || return # one that is there, or asked for, is taken
   if [[ $now == NONE ]]; then
     run gcloud compute tpus queued-resources create "$name" "--node-id=$name" "--zone=$zone" \
       "--accelerator-type=$type" "--runtime-version=$version" ${spot:+--spot} || return
   fi
   [[ ! $dry ]] || return 0
-  while now=$(state) && [[ $now != ACTIVE ]]; do
-    [[ $now != FAILED && $now != SUSPENDED && $now != NONE ]] || return 1
+  while :; do
+    now=$(state) || return
+    [[ $now != ACTIVE ]] || return 0
     echo "tpu_pod.sh: $name is $now" >&2
-    sleep "${POLL_SECONDS:-30}"
+    [[ $now != FAILED && $now != SUSPENDED && $now != NONE ]] || return 1
+    pause
   done
 }
 
@@ -92,8 +106,11 @@ train() {
   local arguments
   arguments=$(printf '%q ' "$@")
   # --distributed: a worker that does not find the others must end, and not train by itself.
-  on_workers all "set -o pipefail; cd random-pruning && TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} \
-../venv/bin/random-pruning train --distributed $arguments 2>&1 | tee -a ~/$LOG"
+  # The run and its log go on where the connection is gone (tee -p), and while it saves: a machine
+  # that is taken away sends SIGTERM and SIGHUP to all processes of the connection.
+  on_workers all "trap '' HUP; set -o pipefail; cd random-pruning && \
+TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} ../venv/bin/random-pruning train --distributed \
+$arguments 2>&1 | (trap '' TERM; exec tee -p -a ~/$LOG)"
 }
 
 delete() {
@@ -101,26 +118,37 @@ delete() {
 }
 
 attempt() { # `set -e` does not hold in what is asked for its status, hence each `|| return`
-  create && install && mount && train "$@"
+  part=create && create && part=install && install && part=mount && mount && part=run && train "$@"
+}
+
+settled() { # a slice that is being taken away says ACTIVE for a while yet
+  local now tries
+  for ((tries = 0; tries < 4; tries++)); do
+    now=$(state) || return
+    [[ $now == ACTIVE ]] || break
+    pause
+  done
+  echo "$now"
 }
 
 train_until_done() {
-  local status number now
+  local status number part now
   for ((number = 1; number <= attempts; number++)); do
     status=0
     attempt "$@" || status=$?
     [[ ! $dry ]] || return 0
     ((status != 0)) || break
-    now=$(state)
-    # A run whose slice stays is one that failed by itself: its message has been shown.
-    if ((status != PREEMPTED)) && [[ $now == ACTIVE ]]; then
-      echo "tpu_pod.sh: the run ended with status $status; $name is kept: look, then delete" >&2
-      return "$status"
-    fi
-    echo "tpu_pod.sh: $name was preempted ($now), attempt $number of $attempts" >&2
-    delete
+    echo "tpu_pod.sh: $part ended with status $status, attempt $number of $attempts" >&2
+    now=PREEMPTED
+    ((status == PREEMPTED)) || now=$(settled) || now=UNKNOWN
+    echo "tpu_pod.sh: $name is $now" >&2
+    case $now in
+      PREEMPTED | SUSPENDING | SUSPENDED | FAILED) delete || true ;; # what stays, `create` finds
+      NONE) return "$status" ;;
+      *) echo "tpu_pod.sh: $name is kept: look, then delete" >&2 && return "$status" ;;
+    esac
   done
-  delete
+  ((status != 0)) || delete
   return "$status"
 }
 
@@ -144,6 +172,7 @@ while (($#)); do
 done
 [[ $what != --help ]] || usage 0
 [[ $name && $zone ]] || refuse '--name and --zone must be given'
+[[ $attempts =~ ^[1-9][0-9]*$ ]] || refuse "--attempts must be a number from 1, got '$attempts'"
 
 case $what in
   train) (($#)) || refuse '--config=FILE must be given after --' && train_until_done "$@" ;;

@@ -83,20 +83,26 @@ def test_a_dry_run_of_a_pod_prints_every_command_and_runs_none(stand_in, calls):
 GCLOUD = """
 case "$*" in
   *describe*)
-    head -n 1 "$HERE/states"
-    [ "$(wc -l < "$HERE/states")" = 1 ] || sed -i 1d "$HERE/states" ;;
+    read -r state < "$HERE/states"
+    [ "$(wc -l < "$HERE/states")" = 1 ] || sed -i 1d "$HERE/states"
+    case "$state" in
+      NONE) echo "ERROR: (gcloud) NOT_FOUND: Requested entity was not found" >&2; exit 1 ;;
+      503) echo "ERROR: (gcloud) HTTPError 503" >&2; exit 1 ;;
+    esac
+    echo "WARNING: a newer gcloud is there" >&2; echo "$state" ;;
+  *"${FAILS:-none of them}"*) exit 1 ;;
   *"random-pruning train"*)
     read -r status < "$HERE/statuses"; sed -i 1d "$HERE/statuses"; exit "$status" ;;
 esac
 """
 
 
-def pod(tmp_path, stand_in, states, statuses):
+def pod(tmp_path, stand_in, states, statuses, *more, **environment):
   stand_in('git')
   stand_in('gcloud', GCLOUD)
   (tmp_path / 'states').write_text('\n'.join(states) + '\n')
   (tmp_path / 'statuses').write_text('\n'.join(map(str, statuses)) + '\n')
-  return launch('tpu_pod.sh', 'train', *POD, '--', *TRAIN)
+  return launch('tpu_pod.sh', 'train', *POD, *more, '--', *TRAIN, **environment)
 
 
 def kinds(calls):
@@ -118,21 +124,61 @@ def test_a_pod_is_created_used_and_deleted(tmp_path, stand_in, calls):
   assert r'/mnt/bucket/runs/a\ b' in ssh[-1][-1]
 
 
-@pytest.mark.parametrize(('status', 'state'), [(PREEMPTED, 'ACTIVE'), (255, 'SUSPENDED')])
+@pytest.mark.parametrize(
+  ('status', 'after'), [(PREEMPTED, []), (255, ['SUSPENDED']), (255, ['ACTIVE', 'SUSPENDING'])]
+)
 def test_a_preempted_pod_is_made_again_and_the_run_goes_on(
-  tmp_path, stand_in, calls, status, state
+  tmp_path, stand_in, calls, status, after
 ):
-  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE', state, 'NONE', 'ACTIVE'], [status, 0])
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE', *after, 'NONE', 'ACTIVE'], [status, 0])
   assert done.returncode == 0, done.stderr
   assert kinds(calls()) == WHOLE * 2
-  assert 'was preempted' in done.stderr
+  assert f'run ended with status {status}, attempt 1 of 20' in done.stderr
 
 
-def test_a_pod_whose_run_fails_is_kept_to_be_looked_at(tmp_path, stand_in, calls):
-  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE'], [2])
-  assert done.returncode == 2
+@pytest.mark.parametrize('fails', ['none of them', 'queued-resources delete'])
+def test_a_pod_preempted_in_its_last_attempt_is_deleted_once_and_ends_with_the_status_of_the_run(
+  tmp_path, stand_in, calls, fails
+):
+  states = ['NONE', 'ACTIVE', 'SUSPENDED']
+  done = pod(tmp_path, stand_in, states, [PREEMPTED], '--attempts=1', FAILS=fails)
+  assert done.returncode == PREEMPTED, done.stderr
+  assert kinds(calls()) == WHOLE
+
+
+def test_a_pod_keeps_its_place_in_the_queue_where_gcloud_fails_to_say_its_state(
+  tmp_path, stand_in, calls
+):
+  done = pod(tmp_path, stand_in, ['NONE', 'PROVISIONING', '503', '503', 'ACTIVE'], [0])
+  assert done.returncode == 0, done.stderr
+  assert kinds(calls()) == WHOLE
+
+
+def test_a_pod_whose_state_gcloud_never_says_is_neither_created_nor_deleted(
+  tmp_path, stand_in, calls
+):
+  done = pod(tmp_path, stand_in, ['503'], [])
+  assert done.returncode == 1
+  assert kinds(calls()) == []
+  assert 'HTTPError 503' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('part', 'fails'), [('install', 'pip install'), ('mount', 'gcsfuse'), ('run', 'pruning train')]
+)
+def test_a_pod_on_which_something_fails_is_kept_to_be_looked_at(
+  tmp_path, stand_in, calls, part, fails
+):
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE'], [], FAILS=fails)
+  assert done.returncode == 1
+  assert fails in kinds(calls())[-1]
+  assert f'{part} ended with status 1' in done.stderr and 'is kept' in done.stderr
+
+
+def test_a_pod_that_somebody_deletes_is_not_made_again(tmp_path, stand_in, calls):
+  done = pod(tmp_path, stand_in, ['NONE', 'ACTIVE', 'NONE'], [255])
+  assert done.returncode == 255
   assert kinds(calls()) == WHOLE[:-1]
-  assert 'is kept' in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -180,10 +226,55 @@ def test_a_worker_gets_the_python_that_the_package_needs(tmp_path, stand_in, cal
   assert {'tpu', 'stream'} <= set(wanted['optional-dependencies'])
 
 
-def test_a_pod_that_cannot_be_created_ends_the_script(tmp_path, stand_in, calls):
-  done = pod(tmp_path, stand_in, ['NONE', 'FAILED'], [0])
-  assert done.returncode != 0
-  assert 'pip install' not in kinds(calls())
+@pytest.fixture
+def worker(tmp_path, stand_in, calls):
+  """Starts the line for the workers here, with `script` in place of the run."""
+
+  def start(script):
+    stand_in('gcloud')
+    launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN)
+    line = calls()[-1][-1].removeprefix('--command=')
+    stand_in('random-pruning', script)
+    (tmp_path / 'random-pruning').mkdir()
+    (tmp_path / 'venv').mkdir()
+    (tmp_path / 'bin').rename(tmp_path / 'venv' / 'bin')
+    home = os.environ | {'HOME': str(tmp_path)}
+    return subprocess.Popen(
+      ['bash', '-c', line], env=home, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
+    )
+
+  return start
+
+
+def test_a_run_on_a_worker_outlives_the_connection_that_shows_it(tmp_path, worker):
+  process = worker('for step in 1 2 3; do echo "step $step"; sleep 0.1; done')
+  process.stdout.close()
+  process.wait(timeout=20)
+  assert (tmp_path / 'random-pruning.log').read_text() == 'step 1\nstep 2\nstep 3\n'
+
+
+def test_a_run_on_a_worker_saves_where_all_of_its_session_is_signalled(tmp_path, worker):
+  trap = 'trap "echo saving; sleep 0.1; echo saved; exit 75" TERM'
+  process = worker(trap + '; echo step; while :; do sleep 0.05; done')
+  assert process.stdout.readline() == b'step\n'
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    os.killpg(process.pid, number)
+  process.communicate(timeout=20)
+  assert (tmp_path / 'random-pruning.log').read_text().endswith('saving\nsaved\n')
+
+
+def test_a_pod_whose_creation_is_refused_ends_the_script(tmp_path, stand_in, calls):
+  done = pod(tmp_path, stand_in, ['NONE'], [], FAILS='queued-resources create')
+  assert done.returncode == 1
+  assert kinds(calls()) == ['create']
+  assert 'create ended with status 1' in done.stderr and 'pod is NONE' in done.stderr
+
+
+def test_a_pod_that_never_becomes_active_is_asked_for_as_often_as_said(tmp_path, stand_in, calls):
+  states = ['NONE', 'FAILED', 'FAILED', 'NONE', 'FAILED']
+  done = pod(tmp_path, stand_in, states, [], '--attempts=2')
+  assert done.returncode == 1
+  assert kinds(calls()) == ['create', 'delete'] * 2
 
 
 def test_slurm_starts_one_process_a_gpu_and_requeues_only_when_preempted(stand_in, calls):
@@ -204,11 +295,14 @@ def test_a_dry_run_of_slurm_prints_what_a_job_would_run_and_runs_nothing(stand_i
   assert done.stdout.startswith('srun ') and calls() == []
 
 
-def test_slurm_passes_a_signal_on_and_waits_for_the_run_to_save(tmp_path, stand_in, calls):
+@pytest.mark.parametrize('scancel_takes', [0, 0.6])
+def test_slurm_passes_a_signal_on_and_requeues_what_has_saved(
+  tmp_path, stand_in, calls, scancel_takes
+):
   # As srun does, whose steps scancel signals, and which kills them where it is signalled itself.
   srun = 'echo $$ > "$HERE/step"; trap "exit 137" TERM; trap "sleep 0.3; exit 75" USR1; '
   stand_in('srun', srun + 'touch "$HERE/up"; sleep 30 & wait $!')
-  stand_in('scancel', 'kill -USR1 "$(cat "$HERE/step")"')
+  stand_in('scancel', f'kill -USR1 "$(cat "$HERE/step")"; sleep {scancel_takes}')
   stand_in('scontrol')
   script = subprocess.Popen(
     ['bash', str(LAUNCH / 'slurm.sbatch'), *TRAIN], env=os.environ | {'SLURM_JOB_ID': '7'}
@@ -303,6 +397,11 @@ def test_help_is_the_head_of_the_script_and_runs_nothing(script, stand_in, calls
     ('tpu_pod.sh', ['train', '--zone=a'], '--name and --zone must be given'),
     ('tpu_pod.sh', ['fly', '--name=a', '--zone=b'], 'unknown command fly; known: train'),
     ('tpu_pod.sh', ['train', '--name=a', '--zone=b'], '--config=FILE must be given'),
+    (
+      'tpu_pod.sh',
+      ['train', *POD, '--attempts=0', '--', *TRAIN],
+      '--attempts must be a number from 1',
+    ),
     ('gpu.sh', ['--config=a'], 'unknown argument --config=a'),
     ('sweep.sh', [*SWEEP, '--jobs=0'], '--jobs must be a number from 1'),
     ('slurm.sbatch', ['--dry-run'], '--config=FILE must be given'),

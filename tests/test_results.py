@@ -151,6 +151,7 @@ def test_the_meter_averages_since_the_last_line_and_over_the_epoch():
   assert meter.epoch_mean() == {'loss': 2.0, 'accuracy': 0.5}
   meter.add({'loss': 7.0, 'accuracy': 0.5})
   assert meter.epoch_mean() == {'loss': 7.0, 'accuracy': 0.5}  # of a new one
+  assert meter.mean()['loss'] == 3.5  # of what came after the last line
 
 
 def test_the_speed_leaves_out_other_work_and_the_call_that_was_taken_meanwhile(monkeypatch):

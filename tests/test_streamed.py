@@ -29,6 +29,7 @@ from random_pruning_jax import (
   train,
 )
 from random_pruning_jax.data import crops, decode, folder, order, places, streamed
+from random_pruning_jax.data.digits import png
 from random_pruning_jax.experiment import build, score_batches
 from random_pruning_jax.suites import bench
 
@@ -294,6 +295,14 @@ def test_an_image_is_cropped_otherwise_in_each_epoch_and_with_each_seed(data_dir
   for other in (epoch(4), epoch(0, seed=6)):
     both = first.keys() & other.keys()
     assert sum((first[i] != other[i]).any() for i in both) > 0.9 * len(both)
+
+
+def test_half_of_the_images_are_mirrored():
+  image, rng = np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0)
+  image[:, :4] = 255
+  augment = streamed.Augment((8, 8), 3, random=False)
+  as_it_is = sum(augment(png(image), rng)[0, 0, 0] == 255 for _ in range(400))
+  assert 160 < as_it_is < 240
 
 
 @pytest.mark.parametrize('split', ['validation', 'test'])

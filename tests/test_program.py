@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import tinier_config, tiny_config
 
-from random_pruning_jax import beginning, checkpoints, feed, parallel, prepared, train
+from random_pruning_jax import beginning, checkpoints, feed, masks, parallel, prepared, train
 from random_pruning_jax.data import resident
 from random_pruning_jax.experiment import build, keys
 from random_pruning_jax.program import ahead, compiled
@@ -93,6 +93,17 @@ def test_a_run_augments_by_a_key_of_its_seed_which_is_that_of_nothing_else():
       tuple(jax.random.key_data(key).tolist()) for key in (own.key, of_seed.init, of_seed.masks)
     ]
   assert len(set(found)) == 6
+
+
+def test_another_seed_begins_with_other_weights_and_other_masks(tmp_path):
+  def begun(seed, density):
+    config = tinier_config(seed=seed, pruning__density=density)
+    run = prepared.open_run(build(config), tmp_path / f'{seed} {density}')
+    return jax.device_get(beginning.begin(run)[0])
+
+  weights = [begun(seed, 1.0).params['head']['kernel'] for seed in (0, 1)]
+  assert (weights[0] != weights[1]).all()
+  assert len({masks.checksum(begun(seed, 0.5).masks) for seed in (0, 1)}) == 2
 
 
 def test_what_a_compiler_refuses_is_said_by_who_waits():

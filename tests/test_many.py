@@ -2,6 +2,7 @@
 
 import os
 import signal
+import types
 
 import jax
 import numpy as np
@@ -186,6 +187,15 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
     close(state, alone[1][i])
     same_lines(log_of(some[i]), log_of(alone[0][i]))
   assert many.train_many(configs(**changes), some, **train_some)[1].step == 10  # all are done
+
+
+def test_calls_of_several_steps_end_where_each_network_is_to_go_on():
+  run = open_run(build(tiny_config(epochs=1, steps_per_call=4)))
+  members = [
+    types.SimpleNamespace(run=run, recorder=types.SimpleNamespace(step=step)) for step in (7, 0)
+  ]
+  starts, ends = zip(*groups.calls_of(members), strict=True)
+  assert starts[0] == 0 and 7 in starts and ends[-1] == 10
 
 
 def test_networks_that_are_asked_to_stop_in_their_last_validations_stop(tmp_path):

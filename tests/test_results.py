@@ -132,6 +132,13 @@ def read_events(file):
   return events
 
 
+def test_an_attempt_that_begins_anew_leaves_no_line_of_the_one_before(tmp_path):
+  for _ in range(2):
+    with runlog.RunLog(tmp_path, 0) as log:
+      log.write('gradient', 0, {'egf_1': 1.0})
+  assert len(runlog.read_log(tmp_path)) == 1
+
+
 def test_the_meter_names_the_first_step_that_is_no_number():
   meter = Meter(10, {'pending': [[1.0, 0.5]], 'epoch': [1.0, 0.5, 1]})
   meter.add({'loss': 0.5, 'accuracy': 0.5})

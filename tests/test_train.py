@@ -288,9 +288,11 @@ def test_a_config_that_was_wrong_does_not_keep_its_workdir(tmp_path):
   with pytest.raises(ValueError, match=r'must lie in \[1, 1257\]'):
     train.train(tiny_config(batch_size=5000), tmp_path, show=False)
   prepared.claim(build(tiny_config()), tmp_path)
-  (tmp_path / 'checkpoints').mkdir()
-  with pytest.raises(ValueError, match='holds another config: seed is 0, got 1'):
-    prepared.claim(build(tiny_config(seed=1)), tmp_path)
+  for kept in ('checkpoints', 'results.jsonl'):
+    (tmp_path / kept).mkdir()
+    with pytest.raises(ValueError, match='holds another config: seed is 0, got 1'):
+      prepared.claim(build(tiny_config(seed=1)), tmp_path)
+    (tmp_path / kept).rmdir()
 
 
 def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
@@ -341,6 +343,8 @@ def test_a_run_in_calls_goes_on_to_the_very_same_numbers(in_calls, tmp_path):
     answers = iter([False] * 8 + [True])
     patch.setattr(preemption.Watch, 'asked', lambda self: next(answers))
     train.train(config, tmp_path, show=False)
+  with checkpoints.Manager(tmp_path) as saved:
+    assert saved.all_steps() == [10, 15]
   state = train.train(config, tmp_path, show=False)
   assert_equal(state, in_calls[1])
   assert log_of(tmp_path) == log_of(in_calls[0])

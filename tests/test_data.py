@@ -220,6 +220,10 @@ def test_a_set_outside_the_table_is_described_by_its_training_images(tiny_dir):
   assert (spec.num_classes, spec.shape, spec.mode, spec.flip) == (4, (6, 4, 3), 'none', False)
   assert spec.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-4)
   assert spec.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-4)
+  mixed, size = data.describe('tiny_mixed', str(tiny_dir)), (224, 224)  # as evaluation shows them
+  shown = data.load('tiny_mixed', 'train', str(tiny_dir), size=size, resize=256).images / 255
+  assert len(shown) == 6  # one of seven is held out
+  assert mixed.mean == pytest.approx(shown.mean((0, 1, 2)), abs=1e-4)
 
 
 def test_a_foreign_set_meets_a_network_in_size_and_channels(tiny_dir):

@@ -48,7 +48,7 @@ def test_the_order_is_the_same_on_every_machine_and_numpy():
 def test_steps_walk_through_the_epochs_orders_and_drop_the_rest():
   batches = [resident.batch_indices(3, step, 10, 4) for step in range(4)]
   first, second = (resident.epoch_order(3, epoch, 10) for epoch in (0, 1))
-  assert resident.steps_per_epoch(10, 4) == 2
+  assert resident.steps_per_epoch(10, 4) == 2 and resident.steps_per_epoch(10, 10) == 1
   np.testing.assert_array_equal(np.concatenate(batches), [*first[:8], *second[:8]])
 
 
@@ -98,6 +98,15 @@ def test_all_offsets_and_both_sides_are_equally_likely():
 
 def test_without_flips_no_image_is_mirrored():
   assert not choices(jax.random.key(1), np.arange(100), 1, False)[2].any()
+
+
+def test_images_that_are_not_padded_are_mirrored_all_the_same(images, labels):
+  key, indices = jax.random.key(1), np.arange(25)
+  batch = gather(images, labels, indices, key, mode='none', flip=True)
+  mirrored = np.asarray(choices(key, indices, 0, True)[2])
+  assert 0 < mirrored.sum() < 25
+  wanted = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+  np.testing.assert_array_equal(jnp.round(batch['image'] * 255), wanted)
 
 
 def test_without_a_key_images_are_the_stored_ones_scaled(images, labels):

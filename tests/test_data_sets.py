@@ -117,6 +117,23 @@ def test_crops_of_cifar_are_padded_as_the_authors_pad_them():
   assert found['cifar10'] == (4, 'reflect', True) and found['cifar100'] == (4, 'zeros', True)
 
 
+@pytest.mark.parametrize(
+  'name, mean, std',
+  [
+    ('cifar10', (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    ('cifar100', (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    ('imagenet2012', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  ],
+)
+def test_normalisation_is_that_of_the_authors_and_of_torchvision(name, mean, std):
+  assert (data.SPECS[name].mean, data.SPECS[name].std) == (mean, std)
+
+
+@pytest.mark.parametrize('name', ['digits', 'mnist', 'svhn_cropped'])
+def test_digits_are_never_mirrored(name):
+  assert not data.SPECS[name].flip
+
+
 @pytest.mark.parametrize('name', ['cifar10', 'cifar100', 'svhn_cropped', 'mnist', 'imagenet2012'])
 def test_images_that_choose_the_epoch_are_what_training_leaves(name):
   splits = data.SPECS[name].splits

@@ -11,7 +11,7 @@ import optax
 import pytest
 from tiny import a_batch, tiny_config
 
-from random_pruning_jax import masks, models, train
+from random_pruning_jax import evaluate, feed, masks, metrics, models, runlog, train
 from random_pruning_jax.experiment import build, initial_variables
 from random_pruning_jax.step import create_state, train_step
 
@@ -111,6 +111,13 @@ def test_a_run_with_all_of_it_is_restored_and_its_average_is_sparse(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, *jax.device_get((state, again)))
   kept, average = jax.device_get((state.masks, state.average))
   jax.tree.map(lambda m, a: np.testing.assert_array_equal(a[~m], 0), kept, average)
+  [validated] = [line for line in runlog.read_log(tmp_path) if line['kind'] == 'validation']
+  experiment = build(config)
+  images, labels = feed.held_out(experiment)
+  of_average = evaluate.begin_to_predict(
+    experiment.model, state.variables, images, batch_size=120, on=experiment.on
+  )
+  assert validated['nll'] == pytest.approx(float(metrics.nll(of_average(), labels)))
 
 
 def test_parts_that_do_not_divide_a_devices_batch_are_refused():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import types
 
 import jax
 import numpy as np
@@ -188,6 +189,15 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
   assert many.train_many(configs(**changes), some, **train_some)[1].step == 10  # all are done
 
 
+def test_calls_of_several_steps_end_where_each_network_is_to_go_on():
+  run = open_run(build(tiny_config(epochs=1, steps_per_call=4)))
+  members = [
+    types.SimpleNamespace(run=run, recorder=types.SimpleNamespace(step=step)) for step in (7, 0)
+  ]
+  starts, ends = zip(*groups.calls_of(members), strict=True)
+  assert starts[0] == 0 and 7 in starts and ends[-1] == 10
+
+
 def test_networks_that_are_asked_to_stop_in_their_last_validations_stop(tmp_path):
   write = runlog.RunLog.write
 
@@ -206,6 +216,9 @@ def test_networks_that_are_asked_to_stop_in_their_last_validations_stop(tmp_path
 def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_differ(tmp_path):
   with pytest.raises(ValueError, match='configs 0 and 1 batch_size is 120 and 60'):
     many.train_many([tiny_config(), tiny_config(batch_size=60)], places(tmp_path, 2))
+  smooth = tiny_config(optimizer__label_smoothing=0.1)
+  with pytest.raises(ValueError, match=r'0 and 1 optimizer.label_smoothing is 0.0 and 0.1'):
+    many.train_many([tiny_config(), smooth], places(tmp_path, 2))
   with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
     many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path, tmp_path])
   with pytest.raises(ValueError, match='way must be one of map, turn, unroll, vmap'):
@@ -213,6 +226,13 @@ def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_dif
   with pytest.raises(ValueError, match='at least one network'):
     many.train_many([], [])
   assert not list(tmp_path.iterdir())
+
+
+def test_networks_of_which_the_number_of_devices_changes_numbers_are_not_put_on_one_each():
+  on = parallel.devices(2)
+  assert many._by_itself(tiny_config(), on)
+  assert not many._by_itself(tiny_config(model__sync_batch_norm=False), on)
+  assert not many._by_itself(tiny_config(optimizer__accumulate=2), on)
 
 
 def test_what_is_wrong_with_one_network_stops_no_other(alone, tmp_path):

@@ -132,6 +132,13 @@ def read_events(file):
   return events
 
 
+def test_an_attempt_that_begins_anew_leaves_no_line_of_the_one_before(tmp_path):
+  for _ in range(2):
+    with runlog.RunLog(tmp_path, 0) as log:
+      log.write('gradient', 0, {'egf_1': 1.0})
+  assert len(runlog.read_log(tmp_path)) == 1
+
+
 def test_the_meter_names_the_first_step_that_is_no_number():
   meter = Meter(10, {'pending': [[1.0, 0.5]], 'epoch': [1.0, 0.5, 1]})
   meter.add({'loss': 0.5, 'accuracy': 0.5})
@@ -151,6 +158,7 @@ def test_the_meter_averages_since_the_last_line_and_over_the_epoch():
   assert meter.epoch_mean() == {'loss': 2.0, 'accuracy': 0.5}
   meter.add({'loss': 7.0, 'accuracy': 0.5})
   assert meter.epoch_mean() == {'loss': 7.0, 'accuracy': 0.5}  # of a new one
+  assert meter.mean()['loss'] == 3.5  # of what came after the last line
 
 
 def test_the_speed_leaves_out_other_work_and_the_call_that_was_taken_meanwhile(monkeypatch):

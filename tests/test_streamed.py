@@ -29,6 +29,7 @@ from random_pruning_jax import (
   train,
 )
 from random_pruning_jax.data import crops, decode, folder, order, places, streamed
+from random_pruning_jax.data.digits import png
 from random_pruning_jax.experiment import build, score_batches
 from random_pruning_jax.suites import bench
 
@@ -83,10 +84,10 @@ def source(data_dir, split='train'):
   return streamed.EncodedImages('colours', split, data_dir)
 
 
-def example(data_dir, mine=None, batch_size=8, **augment):
+def example(data_dir, mine=None, batch_size=8, seed=5, **augment):
   places_of_batch = tuple(range(batch_size)) if mine is None else mine
   augment = streamed.Augment((16, 16), 3, **augment)
-  return streamed.Example(source(data_dir), augment, 5, batch_size, places_of_batch)
+  return streamed.Example(source(data_dir), augment, seed, batch_size, places_of_batch)
 
 
 def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
@@ -184,9 +185,10 @@ def test_images_that_may_differ_in_size_are_resident_nowhere(data_dir):
 
 
 @pytest.mark.parametrize('decoder', crops.DECODERS)
-def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir, decoder):
+def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir, decoder, monkeypatch):
   if not all(map(crops.installed, crops.NEEDED[decoder])):
     pytest.skip(f'{decoder} is not installed')
+  monkeypatch.setattr(streamed, 'TOGETHER', 5)  # a batch is read in parts, the last of them smaller
   whole = streamed.Augment((8, 8), 3)
   stored = who(np.stack([whole(data) for data, _ in source(data_dir).read(range(36))]))
   shown = example(data_dir, batch_size=TRAIN, decoder=decoder)
@@ -279,19 +281,28 @@ def test_ctrl_c_is_for_the_run_and_not_for_its_workers(data_dir):
   assert said.count('Traceback') == 1 and said.splitlines()[-1] == 'KeyboardInterrupt'
 
 
-def test_an_image_is_cropped_otherwise_in_each_epoch(data_dir):
-  def epoch(start):
+def test_an_image_is_cropped_otherwise_in_each_epoch_and_with_each_seed(data_dir):
+  def epoch(start, seed=5):
     steps = range(start, start + 4)
-    found = streamed.batches(example(data_dir), start, start + 4, workers=0)
+    found = streamed.batches(example(data_dir, seed=seed), start, start + 4, workers=0)
     return {
       int(index): image
       for step, batch in zip(steps, found, strict=True)
-      for index, image in zip(order.batch_indices(5, step, 36, 8), batch['image'], strict=True)
+      for index, image in zip(order.batch_indices(seed, step, 36, 8), batch['image'], strict=True)
     }
 
-  first, second = epoch(0), epoch(4)
-  both = first.keys() & second.keys()
-  assert sum((first[i] != second[i]).any() for i in both) > 0.9 * len(both)
+  first = epoch(0)
+  for other in (epoch(4), epoch(0, seed=6)):
+    both = first.keys() & other.keys()
+    assert sum((first[i] != other[i]).any() for i in both) > 0.9 * len(both)
+
+
+def test_half_of_the_images_are_mirrored():
+  image, rng = np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0)
+  image[:, :4] = 255
+  augment = streamed.Augment((8, 8), 3, random=False)
+  as_it_is = sum(augment(png(image), rng)[0, 0, 0] == 255 for _ in range(400))
+  assert 160 < as_it_is < 240
 
 
 @pytest.mark.parametrize('split', ['validation', 'test'])

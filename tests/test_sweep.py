@@ -203,6 +203,17 @@ def test_a_lease_from_another_host_lasts_while_it_is_touched(tmp_path):
   assert lease.holder(place) is None
 
 
+def test_a_lease_is_touched_while_it_is_held(tmp_path, monkeypatch):
+  monkeypatch.setattr(lease, 'TOUCHED_EVERY', 0.01)
+  path = tmp_path / 'run' / lease.FILE
+  with lease.hold(path.parent):
+    os.utime(path, (0, 0))
+    until = time.monotonic() + 30
+    while not path.stat().st_mtime and time.monotonic() < until:
+      time.sleep(0.01)
+    assert path.stat().st_mtime
+
+
 def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_path):
   configs = [small(pruning__ratio='nonsense', seed=seed) for seed in range(3)]
   jobs = agenda.make(configs, skip_invalid=True).jobs  # recorded as failed in no time

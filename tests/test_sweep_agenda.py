@@ -120,14 +120,15 @@ def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
 def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_path, monkeypatch):
   clock = types.SimpleNamespace(perf_counter=itertools.count(step=60).__next__)  # a look, a minute
   monkeypatch.setattr(estimate, 'time', clock)
-  both = agenda.make([small(), small(model__width=4)])
+  both = agenda.make([small(), small(model__width=4, batch_size=60)])  # in half as large batches
   narrow, wide = (
     sum(x.macs for x in both.experiments[job.group].structure.layers) for job in both.jobs
   )
   seconds = estimate.seconds_per_step(both.jobs, both.experiments)
-  assert list(seconds.values()) == [60, 60 * wide / narrow]  # measured, and scaled from that
+  assert list(seconds.values()) == [60, 30 * wide / narrow]  # measured, and scaled from that
   text = estimate.table(both.jobs, both.experiments, tmp_path, workers=4)
-  assert f'about {estimate.duration(10 * sum(seconds.values()))} here with 4 workers' in text
+  left = estimate.duration(10 * 60 + 20 * 30 * wide / narrow)
+  assert f'about {left} here with 4 workers' in text
 
 
 def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):

@@ -134,6 +134,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, ev
   with checkpoints.Manager(tmp_path, config.checkpoint.keep) as saved:
     after = checkpoints.record_of(saved, saved.all_steps()[-1])
   assert before['pixels'] == after['pixels'] == crops.pixels()
+  assert (after['per_epoch'], after['devices'], after['crops']) == (10, 4, crops.VERSION)
   assert before['seconds'] < after['seconds']
   assert before['compile_seconds'] < after['compile_seconds']  # of both
 
@@ -240,7 +241,7 @@ def test_a_speed_that_is_not_known_yet_is_not_logged_as_none(tmp_path):
 
 
 def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
-  found = {1: 0.5, 2: 0.9, 3: 0.6, 4: None, 5: 0.6, 6: 0.8, 7: 0.7}  # accuracy, where validated
+  found = {1: 0.5, 2: 0.9, 3: 0.9, 4: None, 5: 0.6, 6: 0.8, 7: 0.7}  # accuracy, where validated
   for part in ((1, 2, 3), (4, 5), (6, 7)):  # a process each, which goes on where the last one ended
     with checkpoints.Manager(tmp_path, keep=2) as saved:
       for step in part:
@@ -248,16 +249,16 @@ def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
         state = whole[1].replace(step=jnp.int32(step))
         checkpoints.save(saved, state, {'validation': validation})
       checkpoints.finish(saved)
-      assert checkpoints.find(saved, 'best') == 2
+      assert checkpoints.find(saved, 'best') == 3  # the later of two that are equal
   with checkpoints.Manager(tmp_path, keep=2) as saved:
-    assert saved.all_steps() == [2, 6, 7]
-    assert checkpoints.find(saved, 'best') == 2
+    assert saved.all_steps() == [3, 6, 7]
+    assert checkpoints.find(saved, 'best') == 3
     (tmp_path / 'checkpoints/6/record/metadata').write_text('{"valid')  # and no harm is done
     checkpoints.save(saved, whole[1].replace(step=jnp.int32(8)), {'validation': {'accuracy': 0.1}})
     checkpoints.finish(saved)
-    assert saved.all_steps() == [2, 7, 8]
+    assert saved.all_steps() == [3, 7, 8]
   on_disk = [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
-  assert sorted(on_disk) == ['2', '7', '8']
+  assert sorted(on_disk) == ['3', '7', '8']
 
 
 def test_without_synchronised_statistics_each_device_has_its_own():
@@ -279,15 +280,19 @@ def test_calls_end_where_the_loop_must_act_and_nowhere_else_by_where_a_run_began
   for start, _ in whole:  # a checkpoint may be saved at the end of any call
     assert list(calls.spans(start, 20, 3, (10, 4))) == [call for call in whole if call[0] >= start]
   assert {6, 7} <= {stop for _, stop in calls.spans(0, 20, 4, (10,), at=(6, 7))}
+  config = tiny_config(log_every=4, checkpoint__every_steps=3, gradient_flow_every=7)
+  assert sorted(calls.periods_of(config, 10)) == [3, 4, 7, 10]
 
 
 def test_a_config_that_was_wrong_does_not_keep_its_workdir(tmp_path):
   with pytest.raises(ValueError, match=r'must lie in \[1, 1257\]'):
     train.train(tiny_config(batch_size=5000), tmp_path, show=False)
   prepared.claim(build(tiny_config()), tmp_path)
-  (tmp_path / 'checkpoints').mkdir()
-  with pytest.raises(ValueError, match='holds another config: seed is 0, got 1'):
-    prepared.claim(build(tiny_config(seed=1)), tmp_path)
+  for kept in ('checkpoints', 'results.jsonl'):
+    (tmp_path / kept).mkdir()
+    with pytest.raises(ValueError, match='holds another config: seed is 0, got 1'):
+      prepared.claim(build(tiny_config(seed=1)), tmp_path)
+    (tmp_path / kept).rmdir()
 
 
 def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
@@ -338,6 +343,8 @@ def test_a_run_in_calls_goes_on_to_the_very_same_numbers(in_calls, tmp_path):
     answers = iter([False] * 8 + [True])
     patch.setattr(preemption.Watch, 'asked', lambda self: next(answers))
     train.train(config, tmp_path, show=False)
+  with checkpoints.Manager(tmp_path) as saved:
+    assert saved.all_steps() == [10, 15]
   state = train.train(config, tmp_path, show=False)
   assert_equal(state, in_calls[1])
   assert log_of(tmp_path) == log_of(in_calls[0])

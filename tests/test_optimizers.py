@@ -31,6 +31,8 @@ def test_cosine_ends_at_zero_and_constant_stays():
     0.0,
   ]
   assert rates(tiny_config(schedule__name='constant', optimizer__lr=0.1), [0, 19]) == [0.1, 0.1]
+  warmed = tiny_config(schedule__name='cosine', optimizer__lr=0.1, schedule__warmup_epochs=1)
+  assert rates(warmed, [10, 15, 20]) == [0.1, 0.05, 0.0]
 
 
 def test_warm_up_rises_in_equal_steps_and_the_milestones_stay_where_they_were():

@@ -15,13 +15,16 @@ def test_squares_shrink_with_the_queries():
   assert len(lengths) == 9_999
   assert (lengths[0], lengths[10], lengths[11], lengths[51]) == (29, 29, 20, 14)
   assert (np.diff(lengths) <= 0).all() and lengths[-1] == 1
+  assert square.sides(1000, 0.8, 32, 32)[:3].tolist() == [29, 29, 20]  # in proportion
   assert square.sides(3, 1.0, 4, 9).max() == 4
+  assert square.sides(100, 0.8, 4, 4).min() == 1
 
 
 def test_a_square_has_a_sign_for_each_channel_and_stays_where_the_loss_rose():
   keys = jax.random.split(jax.random.key(0), 32)
   painted, signs = jax.jit(jax.vmap(lambda key: square._square(key, 3, (8, 8, 2))))(keys)
   assert (painted.sum((1, 2, 3)) == 9).all()
+  assert painted.any((0, 2, 3)).all() and painted.any((0, 1, 3)).all()  # up to the edges
   assert len(np.unique(signs.reshape(32, 2), axis=0)) == 4
   images = jnp.full((2, 4, 4, 2), 0.5)
   flat = functools.partial(square.square, lambda x: jnp.zeros(len(x)), queries=5)

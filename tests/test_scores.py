@@ -126,10 +126,9 @@ def test_a_high_grasp_score_is_gradient_norm_that_goes_with_the_weight():
 
 
 def test_the_authors_grasp_sums_over_two_halves():
-  """Without BatchNorm, two sums of two are four means, if the halves are one batch twice."""
+  """Without BatchNorm, sums over halves are twice the means of all, of gradients and products."""
   params, batch = mlp(4, 5, 3), a_batch()
-  twice = {name: np.concatenate([array, array]) for name, array in batch.items()}
-  found = scores.grasp_authors(tanh_mlp, params, twice, None)
+  found = scores.grasp_authors(tanh_mlp, params, batch, None)
   close(found, jax.tree.map(lambda s: 4 * s, scores.grasp(tanh_mlp, params, batch, None)), 1e-4)
 
 
@@ -312,6 +311,15 @@ def test_a_batch_in_parts_is_the_whole_batch_where_images_do_not_meet():
     scores.grasp(tanh_mlp, params, batch, None),
     1e-4,
   )
+
+
+def test_a_batch_is_cut_into_the_fewest_equal_parts_that_have_room():
+  def size(part):
+    return jnp.float32(len(part['label']))
+
+  batch, on = {'label': np.zeros(250, np.int32)}, parallel.devices(1)
+  found = [scoring._average(size, (), batch, on=on, most=most) for most in (100, 128, 250, 300)]
+  assert found == [50, 125, 250, 250]
 
 
 def test_a_part_of_grasp_needs_less_memory_than_the_gradient_of_a_training_step():

@@ -31,3 +31,20 @@ def test_a_square_has_a_sign_for_each_channel_and_stays_where_the_loss_rose():
   striped = jax.jit(flat)(images, 0.1, keys[:2])
   assert (striped == striped[:, :1]).all()
   assert (striped[..., 0] != striped[..., 1]).any()
+
+
+def test_the_best_of_all_images_that_were_tried_is_returned():
+  weights = jnp.asarray(np.random.RandomState(0).normal(size=(5, 5, 2)), jnp.float32)
+  images, keys, met = jnp.full((3, 5, 5, 2), 0.5), jax.random.split(jax.random.key(0), 3), []
+
+  def loss(pixels):
+    return (pixels * weights).sum((1, 2, 3))
+
+  def watched(pixels):
+    jax.debug.callback(met.append, loss(pixels), ordered=True)
+    return loss(pixels)
+
+  found = jax.jit(functools.partial(square.square, watched, queries=20))(images, 0.1, keys)
+  jax.effects_barrier()
+  assert len(met) == 20
+  np.testing.assert_allclose(loss(found), np.max(met, axis=0), rtol=1e-6)

@@ -46,7 +46,8 @@ def test_warm_up_rises_in_equal_steps_and_the_milestones_stay_where_they_were():
 
 @pytest.mark.parametrize('nesterov', [True, False])
 @pytest.mark.parametrize('decay', ['kernels', 'all'])
-def test_one_weight_follows_sgd_as_pytorch_defines_it(nesterov, decay):
+@pytest.mark.parametrize('later', [False, True])  # when the rates are known
+def test_one_weight_follows_sgd_as_pytorch_defines_it(nesterov, decay, later):
   """v = m v + (g + wd w); w -= lr (g + wd w + m v) with Nesterov, lr v without."""
   config = tiny_config(
     optimizer__lr=0.5,
@@ -56,6 +57,8 @@ def test_one_weight_follows_sgd_as_pytorch_defines_it(nesterov, decay):
     schedule__name='constant',
   )
   tx = optimizers.make(config, 10)
+  if later:
+    tx = optimizers.maker(config, 10)(optimizers.rates(config))
   params = {name: jnp.array([2.0]) for name in ('kernel', 'bias', 'scale')}
   state = tx.init(params)
   expected = {name: [2.0, 0.0] for name in params}  # weight, velocity

@@ -94,15 +94,19 @@ def test_another_count_and_another_place_are_found(trained, tmp_path):
   )
 
 
-def test_of_a_large_layer_too_one_weight_more_than_planned_is_found(tmp_path):
-  def change(state):
-    kept = jax.device_get(state.masks)
-    more = np.array(kept['stage3_block0']['conv2']['kernel'])
-    more.ravel()[np.argmin(more)] = True
-    kept['stage3_block0']['conv2']['kernel'] = more
-    return state.replace(opt_state=masks.with_masks(state.opt_state, kept))
+def one_more(state):
+  """The state whose masks keep a weight more in one layer."""
+  kept = jax.device_get(state.masks)
+  more = np.array(kept['stage3_block0']['conv2']['kernel'])
+  more.ravel()[np.argmin(more)] = True
+  kept['stage3_block0']['conv2']['kernel'] = more
+  return state.replace(opt_state=masks.with_masks(state.opt_state, kept))
 
-  untrained(tiny_config(model__width=4), tmp_path, change=change)  # 2,304 weights
+
+@pytest.mark.parametrize('changes', [{'model__width': 4}, {'pruning__ratio': 'magnitude'}])
+def test_of_a_large_layer_too_one_weight_more_than_planned_is_found(tmp_path, changes):
+  """Of 2,304; of 576 where the ratio is a score, which may differ by a weight in a thousand."""
+  untrained(tiny_config(**changes), tmp_path, change=one_more)
   [failure] = verify.verify(tmp_path, 'latest').failures
   assert failure.startswith('stage3_block0/conv2/kernel: ') and 'weights kept, planned' in failure
 
@@ -214,10 +218,11 @@ def test_random_masks_of_a_ratio_that_is_a_score_are_those_of_the_seed(tmp_path)
 
 
 @pytest.mark.parametrize(
-  ('dense', 'sampling'), [((), 'exact'), (('stem',), 'exact'), ((), 'bernoulli')]
+  ('dense', 'sampling', 'more'),
+  [((), 'exact', 0), (('stem',), 'exact', 0), ((), 'exact', 1), ((), 'bernoulli', 0)],
 )
 def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(
-  tmp_path, capsys, dense, sampling
+  tmp_path, capsys, dense, sampling, more
 ):
   config = tiny_config(
     dataset='cifar10',
@@ -226,11 +231,13 @@ def test_where_the_images_of_a_score_are_not_here_the_total_is_compared(
     pruning__dense=dense,
     pruning__sampling=sampling,
   )
-  untrained(config, tmp_path / 'run')  # its total is the budget, as SNIP's is
+  change = one_more if more else lambda state: state
+  untrained(config, tmp_path / 'run', change=change)  # its total is the budget, as SNIP's is
   text = (tmp_path / 'run' / runlog.CONFIG_FILE).read_text()
   (tmp_path / 'run' / runlog.CONFIG_FILE).write_text(text.replace('magnitude', 'snip'))
   verdict = verify.verify(tmp_path / 'run', 'latest')
-  assert verdict.failures == () and verdict.layers[0].planned is None
+  assert verdict.layers[0].planned is None and bool(verdict.failures) == bool(more)
+  assert not more or verdict.failures[-1].startswith('all layers: ')
   assert 'only the total of all layers is compared, because snip needs data' in (
     capsys.readouterr().err
   )

@@ -210,15 +210,23 @@ def test_synflow_leaves_every_layer_a_weight_at_999_in_a_thousand():
   assert min(masks.layer_densities(once, 0.001).values()) == 0  # the rounds are what does it
 
 
+class Block(nn.Module):
+  """A linear layer beside a shortcut."""
+
+  @nn.compact
+  def __call__(self, x):
+    return x + nn.relu(nn.Dense(4, use_bias=False, name='inner')(x))
+
+
 class Deep(nn.Module):
-  """Ten linear layers."""
+  """Ten linear layers, and a block."""
 
   @nn.compact
   def __call__(self, images, train=False, normalize=True):
     x = images.reshape(len(images), -1)
     for i in range(10):
       x = nn.relu(nn.Dense(4, use_bias=False, name=f'layer{i}')(x))
-    return x
+    return Block(name='block')(x)
 
 
 def plain(params, images, train, normalize):
@@ -233,6 +241,7 @@ def rescaled(params, images, train, normalize):
 def test_synflow_of_a_deep_network_neither_overflows_nor_changes_its_order():
   rng = np.random.RandomState(0)
   params = {f'layer{i}': {'kernel': rng.rand(4, 4).astype(np.float32)} for i in range(10)}
+  params['block'] = {'inner': {'kernel': rng.rand(4, 4).astype(np.float32)}}
   ones = np.ones((1, 2, 2, 1), np.float32)
   scaled, wanted = (synflow.flow(fn, params, ones) for fn in (rescaled, plain))
   factor = scaled['layer0']['kernel'][0, 0] / wanted['layer0']['kernel'][0, 0]
@@ -360,6 +369,7 @@ def test_grasp_sees_the_first_25_images_of_each_class_and_snip_the_first_batch()
   np.testing.assert_array_equal(
     found['grasp_authors']['image'], images.images[np.concatenate(by_class)]
   )
+  assert np.unique(scoring._balanced(np.arange(250) % 10, 10, 0)).tolist() == [*range(250)]  # all
   few = data.Images(images.images[:100], images.labels[:100])
   with pytest.raises(ValueError, match='GraSP needs 25 training images of each class, but class'):
     scoring.batches(['grasp'], few, spec, seed=0, batch_size=64)

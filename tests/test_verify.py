@@ -116,11 +116,13 @@ def test_numbers_that_are_none_and_masked_batch_norm_are_found(trained, tmp_path
 
   def change(params, kept):
     params['head']['kernel'] = np.where(kept['head']['kernel'], np.float32(np.nan), np.float32(0))
+    params['stem']['kernel'] = np.full_like(params['stem']['kernel'], np.inf)
     kept['stem_norm']['scale'] = np.array([True, False])
     return params, kept
 
   failures = verify.verify(broken(trained, tmp_path, change), 'latest').failures
-  assert 'head/kernel: not all weights are finite' in failures
+  for name in ('head', 'stem'):
+    assert f'{name}/kernel: not all weights are finite' in failures
   assert 'stem_norm/scale: masked, though it is never pruned' in failures
 
 

@@ -55,6 +55,11 @@ def test_where_draws_may_not_be_cut_those_of_one_size_alone_are_one():
     chex.assert_trees_all_close(drawn.together(several)(KEY), several(KEY), rtol=1e-6)
 
 
+def test_an_array_holds_no_more_numbers_than_there_is_room_for(monkeypatch):
+  monkeypatch.setattr(drawn, 'MOST', 15)  # 15; 15; 4 and 3
+  assert draws(drawn.together(several)) == (3, 1)
+
+
 def test_numbers_of_two_types_are_two_draws():
   def both(key):
     kinds = (jnp.float32, jnp.bfloat16)

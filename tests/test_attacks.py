@@ -384,6 +384,7 @@ def test_losses_of_a_case_worked_by_hand():
   half = logits.astype(jnp.bfloat16)  # whose losses are not rounded as it is
   for loss in (attacks.margin, attacks.dlr, attacks.cross_entropy):
     np.testing.assert_array_equal(loss(half, labels), loss(logits, labels))
+    assert loss(half, labels).dtype == jnp.float32
 
 
 def test_images_wrong_from_the_start_count_as_wrong():

@@ -85,6 +85,7 @@ def test_the_keys_of_a_seed_are_the_same_whatever_jax_is_set_to(partitionable):
 
 def test_old_keys_give_the_same_numbers():
   key = jax.random.PRNGKey(7)
+  chex.assert_trees_all_close(drawn.normal(key, (3, 5)), jax.random.normal(key, (3, 5)), rtol=1e-6)
   chex.assert_trees_all_close(drawn.together(several)(key), several(KEY), rtol=1e-6)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import chex
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import masks as masks_lib
@@ -64,11 +63,11 @@ def _positive(x: chex.Array) -> chex.Array:
 
 
 def _positive_forward(x):
-  return _positive(x), x > 0
+  return _positive(x), None
 
 
-def _positive_backward(open_, g):
-  return (jnp.where(open_ & (g > 0), 1, 0).astype(g.dtype),)
+def _positive_backward(_, g):
+  return ((g > 0).astype(g.dtype),)
 
 
 _positive.defvjp(_positive_forward, _positive_backward)

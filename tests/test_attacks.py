@@ -1,6 +1,7 @@
 """Attacks on a linear model with a closed form, on a small trained network, and against foolbox."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -149,9 +150,8 @@ def test_one_compilation_serves_every_epsilon(task):
 def test_an_image_meets_the_same_attack_in_any_batch(name, task):
   params, images, labels = task
   whole, _ = attack(name, task, 0.05)
-  part, _ = compiled(name)(
-    params, images[5:9], labels[5:9], jnp.float32(0.05), keys_of(images)[5:9]
-  )
+  keys = norms.image_keys(jax.random.key(0), jnp.arange(5, 9))
+  part, _ = compiled(name)(params, images[5:9], labels[5:9], jnp.float32(0.05), keys)
   np.testing.assert_allclose(part, whole[5:9], atol=1e-5)
 
 
@@ -253,14 +253,68 @@ def test_settings_that_are_given_replace_those_of_the_table():
   assert (run(None, None, None, 0.1, None), run(None, None, None, 0.1, None, steps=1)) == (50, 1)
 
 
-def test_each_target_has_a_start_of_its_own(task):
+@pytest.mark.parametrize(
+  ('name', 'attack', 'of', 'settings'),
+  [
+    ('pgd', attacks.pgd, attacks.cross_entropy, {'steps': 3}),
+    ('apgd_ce', attacks.apgd, attacks.cross_entropy, {'steps': 3}),
+    ('square', attacks.square, attacks.margin, {'queries': 30}),
+  ],
+)
+def test_attacks_of_the_table_climb_the_loss_of_the_literature(name, attack, of, settings, task):
+  params, images, labels = task
+
+  def loss(pixels):
+    return of(logits_fn(params, pixels), labels)
+
+  arguments = (0.1, keys_of(images))
+  found = attacks.ATTACKS[name](
+    functools.partial(logits_fn, params), images, labels, *arguments, **settings
+  )
+  np.testing.assert_allclose(found, attack(loss, images, *arguments, **settings), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', norms.NORMS)
+def test_random_starts_are_all_over_the_ball(name):
+  images = jnp.full((200, 2, 2, 3), 0.5)
+  moved = norms.start(norms.get(name), images, 0.1, keys_of(images)).reshape(200, -1) - 0.5
+  np.testing.assert_allclose(moved.mean(0), 0, atol=0.015)
+  if name == 'linf':
+    np.testing.assert_allclose(moved.std(0), 0.1 / np.sqrt(3), rtol=0.1)
+  else:
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 0.1, rtol=1e-5)
+
+
+def test_settings_that_are_not_given_are_those_of_the_literature():
+  wanted = {
+    attacks.pgd: {'steps': 20, 'step_size': 0.25, 'norm': 'linf', 'restarts': 1},
+    attacks.apgd: {'steps': 100, 'norm': 'linf', 'restarts': 1},
+    attacks.apgd_targeted: {'targets': 9},
+    attacks.square: {'queries': 5000, 'p_init': 0.8},
+  }
+  for attack, settings in wanted.items():
+    named = inspect.signature(attack).parameters
+    assert {name: named[name].default for name in settings} == settings
+
+
+def test_a_step_of_l2_pgd_is_a_tenth_of_epsilon(task):
+  params, images, labels = task
+  network, inner = functools.partial(logits_fn, params), 0.2 + 0.6 * images  # none is clipped
+  run = functools.partial(attacks.ATTACKS['pgd_l2'], network, steps=1, random_start=False)
+  moved = run(inner, labels, 0.5, keys_of(inner))
+  lengths = np.linalg.norm((moved - inner).reshape(len(inner), -1), axis=1)
+  np.testing.assert_allclose(lengths, 0.05, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('targets', 'tried'), [(3, 3), (9, 4)])  # of five classes
+def test_each_target_has_a_start_of_its_own(targets, tried, task):
   params, images, labels = task
   blind = lambda pixels: jax.lax.stop_gradient(logits_fn(params, pixels))  # noqa: E731
-  run = functools.partial(attacks.apgd_targeted, blind, targets=3, steps=1)
+  run = functools.partial(attacks.apgd_targeted, blind, targets=targets, steps=1)
   found = jax.jit(run)(images, labels, 0.2, keys_of(images))
-  split = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys_of(images))
-  tried = [images, *(norms.start(norms.get('linf'), images, 0.2, keys) for keys in split)]
-  margins = jnp.stack([attacks.margin(blind(each), labels) for each in tried])
+  split = jax.vmap(lambda key: jax.random.split(key, tried), out_axes=1)(keys_of(images))
+  starts = [images, *(norms.start(norms.get('linf'), images, 0.2, keys) for keys in split)]
+  margins = jnp.stack([attacks.margin(blind(each), labels) for each in starts])
   np.testing.assert_allclose(attacks.margin(blind(found), labels), margins.max(0), atol=1e-5)
 
 
@@ -327,6 +381,10 @@ def test_losses_of_a_case_worked_by_hand():
   np.testing.assert_allclose(targeted, [-3 / 3.5, 1 / 3.5])
   p = np.exp(4) / np.exp([4, 1, 3, 0]).sum()
   assert attacks.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p))
+  half = logits.astype(jnp.bfloat16)  # whose losses are not rounded as it is
+  for loss in (attacks.margin, attacks.dlr, attacks.cross_entropy):
+    np.testing.assert_array_equal(loss(half, labels), loss(logits, labels))
+    assert loss(half, labels).dtype == jnp.float32
 
 
 def test_images_wrong_from_the_start_count_as_wrong():

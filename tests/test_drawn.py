@@ -55,6 +55,11 @@ def test_where_draws_may_not_be_cut_those_of_one_size_alone_are_one():
     chex.assert_trees_all_close(drawn.together(several)(KEY), several(KEY), rtol=1e-6)
 
 
+def test_an_array_holds_no_more_numbers_than_there_is_room_for(monkeypatch):
+  monkeypatch.setattr(drawn, 'MOST', 15)  # 15; 15; 4 and 3
+  assert draws(drawn.together(several)) == (3, 1)
+
+
 def test_numbers_of_two_types_are_two_draws():
   def both(key):
     kinds = (jnp.float32, jnp.bfloat16)
@@ -80,6 +85,7 @@ def test_the_keys_of_a_seed_are_the_same_whatever_jax_is_set_to(partitionable):
 
 def test_old_keys_give_the_same_numbers():
   key = jax.random.PRNGKey(7)
+  chex.assert_trees_all_close(drawn.normal(key, (3, 5)), jax.random.normal(key, (3, 5)), rtol=1e-6)
   chex.assert_trees_all_close(drawn.together(several)(key), several(KEY), rtol=1e-6)
 
 

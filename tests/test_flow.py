@@ -91,7 +91,7 @@ def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
 
 
 def test_the_first_batch_is_that_of_the_first_step_in_pixels_up_to_one():
-  experiment, images = build(tiny_config()), data.load('digits', 'train')
+  experiment, images = build(tiny_config(seed=3)), data.load('digits', 'train')
   [(indices, _)] = feed.feed(experiment).stream([(0, 1)])
   batch = flow.first_batch(experiment, images)
   np.testing.assert_array_equal(batch['label'], images.labels[indices.ravel()])

@@ -45,6 +45,7 @@ def test_two_equal_halves_accumulate_to_the_gradient_of_one():
   # Running statistics go a tenth of the way with each part.
   moved = jax.tree.map(lambda a, b: a + 1.9 * (b - a), start.batch_stats, once.batch_stats)
   close(twice.batch_stats, moved)
+  assert all(once.batch_stats['stem_norm']['mean'] != 0)
 
 
 def test_the_average_follows_the_weights_and_is_what_is_evaluated():

@@ -27,6 +27,7 @@ def test_top_keeps_the_highest_of_ten_weights():
   kept = masks.top({'w': jnp.arange(10.0)}, {'w': 0.3})
   assert np.flatnonzero(kept['w']).tolist() == [7, 8, 9]
   assert masks.count(masks.top({'w': jnp.arange(10.0)}, {'w': 0.27})) == {'w': 3}  # the nearest
+  assert [masks.kept_count(0.5, size) for size in (1, 3, 5)] == [0, 2, 2]  # a half to the even one
 
 
 def test_equal_scores_are_kept_in_order_of_index():
@@ -61,6 +62,8 @@ def test_a_checksum_tells_names_and_shapes_and_not_containers():
   assert len(set(map(masks.checksum, told))) == len(told)
   in_order = collections.OrderedDict(b=b, a=a)  # whose leaves come as they were put in
   assert masks.checksum(in_order) == masks.checksum({'a': a, 'b': b})
+  # Pinned: checkpoints hold it, and one that has another is refused.
+  assert masks.checksum(in_order) == 'ebb6e058299e5694'
 
 
 def test_the_random_stream_is_the_one_that_was_published():
@@ -218,6 +221,9 @@ def test_masks_in_other_containers_are_matched_by_path():
   state = masks.with_masks(tx.init(frozen), flax.core.freeze(kept))
   updates, _ = tx.update(frozen, state, frozen)
   assert isinstance(updates, flax.core.FrozenDict)
+  in_order = collections.OrderedDict(b=jnp.ones(2), a=jnp.ones(2))  # as they were put in
+  half = {'a': jnp.array([True, False]), 'b': jnp.array([False, True])}
+  assert masks.apply(in_order, half)['a'].tolist() == [1, 0]
 
 
 def test_keep_sparse_inside_of_what_hides_parameters_is_refused():

@@ -17,6 +17,8 @@ def rates(config, steps):
 def test_milestones_divide_the_rate_at_their_fraction_of_training():
   config = tiny_config(epochs=16, optimizer__lr=0.1)  # 160 steps, as the paper has epochs
   assert rates(config, [0, 79, 80, 119, 120, 159]) == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+  at_once = optimizers.learning_rates(config, 10)
+  assert len(at_once) == 160 and at_once[[79, 80]] == pytest.approx([0.1, 0.01])
 
 
 def test_two_milestones_in_one_step_divide_twice():
@@ -31,6 +33,8 @@ def test_cosine_ends_at_zero_and_constant_stays():
     0.0,
   ]
   assert rates(tiny_config(schedule__name='constant', optimizer__lr=0.1), [0, 19]) == [0.1, 0.1]
+  warmed = tiny_config(schedule__name='cosine', optimizer__lr=0.1, schedule__warmup_epochs=1)
+  assert rates(warmed, [10, 15, 20]) == [0.1, 0.05, 0.0]
 
 
 def test_warm_up_rises_in_equal_steps_and_the_milestones_stay_where_they_were():
@@ -42,7 +46,8 @@ def test_warm_up_rises_in_equal_steps_and_the_milestones_stay_where_they_were():
 
 @pytest.mark.parametrize('nesterov', [True, False])
 @pytest.mark.parametrize('decay', ['kernels', 'all'])
-def test_one_weight_follows_sgd_as_pytorch_defines_it(nesterov, decay):
+@pytest.mark.parametrize('later', [False, True])  # when the rates are known
+def test_one_weight_follows_sgd_as_pytorch_defines_it(nesterov, decay, later):
   """v = m v + (g + wd w); w -= lr (g + wd w + m v) with Nesterov, lr v without."""
   config = tiny_config(
     optimizer__lr=0.5,
@@ -52,9 +57,11 @@ def test_one_weight_follows_sgd_as_pytorch_defines_it(nesterov, decay):
     schedule__name='constant',
   )
   tx = optimizers.make(config, 10)
-  params = {'kernel': jnp.array([2.0]), 'bias': jnp.array([2.0])}
+  if later:
+    tx = optimizers.maker(config, 10)(optimizers.rates(config))
+  params = {name: jnp.array([2.0]) for name in ('kernel', 'bias', 'scale')}
   state = tx.init(params)
-  expected = {'kernel': [2.0, 0.0], 'bias': [2.0, 0.0]}  # weight, velocity
+  expected = {name: [2.0, 0.0] for name in params}  # weight, velocity
   for grad in (1.0, -0.5, 0.25):
     updates, state = tx.update({name: jnp.array([grad]) for name in params}, state, params)
     params = optax.apply_updates(params, updates)

@@ -199,6 +199,8 @@ def test_layers_that_a_ratio_sets_apart_must_be_there_by_name(ratio, missing):
   doubled = TINY | {f'{missing}/more/kernel': (4, 4)}
   with pytest.raises(ValueError, match=f"exactly one layer called '{missing}' .*got .*more"):
     ratios.RATIOS[ratio](doubled, 0.5)
+  longer = TINY | {f'{missing}_of_more/kernel': (4, 4)}  # another name, which it begins
+  assert ratios.RATIOS[ratio](longer, 0.5).keys() == longer.keys()
 
 
 def test_an_impossible_budget_names_its_numbers():

@@ -126,10 +126,9 @@ def test_a_high_grasp_score_is_gradient_norm_that_goes_with_the_weight():
 
 
 def test_the_authors_grasp_sums_over_two_halves():
-  """Without BatchNorm, two sums of two are four means, if the halves are one batch twice."""
+  """Without BatchNorm, sums over halves are twice the means of all, of gradients and products."""
   params, batch = mlp(4, 5, 3), a_batch()
-  twice = {name: np.concatenate([array, array]) for name, array in batch.items()}
-  found = scores.grasp_authors(tanh_mlp, params, twice, None)
+  found = scores.grasp_authors(tanh_mlp, params, batch, None)
   close(found, jax.tree.map(lambda s: 4 * s, scores.grasp(tanh_mlp, params, batch, None)), 1e-4)
 
 
@@ -211,15 +210,23 @@ def test_synflow_leaves_every_layer_a_weight_at_999_in_a_thousand():
   assert min(masks.layer_densities(once, 0.001).values()) == 0  # the rounds are what does it
 
 
+class Block(nn.Module):
+  """A linear layer beside a shortcut."""
+
+  @nn.compact
+  def __call__(self, x):
+    return x + nn.relu(nn.Dense(4, use_bias=False, name='inner')(x))
+
+
 class Deep(nn.Module):
-  """Ten linear layers."""
+  """Ten linear layers, and a block."""
 
   @nn.compact
   def __call__(self, images, train=False, normalize=True):
     x = images.reshape(len(images), -1)
     for i in range(10):
       x = nn.relu(nn.Dense(4, use_bias=False, name=f'layer{i}')(x))
-    return x
+    return Block(name='block')(x)
 
 
 def plain(params, images, train, normalize):
@@ -234,6 +241,7 @@ def rescaled(params, images, train, normalize):
 def test_synflow_of_a_deep_network_neither_overflows_nor_changes_its_order():
   rng = np.random.RandomState(0)
   params = {f'layer{i}': {'kernel': rng.rand(4, 4).astype(np.float32)} for i in range(10)}
+  params['block'] = {'inner': {'kernel': rng.rand(4, 4).astype(np.float32)}}
   ones = np.ones((1, 2, 2, 1), np.float32)
   scaled, wanted = (synflow.flow(fn, params, ones) for fn in (rescaled, plain))
   factor = scaled['layer0']['kernel'][0, 0] / wanted['layer0']['kernel'][0, 0]
@@ -314,6 +322,15 @@ def test_a_batch_in_parts_is_the_whole_batch_where_images_do_not_meet():
   )
 
 
+def test_a_batch_is_cut_into_the_fewest_equal_parts_that_have_room():
+  def size(part):
+    return jnp.float32(len(part['label']))
+
+  batch, on = {'label': np.zeros(250, np.int32)}, parallel.devices(1)
+  found = [scoring._average(size, (), batch, on=on, most=most) for most in (100, 128, 250, 300)]
+  assert found == [50, 125, 250, 250]
+
+
 def test_a_part_of_grasp_needs_less_memory_than_the_gradient_of_a_training_step():
   """Bytes of the compiled program's own arrays, on whatever backend this is."""
   model = models.create('cifar_resnet14', 10, width=8)
@@ -352,6 +369,7 @@ def test_grasp_sees_the_first_25_images_of_each_class_and_snip_the_first_batch()
   np.testing.assert_array_equal(
     found['grasp_authors']['image'], images.images[np.concatenate(by_class)]
   )
+  assert np.unique(scoring._balanced(np.arange(250) % 10, 10, 0)).tolist() == [*range(250)]  # all
   few = data.Images(images.images[:100], images.labels[:100])
   with pytest.raises(ValueError, match='GraSP needs 25 training images of each class, but class'):
     scoring.batches(['grasp'], few, spec, seed=0, batch_size=64)

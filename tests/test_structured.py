@@ -119,6 +119,8 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
     structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, 0.105))
   with pytest.raises(ValueError, match=r'cannot keep 718 of 7,040 weights'):  # 8 more than can be
     structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, 0.102))
+  with pytest.raises(ValueError, match=r'cannot keep 6,982 of 7,040 weights'):  # 6 more than can be
+    structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, 6982 / 7040))
   for possible, kept in ((0.100852, 710), (0.108523, 764)):
     fit = structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, possible))
     assert fit['a/kernel'] * 6400 + fit['b/kernel'] * 640 == pytest.approx(kept)
@@ -170,6 +172,19 @@ def test_scores_choose_within_the_structure():
   )  # fmt: skip
   size = np.abs(weights['kernel'])
   np.testing.assert_array_equal(kept['kernel'], size >= np.sort(size, axis=0)[-2])
+
+
+def test_a_score_as_ratio_keeps_its_budget_in_units_of_equal_fan_in():
+  """The 12 largest of 24 weights are 3, 3 and 6 of three layers of 2 units: 1.5, 1.5 and 3 each."""
+  largest = {'a': 3, 'b': 3, 'c': 6}
+  params = {
+    name: {'kernel': (np.arange(8) < count).reshape(4, 2).astype(np.float32)}
+    for name, count in largest.items()
+  }
+  kept = pruning.make_masks(
+    jax.random.key(0), None, params, None, ratio='magnitude', density=0.5, sampling='fan_in'
+  )
+  assert sorted(masks.count(kept).values()) == [2, 4, 6]
 
 
 def test_structured_sampling_refuses_scores_that_are_no_numbers_or_not_there():

@@ -51,9 +51,11 @@ def test_noise_and_shuffled_images_are_the_same_for_any_batch_and_devices(device
   np.testing.assert_allclose(shuffled.logits, wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize(('devices', 'batch_size'), [(1, 50), (3, 20)])
-def test_odin_of_a_set_is_odin_of_its_images(devices, batch_size):
-  settings = {'temperature': 10.0, 'epsilon': 0.01}
+@pytest.mark.parametrize(
+  ('devices', 'batch_size', 'settings'),
+  [(1, 50, {}), (1, 50, {'temperature': 1.0}), (3, 20, {'temperature': 10.0, 'epsilon': 0.01})],
+)
+def test_odin_of_a_set_is_odin_of_its_images(devices, batch_size, settings):
   found = evaluate.odin(network(devices, batch_size), evaluate.stored(IMAGES), **settings)
   wanted = ood.odin(plain(), jnp.asarray(IMAGES / np.float32(255)), **settings)
   np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -68,6 +68,17 @@ def test_depths_are_compared_within_a_family_alone(tmp_path):
   assert found == ['cifar_resnet', 'cifar_resnet', 'resnet', 'vgg', 'wrn_2', 'wrn_2']
 
 
+def test_sizes_are_compared_within_each_sparsity():
+  every = []
+  for width, times in ((8, 2), (16, 1)):
+    every += accuracies({'model__width': width, 'pruning__density': 1.0}, (0.9, 0.9))
+    for density, lost in ((0.2, 0.01), (0.1, 0.03)):
+      of = {'model__width': width, 'pruning__density': density}
+      every += accuracies(of, [0.9 - times * lost] * 2)
+  answer = claims.size_matters('', claims.cells_of(every), claims.by_width)
+  assert [each.mean for each in answer.evidence] == pytest.approx([0.02, 0.01, 0.03])
+
+
 RATIOS = ('uniform', 'uniform_plus', 'er', 'snip', 'erk')
 
 
@@ -89,7 +100,8 @@ def test_gradient_flow_explains_the_gap_where_ratios_rank_alike():
   assert flow_answer(flow_runs((1.0, 2.0, 3.0, 4.0))).verdict == 'supported'
   assert flow_answer(flow_runs((4.0, 3.0, 2.0, 1.0))).verdict == 'contradicted'
   assert flow_answer(flow_runs((4.0, 3.0, 2.0, 1.0))).evidence[0].mean == pytest.approx(-1)
-  assert flow_answer(flow_runs((2.0, 2.0, 2.0, 2.0))).verdict == 'cannot decide'
+  equal = flow_answer(flow_runs((2.0, 2.0, 2.0, 2.0)))
+  assert (equal.verdict, equal.evidence) == ('cannot decide', [])
   assert flow_answer(flow_runs((1.0, 2.0, 3.0, None))).evidence[0].n == 3  # a row's null
 
 
@@ -97,6 +109,7 @@ def test_three_ratios_may_be_in_order_by_chance():
   answer = flow_answer(flow_runs((1.0, 2.0, 3.0)))
   assert answer.evidence[0].p_for == pytest.approx(1 / 6)  # one of 3! orders
   assert answer.verdict == 'cannot decide' and 'it takes four' in answer.why
+  assert not flow_answer(flow_runs((1.0, 2.0))).evidence  # two are in order or not, and no ranks
 
 
 def test_seeds_and_networks_that_repeat_what_ratios_say_make_gradient_flow_no_surer():
@@ -251,6 +264,8 @@ def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
   answer = claims.matches('', claims.cells_of([*dense, *survived, *lost]))
   assert answer.verdict == 'supported' and 'In a cell, 4 seeds are left out' in answer.why
   assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]
+  whole = claims.cells_of([*dense, *survived])[0]
+  assert not any(whole.compared(metric).failed for metric in ('auroc', 'fgsm', 'mce'))
   nulls = [done(seed=seed, metrics={'accuracy': None}) for seed in range(4, 8)]
   answer = claims.matches('', claims.cells_of([*dense, *survived, *nulls]))
   assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]

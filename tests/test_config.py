@@ -62,6 +62,28 @@ def test_recipes_are_resolved_to_what_they_stand_for():
   assert config_lib.resolve(authors) == authors
 
 
+@pytest.mark.parametrize('score', ['snip', 'grasp'])
+def test_scores_are_those_of_the_recipe_and_what_they_select_is_never_drawn(score):
+  for recipe, name in (('clean', score), ('authors', f'{score}_authors')):
+    config = config_lib.default()
+    config.recipe, config.pruning.ratio, config.pruning.select = recipe, score, score
+    found = config_lib.resolve(config).pruning
+    assert (found.ratio, found.select, found.sampling) == (name, name, 'exact')
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'expected'),
+  [('cifar100', ('zeros', 4, 'yes')), ('digits', ('none', 0, 'no')), ('dtd', ('none', 0, 'no'))],
+)
+def test_a_data_set_is_augmented_as_is_usual_for_it_and_one_that_is_unknown_not_at_all(
+  dataset, expected
+):
+  config = config_lib.default()
+  config.dataset = dataset
+  augment = config_lib.resolve(config).augment
+  assert (augment.mode, augment.pad, augment.flip) == expected
+
+
 def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
   config = config_lib.default()
   usual = config_lib.resolve(config).augment

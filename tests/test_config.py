@@ -49,6 +49,14 @@ def test_another_batch_on_imagenet_scales_the_learning_rate():
   assert (usual.batch_size, usual.optimizer.lr) == (192 * 4, pytest.approx(0.4))
 
 
+def test_the_default_is_the_papers_setting():
+  config = config_lib.default()
+  assert (config.dataset, config.model.name, config.pruning.ratio) == ('cifar10', 'resnet20', 'erk')
+  assert (config.epochs, config.batch_size, config.optimizer.lr) == (160, 128, 0.1)
+  assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 5e-4)
+  assert (config.schedule.milestones, config.schedule.factor) == ((0.5, 0.75), 0.1)
+
+
 def test_recipes_are_resolved_to_what_they_stand_for():
   clean = config_lib.resolve(config_lib.default())
   assert (clean.pruning.sampling, clean.optimizer.decay) == ('exact', 'kernels')
@@ -220,3 +228,8 @@ def test_a_config_file_that_takes_no_argument_or_returns_nothing_is_named(tmp_pa
 def test_differences_name_the_fields_that_results_depend_on():
   one, other = config_lib.flat(tiny_config()), config_lib.flat(tiny_config(seed=1, data_dir='x'))
   assert config_lib.differences(one, other) == {'seed': (0, 1)}
+  names = [
+    name for name in config_lib.flat(config_lib.default()) if not name.startswith('evaluation.')
+  ]
+  free = [name for name in names if not config_lib.is_compared(name)]
+  assert free == ['data_dir', 'data_workers', 'dense_twin', 'steps_per_call']

@@ -5,9 +5,19 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 from tiny import tiny_config
 
-from random_pruning_jax import attacks, config_files, models, names, pruning, scores, suites
+from random_pruning_jax import (
+  attacks,
+  config_checks,
+  config_files,
+  models,
+  names,
+  pruning,
+  scores,
+  suites,
+)
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.experiment import build
@@ -139,6 +149,9 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
     ({'epochs': 0}, r'epochs must be at least 1, got 0'),
     ({'resize': 10}, r'resize must be 0 for a data set whose images have one size, .* got 10'),
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
+    ({'augment__area': (0.0, 1.0)}, r'augment.area must rise within \(0.0, 1.0\], got 0.0, 1.0'),
+    ({'augment__aspect': (2.0, 1.0)}, r'augment.aspect must rise within \(0.0, inf\], got 2.0'),
+    ({'evaluation__severities': (0,)}, r'evaluation.severities must be from 1 to 5, got 0'),
     ({'augment__mode': 'reflect'}, r"augment.mode 'reflect' needs augment.pad of at least 1"),
     ({'augment__pad': 2}, r"augment.pad 2 needs augment.mode .*, got 'none'"),
     ({'evaluation__epsilons': ('8/255',)}, r"evaluation.epsilons must hold numbers, got '8/255'"),
@@ -154,6 +167,17 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
 def test_a_wrong_value_is_refused_with_what_was_wanted_and_got(changes, message):
   with pytest.raises(ValueError, match=message):
     build(tiny_config(**changes))
+
+
+def test_a_milestone_at_the_end_of_warm_up_is_none_before_it():
+  config = tiny_config(epochs=100, schedule__warmup_epochs=29.0, schedule__milestones=(0.29,))
+  assert config_lib.resolve(config).schedule.milestones == (0.29,)
+
+
+def test_the_norm_of_an_attack_is_as_its_settings_say_or_its_name():
+  wanted = {'pgd': 'linf', 'pgd_l2': 'l2', 'fgsm': 'linf'}
+  assert {name: config_checks.norm_of(name, ConfigDict()) for name in wanted} == wanted
+  assert config_checks.norm_of('pgd', ConfigDict({'norm': 'l2'})) == 'l2'
 
 
 @pytest.mark.parametrize(

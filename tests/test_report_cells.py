@@ -283,7 +283,8 @@ def test_the_size_of_a_point_is_the_mean_over_seeds():
 
 
 def test_learning_is_validation_accuracy_in_percent(tmp_path):
-  lines = [{'kind': kind, 'step': 1, 'accuracy': 0.5} for kind in ('train', 'validation')]
+  kinds = (('validation', 1), ('train', 2))
+  lines = [{'kind': kind, 'step': step, 'accuracy': step / 2} for kind, step in kinds]
   (tmp_path / 'train.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
   [line] = details.learning([done(place=str(tmp_path))]).axes[0].lines
   assert [list(numbers) for numbers in line.get_data()] == [[1], [50]]

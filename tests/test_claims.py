@@ -68,6 +68,37 @@ def test_depths_are_compared_within_a_family_alone(tmp_path):
   assert found == ['cifar_resnet', 'cifar_resnet', 'resnet', 'vgg', 'wrn_2', 'wrn_2']
 
 
+def test_sizes_are_compared_within_each_sparsity():
+  every = []
+  for width, times in ((8, 2), (16, 1)):
+    every += accuracies({'model__width': width, 'pruning__density': 1.0}, (0.9, 0.9))
+    for density, lost in ((0.2, 0.01), (0.1, 0.03)):
+      of = {'model__width': width, 'pruning__density': density}
+      every += accuracies(of, [0.9 - times * lost] * 2)
+  answer = claims.size_matters('', claims.cells_of(every), claims.by_width)
+  assert [each.mean for each in answer.evidence] == pytest.approx([0.02, 0.01, 0.03])
+  one = claims.cells_of([run for run in every if run.width == 8])
+  assert not claims.size_matters('', one, claims.by_width).evidence  # nothing to compare it with
+
+
+def test_ratios_are_compared_within_each_sparsity_and_each_by_its_own_claim():
+  every = []
+  for density, gains in ((0.2, {'erk': 0.01, 'snip': -0.01}), (0.1, {'erk': 0.03, 'snip': -0.02})):
+    for ratio, gain in ({'uniform': 0.0} | gains).items():
+      of = {'pruning__density': density, 'pruning__ratio': ratio}
+      every += accuracies(of, [0.8 + gain] * 2)
+  means = {a.claim: [each.mean for each in a.evidence] for a in claims.answers(every)}
+  for word, expected in (('ERK is', [0.02, 0.01, 0.03]), ('The SNIP', [-0.015, -0.01, -0.02])):
+    [found] = [means[claim] for claim in means if word in claim]
+    assert found == pytest.approx(expected)
+
+
+def test_claims_are_of_random_masks_alone_and_of_runs_that_were_begun():
+  chosen = accuracies({'pruning__select': 'magnitude'}, (0.9, 0.9))
+  missing = [runs.Run('missing', '', done().config, {})]
+  assert not claims.cells_of([*chosen, *missing])
+
+
 RATIOS = ('uniform', 'uniform_plus', 'er', 'snip', 'erk')
 
 
@@ -89,7 +120,8 @@ def test_gradient_flow_explains_the_gap_where_ratios_rank_alike():
   assert flow_answer(flow_runs((1.0, 2.0, 3.0, 4.0))).verdict == 'supported'
   assert flow_answer(flow_runs((4.0, 3.0, 2.0, 1.0))).verdict == 'contradicted'
   assert flow_answer(flow_runs((4.0, 3.0, 2.0, 1.0))).evidence[0].mean == pytest.approx(-1)
-  assert flow_answer(flow_runs((2.0, 2.0, 2.0, 2.0))).verdict == 'cannot decide'
+  equal = flow_answer(flow_runs((2.0, 2.0, 2.0, 2.0)))
+  assert (equal.verdict, equal.evidence) == ('cannot decide', [])
   assert flow_answer(flow_runs((1.0, 2.0, 3.0, None))).evidence[0].n == 3  # a row's null
 
 
@@ -97,6 +129,7 @@ def test_three_ratios_may_be_in_order_by_chance():
   answer = flow_answer(flow_runs((1.0, 2.0, 3.0)))
   assert answer.evidence[0].p_for == pytest.approx(1 / 6)  # one of 3! orders
   assert answer.verdict == 'cannot decide' and 'it takes four' in answer.why
+  assert not flow_answer(flow_runs((1.0, 2.0))).evidence  # two are in order or not, and no ranks
 
 
 def test_seeds_and_networks_that_repeat_what_ratios_say_make_gradient_flow_no_surer():
@@ -174,26 +207,30 @@ def test_equal_differences_decide_by_their_number_alone():
   assert verdicts.can('', cells, 'accuracy').verdict == 'cannot decide'
 
 
-def test_the_claim_of_imagenet_is_of_wide_resnet_50_on_imagenet_alone():
+def test_the_claims_of_imagenet_are_of_wide_resnet_50_on_imagenet_alone():
   def verdict(dataset, name):
     network = {'dataset': dataset, 'model__name': name}
     sparse = accuracies(network, (0.71, 0.72, 0.73))
     dense = accuracies(network | {'pruning__density': 1.0}, (0.705, 0.714, 0.723))
-    [answer] = [a for a in claims.answers([*sparse, *dense]) if a.claim.startswith('On ImageNet')]
-    return answer.verdict
+    found = claims.answers([*sparse, *dense])
+    [both] = {a.verdict for a in found if 'Wide ResNet-50' in a.claim}
+    return both
 
   assert verdict('imagenet2012', 'wrn50_2') == 'supported'
   assert verdict('imagenet2012', 'wrn101_2') == 'cannot decide'
   assert verdict('imagenet_resized', 'wrn50_2') == 'cannot decide'
 
 
-def test_a_smaller_error_of_calibration_and_a_smaller_nll_are_better():
+def test_a_smaller_calibration_error_and_nll_and_a_larger_auroc_and_fgsm_accuracy_are_better():
+  def numbers(gain):
+    sets = {f'ood/{name}/msp/auroc': 0.8 + gain for name in ('svhn_cropped', 'cifar100')}
+    return {'ece': 0.05 - gain, 'nll': 0.5 - gain, 'adversarial/fgsm/8/255': 0.2 + gain} | sets
+
   gains = enumerate((0.01, 0.011, 0.012))
-  sparse = [done(seed=s, metrics={'ece': 0.05 - gain, 'nll': 0.5 - gain}) for s, gain in gains]
-  same = {'ece': 0.05, 'nll': 0.5}
-  dense = [done(seed=s, metrics=same, pruning__density=1.0) for s in range(3)]
+  sparse = [done(seed=s, metrics=numbers(gain)) for s, gain in gains]
+  dense = [done(seed=s, metrics=numbers(0), pruning__density=1.0) for s in range(3)]
   found = {a.claim: a.verdict for a in claims.answers([*sparse, *dense])}
-  for word in ('(ECE)', '(NLL)'):
+  for word in ('(ECE)', '(NLL)', 'out-of-distribution', 'FGSM'):
     assert [found[claim] for claim in found if word in claim] == ['supported']
 
 
@@ -251,6 +288,8 @@ def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
   answer = claims.matches('', claims.cells_of([*dense, *survived, *lost]))
   assert answer.verdict == 'supported' and 'In a cell, 4 seeds are left out' in answer.why
   assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]
+  whole = claims.cells_of([*dense, *survived])[0]
+  assert not any(whole.compared(metric).failed for metric in ('auroc', 'fgsm', 'mce'))
   nulls = [done(seed=seed, metrics={'accuracy': None}) for seed in range(4, 8)]
   answer = claims.matches('', claims.cells_of([*dense, *survived, *nulls]))
   assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]

@@ -59,9 +59,12 @@ def test_a_higher_accuracy_and_a_lower_loss_are_better(two, tmp_path):
     (tmp_path / name).mkdir()
     row = results.row_of(two[0]) | {'metrics': {'accuracy': accuracy, 'nll': nll}}
     (tmp_path / name / 'results.jsonl').write_text(json.dumps(row))
-  for runs, signs in (('ab', ['+', '-']), ('ba', ['-', '+'])):
+  for runs, ends in (
+    ('ab', [['25.00%', '+'], ['0.2500', '-']]),
+    ('ba', [['-25.00%', '-'], ['-0.2500', '+']]),
+  ):
     lines = compare.numbers(*(tmp_path / name for name in runs)).splitlines()
-    assert [line.split()[-1] for line in lines if '0.50' in line or '50.0' in line] == signs
+    assert [line.split()[-2:] for line in lines if '0.50' in line or '50.0' in line] == ends
 
 
 def test_attacks_of_other_strength_are_not_compared(two, tmp_path):

@@ -5,9 +5,19 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 from tiny import tiny_config
 
-from random_pruning_jax import attacks, config_files, models, names, pruning, scores, suites
+from random_pruning_jax import (
+  attacks,
+  config_checks,
+  config_files,
+  models,
+  names,
+  pruning,
+  scores,
+  suites,
+)
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.experiment import build
@@ -49,6 +59,14 @@ def test_another_batch_on_imagenet_scales_the_learning_rate():
   assert (usual.batch_size, usual.optimizer.lr) == (192 * 4, pytest.approx(0.4))
 
 
+def test_the_default_is_the_papers_setting():
+  config = config_lib.default()
+  assert (config.dataset, config.model.name, config.pruning.ratio) == ('cifar10', 'resnet20', 'erk')
+  assert (config.epochs, config.batch_size, config.optimizer.lr) == (160, 128, 0.1)
+  assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 5e-4)
+  assert (config.schedule.milestones, config.schedule.factor) == ((0.5, 0.75), 0.1)
+
+
 def test_recipes_are_resolved_to_what_they_stand_for():
   clean = config_lib.resolve(config_lib.default())
   assert (clean.pruning.sampling, clean.optimizer.decay) == ('exact', 'kernels')
@@ -60,6 +78,28 @@ def test_recipes_are_resolved_to_what_they_stand_for():
   assert (authors.pruning.sampling, authors.optimizer.decay) == ('bernoulli', 'all')
   assert authors.pruning.ratio == 'uniform_plus_authors'
   assert config_lib.resolve(authors) == authors
+
+
+@pytest.mark.parametrize('score', ['snip', 'grasp'])
+def test_scores_are_those_of_the_recipe_and_what_they_select_is_never_drawn(score):
+  for recipe, name in (('clean', score), ('authors', f'{score}_authors')):
+    config = config_lib.default()
+    config.recipe, config.pruning.ratio, config.pruning.select = recipe, score, score
+    found = config_lib.resolve(config).pruning
+    assert (found.ratio, found.select, found.sampling) == (name, name, 'exact')
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'expected'),
+  [('cifar100', ('zeros', 4, 'yes')), ('digits', ('none', 0, 'no')), ('dtd', ('none', 0, 'no'))],
+)
+def test_a_data_set_is_augmented_as_is_usual_for_it_and_one_that_is_unknown_not_at_all(
+  dataset, expected
+):
+  config = config_lib.default()
+  config.dataset = dataset
+  augment = config_lib.resolve(config).augment
+  assert (augment.mode, augment.pad, augment.flip) == expected
 
 
 def test_a_version_of_a_data_set_is_augmented_as_the_data_set_is():
@@ -109,6 +149,9 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
     ({'epochs': 0}, r'epochs must be at least 1, got 0'),
     ({'resize': 10}, r'resize must be 0 for a data set whose images have one size, .* got 10'),
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
+    ({'augment__area': (0.0, 1.0)}, r'augment.area must rise within \(0.0, 1.0\], got 0.0, 1.0'),
+    ({'augment__aspect': (2.0, 1.0)}, r'augment.aspect must rise within \(0.0, inf\], got 2.0'),
+    ({'evaluation__severities': (0,)}, r'evaluation.severities must be from 1 to 5, got 0'),
     ({'augment__mode': 'reflect'}, r"augment.mode 'reflect' needs augment.pad of at least 1"),
     ({'augment__pad': 2}, r"augment.pad 2 needs augment.mode .*, got 'none'"),
     ({'evaluation__epsilons': ('8/255',)}, r"evaluation.epsilons must hold numbers, got '8/255'"),
@@ -124,6 +167,17 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
 def test_a_wrong_value_is_refused_with_what_was_wanted_and_got(changes, message):
   with pytest.raises(ValueError, match=message):
     build(tiny_config(**changes))
+
+
+def test_a_milestone_at_the_end_of_warm_up_is_none_before_it():
+  config = tiny_config(epochs=100, schedule__warmup_epochs=29.0, schedule__milestones=(0.29,))
+  assert config_lib.resolve(config).schedule.milestones == (0.29,)
+
+
+def test_the_norm_of_an_attack_is_as_its_settings_say_or_its_name():
+  wanted = {'pgd': 'linf', 'pgd_l2': 'l2', 'fgsm': 'linf'}
+  assert {name: config_checks.norm_of(name, ConfigDict()) for name in wanted} == wanted
+  assert config_checks.norm_of('pgd', ConfigDict({'norm': 'l2'})) == 'l2'
 
 
 @pytest.mark.parametrize(
@@ -198,3 +252,8 @@ def test_a_config_file_that_takes_no_argument_or_returns_nothing_is_named(tmp_pa
 def test_differences_name_the_fields_that_results_depend_on():
   one, other = config_lib.flat(tiny_config()), config_lib.flat(tiny_config(seed=1, data_dir='x'))
   assert config_lib.differences(one, other) == {'seed': (0, 1)}
+  names = [
+    name for name in config_lib.flat(config_lib.default()) if not name.startswith('evaluation.')
+  ]
+  free = [name for name in names if not config_lib.is_compared(name)]
+  assert free == ['data_dir', 'data_workers', 'dense_twin', 'steps_per_call']

@@ -51,9 +51,11 @@ def test_noise_and_shuffled_images_are_the_same_for_any_batch_and_devices(device
   np.testing.assert_allclose(shuffled.logits, wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize(('devices', 'batch_size'), [(1, 50), (3, 20)])
-def test_odin_of_a_set_is_odin_of_its_images(devices, batch_size):
-  settings = {'temperature': 10.0, 'epsilon': 0.01}
+@pytest.mark.parametrize(
+  ('devices', 'batch_size', 'settings'),
+  [(1, 50, {}), (1, 50, {'temperature': 1.0}), (3, 20, {'temperature': 10.0, 'epsilon': 0.01})],
+)
+def test_odin_of_a_set_is_odin_of_its_images(devices, batch_size, settings):
   found = evaluate.odin(network(devices, batch_size), evaluate.stored(IMAGES), **settings)
   wanted = ood.odin(plain(), jnp.asarray(IMAGES / np.float32(255)), **settings)
   np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -82,6 +84,18 @@ def test_rows_that_are_not_attacked_count_as_wrong_and_change_no_other():
   assert not evaluate.survives(network(), 'pgd', IMAGES, LABELS, 4 / 255, rows=rows[:0]).any()
 
 
+def test_an_images_chance_is_that_of_its_index_whichever_rows_are_attacked(monkeypatch):
+  def noise(logits_fn, images, labels, epsilon, keys):
+    return jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+
+  monkeypatch.setitem(attacks.ATTACKS, 'noise', noise)
+  every = evaluate.survives(network(), 'noise', IMAGES, LABELS, 0.0)
+  rows = np.arange(1, len(LABELS))
+  some = evaluate.survives(network(3, 20), 'noise', IMAGES, LABELS, 0.0, rows=rows)
+  assert every[rows].any()
+  np.testing.assert_array_equal(some[rows], every[rows])
+
+
 def test_an_attack_at_epsilon_zero_leaves_the_clean_answers():
   found = evaluate.survives(network(), 'fgsm', IMAGES, LABELS, 0.0)
   logits = evaluate.outputs(network(), evaluate.stored(IMAGES)).logits
@@ -89,7 +103,8 @@ def test_an_attack_at_epsilon_zero_leaves_the_clean_answers():
 
 
 @pytest.mark.parametrize(
-  ('epsilon', 'name'), [(8 / 255, '8/255'), (1 / 255, '1/255'), (0.1, '0.1'), (0.5, '0.5')]
+  ('epsilon', 'name'),
+  [(8 / 255, '8/255'), (1 / 255, '1/255'), (0.0039, '0.0039'), (0.1, '0.1'), (0.5, '0.5')],
 )
 def test_epsilons_are_named_as_people_write_them(epsilon, name):
   assert evaluate.epsilon_name(epsilon) == name

@@ -308,10 +308,10 @@ def test_inspect_says_what_is_inside_and_what_it_costs(program, tmp_path, capsys
 def run(tmp_path_factory):
   """The workdir of a run whose only checkpoint holds made-up weights, and its state."""
   workdir = tmp_path_factory.mktemp('run')
-  experiment = build(tiny_config(pruning__density=0.3))
+  experiment = build(tiny_config(pruning__density=0.3, model__dtype='bfloat16'))
   stored = network(key=jax.random.key_data(keys(experiment.config.seed).masks))
   tx = optimizers.make(experiment.config, 1)
-  state = create_state(stored.variables, stored.masks, tx)
+  state = create_state(stored.variables, stored.masks, tx).replace(step=np.int32(7))
   runlog.claim(workdir, experiment.config)
   with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
@@ -327,7 +327,8 @@ def test_a_run_is_exported_as_its_checkpoint(run, tmp_path, capsys):
   params = jax.device_get(state.params)
   assert jax.tree.all(jax.tree.map(np.array_equal, loaded.variables['params'], params))
   assert masks.checksum(loaded.masks) == masks.checksum(jax.device_get(state.masks))
-  assert loaded.about.dataset == 'digits' and 'data_dir' not in loaded.about.config
+  assert (loaded.about.dataset, loaded.about.step, loaded.about.dtype) == ('digits', 7, 'bfloat16')
+  assert 'data_dir' not in loaded.about.config
   assert main.main(['export', *flags, f'--out={tmp_path}/net.safetensors', '--masks']) == 0
   assert same(files.load(tmp_path / 'net.safetensors'), loaded)
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import shutil
 import time
 import types
@@ -47,6 +48,16 @@ def test_training_ends_with_the_quick_suite_and_its_data(trained):
   assert 'adversarial/fgsm/8/255' in row['metrics']
   assert len(row['reliability']['count']) == 15 and sum(row['reliability']['count']) == 360
   assert row['gradient']['step'] == [0, 10, 20] and len(row['gradient']['egf_2']) == 3
+
+
+def test_a_row_counts_the_weights_that_are_kept_and_their_multiply_adds(trained):
+  sparse, dense = trained[1]
+  for row in (sparse, dense):
+    layers = row['layers'].values()
+    assert row['kept'] == sum(layer['kept'] for layer in layers)
+    assert row['prunable'] == sum(math.prod(layer['shape']) for layer in layers)
+    assert row['density'] == row['kept'] / row['prunable']
+  assert 0 < sparse['macs'] < sparse['dense_macs'] == dense['macs'] == dense['dense_macs']
 
 
 def test_a_row_says_how_much_of_the_time_its_first_calls_took(trained):
@@ -116,6 +127,11 @@ def test_a_suite_that_is_run_again_leaves_nothing_of_what_it_found_before(tmp_pa
   row = gathered(tmp_path, ('corruptions',), [fog])
   assert row['metrics'].keys() == {'accuracy', noise, fog}
   assert row['notes'] == {'patches': 'resized'} and row['skipped'] == {'ood/mnist': 'old'}
+  made_here = 'corruptions_regenerated/fog/nll'
+  row = gathered(tmp_path, ('corruptions',), [made_here])
+  assert row['metrics'].keys() == {'accuracy', noise, made_here}
+  row = gathered(tmp_path, ('corruptions',), [fog])
+  assert row['metrics'].keys() == {'accuracy', noise, fog}
   row = gathered(tmp_path, ('ood',), ['ood/patches/knn/auroc'])
   assert row['metrics'].keys() == {'accuracy', 'ood/patches/knn/auroc', fog}
   assert not row['skipped'] and row['settings'].keys() == {'quick', 'ood', 'corruptions'}

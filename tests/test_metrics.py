@@ -85,6 +85,12 @@ def test_logits_that_are_not_finite_are_right_in_no_metric(name, value, data):
   assert np.isnan(measure(name, logits, labels))
 
 
+def test_a_logit_of_minus_infinity_is_a_probability_of_0_and_leaves_no_temperature():
+  logits, labels = np.array([[0.0, 0.0, -np.inf]]), np.array([0])
+  assert measure('nll', logits, labels) == pytest.approx(np.log(2))
+  assert np.isnan(measure('temperature', logits, labels))
+
+
 def test_aurc_agrees_with_numpy(data):
   logits, labels = data
   p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -188,6 +194,8 @@ def test_bfloat16_logits_are_measured_in_float32(data):
 def test_logits_and_labels_that_do_not_belong_together_are_refused():
   with pytest.raises(ValueError, match=r'got \[3, 2\] and \[2\]'):
     measure('nll', np.zeros((3, 2)), np.zeros(2, int))
+  with pytest.raises(ValueError, match=r'N > 0, got \[0, 2\] and \[0\]'):
+    measure('nll', np.zeros((0, 2)), np.zeros(0, int))
   with pytest.raises(ValueError, match='labels must be integers, got float32'):
     measure('nll', np.zeros((3, 2)), np.zeros(3, np.float32))
   with pytest.raises(ValueError, match='n_bins must be at least 1, got 0'):

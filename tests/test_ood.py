@@ -61,6 +61,9 @@ def test_a_perfect_and_a_blind_score_have_known_numbers():
   blind = ood.separation(np.zeros(3), np.zeros(5))
   assert blind['auroc'] == 0.5
   assert blind['fpr95_ood_positive'] == blind['fpr95_id_positive'] == 1.0
+  # Recall 0 has precision 1, recall 1 that of chance, and nothing lies between.
+  assert blind['aupr_in'] == pytest.approx((1 + 3 / 8) / 2)
+  assert blind['aupr_out'] == pytest.approx((1 + 5 / 8) / 2)
 
 
 def test_metrics_agree_with_scikit_learn_where_scores_are_tied():
@@ -107,6 +110,8 @@ def test_scores_of_logits_worked_by_hand():
   assert ood.entropy(logits)[0] == pytest.approx((p * np.log(p)).sum())
   two = (p[1:] ** 0.5 * (1 - p[1:]) ** 0.5).sum()
   assert ood.gen(logits, gamma=0.5, top=2)[0] == pytest.approx(-two)
+  # Of 200 equal classes 100 count, unless another number is asked for.
+  assert ood.gen(jnp.zeros((1, 200)))[0] == pytest.approx(-100 * (199 / 200**2) ** 0.1)
 
 
 @pytest.mark.parametrize('name', ood.SCORES)
@@ -122,7 +127,8 @@ def test_odin_steps_towards_the_predicted_class():
     score = images.reshape(len(images), -1) @ w
     return jnp.stack([score, -score], axis=1)
 
-  images = jnp.asarray([[0.2, 0.9, 0.1], [0.9, 0.1, 0.5]]).reshape(2, 1, 1, 3)
+  # Also beyond black and white, to where the first image is moved.
+  images = jnp.asarray([[0.0, 1.0, 0.1], [0.9, 0.1, 0.5]]).reshape(2, 1, 1, 3)
   margins = 2 * np.abs(images.reshape(2, 3) @ w) + 2 * 0.01 * 3.5
   expected = 1 / (1 + np.exp(-margins / 10))
   got = ood.odin(network, images, temperature=10.0, epsilon=0.01)
@@ -246,6 +252,8 @@ def test_knn_is_the_distance_to_the_kth_of_all_pairs(training, statistics, forei
   for k in (1, 10):
     score = ood_features.knn(statistics, training[3], k=k)
     np.testing.assert_allclose(score(*foreign), -distances[:, k - 1], atol=1e-5)
+  usual, fifty = (ood_features.knn(statistics, training[3], **of) for of in ({}, {'k': 50}))
+  np.testing.assert_array_equal(usual(*foreign), fifty(*foreign))
 
 
 def test_vim_follows_its_definition(training, statistics, foreign):
@@ -270,6 +278,9 @@ def test_react_clips_at_a_percentile_and_100_is_the_energy(training, statistics,
   expected = np.log(np.exp(clipped).sum(1))
   got = ood_features.react(statistics, head, percentile=85)(*foreign)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
+  usual = ood_features.react(statistics, head)(*foreign)
+  ninety = ood_features.react(statistics, head, percentile=90)(*foreign)
+  np.testing.assert_array_equal(usual, ninety)
   plain = ood_features.react(statistics, head, percentile=100)(features, None)
   np.testing.assert_allclose(plain, ood.energy(training[1]), rtol=1e-4, atol=1e-4)
 
@@ -377,6 +388,9 @@ def test_every_setting_to_choose_from_is_possible(training, statistics, foreign)
     for setting in choices:
       score = ood_features.FEATURE_SCORES[name](statistics, training[3], **setting)
       assert score(*foreign).shape == (50,)
+  # As many neighbours as there are images, and not all of 256 directions.
+  choices = ood_features.settings(num_features=256, bank_size=200)
+  assert choices['knn'][-1] == {'k': 200} and choices['vim'][-1] == {'dim': 128}
 
 
 def test_settings_that_cannot_be_are_refused(training, statistics):

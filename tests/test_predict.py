@@ -148,6 +148,9 @@ def test_a_directory_is_no_file(loaded, tmp_path):
 def test_pixels_up_to_255_must_be_uint8(loaded, images):
   with pytest.raises(ValueError, match=r'float in \[0, 1\]; got 0 to 255'):
     loaded.logits(images[1].astype(np.float32))
+  with pytest.raises(ValueError, match=r'float in \[0, 1\]; got -1 to 1'):  # normalised already
+    loaded.logits(np.where(images[1] > 0, 1.0, -1.0))
+  assert np.isfinite(loaded.logits(np.where(images[1] > 0, 1.0005, -0.0005))).all()  # rounding
   np.testing.assert_allclose(loaded.logits(images[1] / 255), loaded.logits(images[1]), atol=1e-5)
 
 

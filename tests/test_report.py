@@ -63,6 +63,9 @@ def test_dense_runs_join_the_tables_of_every_ratio(swept):
   found = tables.pivot(runs.read([swept]), 'network', 'sparsity', 'accuracy')
   assert len(found) == 2  # uniform and ERK
   assert all(len(table.cells['resnet20', 0.0].values) == 3 for table in found)
+  found = tables.pivot(runs.read([swept]), 'scheme', 'network', 'accuracy')
+  assert len(found) == 3  # sparsities
+  assert all(len(table.cells['dense', 'resnet20'].values) == 3 for table in found)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,8 @@ def test_seeds_are_paired_and_those_without_a_partner_left_out():
   from random_pruning_jax.report.sizes import paired
 
   assert paired(sparse, dense, 'accuracy') == pytest.approx({1: -0.1, 2: -0.1})
+  none_right = [runs.Run('done', '', {'seed': 1}, {'metrics': {'accuracy': 0.0}})]
+  assert paired(none_right, none_right, 'accuracy') == {1: 0.0}
 
 
 def test_the_command_to_repeat_a_run_makes_its_config_again():

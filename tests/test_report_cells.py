@@ -265,6 +265,29 @@ def test_accuracies_and_their_deviations_are_drawn_in_percent():
   [band] = panel.patches
   assert band.get_y() + band.get_height() / 2 == pytest.approx(93)
   assert band.get_height() == pytest.approx(2 * 18**0.5)
+  _, paper, uncertain = bars(panel.containers[1])
+  assert paper == pytest.approx([87.78]) and uncertain == pytest.approx([0.02])
+  [panel] = curves.by_scheme(found).axes
+  dashed = [list(line.get_ydata()) for line in panel.lines if line.get_linestyle() == '--']
+  assert dashed[0] == pytest.approx([93, 93])
+  [panel] = sizes.against(found, 'kept').axes
+  _, means, deviations = bars(panel.containers[0])
+  assert means == pytest.approx([90, 93]) and deviations == pytest.approx([8**0.5, 18**0.5])
+
+
+def test_the_size_of_a_point_is_the_mean_over_seeds():
+  found = accuracies({}, (0.9, 0.9))
+  for run, kept in zip(found, (100, 300), strict=True):
+    run.row['kept'] = kept
+  assert list(bars(sizes.against(found, 'kept').axes[0].containers[0])[0]) == [200]
+
+
+def test_learning_is_validation_accuracy_in_percent(tmp_path):
+  kinds = (('validation', 1), ('train', 2))
+  lines = [{'kind': kind, 'step': step, 'accuracy': step / 2} for kind, step in kinds]
+  (tmp_path / 'train.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  [line] = details.learning([done(place=str(tmp_path))]).axes[0].lines
+  assert [list(numbers) for numbers in line.get_data()] == [[1], [50]]
 
 
 def test_reliability_is_of_all_images_of_all_seeds_at_the_highest_sparsity():

@@ -117,6 +117,12 @@ def test_an_epsilon_of_zero_is_no_attack():
   assert done({'adversarial/fgsm/0/255': 0.9}).metric('fgsm') is None
 
 
+def test_the_largest_epsilon_up_to_8_255_is_taken_however_it_is_written():
+  numbers = {'1/255': 0.6, '0.03': 0.4, '4/255': 0.5, '16/255': 0.1}
+  run = done({f'adversarial/fgsm/{epsilon}': value for epsilon, value in numbers.items()})
+  assert run.metric('fgsm') == 0.4
+
+
 def test_foreign_sets_are_those_of_the_runs_that_count():
   old, new = {'ood/stripes/msp/auroc': 0.5}, {'ood/svhn_cropped/msp/auroc': 0.9}
   found = [done(old), done(old | new)]

@@ -37,6 +37,14 @@ def test_a_row_of_a_checkpoint_is_one_of_its_step_and_masks(tmp_path):
   assert results.of_checkpoint(tmp_path, 1, 'b') is None
 
 
+def test_a_row_that_is_not_final_stands_for_no_run_and_the_last_of_a_checkpoint_counts(tmp_path):
+  same = {'format': 1, 'step': 1, 'masks': 'a'}
+  for number, final in enumerate(({'final': True}, {}, {'final': False})):
+    results.append(tmp_path, same | final | {'number': number})
+  assert results.row_of(tmp_path)['number'] == 1  # of an older version, which does not say
+  assert results.of_checkpoint(tmp_path, 1, 'a')['number'] == 2
+
+
 def test_a_line_cut_short_is_passed_over(tmp_path):
   results.append(tmp_path, {'format': 1, 'seed': 3})
   with (tmp_path / results.FILE).open('a') as file:

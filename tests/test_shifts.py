@@ -55,13 +55,15 @@ def test_an_imagenet_subset_counts_its_own_classes_alone(sets, monkeypatch):
 
 @pytest.fixture
 def corrupted_digits(tmp_path, monkeypatch):
-  """All fifteen corruptions of the digits at five severities, each of them half the brightness."""
+  """Corruptions of the digits at five severities: half the brightness, and another one black."""
   images, labels = data.load('digits', 'test')
   make_set(tmp_path, 'dark', images[:50] // 2, labels[:50])
-  for name in corruptions.ALEXNET:
+  make_set(tmp_path, 'black', images[:50] * 0, labels[:50])
+  for name in (*corruptions.ALEXNET, 'spatter'):
     for severity in range(1, 6):
       called = {'fog': 'mist'}.get(name, name)
-      shutil.copytree(tmp_path / 'dark', tmp_path / f'digits_corrupted/{called}_{severity}')
+      made = tmp_path / ('black' if name == 'spatter' else 'dark')
+      shutil.copytree(made, tmp_path / f'digits_corrupted/{called}_{severity}')
   family = corruptions.Family('digits_corrupted', {'fog': 'mist'}, alexnet=True)
   monkeypatch.setitem(corruptions.FAMILIES, 'digits', family)
   return tmp_path
@@ -69,10 +71,13 @@ def corrupted_digits(tmp_path, monkeypatch):
 
 def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
   asked = {'data_dir': str(corrupted_digits), 'severities': (5, 4, 3, 2, 1)}  # in any order
-  found = run(('corruptions',), **asked).numbers
+  found = run(('corruptions',), corruptions=(*corruptions.ALEXNET, 'spatter'), **asked).numbers
   on = bench(data_dir=str(corrupted_digits))
-  images, labels = on.images('dark')
-  accuracy = (on.predict(images, '').argmax(-1) == labels).mean()
+  accuracy, black = (
+    (on.predict(images, '').argmax(-1) == labels).mean()
+    for images, labels in map(on.images, ('dark', 'black'))
+  )
+  assert found['corruptions/spatter/accuracy'] == pytest.approx(black) != accuracy
   for name in ('corruptions/accuracy', 'corruptions/fog/accuracy', 'corruptions/snow/accuracy'):
     assert found[name] == pytest.approx(accuracy)
   assert found['corruptions/fog/ce'] == pytest.approx((1 - accuracy) / 0.819)
@@ -82,6 +87,18 @@ def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
   clean = (on.outputs().logits.argmax(-1) == on.labels()).mean()
   added = [(clean - accuracy) / (error - 0.4348) for error in corruptions.ALEXNET.values()]
   assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
+
+
+def test_a_corruption_is_measured_at_each_severity(corrupted_digits):
+  worst = corrupted_digits / 'digits_corrupted/mist_5'
+  shutil.rmtree(worst)
+  shutil.copytree(corrupted_digits / 'black', worst)
+  of = {'data_dir': str(corrupted_digits), 'corruptions': ('fog',)}
+  both, dark, black = (
+    run(('corruptions',), severities=severities, **of).numbers['corruptions/fog/accuracy']
+    for severities in ((1, 5), (1,), (5,))
+  )
+  assert black < dark and both == pytest.approx((dark + black) / 2)
 
 
 def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits):

@@ -234,10 +234,11 @@ def test_statistics_of_training_are_of_each_class():
   np.testing.assert_allclose(ood._statistics(on).sums, sums, rtol=1e-4, atol=1e-3)
 
 
-def test_there_are_as_many_images_of_noise_as_of_ones_own():
+def test_there_are_as_many_images_of_noise_and_of_shuffled_ones_as_of_ones_own():
   on = bench()
   for split in ('test', 'validation'):
-    assert len(on.source('gaussian_noise', split).arrays[0]) == len(on.labels(split=split))
+    for name in ('gaussian_noise', 'pixel_shuffled'):
+      assert len(on.source(name, split).arrays[0]) == len(on.labels(split=split))
 
 
 def test_a_network_that_has_diverged_is_not_measured():
@@ -280,11 +281,12 @@ def test_the_worst_case_of_one_attack_is_that_attacks_number():
   assert found.numbers == {'adversarial/worst_case/4/255': float(np.mean(right))}
 
 
-def test_fgsm_counts_as_the_attacks_do_in_the_worst_case():
-  on = bench(attacks={}, attacked_images=40, epsilons=(4 / 255,))
-  right = adversarial._fgsm(on)['adversarial/fgsm/4/255']
-  found = adversarial.full(on).numbers
-  assert found['adversarial/worst_case/4/255'] == right[:40].mean()
+def test_fgsm_counts_as_the_attacks_do_in_the_worst_case_of_some_images_or_with_0_of_all():
+  for count in (40, 0):
+    on = bench(attacks={}, attacked_images=count, epsilons=(4 / 255,))
+    right = adversarial._fgsm(on)['adversarial/fgsm/4/255']
+    found = adversarial.full(on).numbers
+    assert found['adversarial/worst_case/4/255'] == right[: count or len(right)].mean()
 
 
 def test_an_attack_that_needs_more_classes_is_skipped_and_the_others_are_not(monkeypatch):
@@ -317,7 +319,7 @@ def test_gradients_are_measured_on_as_many_devices_as_divide_the_batch():
 
 
 def test_the_top_eigenvalue_is_that_of_the_explicit_hessian():
-  on = bench(devices=1, hessian_steps=60)
+  on = bench(devices=2, hessian_steps=60)
   found = suites.measure(on, ('gradients',)).numbers
   batch = flow.first_batch(on.experiment, on.images(split='train'))
   flat, unravel = jax.flatten_util.ravel_pytree(on.network.variables['params'])

@@ -71,6 +71,14 @@ def test_numbers_that_were_measured_otherwise_are_not_marked():
   assert found['test accuracy'] == [False, True] and found['NLL'] == [False, False]
 
 
+def test_time_is_that_of_compiled_programs_and_counts_have_their_unit():
+  first = row({}) | {'train_seconds': 100.0, 'compile_seconds': 40.0, 'macs': 2.5e9}
+  text = tables.side_by_side([first, row({}) | {'macs': 41e6}])
+  found = {line.split('  ')[0]: line.split()[-4:] for line in text.splitlines()}
+  assert found['training time, once compiled'] == ['60', 's', '5', 's']
+  assert found['multiply-adds an image'] == ['2.50', 'G', '41.00', 'M']
+
+
 def test_a_number_that_one_run_lacks_is_a_dash():
   text = tables.side_by_side([row({'accuracy': 0.5}), row({}, 1)])
   assert any(line.split()[-2:] == ['50.00%', '-'] for line in text.splitlines())

@@ -94,7 +94,8 @@ def default() -> ConfigDict:
   config.optimizer.label_smoothing = 0.0
   config.optimizer.accumulate = 1  # parts that a batch is taken in, one after the other
   # Of a moving average of the weights, which is evaluated; 0 is none. It begins at the initial
-  # ones, which count for some times 1 / (1 - decay) steps. BatchNorm's statistics are not averaged.
+  # ones, whose share is gone after a few times 1 / (1 - decay) steps. BatchNorm's statistics are
+  # not averaged.
   config.optimizer.average_decay = 0.0
   config.schedule = ConfigDict()
   config.schedule.name = 'milestones'  # or 'cosine', 'constant'

@@ -188,7 +188,8 @@ FEATURE_SCORES: dict[str, Callable[..., FeatureScore]] = {
 def settings(num_features: int, bank_size: int) -> dict[str, tuple[Setting, ...]]:
   """What to try of each score on a validation set: OpenOOD v1.5's choices, where they are possible.
 
-  A score that is not here has nothing to choose.
+  And of ViM's directions a fifth, a third and half, since CIFAR's networks have few. A score that
+  is not here has nothing to choose.
   """
   dims = {num_features // 5, num_features // 3, num_features // 2, 256, 1000}
   return {

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
 def _thread() -> concurrent.futures.ThreadPoolExecutor:
   # One for all managers: saves of Orbax's that begin at the same time wait for each other forever.
   return concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
+
+
+class NotReadableError(ValueError):
+  """A checkpoint is truncated or altered; the message names it and what was found."""
 
 
 class Best:
@@ -86,14 +89,29 @@ class Manager:
 
   def all_steps(self) -> list[int]:
     """Steps of which there is a checkpoint, in order; as the first process sees them."""
-    with together.failing_together(OSError):
+
+    def own() -> list[int]:
       self.wait()
-      there = self.directory.exists() and jax.process_index() == 0
-      own = sorted(self.orbax.all_steps()) if there else []
-    steps = json.loads(together.of_first(json.dumps(own)))
-    if steps and jax.process_index() > 0:
-      self.orbax.reload()
-    return steps
+      return sorted(self.orbax.all_steps()) if self.directory.exists() else []
+
+    return together.by_first(own, OSError)
+
+  def read(self, step: int, **items: 'ocp.args.CheckpointArgs') -> Any:
+    """The record of a checkpoint, and what other `items` ask of it, as this process sees them.
+
+    Raises NotReadableError where Orbax cannot read them.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+      if jax.process_index() > 0:
+        self.orbax.reload()  # it may have been written since Orbax looked
+      args = ocp.args.Composite(record=ocp.args.JsonRestore(), **items)
+      return self.orbax.restore(step, args=args)
+    except Exception as error:  # Orbax raises of many kinds, as the damage is
+      raise NotReadableError(
+        f'checkpoint {self.directory}/{step} cannot be read: {reason(error)}'
+      ) from error
 
   @property
   def used(self) -> bool:
@@ -123,3 +141,12 @@ class Manager:
 
   def __exit__(self, *error: object) -> None:
     self.close()
+
+
+def reason(error: Exception) -> str:
+  """What the system says, where a library wraps it in many lines."""
+  text = ' '.join(str(error).split())
+  for known in ('No space left on device', 'File too large', 'Disk quota exceeded'):
+    if known in text:
+      return known
+  return f'{type(error).__name__}: {text[:300]}'

@@ -8,6 +8,7 @@ when they are read back.
 import contextlib
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import masks, parallel, runlog, together
-from random_pruning_jax.checkpoint_manager import Manager
+from random_pruning_jax.checkpoint_manager import Manager, NotReadableError, reason
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
 
@@ -26,10 +27,6 @@ UNREADABLE = 'unreadable'  # where checkpoints are put that a run could not go o
 
 class NotWrittenError(OSError):
   """A checkpoint could not be written; the message says why and what is still there."""
-
-
-class NotReadableError(ValueError):
-  """A checkpoint is truncated or altered; the message names it and what was found."""
 
 
 class Restored(NamedTuple):
@@ -107,17 +104,8 @@ def _not_written(manager: Manager, step: int, error: Exception) -> NotWrittenErr
   there = f'that of step {whole[-1]} is there' if whole else 'there is none before it'
   return NotWrittenError(
     f'the checkpoint at step {step} could not be written to {manager.directory} '
-    f'({_reason(error)}); {there}, and the same command goes on from it.'
+    f'({reason(error)}); {there}, and the same command goes on from it.'
   )
-
-
-def _reason(error: Exception) -> str:
-  """What the system says, where a library wraps it in many lines."""
-  text = ' '.join(str(error).split())
-  for known in ('No space left on device', 'File too large', 'Disk quota exceeded'):
-    if known in text:
-      return known
-  return f'{type(error).__name__}: {text[:300]}'
 
 
 def restore(
@@ -125,11 +113,9 @@ def restore(
 ) -> Restored:
   """The state at `step` (default: the latest), a copy on each device of `on`.
 
-  `like` is a state of the same shape. Raises ValueError where there is no such checkpoint and
-  NotReadableError for one that is truncated or altered.
+  `like` is a state of the same shape. Raises ValueError where there is no such checkpoint, or not
+  the same one on all processes, and NotReadableError for one that is truncated or altered.
   """
-  import orbax.checkpoint as ocp
-
   steps = manager.all_steps()
   step = (steps or [None])[-1] if step is None else step
   if step not in steps:
@@ -137,17 +123,20 @@ def restore(
   several = jax.process_count() > 1  # each of which reads for itself, onto the host
   blank = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731
   target = jax.tree.map(blank, like) if several else parallel.replicated(like, on)
-  try:
-    read = manager.orbax.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
-      ),
-    )
-  except Exception as error:  # Orbax raises of many kinds, as the damage is
-    raise NotReadableError(
-      f'checkpoint {manager.directory}/{step} cannot be read: {_reason(error)}'
-    ) from error
+  state, record = together.read_same(
+    f'checkpoint {step}',
+    lambda: _checked(manager, step, target),
+    lambda read: json.dumps(read.record, sort_keys=True),
+    NotReadableError,
+  )
+  return Restored(parallel.replicate(state, on) if several else state, record)
+
+
+def _checked(manager: Manager, step: int, target: Any) -> Restored:
+  """A checkpoint whose state is what its record says."""
+  import orbax.checkpoint as ocp
+
+  read = manager.read(step, state=ocp.args.StandardRestore(target))
   host = jax.device_get(read.state)
   checked = {'masks': masks.checksum(host.masks), 'state': digest(host)}
   saved = {'masks': read.record['masks'], 'state': read.record.get('digest', checked['state'])}
@@ -157,7 +146,7 @@ def restore(
         f'checkpoint {manager.directory}/{step}: the {what} has checksum {checksum}, saved as '
         f'{saved[what]}: the checkpoint was altered.'
       )
-  return Restored(parallel.replicate(host, on) if several else read.state, read.record)
+  return Restored(read.state, read.record)
 
 
 def restore_newest(
@@ -173,15 +162,11 @@ def restore_newest(
   refused: dict[int, NotReadableError] = {}
   for step in reversed(manager.all_steps()):
     try:
-      with together.failing_together(NotReadableError):
-        read = restore(manager, like(), on, step)
+      read = restore(manager, like(), on, step)
     except NotReadableError as error:
       refused[step] = error
       say(f'WARNING: {error} Trying the one before it.')
       continue
-    # Each process has checked its state against the record that it found in its workdir.
-    found = f'{step} {read.record["masks"]} {read.record.get("digest")}'
-    together.check_same('the checkpoint to go on from', found)
     if refused:
       _set_aside(manager, refused)
       say(f'WARNING: going on from step {step}.')
@@ -231,31 +216,25 @@ def find(manager: Manager, which: str) -> int:
   if which == 'latest':
     return steps[-1]
   if which == 'best':
-    return _best(manager, steps)
+    return together.by_first(lambda: _best(manager, steps), NotReadableError)
   if not which.isdigit() or int(which) not in steps:
     raise ValueError(f"checkpoint must be 'best', 'latest' or one of {steps}, got {which!r}.")
   return int(which)
 
 
 def record_of(manager: Manager, step: int) -> dict[str, Any]:
-  """What was saved beside the state at `step`. Raises NotReadableError where it cannot be read."""
-  import orbax.checkpoint as ocp
+  """What was saved beside the state at `step`, on all processes as the first reads it.
 
-  try:
-    return manager.orbax.restore(
-      step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-    ).record
-  except Exception as error:
-    raise NotReadableError(
-      f'checkpoint {manager.directory}/{step} cannot be read: {_reason(error)}'
-    ) from error
+  Raises NotReadableError where that cannot be read.
+  """
+  return together.by_first(lambda: manager.read(step).record, NotReadableError)
 
 
 def _best(manager: Manager, steps: list[int]) -> int:
   found, refused = [], None
   for step in steps:
     try:
-      validation = record_of(manager, step)['validation']
+      validation = manager.read(step).record['validation']
     except NotReadableError as error:
       refused = error
       say(f'WARNING: {error} It is left out.')

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from random_pruning_jax import data, parallel
+from random_pruning_jax import data, parallel, together
 from random_pruning_jax.data import decode, places, resident, streamed
 from random_pruning_jax.data.specs import MOST_RESIDENT
 from random_pruning_jax.experiment import Experiment
 
+MOST_COMPARED = 256 << 20  # bytes of pixels of a set, which take about a quarter of a second
 STREAMED = (0, 0)  # axes of a call's streamed images and labels
 Calls = Iterable[tuple[int, int]]  # steps done before and after each; none spans two epochs
 
@@ -29,7 +30,6 @@ class Feed(NamedTuple):
   """Training images on their way to the devices."""
 
   loading: str  # 'resident' or 'streamed'
-  identity: str  # the same where the training images are, as far as is known without reading all
   images: data.Images  # all of them, or what looks like them and decodes those that are asked for
   # (what is shared, the run's key, inputs of a step) -> batch; equal settings, the same function
   gather: Callable
@@ -85,6 +85,22 @@ def held_out(experiment: Experiment, split: str = 'validation') -> data.Images:
   return data.labelled(found, spec.num_classes, f'{config.dataset} {split}')
 
 
+def check_same(what: str, images: data.Images) -> None:
+  """Raises ValueError naming the processes that have other images or labels than process 0.
+
+  Of a set of more than `MOST_COMPARED` bytes images are compared that are evenly spread over it,
+  and of one that is streamed what `EncodedImages.identity` says.
+  """
+  if jax.process_count() == 1:
+    return
+  if isinstance(images.images, streamed.Pixels):
+    together.check_same(what, images.images.identity())
+    return
+  some = images.images[:: 1 + images.images.nbytes // MOST_COMPARED]
+  sums = [zlib.crc32(np.ascontiguousarray(array)) for array in (some, images.labels)]
+  together.check_same(what, f'{images.images.shape} {sums}')
+
+
 def _large(name: str, data_dir: str) -> bool:
   path = data.find(name, data_dir)
   shape = decode.shape_of(name, path)
@@ -120,8 +136,7 @@ def _resident(experiment: Experiment) -> Feed:
       yield parallel.mine(indices, experiment.on), np.full(steps, epoch, np.int32)
 
   gather = _gather(experiment.spec.shape, augment.pad, augment.mode, augment.flip == 'yes')
-  identity = f'{images.images.shape} {zlib.crc32(np.ascontiguousarray(images.labels))}'
-  return Feed('resident', identity, images, gather, shared, (0, None), stream)
+  return Feed('resident', images, gather, shared, (0, None), stream)
 
 
 def on_devices(images: data.Images) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +177,7 @@ def _streamed(experiment: Experiment) -> Feed:
         decoded.close()
 
   images: Any = data.Images(streamed.Pixels(source, example.augment), streamed.Labels(source))
-  return Feed('streamed', source.identity(), images, scaled, tuple, STREAMED, stream)
+  return Feed('streamed', images, scaled, tuple, STREAMED, stream)
 
 
 def stream_example(experiment: Experiment, source: streamed.EncodedImages) -> streamed.Example:

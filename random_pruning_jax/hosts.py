@@ -5,10 +5,13 @@ are. When to ask is decided here: a process that is alone must wait for nobody a
 and one of several must not train as if it were alone.
 """
 
+import concurrent.futures
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -18,7 +21,7 @@ WANTED = (
   '--num-processes=1.'
 )
 SHUTDOWN = 60  # seconds that one which failed waits for others, which may be busy, to end with it
-WAIT = 300.0  # seconds for process 0 to answer, as long as JAX itself would wait for it
+WAIT = 300.0  # seconds for process 0 to answer, and then for all others to come
 
 
 def connect(
@@ -50,7 +53,7 @@ def connect(
     )
   elif on_tpu_vm(os.environ, jax.config.jax_platforms):
     try:
-      jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN)
+      _initialize()
     except (ValueError, OSError):
       pass  # no metadata server: alone, unless the devices know better (`parallel.devices`)
     except RuntimeError as error:
@@ -135,19 +138,35 @@ def _join(address: str | None, processes: int | None, process: int | None) -> No
   known = None not in (address, processes, process) and 'KUBERNETES_SERVICE_HOST' in os.environ
   detection = 'deactivate' if known else None
   try:
-    jax.distributed.initialize(
-      address,
-      processes,
-      process,
-      cluster_detection_method=detection,
-      shutdown_timeout_seconds=SHUTDOWN,
-    )
+    _initialize(address, processes, process, cluster_detection_method=detection)
   except ValueError as error:
     raise ValueError(f'the other processes were not found ({error}): {WANTED}') from error
   except OSError as error:
     raise ConnectionError(f'the other processes were not found ({error}): {WANTED}') from error
   except RuntimeError as error:
     raise _unreached(error) from error
+
+
+def _initialize(*given: Any, **options: Any) -> None:
+  """`jax.distributed.initialize` in a thread, since it waits for the others in C++.
+
+  There no signal is heard, and where others do not come JAX ends the process by SIGABRT. Raises
+  what it raises, and RuntimeError where not all come in `WAIT` seconds.
+  """
+  done: concurrent.futures.Future[None] = concurrent.futures.Future()
+  options |= {'initialization_timeout': int(2 * WAIT), 'shutdown_timeout_seconds': SHUTDOWN}
+
+  def work() -> None:
+    try:
+      done.set_result(jax.distributed.initialize(*given, **options))
+    except BaseException as error:
+      done.set_exception(error)
+
+  threading.Thread(target=work, daemon=True).start()
+  try:
+    done.result(WAIT)
+  except TimeoutError as error:
+    raise RuntimeError(f'not all of them came in {WAIT:g} seconds.') from error
 
 
 def _check_address(address: str, process: int) -> None:

@@ -52,11 +52,9 @@ def evaluate_run(
   ValueError where there is no such checkpoint, and OSError where rows cannot be written, before
   anything is measured.
   """
-  config = runlog.read_config(workdir)
-  config.data_dir = data_dir or config.data_dir
-  config.update_from_flattened_dict(dict(changes))
-  experiment = build(config, on, trains=False)
-  names = tuple(suite) or config.evaluation.suites
+  experiment = _experiment(workdir, data_dir, on, changes)
+  names = tuple(suite) or experiment.config.evaluation.suites
+  together.check_same('what is evaluated', f'{experiment.config.to_json()} {names} {checkpoint}')
   suites.check(experiment.config.evaluation, names)
   started = time.perf_counter()
   with together.failing_together():
@@ -94,10 +92,28 @@ def load_run(
   on: tuple[jax.Device, ...] | None = None,
 ) -> tuple[Experiment, 'Loaded']:
   """A run and its checkpoint (`load_state`); `data_dir` replaces the config's, if data moved."""
-  config = runlog.read_config(workdir)
-  config.data_dir = data_dir or config.data_dir
-  experiment = build(config, on, trains=False)
+  experiment = _experiment(workdir, data_dir, on)
   return experiment, load_state(experiment, workdir, checkpoint)
+
+
+def config_of(workdir: str | os.PathLike) -> ConfigDict:
+  """`runlog.read_config`, the same on all processes."""
+  return together.read_same(
+    f'the config of {workdir}', lambda: runlog.read_config(workdir), ConfigDict.to_json
+  )
+
+
+def _experiment(
+  workdir: str | os.PathLike,
+  data_dir: str,
+  on: tuple[jax.Device, ...] | None,
+  changes: Sequence[tuple[str, Any]] = (),
+) -> Experiment:
+  config = config_of(workdir)
+  with together.failing_together():
+    config.data_dir = data_dir or config.data_dir
+    config.update_from_flattened_dict(dict(changes))
+    return build(config, on, trains=False)
 
 
 class Loaded(NamedTuple):

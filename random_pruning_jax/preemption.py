@@ -7,6 +7,7 @@ status tells a launcher that the same command goes on.
 import contextlib
 import itertools
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -66,20 +67,26 @@ class _Stop:
 
 @contextlib.contextmanager
 def raise_when_asked() -> Iterator[None]:
-  """SIGTERM raises `Preempted` inside, where no `Watch` waits for the end of a step."""
+  """SIGTERM raises `Preempted` inside, where no `Watch` waits for the end of a step.
+
+  JAX need not have been imported. As it joins several hosts, its service takes the signal instead.
+  """
   if not _alone():
     yield
     return
   stop = _Stop()
   before = signal.signal(signal.SIGTERM, stop)
+  joined = False
   try:
     yield
+    joined = not _alone()
   except Exception as error:
     if stop.asked:
       raise Preempted(ASKED) from error
     raise
   finally:
-    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    if not joined:
+      signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def check() -> None:
@@ -99,6 +106,5 @@ def _asked_together() -> bool:
 
 
 def _alone() -> bool:
-  import jax  # here, so that the command line knows the status without it
-
-  return jax.process_count() == 1
+  jax = sys.modules.get('jax')  # which is neither imported nor started before its time
+  return jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1

@@ -71,7 +71,8 @@ def open_run(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
   config = experiment.config
   with together.failing_together():
     fed, held_out = feed.feed(experiment), feed.held_out(experiment)
-  together.check_same('the training images', fed.identity)
+  feed.check_same('the training images', fed.images)
+  feed.check_same('the validation images', held_out)
   per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
   saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
   return Run(experiment, fed, held_out, saved, per_epoch)

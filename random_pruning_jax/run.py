@@ -146,7 +146,7 @@ def _row(
   config: ConfigDict, workdir: pathlib.Path, show: bool, trained: TrainState
 ) -> dict[str, Any]:
   """The final row of a trained network: the one that is there, or one measured now."""
-  row = results.row_of(workdir)
+  row = together.by_first(lambda: results.row_of(workdir))
   # A row of a run that had not come to its end, of another checkpoint, or measured in another way
   # than this config asks for is not that run's: it is measured again.
   asked = config_lib.flat(config_lib.resolve(config))

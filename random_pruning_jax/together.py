@@ -5,11 +5,13 @@ A process that is alone waits for nobody.
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ import numpy as np
 from random_pruning_jax import parallel
 
 SHARED_WITHIN = 60.0  # seconds, as long as NFS may remember that a file was not there
+T = TypeVar('T')
 
 
 def check_same(what: str, text: str) -> None:
@@ -103,6 +106,52 @@ def of_first(text: str) -> str:
   return array_of_first(np.resize(content, size)).tobytes().decode()
 
 
+def by_first(find: Callable[[], Any], kind: type[Exception] = ValueError) -> Any:
+  """What process 0 finds, which JSON can hold, on all processes; the others do not look.
+
+  What `find` raises there fails on all, as in `failing_together`.
+  """
+  if jax.process_count() == 1:
+    return find()
+  with failing_together(kind):
+    found = json.dumps(find()) if jax.process_index() == 0 else ''
+  return json.loads(of_first(found))
+
+
+def read_same(
+  what: str,
+  read: Callable[[], T],
+  text: Callable[[T], str],
+  kind: type[Exception] = ValueError,
+) -> T:
+  """`read()` of shared files on every process, once it is what process 0 reads there.
+
+  It is that where its `text` is. The others may see late what was written, and read again for up to
+  `SHARED_WITHIN` seconds. What process 0 cannot read fails on all, as in `failing_together`; what
+  another cannot, or reads otherwise, is a ValueError on all.
+  """
+  if jax.process_count() == 1:
+    return read()
+  first = jax.process_index() == 0
+  with failing_together(kind):
+    found = read() if first else None
+  wanted = of_first(text(found) if first else '')
+
+  def blind() -> str:
+    nonlocal found
+    try:
+      found = read()
+    except Exception as error:
+      return str(error) or type(error).__name__
+    return '' if text(found) == wanted else 'it is another one here.'
+
+  with failing_together():
+    why = '' if first else _in_time(blind)
+    if why:
+      raise ValueError(f'{what} must be seen here as process 0 sees it: {why}')
+  return found
+
+
 def check_shared(what: str, directory: str | os.PathLike) -> None:
   """Raises ValueError naming the processes that do not see what process 0 writes there."""
   if jax.process_count() == 1:
@@ -111,17 +160,22 @@ def check_shared(what: str, directory: str | os.PathLike) -> None:
   with failing_together():
     if jax.process_index() == 0:
       path.touch()
-  until = time.monotonic() + SHARED_WITHIN
-  while not (seen := path.exists()) and time.monotonic() < until:
-    time.sleep(0.2)
-  every = _every(b'seen' if seen else b'')
+  every = _every(_in_time(lambda: '' if path.exists() else 'not seen').encode())
   if jax.process_index() == 0:
     path.unlink()
-  if blind := [str(i) for i, found in enumerate(every) if not found]:
+  if blind := [str(i) for i, found in enumerate(every) if found]:
     raise ValueError(
       f'{what} must be one that all processes share; process {", ".join(blind)} does not see what '
       f'process 0 writes into {directory}.'
     )
+
+
+def _in_time(why_not: Callable[[], str]) -> str:
+  """'' as soon as `why_not()` is; what it says at last, where that takes too long."""
+  until = time.monotonic() + SHARED_WITHIN
+  while (said := why_not()) and time.monotonic() < until:
+    time.sleep(0.2)
+  return said
 
 
 def wait_for_all(what: str) -> None:

@@ -4,17 +4,19 @@ import contextlib
 import http.server
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import pytest
 import started
 from ports import free_port
 
-from random_pruning_jax import hosts, parallel
+from random_pruning_jax import hosts, parallel, preemption
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What launchers set, and nothing else: no address, number or id is given by hand.
@@ -211,6 +213,58 @@ def test_a_pod_of_an_indexed_job_without_an_address_does_not_train_alone(monkeyp
   hosts.connect(processes=1)
   monkeypatch.setenv('JAX_NUM_PROCESSES', '1')
   hosts.connect()
+
+
+# Which wait a second for each other.
+IMPATIENT = """
+import sys
+from random_pruning_jax import hosts, main
+hosts.WAIT = 1.0
+sys.exit(main.main())
+"""
+
+
+@pytest.fixture
+def first_of_two(tmp_path):
+  """Starts process 0 of a command whose process 1 never comes, and waits until it listens."""
+  processes = []
+
+  def start(*python):
+    port = free_port()
+    train = ['train', '--config=configs/digits.py', f'--workdir={tmp_path}']
+    joined = [f'--coordinator-address=localhost:{port}', '--num-processes=2', '--process-id=0']
+    process = subprocess.Popen(
+      [sys.executable, *python, *train, *joined], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    processes.append(process)
+    while process.poll() is None:
+      with contextlib.suppress(OSError), socket.create_connection(('localhost', port)):
+        break
+      time.sleep(0.05)
+    time.sleep(0.5)  # from listening to waiting
+    return process
+
+  yield start
+  for process in processes:
+    process.kill()
+    process.communicate()
+
+
+def test_sigterm_while_others_are_waited_for_ends_with_the_status_of_one_to_start_again(
+  first_of_two,
+):
+  process = first_of_two('-m', 'random_pruning_jax')
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == preemption.EXIT_STATUS, error
+
+
+def test_processes_that_do_not_all_come_end_with_one_line(first_of_two):
+  process = first_of_two('-c', IMPATIENT)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 2, error
+  assert 'random-pruning: the other processes were not reached: not all of them came in' in error
+  assert 'Traceback' not in error
 
 
 def test_devices_of_processes_that_have_not_met_are_refused(monkeypatch):

@@ -19,8 +19,8 @@ from random_pruning_jax.experiment import build
 ROOT = pathlib.Path(__file__).parents[1]
 # A run that trains and evaluates; SNIP's densities come from gradients on all the processes, as
 # do the other scores' masks. A streamed run loses its last checkpoint, and goes on. So does a run
-# of one process, where there is one; and processes that disagree stop. All in one start of the
-# processes, since each of them compiles for itself.
+# of one process, where there is one; process 1 sees a workdir late, and another in part; and
+# processes that disagree stop. All in one start of the processes, since each compiles for itself.
 SCRIPT = """
 import json
 import sys
@@ -36,10 +36,11 @@ import os
 import pathlib
 import shutil
 import signal
+import threading
 import time
 import numpy as np
 from random_pruning_jax import beginning, checkpoints, cost, data, feed, masks, prepared, run, train
-from random_pruning_jax import footprint, preemption, room, suites
+from random_pruning_jax import footprint, measure, preemption, room, suites
 from random_pruning_jax.commands import sweep
 from random_pruning_jax.experiment import build, initial_masks, initial_variables
 from random_pruning_jax.experiment import keys, score_batches
@@ -89,24 +90,62 @@ if jax.process_count() > 1:
     with together.failing_together():
       if number == 1:
         raise OSError('no space is left here')
+  def turned(images):
+    return data.Images(images.images[:: 1 - 2 * number], images.labels)
   def other_images():
     made = feed.feed
-    feed.feed = lambda experiment: made(experiment)._replace(identity=str(number))
+    feed.feed = lambda experiment: made(experiment)._replace(images=turned(made(experiment).images))
     try:
       prepared.open_run(build(tinier_config()))
     finally:
       feed.feed = made
+  def other_held_out():
+    made = feed.held_out
+    feed.held_out = lambda experiment: turned(made(experiment))
+    try:
+      prepared.open_run(build(tinier_config()))
+    finally:
+      feed.held_out = made
+  seen = workdir
+  if number == 1:  # all but a checkpoint, which comes later, and the row
+    seen = workdir / 'seen'
+    shutil.copytree(workdir / 'checkpoints', seen / 'checkpoints')
+    shutil.copy(workdir / 'config.json', seen)
+    (seen / 'checkpoints' / '20').rename(seen / '20')
+    come = (seen / '20').rename, (seen / 'checkpoints' / '20',)
+    threading.Timer(2.0, *come).start()
+  experiment, (state, record, final) = measure.load_run(seen, '20')
+  found = {'restored': [int(state.step), checkpoints.digest(state), record, final]}
+  together.SHARED_WITHIN = 1.0
+  if number == 1:
+    (seen / 'checkpoints' / '20').rename(seen / '20')
+  _, record, final = measure.load_state(experiment, seen, '20', trained=state)
+  found |= {'trained': [record, final]}
+  with checkpoints.Manager(seen) as saved:
+    found |= {'best': checkpoints.find(saved, 'best')}
+  found |= {'row': run._row(tinier_config(**SNIP), seen, False, state)}
+  (workdir / f'found{number}').write_text(json.dumps(found))
+  def go_on():
+    with checkpoints.Manager(seen) as saved:
+      checkpoints.restore_newest(saved, lambda: beginning.blank_state(experiment), experiment.on)
   def not_shared():
-    together.SHARED_WITHIN = 1.0
     place = workdir / f'of{number}'
     place.mkdir()
     together.check_shared('the workdir', place)
   def lacking():  # 'mnist' is not here
     bench = suites.Bench(build(tinier_config()), {}, {})
     bench.images('mnist' if number else 'natural_patches')
+  def other_foreign():
+    bench = suites.Bench(build(tinier_config()), {}, {})
+    bench.images('digits' if number else 'natural_patches')
   other = workdir / 'other'
   disagreements = {
     'images': other_images,
+    'held out': other_held_out,
+    'foreign': other_foreign,
+    'suites': lambda: measure.evaluate_run(workdir, suite=('quick', 'ood')[: 1 + number]),
+    'unseen': go_on,
+    'measured': lambda: measure.load_run(seen, '20'),
     'shared': not_shared,
     'set': lacking,
     'sweep': sweep._check_alone,
@@ -262,6 +301,8 @@ def said(two):
   [
     ('config', 'the config'),
     ('images', 'the training images'),
+    ('held out', 'the validation images'),
+    ('suites', 'what is evaluated'),
     ('masks', 'the masks'),
     ('weights', 'the initial weights'),
     ('step', 'what processes wait for'),
@@ -279,6 +320,32 @@ def test_masks_of_scores_are_those_of_the_first_process_whatever_others_computed
 def test_a_workdir_that_is_not_shared_is_named(said):
   wanted = 'the workdir must be one that all processes share; process 1 does not see what process 0'
   assert all(each['shared'].startswith(wanted) for each in said)
+
+
+def test_foreign_images_that_are_others_on_another_process_are_named(said):
+  wanted = 'must be the same on all 2 processes; process 1 differs from process 0.'
+  whole = ['natural_patches', 'digits']  # as each calls them
+  for each, name in zip(said, whole, strict=True):
+    assert each['foreign'] == f'the images of {name} test {wanted}'
+
+
+def test_processes_wait_until_all_see_the_checkpoint_that_the_first_chose(two):
+  """Process 1 sees it two seconds late."""
+  one, other = (json.loads((two / f'found{i}').read_text())['restored'] for i in range(2))
+  assert one == other and one[0] == 20 and one[1] == one[2]['digest']
+
+
+def test_what_was_trained_is_measured_where_another_does_not_see_its_checkpoint_or_row(two):
+  one, other = (json.loads((two / f'found{i}').read_text()) for i in range(2))
+  assert one == other and one['trained'] == one['restored'][2:]
+  assert one['row']['metrics'] == row(two)['metrics']
+
+
+@pytest.mark.parametrize('what', ['unseen', 'measured'])
+def test_a_checkpoint_that_another_process_does_not_see_ends_all_and_stays(two, said, what):
+  wanted = 'checkpoint 20 must be seen here as process 0 sees it: checkpoint'
+  assert said[1][what].startswith(wanted) and said[0][what] == f'process 1: {said[1][what]}'
+  assert (two / 'checkpoints' / '20').exists() and not (two / 'unreadable').exists()
 
 
 def test_what_one_process_lacks_all_do_without(said):

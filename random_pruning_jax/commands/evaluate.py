@@ -42,12 +42,14 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   arguments.start_jax(args)
   import jax
 
-  from random_pruning_jax import measure, runlog, tables
+  from random_pruning_jax import measure, tables, together
   from random_pruning_jax import run as run_lib
   from random_pruning_jax.report import measured
 
   places = [place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN)]
-  changes = [_changes(runlog.read_config(place), rest) for place in places]
+  configs = [measure.config_of(place) for place in places]
+  with together.failing_together():
+    changes = [_changes(config, rest) for config in configs]
   rows = [
     measure.evaluate_run(
       place, suite=suite, checkpoint=args.checkpoint, data_dir=args.data_dir, changes=change
@@ -64,9 +66,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _with_twin(workdir: pathlib.Path, twin: str) -> list[pathlib.Path]:
   """The run, and its dense twin if that was trained to its end."""
-  from random_pruning_jax import results
+  from random_pruning_jax import results, together
 
-  row = results.row_of(workdir / twin)
+  row = together.by_first(lambda: results.row_of(workdir / twin))
   return [workdir, *([workdir / twin] if row and results.is_final(row) else [])]
 
 

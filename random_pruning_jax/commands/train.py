@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from random_pruning_jax import kernels
+from random_pruning_jax import kernels, preemption
 from random_pruning_jax.commands import arguments
 
 
@@ -23,18 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-  config = arguments.load_config(args.config, rest)
-  kernels.begin()
-  arguments.start_jax(args)
-  import jax
-
-  from random_pruning_jax import preemption, profiling, tables
-  from random_pruning_jax import run as run_lib
-
-  profile = profiling.span(args.profile) if args.profile else None
-  workdir = args.workdir or arguments.default_workdir(args.config)
   with preemption.raise_when_asked():
-    rows = run_lib.run(config, workdir, profile=profile)
+    config = arguments.load_config(args.config, rest)
+    kernels.begin()
+    arguments.start_jax(args)
+    import jax
+
+    from random_pruning_jax import profiling, tables
+    from random_pruning_jax import run as run_lib
+
+    profile = profiling.span(args.profile) if args.profile else None
+    workdir = args.workdir or arguments.default_workdir(args.config)
+    with preemption.raise_when_asked():  # again: JAX's service of one host took the signal
+      rows = run_lib.run(config, workdir, profile=profile)
   if jax.process_index() == 0:
     print(tables.side_by_side(rows))
   return 0

@@ -197,6 +197,9 @@ class Pixels:
   def __len__(self) -> int:
     return self.shape[0]
 
+  def identity(self) -> str:
+    return self._source.identity()
+
   def as_evaluated(self) -> 'Pixels':
     """The same, decoded and resized as held-out and foreign images are: by Pillow."""
     return Pixels(self._source, dataclasses.replace(self._augment, decoder='pillow'))

@@ -63,6 +63,7 @@ class Bench:
       return self._images[name, split]
     with together.failing_together(data.DataError):  # what one process lacks, all do without
       found = self._read(name, split)
+    feed.check_same(f'the images of {name or self.experiment.config.dataset} {split}', found)
     self._images[name, split] = found
     return found
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from random_pruning_jax import data
+from random_pruning_jax import data, feed, together
 from random_pruning_jax.data import corrupted, places
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.suites.bench import Bench, Findings
@@ -58,9 +58,11 @@ def full(bench: Bench) -> Findings:
   'corruptions/mce'. 'corruptions_regenerated/...' where the images were made here.
   """
   family = FAMILIES.get(unversioned(bench.experiment.config.dataset))
-  if family and any(_prepared(bench, family, name) for name in _names(bench)):
+  if family and together.by_first(
+    lambda: any(_prepared(bench, family, name) for name in _names(bench))
+  ):
     return _measure(bench, family, 'corruptions')
-  why = corrupted.available(bench.experiment.spec.shape)
+  why = together.by_first(lambda: corrupted.available(bench.experiment.spec.shape))
   if why:
     looked = f'{family.dataset} is not prepared, and ' if family else ''
     return Findings(skipped={'corruptions': f'{looked}they cannot be regenerated: {why}'})
@@ -113,15 +115,17 @@ def against_alexnet(errors: dict[str, float], clean: float) -> dict[str, float]:
 
 def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[str, float]:
   what = f'{name} {severity}'
-  if family:
-    experiment, shape = bench.experiment, bench.experiment.spec.shape
-    path = _tfds_name(family, name, severity)
-    images, _ = data.load_adapted(path, 'test', shape, experiment.config.data_dir)
-  else:
-    clean, count = bench.images(), _count(bench)
-    some = data.Images(clean.images[:count], clean.labels[:count])
-    bench.stages.begin(f'making {what}', count)
-    images = corrupted.corrupted(some, name, severity, bench.experiment.config.dataset)
+  clean, count = bench.images(), _count(bench)
+  with together.failing_together(data.DataError):
+    if family:
+      experiment, shape = bench.experiment, bench.experiment.spec.shape
+      path = _tfds_name(family, name, severity)
+      images, _ = data.load_adapted(path, 'test', shape, experiment.config.data_dir)
+    else:
+      some = data.Images(clean.images[:count], clean.labels[:count])
+      bench.stages.begin(f'making {what}', count)
+      images = corrupted.corrupted(some, name, severity, bench.experiment.config.dataset)
+  feed.check_same(f'the images of {what}', images)
   return measure(bench.predict(images.images, what), images.labels, MEASURED)
 
 

@@ -72,7 +72,7 @@ def _check_finite(state: Any, step: int) -> None:
   for name, leaf in masks.named_leaves(state).items():
     if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
       raise runlog.NotFiniteError(
-        f'{name} holds nan or infinity at step {step}; what was saved before is intact. Try a lower '
+        f'{name} holds nan or infinity at step {step}; what was saved is intact. Try a lower '
         'optimizer.lr, or schedule.warmup_epochs of 5.'
       )
 

@@ -112,7 +112,7 @@ class Meter:
     for i, value in enumerate(loss, 1):
       if not math.isfinite(value):
         raise runlog.NotFiniteError(
-          f'the loss is {value} at step {self._fetched + i}; what was saved before is intact. Try a '
+          f'the loss is {value} at step {self._fetched + i}; what was saved is intact. Try a '
           'lower optimizer.lr, or schedule.warmup_epochs of 5.'
         )
     for pair in zip(loss, accuracy, strict=True):

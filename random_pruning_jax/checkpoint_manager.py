@@ -70,6 +70,12 @@ class Manager:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers
 
+    class Unasking(ocp.CheckpointManager):
+      """Asks JAX's service nothing, which would take it for the run's own (`preemption`)."""
+
+      def reached_preemption(self, step: int) -> bool:
+        return False
+
     policy = checkpoint_managers.AnyPreservationPolicy(
       [checkpoint_managers.LatestN(self._keep), Best(self.directory)]
     )
@@ -85,7 +91,7 @@ class Manager:
       options['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f'process{own}'
       )
-    return ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(**options))
+    return Unasking(self.directory, options=ocp.CheckpointManagerOptions(**options))
 
   def all_steps(self) -> list[int]:
     """Steps of which there is a checkpoint, in order; as the first process sees them."""

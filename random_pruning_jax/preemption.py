@@ -15,7 +15,8 @@ from typing import Any
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 ASKED = 'asked to stop (SIGTERM)'
 # JAX's service counts the questions of a process, over all that it trains: once signalled, it lets
-# all processes stop at one number, which must still come.
+# all processes stop at one number, which must still come. So nobody else may ask it with numbers of
+# their own, as Orbax does with steps: see `checkpoint_manager`.
 _questions = itertools.count(1)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 from tiny import a_batch, assert_equal, log_of, tiny_config
 
 from random_pruning_jax import (
@@ -259,6 +260,18 @@ def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
     assert saved.all_steps() == [3, 7, 8]
   on_disk = [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
   assert sorted(on_disk) == ['3', '7', '8']
+
+
+def test_saving_asks_nothing_of_the_service_that_counts_a_runs_questions(
+  whole, tmp_path, monkeypatch
+):
+  asked = []
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked.append)
+  with checkpoints.Manager(tmp_path) as saved:
+    for step in (1, 2):
+      state = whole[1].replace(step=jnp.int32(step))
+      checkpoints.save(saved, state, {'validation': None})
+  assert not asked
 
 
 def test_without_synchronised_statistics_each_device_has_its_own():

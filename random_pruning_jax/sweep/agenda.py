@@ -22,7 +22,7 @@ class Job(NamedTuple):
 
   tag: str  # the name of its directory
   config: ConfigDict
-  group: str  # equal for runs that share one compilation, and can train together
+  group: str  # equal for runs that share one compilation, and can train together; '' of one that cannot be run
   error: str = ''  # why it cannot be run
 
 
@@ -48,12 +48,15 @@ def make(
   jobs: list[Job] = []
   wrong: dict[str, list[str]] = {}  # error -> the jobs that have it
   for i, config in enumerate(configs):
+    error = ''
     try:
-      resolved = _check(config, experiments, need_data)
-      job = Job(tag(resolved), resolved, many.key(resolved))
-    except ValueError as error:
-      job = Job(tag(config), config, many.key(config), str(error))
-      wrong.setdefault(job.error, []).append(f'{job.tag} (config {i})')
+      config = config_lib.resolve(config)  # so that a run keeps its tag once it is valid
+      _check(config, experiments, need_data)
+    except ValueError as found:
+      error = str(found)
+    job = Job(tag(config), config, '' if error else many.key(config), error)
+    if error:
+      wrong.setdefault(error, []).append(f'{job.tag} (config {i})')
     same = seen.setdefault(_identity(job.config), i)
     if same != i:
       raise ValueError(f'configs {same} and {i} are the same run, {job.tag}: {_hint(job.config)}')
@@ -175,14 +178,13 @@ def _refusal(wrong: dict[str, list[str]], total: int) -> str:
   )
 
 
-def _check(config: ConfigDict, experiments: dict[str, Experiment], need_data: bool) -> ConfigDict:
-  """The resolved config, or ValueError; builds the network of each group once."""
-  if config.dense_twin:
+def _check(resolved: ConfigDict, experiments: dict[str, Experiment], need_data: bool) -> None:
+  """Raises ValueError for what cannot be run; builds the network of each group once."""
+  if resolved.dense_twin:
     raise ValueError(
       'dense_twin must be False in a sweep, or every run trains the same dense network; add one '
       'config of pruning.density 1.0.'
     )
-  resolved = config_lib.resolve(config)
   pruning.check_names(resolved.pruning.ratio, resolved.pruning.select, resolved.pruning.sampling)
   name = many.key(resolved)
   if name not in experiments:
@@ -191,7 +193,6 @@ def _check(config: ConfigDict, experiments: dict[str, Experiment], need_data: bo
     experiments[name] = build(resolved, tuple(jax.devices()))
   suites.check(resolved.evaluation)
   pruning.pruned(experiments[name].structure.shapes, resolved.pruning.dense)
-  return resolved
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import lease
 
+_FORMAT = 1  # of the manifest; raised when a field changes its meaning
 _OF_MASKS = ('pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
 
 
@@ -22,7 +23,7 @@ class Job(NamedTuple):
 
   tag: str  # the name of its directory
   config: ConfigDict
-  group: str  # equal for runs that share one compilation, and can train together; '' of one that cannot be run
+  group: str  # equal for runs that share one compilation, and can train together; '' of invalid
   error: str = ''  # why it cannot be run
 
 
@@ -137,17 +138,27 @@ def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   with lock.alone(directory):
     known = read_manifest(directory)
     known |= {job.tag: _flat(job.config) for job in jobs}
-    content = json.dumps({'format': 1, 'runs': known}, sort_keys=True) + '\n'
+    content = json.dumps({'format': _FORMAT, 'runs': known}, sort_keys=True) + '\n'
     atomic.write(directory / results.MANIFEST, content)
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """{tag: flat config} of every run planned in a directory; {} where there was no sweep."""
+  """{tag: flat config} of every run planned in a directory; {} where there was no sweep.
+
+  Raises ValueError for a file that is damaged, or of a later format than this code knows.
+  """
   path = directory / results.MANIFEST
+  if not path.exists():
+    return {}
   try:
-    return json.loads(path.read_text())['runs'] if path.exists() else {}
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or not isinstance(found.get('runs'), dict):
+      raise ValueError(f'it must hold runs by tag, got {found!r:.60}')
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}; without it, a sweep makes it anew.') from error
+  if found.get('format') != _FORMAT:
+    raise ValueError(f'{path} is of format {found.get("format")}; known: {_FORMAT}.')
+  return found['runs']
 
 
 def read_failure(directory: pathlib.Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any
 
+from random_pruning_jax import runlog
+
 FORMAT = 1  # of a row; raised when a field changes its meaning
 FILE = 'results.jsonl'
 FAILED = 'failed.json'  # in a sweep's run: its error, traceback and config
@@ -84,11 +86,26 @@ def read(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
   for path in map(pathlib.Path, paths):
     if not path.exists():
       raise ValueError(f'{path} must be a run or a directory of runs; it does not exist.')
-    for file in sorted(path.rglob(FILE)) if path.is_dir() else [path]:
+    for file in find(path, FILE) if path.is_dir() else [path]:
       whole = _rows(file)
       chosen = [row for row in whole if is_final(row)] or whole
       rows += [row | {'run': str(file.parent)} for row in chosen[-1:]]
   return rows
+
+
+def find(directory: str | os.PathLike, name: str) -> list[pathlib.Path]:
+  """The files of that name at or below a directory, in order; [] where it is none.
+
+  Runs may train meanwhile: a directory that is gone once it is looked into has none. The
+  checkpoints of a run are not looked into.
+  """
+  found = []
+  for place, below, files in os.walk(directory):
+    if runlog.CONFIG_FILE in files and runlog.CHECKPOINTS in below:
+      below.remove(runlog.CHECKPOINTS)
+    if name in files:
+      found.append(pathlib.Path(place) / name)
+  return sorted(found)
 
 
 def row_of(workdir: str | os.PathLike) -> dict[str, Any] | None:

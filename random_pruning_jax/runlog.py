@@ -13,7 +13,8 @@ from random_pruning_jax.events import Events
 
 CONFIG_FILE = 'config.json'
 LOG_FILE = 'train.jsonl'
-KEPT = ('checkpoints', 'results.jsonl')  # what a workdir has of a run that came so far
+CHECKPOINTS = 'checkpoints'
+KEPT = (CHECKPOINTS, 'results.jsonl')  # what a workdir has of a run that came so far
 
 
 class NotFiniteError(ArithmeticError):

@@ -114,6 +114,15 @@ def test_failed_missing_and_unequal_runs_appear_as_such(tmp_path):
   assert formats.show(table.cells['erk', 0.9], 'accuracy').endswith('(n=2, 1 failed, 1 missing)')
 
 
+def test_a_planned_run_that_another_sweep_has_is_not_missing(tmp_path, capsys):
+  configs = {f'run{seed}': synthetic.config_of(seed=seed) for seed in range(3)}
+  (tmp_path / 'sweep').mkdir()
+  (tmp_path / 'sweep' / 'sweep.json').write_text(json.dumps({'format': 1, 'runs': configs}))
+  synthetic.write(tmp_path / 'other' / 'run', synthetic.row_of(configs['run0']))
+  assert main(['report', str(tmp_path), '--csv']) == 0
+  assert 'missing: 2 planned runs are not there yet' in capsys.readouterr().err
+
+
 def test_rows_of_older_versions_are_read(tmp_path):
   row = a_row()
   for name in ('format', 'layers', 'macs', 'validation', 'versions', 'commit'):

@@ -1,6 +1,8 @@
 """Rows are read as they were written, and a crash costs no other row."""
 
 import json
+import os
+import pathlib
 import struct
 import subprocess
 import sys
@@ -88,6 +90,30 @@ def test_rows_of_a_later_format_and_paths_that_are_not_there_are_refused(tmp_pat
     results.read([tmp_path])
   with pytest.raises(ValueError, match='does not exist'):
     results.read([tmp_path / 'none'])
+
+
+def test_a_directory_that_vanishes_while_rows_are_looked_for_is_passed_over(tmp_path, monkeypatch):
+  list_directory = os.scandir
+
+  def list_late(place):
+    if pathlib.Path(place).name == 'vanishing':
+      pathlib.Path(place).rmdir()
+    return list_directory(place)
+
+  results.append(tmp_path, {'format': 1, 'seed': 3})
+  (tmp_path / 'vanishing').mkdir()
+  monkeypatch.setattr(os, 'scandir', list_late)
+  assert [row['seed'] for row in results.read([tmp_path])] == [3]
+
+
+def test_rows_are_looked_for_in_no_checkpoint_of_a_run(tmp_path):
+  for place in ('checkpoints/run', 'checkpoints/run/dense_twin', 'checkpoints/run/checkpoints/1'):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    results.append(tmp_path / place, {'format': 1})
+    (tmp_path / place / runlog.CONFIG_FILE).touch()
+  run = tmp_path / 'checkpoints' / 'run'
+  found = [row['run'] for row in results.read([tmp_path])]
+  assert found == [str(run / 'dense_twin'), str(run)]
 
 
 def test_reading_rows_needs_no_jax():

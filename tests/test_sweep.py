@@ -116,6 +116,23 @@ def test_the_manifest_holds_every_planned_run(swept):
   assert len(agenda.read_manifest(directory)) == len(jobs)
 
 
+@pytest.mark.parametrize(
+  ('content', 'said'),
+  [
+    ('{"runs": {', 'is damaged: Expecting .*; without it, a sweep makes it anew'),
+    ('{}', 'is damaged: it must hold runs by tag, got {}; without it'),
+    ('[]', r'is damaged: it must hold runs by tag, got \[\]; without it'),
+    ('{"format": 2, "runs": {}}', 'is of format 2; known: 1'),
+  ],
+)
+def test_a_manifest_that_is_damaged_or_of_a_later_format_is_refused(tmp_path, content, said):
+  path = tmp_path / results.MANIFEST
+  path.write_text(content)
+  with pytest.raises(ValueError, match=f'{path} {said}'):
+    agenda.remember([], tmp_path)
+  assert path.read_text() == content
+
+
 def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys):
   (job,) = planned(small())
   with lease.hold(tmp_path / job.tag) as mine:
@@ -201,6 +218,19 @@ def test_a_lease_from_another_host_lasts_while_it_is_touched(tmp_path):
   old = path.stat().st_mtime - lease.STALE_AFTER - 1
   os.utime(path, (old, old))
   assert lease.holder(place) is None
+
+
+def test_a_lease_from_another_host_is_read_where_nothing_may_be_written(tmp_path, monkeypatch):
+  def refuse(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+  path = tmp_path / 'run' / lease.FILE
+  path.parent.mkdir()
+  path.write_text(json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'}))
+  monkeypatch.setattr(pathlib.Path, 'touch', refuse)
+  assert lease.holder(path.parent)['host'] == 'elsewhere.invalid'
+  os.utime(path, (0, 0))
+  assert lease.holder(path.parent) is None
 
 
 def test_a_lease_is_touched_while_it_is_held(tmp_path, monkeypatch):

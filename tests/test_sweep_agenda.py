@@ -10,7 +10,7 @@ import types
 import pytest
 from sweeping import planned, small
 
-from random_pruning_jax import processor, pruning
+from random_pruning_jax import processor, pruning, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.sweep import agenda, estimate, view, work, workers
 
@@ -39,7 +39,7 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     small(pruning__ratio='nonsense'),
     small(model__name='resnet7'),
     small(pruning__density=0.0),
-    small(dense_twin=True),
+    small(seed=2, dense_twin=True),
     small(pruning__dense=('nolayer',)),
     small(seed=1, evaluation__corruptions=('foggy',)),
   ]
@@ -81,6 +81,13 @@ def test_tags_are_readable_and_differ_with_every_field_but_the_place_of_the_data
   assert tags[3].startswith('digits-cifar_resnet8-w2-erk-magnitude-d0.3-s0-')
   assert tags[4].startswith('digits-cifar_resnet8-w2-dense-s0-')
   assert planned(small(data_dir='/elsewhere'))[0].tag == tags[0]
+
+
+def test_a_run_has_one_tag_while_it_is_invalid_and_once_it_is_valid(tmp_path):
+  config = small(dataset='cifar10', data_dir=str(tmp_path))
+  [invalid] = agenda.make([config], skip_invalid=True).jobs
+  [valid] = agenda.make([config], need_data=False).jobs
+  assert invalid.error and not valid.error and invalid.tag == valid.tag
 
 
 def test_jobs_that_share_a_compilation_follow_each_other():
@@ -137,6 +144,17 @@ def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):
   left, again = (estimate.table(*both, tmp_path, 1, retry) for retry in (False, True))
   assert 'What is not done takes about 0 s' in left
   assert 'What is not done takes about 0 s' not in again
+
+
+def test_the_dry_run_counts_what_is_left_of_an_interrupted_run(tmp_path, monkeypatch):
+  clock = types.SimpleNamespace(perf_counter=itertools.count(step=60).__next__)  # a look, a minute
+  monkeypatch.setattr(estimate, 'time', clock)
+  both = agenda.make([small()])  # of ten steps
+  place = tmp_path / both.jobs[0].tag
+  place.mkdir()
+  (place / runlog.CONFIG_FILE).touch()
+  (place / runlog.LOG_FILE).write_text(json.dumps({'kind': 'train', 'step': 8, 'loss': 1.0}))
+  assert 'What is not done takes about 2 min here' in estimate.table(*both, tmp_path, 1)
 
 
 def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():

@@ -27,9 +27,9 @@ def get_sweep():
 """
 
 
-def start(tmp_path, more, *arguments, **environment):
+def start(tmp_path, more, *arguments, text=SWEEP_FILE, **environment):
   file = tmp_path / 'file.py'
-  file.write_text(SWEEP_FILE.format(tests=str(ROOT / 'tests'), more=more))
+  file.write_text(text.format(tests=str(ROOT / 'tests'), more=more))
   words = ['sweep', f'--config={file}', f'--workdir={tmp_path / "runs"}', *arguments]
   # Tests in the background of a shell ignore Ctrl-C, and what they start would inherit that.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,6 +91,22 @@ def test_sigterm_outside_of_a_step_ends_the_sweep_with_its_own_status(
   while process.poll() is None and not list((tmp_path / 'runs').glob('*/config.json')):
     time.sleep(0.005)  # its program is not compiled yet
   process.send_signal(signal.SIGTERM)
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == preemption.EXIT_STATUS, said
+
+
+# Which is asked to stop as the network of its runs is built.
+STOPPED = """
+import os, signal
+from random_pruning_jax import models
+def stop(**_):
+  os.kill(os.getpid(), signal.SIGTERM)
+models.MODELS['resnet20'] = stop
+"""
+
+
+def test_sigterm_while_the_runs_are_planned_ends_the_sweep_with_its_own_status(tmp_path):
+  process = start(tmp_path, {'model__name': 'resnet20'}, text=SWEEP_FILE + STOPPED)
   _, said = process.communicate(timeout=120)
   assert process.returncode == preemption.EXIT_STATUS, said
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files, kernels, processor, runlog
+from random_pruning_jax import config_files, kernels, preemption, processor, runlog
 from random_pruning_jax.commands import arguments
 from random_pruning_jax.progress import say
 
@@ -66,22 +66,29 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     raise ValueError(f'--workers must be at least 1, got {args.workers}.')
   if args.together < 0:
     raise ValueError(f'--together must be at least 0, got {args.together}.')
-  configs = load_sweep(args.config, rest)
-  runlog.check_local(args.workdir)
-  directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   parent = args.workers > 1 and args.worker < 0 and not args.dry_run
-  _share_cores(args)
-  if not parent:
-    kernels.begin()
-  arguments.start_jax(args, apart=not args.dry_run)
-  if parent:
-    import jax
+  with preemption.raise_when_asked():
+    configs = load_sweep(args.config, rest)
+    runlog.check_local(args.workdir)
+    _share_cores(args)
+    if not parent:
+      kernels.begin()
+    arguments.start_jax(args, apart=not args.dry_run)
+    if parent:
+      import jax
 
-    jax.config.update('jax_platforms', 'cpu')  # the GPUs are the workers'
-  _check_alone()
-  from random_pruning_jax import preemption
+      jax.config.update('jax_platforms', 'cpu')  # the GPUs are the workers'
+    _check_alone()
+    with preemption.raise_when_asked():  # again: JAX's service of one host took the signal
+      return _sweep(args, rest, configs, parent)
+
+
+def _sweep(
+  args: argparse.Namespace, rest: Sequence[str], configs: Sequence[ConfigDict], parent: bool
+) -> int:
   from random_pruning_jax.sweep import agenda, estimate, view, work, workers
 
+  directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   planned = agenda.make(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
   jobs = agenda.shard(planned.jobs, args.shard)
   if args.dry_run:
@@ -89,17 +96,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
   if args.worker >= 0:
     start = args.worker * len(jobs) // args.workers  # so that each begins with another network
-    with preemption.raise_when_asked():
-      work.work([*jobs[start:], *jobs[:start]], directory, _parent_lives(), args.together)
+    work.work([*jobs[start:], *jobs[:start]], directory, _parent_lives(), args.together)
     return 0
   agenda.remember(planned.jobs, directory)
   if args.retry:
     work.forget_failures(jobs, directory)
   status = 0
-  with (
-    view.View(jobs, estimate.costs(jobs, planned.experiments), directory) as seen,
-    preemption.raise_when_asked(),
-  ):
+  with view.View(jobs, estimate.costs(jobs, planned.experiments), directory) as seen:
     if parent:
       status = workers.run(_command(args, rest), args.workers, jobs, directory)
     else:

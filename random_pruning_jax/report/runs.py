@@ -193,7 +193,7 @@ def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   runs = list(known.values())
   if not runs:
     where = ', '.join(map(str, paths))
-    files = (file for path in map(pathlib.Path, paths) for file in path.rglob(runlog.CONFIG_FILE))
+    files = (file for path in paths for file in results.find(path, runlog.CONFIG_FILE))
     if under_way := ', '.join(sorted(str(file.parent) for file in files)):
       raise ValueError(f'no run at or below {where} has come to its end; begun: {under_way}.')
     raise ValueError(f'there is no run at or below {where}.')
@@ -218,13 +218,12 @@ def order(run: Run) -> tuple:
 def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   """Runs that failed, and runs that a sweep planned and that are not there yet."""
   found: dict[pathlib.Path, Run] = {}
-  for path in map(pathlib.Path, paths):
-    manifests = sorted(path.rglob(results.MANIFEST)) if path.is_dir() else []
-    for file in manifests:
+  for path in paths:
+    for file in results.find(path, results.MANIFEST):
       for tag, config in _read(file, runs=dict)['runs'].items():
         place = file.parent / tag
         found[place.resolve()] = Run('missing', str(place), config, {})
-    for file in sorted(path.rglob(results.FAILED)) if path.is_dir() else []:
+    for file in results.find(path, results.FAILED):
       failure = _read(file, config=dict, error=str)
       found[file.parent.resolve()] = Run(
         'failed', str(file.parent), failure['config'], {}, failure['error']

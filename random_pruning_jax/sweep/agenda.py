@@ -14,6 +14,7 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import lease
 
+_FORMAT = 1  # of the manifest; raised when a field changes its meaning
 _OF_MASKS = ('pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
 
 
@@ -22,7 +23,7 @@ class Job(NamedTuple):
 
   tag: str  # the name of its directory
   config: ConfigDict
-  group: str  # equal for runs that share one compilation, and can train together
+  group: str  # equal for runs that share one compilation, and can train together; '' of invalid
   error: str = ''  # why it cannot be run
 
 
@@ -48,12 +49,15 @@ def make(
   jobs: list[Job] = []
   wrong: dict[str, list[str]] = {}  # error -> the jobs that have it
   for i, config in enumerate(configs):
+    error = ''
     try:
-      resolved = _check(config, experiments, need_data)
-      job = Job(tag(resolved), resolved, many.key(resolved))
-    except ValueError as error:
-      job = Job(tag(config), config, many.key(config), str(error))
-      wrong.setdefault(job.error, []).append(f'{job.tag} (config {i})')
+      config = config_lib.resolve(config)  # so that a run keeps its tag once it is valid
+      _check(config, experiments, need_data)
+    except ValueError as found:
+      error = str(found)
+    job = Job(tag(config), config, '' if error else many.key(config), error)
+    if error:
+      wrong.setdefault(error, []).append(f'{job.tag} (config {i})')
     same = seen.setdefault(_identity(job.config), i)
     if same != i:
       raise ValueError(f'configs {same} and {i} are the same run, {job.tag}: {_hint(job.config)}')
@@ -134,17 +138,27 @@ def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   with lock.alone(directory):
     known = read_manifest(directory)
     known |= {job.tag: _flat(job.config) for job in jobs}
-    content = json.dumps({'format': 1, 'runs': known}, sort_keys=True) + '\n'
+    content = json.dumps({'format': _FORMAT, 'runs': known}, sort_keys=True) + '\n'
     atomic.write(directory / results.MANIFEST, content)
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """{tag: flat config} of every run planned in a directory; {} where there was no sweep."""
+  """{tag: flat config} of every run planned in a directory; {} where there was no sweep.
+
+  Raises ValueError for a file that is damaged, or of a later format than this code knows.
+  """
   path = directory / results.MANIFEST
+  if not path.exists():
+    return {}
   try:
-    return json.loads(path.read_text())['runs'] if path.exists() else {}
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or not isinstance(found.get('runs'), dict):
+      raise ValueError(f'it must hold runs by tag, got {found!r:.60}')
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}; without it, a sweep makes it anew.') from error
+  if found.get('format') != _FORMAT:
+    raise ValueError(f'{path} is of format {found.get("format")}; known: {_FORMAT}.')
+  return found['runs']
 
 
 def read_failure(directory: pathlib.Path) -> dict[str, Any]:
@@ -175,14 +189,13 @@ def _refusal(wrong: dict[str, list[str]], total: int) -> str:
   )
 
 
-def _check(config: ConfigDict, experiments: dict[str, Experiment], need_data: bool) -> ConfigDict:
-  """The resolved config, or ValueError; builds the network of each group once."""
-  if config.dense_twin:
+def _check(resolved: ConfigDict, experiments: dict[str, Experiment], need_data: bool) -> None:
+  """Raises ValueError for what cannot be run; builds the network of each group once."""
+  if resolved.dense_twin:
     raise ValueError(
       'dense_twin must be False in a sweep, or every run trains the same dense network; add one '
       'config of pruning.density 1.0.'
     )
-  resolved = config_lib.resolve(config)
   pruning.check_names(resolved.pruning.ratio, resolved.pruning.select, resolved.pruning.sampling)
   name = many.key(resolved)
   if name not in experiments:
@@ -191,7 +204,6 @@ def _check(config: ConfigDict, experiments: dict[str, Experiment], need_data: bo
     experiments[name] = build(resolved, tuple(jax.devices()))
   suites.check(resolved.evaluation)
   pruning.pruned(experiments[name].structure.shapes, resolved.pruning.dense)
-  return resolved
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from random_pruning_jax import cost, data, masks, optimizers, parallel, plan, tables
+from random_pruning_jax import cost, data, masks, optimizers, parallel, plan, runlog, tables
 from random_pruning_jax.data import places, resident
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
@@ -127,6 +127,12 @@ def _measure(experiment: Experiment, steps: int = 3) -> float:
   return min(times)  # what else runs here makes some of them longer
 
 
+def share_trained(directory: pathlib.Path, steps: int | None) -> float:
+  """How much of its steps a run has trained, in [0, 1], by the last line of its log."""
+  lines = runlog.read_log(directory)
+  return min(1.0, lines[-1]['step'] / steps) if lines and steps else 0.0
+
+
 def duration(seconds: float) -> str:
   """42 s, 7 min, 3.4 h, 12.0 days."""
   for size, unit, digits in ((86_400, 'days', 1), (3_600, 'h', 1), (60, 'min', 0)):
@@ -158,7 +164,8 @@ def table(
       lines.append([job.tag, 'invalid' if each is None else 'infeasible'])
       continue
     seconds = each.steps * step[job.group] if each.steps else None
-    left += seconds or 0.0 if state not in over else 0.0
+    if seconds and state not in over:
+      left += (1 - share_trained(directory / job.tag, each.steps)) * seconds
     lines.append(
       [
         job.tag,

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from random_pruning_jax import results, runlog
 from random_pruning_jax.sweep import agenda
 from random_pruning_jax.sweep.agenda import Job
-from random_pruning_jax.sweep.estimate import Cost, duration
+from random_pruning_jax.sweep.estimate import Cost, duration, share_trained
 
 _SHOWN = 8  # running jobs on the screen at most
 
@@ -118,8 +118,7 @@ class View:
     )
 
   def _share(self, tag: str) -> float:
-    lines, steps = self._log(tag), self._steps[tag]
-    return min(1.0, lines[-1]['step'] / steps) if lines and steps else 0.0
+    return share_trained(self._directory / tag, self._steps[tag])
 
   def _log(self, tag: str) -> list[dict[str, Any]]:
     return runlog.read_log(self._directory / tag)

@@ -119,8 +119,9 @@ def test_a_planned_run_that_another_sweep_has_is_not_missing(tmp_path, capsys):
   (tmp_path / 'sweep').mkdir()
   (tmp_path / 'sweep' / 'sweep.json').write_text(json.dumps({'format': 1, 'runs': configs}))
   synthetic.write(tmp_path / 'other' / 'run', synthetic.row_of(configs['run0']))
-  assert main(['report', str(tmp_path), '--csv']) == 0
+  assert main(['report', str(tmp_path), '--csv', f'--html={tmp_path / "page.html"}']) == 0
   assert 'missing: 2 planned runs are not there yet' in capsys.readouterr().err
+  assert '1 runs done, <strong>2 missing</strong>' in (tmp_path / 'page.html').read_text()
 
 
 def test_rows_of_older_versions_are_read(tmp_path):

@@ -47,24 +47,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   for each in runs:
     if each.state == 'failed':
       say(f'failed: {each.place}: {(each.error.splitlines() or [""])[0]}')
-  missing = _missing(runs)
-  if missing:
+  if missing := tables.missing(runs):
     say(f'missing: {missing} planned runs are not there yet')
   if args.format and not args.out and not args.html:
     return 0
   return _write(args, runs, pivots)
-
-
-def _missing(runs: Sequence) -> int:
-  """Planned runs that no copy, which another sweep may have, stands for."""
-  from random_pruning_jax.report import tables
-
-  alike: dict[tuple, list] = {}
-  for run in runs:
-    key = (run.dataset, run.setting, run.network, run.scheme, run.sparsity)
-    alike.setdefault(key, []).append(run)
-  kept = (run for copies in alike.values() for run in tables.one_a_seed(copies).values())
-  return sum(run.state == 'missing' for run in kept)
 
 
 def _write(args: argparse.Namespace, runs: Sequence, pivots: Sequence) -> int:

@@ -72,12 +72,11 @@ def _text(value: object) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-  states = {
-    state: sum(run.state == state for run in runs) for state in ('done', 'failed', 'missing')
-  }
-  parts = [f'{states["done"]} runs done']
-  parts += [f'<strong>{states["failed"]} failed</strong>'] if states['failed'] else []
-  parts += [f'<strong>{states["missing"]} missing</strong>'] if states['missing'] else []
+  done, failed = (sum(run.state == state for run in runs) for state in ('done', 'failed'))
+  missing = tables.missing(runs)
+  parts = [f'{done} runs done']
+  parts += [f'<strong>{failed} failed</strong>'] if failed else []
+  parts += [f'<strong>{missing} missing</strong>'] if missing else []
   datasets = ', '.join(sorted({run.dataset for run in runs}))
   return (
     f'{", ".join(parts)} on {_text(datasets)}. Numbers are of test images, from '

@@ -106,6 +106,16 @@ def one_a_seed(runs: Sequence[Run]) -> dict[int, Run]:
   return {run.seed: run for run in sorted(runs, key=rank)}
 
 
+def missing(runs: Sequence[Run]) -> int:
+  """How many planned runs are not there yet, and not in another directory either."""
+  alike: dict[tuple, list[Run]] = {}
+  for run in runs:
+    key = (run.dataset, run.setting, run.network, run.scheme, run.sparsity)
+    alike.setdefault(key, []).append(run)
+  kept = (run for copies in alike.values() for run in one_a_seed(copies).values())
+  return sum(run.state == 'missing' for run in kept)
+
+
 def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int, float]:
   """{seed: sparse - dense} of the seeds that both have, on the same foreign sets and epsilon."""
   ours, theirs = one_a_seed(sparse), one_a_seed(dense)

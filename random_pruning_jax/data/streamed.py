@@ -27,10 +27,10 @@ from random_pruning_jax.data.order import batch_indices, steps_per_epoch
 from random_pruning_jax.data.specs import DataError
 
 MOST_WORKERS = 64
-SAMPLED = 100  # images that stand for all of a set where it is compared
 BUFFERED = 1  # batches that each worker has ready, besides those on their way
 TOGETHER = 64  # records that are read before they are decoded
 SLOW = 2e-3  # seconds for a record: more than a local disk takes, less than a bucket
+SAMPLED = 100  # images that stand for all of a set where it is compared
 
 
 class EncodedImages:

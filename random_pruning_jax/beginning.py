@@ -20,7 +20,7 @@ from random_pruning_jax.experiment import (
   keys,
   score_batches,
 )
-from random_pruning_jax.prepared import Run
+from random_pruning_jax.prepared import Run, check_data
 from random_pruning_jax.program import ahead
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState, create_state
@@ -29,10 +29,14 @@ from random_pruning_jax.step import TrainState, create_state
 def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices; and its record."""
   experiment = run.experiment
-  read = checkpoints.restore_newest(run.saved, lambda: blank_state(experiment), experiment.on)
-  if read is not None:
+
+  def like(record: dict[str, Any]) -> TrainState:
     with together.failing_together():
-      check_alike(run, read.record)
+      check_alike(run, record)
+    return blank_state(experiment)
+
+  read = checkpoints.restore_newest(run.saved, like, experiment.on)
+  if read is not None:
     return read
   config = experiment.config
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
@@ -68,11 +72,12 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
 
 
 def check_alike(run: Run, record: dict[str, Any]) -> None:
-  """Raises ValueError for other training images than a checkpoint's, as far as their number says.
+  """Raises ValueError for other data than a checkpoint's.
 
   And says where another number of devices, or what resizes images, changes what is computed.
   """
   config, step = run.experiment.config, record['step']
+  check_data(run.experiment, record, run.facts)
   per_epoch = record.get('per_epoch', run.per_epoch)  # which older checkpoints do not have
   if per_epoch != run.per_epoch:
     raise ValueError(

@@ -150,11 +150,12 @@ def _checked(manager: Manager, step: int, target: Any) -> Restored:
 
 
 def restore_newest(
-  manager: Manager, like: Callable[[], Any], on: tuple[jax.Device, ...]
+  manager: Manager, like: Callable[[dict[str, Any]], Any], on: tuple[jax.Device, ...]
 ) -> Restored | None:
   """The newest checkpoint that can be read, or None where there is none at all.
 
-  `like()` gives a state of the same shape; it is asked for one where there is a checkpoint.
+  `like(record)` gives a state of the same shape, or raises where the record is of another run: it
+  is asked before arrays are read, whose shapes that may change.
 
   Newer ones that cannot be read are named, and moved beside the others. Raises NotReadableError
   where none can be.
@@ -162,7 +163,7 @@ def restore_newest(
   refused: dict[int, NotReadableError] = {}
   for step in reversed(manager.all_steps()):
     try:
-      read = restore(manager, like(), on, step)
+      read = restore(manager, like(record_of(manager, step)), on, step)
     except NotReadableError as error:
       refused[step] = error
       say(f'WARNING: {error} Trying the one before it.')

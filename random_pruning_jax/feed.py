@@ -86,19 +86,22 @@ def held_out(experiment: Experiment, split: str = 'validation') -> data.Images:
 
 
 def check_same(what: str, images: data.Images) -> None:
-  """Raises ValueError naming the processes that have other images or labels than process 0.
+  """Raises ValueError naming the processes that have other images or labels than process 0."""
+  if jax.process_count() > 1:
+    together.check_same(what, identity(images))
 
-  Of a set of more than `MOST_COMPARED` bytes images are compared that are evenly spread over it,
-  and of one that is streamed what `EncodedImages.identity` says.
+
+def identity(images: data.Images) -> str:
+  """Shape and checksums of images and labels, which tell them from others.
+
+  Of a set of more than `MOST_COMPARED` bytes images are read that are evenly spread over it, and of
+  one that is streamed it is what `EncodedImages.identity` says.
   """
-  if jax.process_count() == 1:
-    return
   if isinstance(images.images, streamed.Pixels):
-    together.check_same(what, images.images.identity())
-    return
+    return images.images.identity()
   some = images.images[:: 1 + images.images.nbytes // MOST_COMPARED]
-  sums = [zlib.crc32(np.ascontiguousarray(array)) for array in (some, images.labels)]
-  together.check_same(what, f'{images.images.shape} {sums}')
+  sums = [f'{zlib.crc32(np.ascontiguousarray(array)):08x}' for array in (some, images.labels)]
+  return f'{images.images.shape} {" ".join(sums)}'
 
 
 def _large(name: str, data_dir: str) -> bool:

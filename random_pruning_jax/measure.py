@@ -22,6 +22,7 @@ from random_pruning_jax import (
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.beginning import blank_state
 from random_pruning_jax.experiment import Experiment, build
+from random_pruning_jax.prepared import check_data, data_of
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
 
@@ -130,12 +131,16 @@ def load_state(
 ) -> Loaded:
   """A checkpoint of a run: 'best' on validation, 'latest', a step, or '' as the config says.
 
-  `trained` is given back if that is it.
+  `trained` is given back if that is it. Raises ValueError where the experiment's data set is not
+  the one that the run was trained on.
   """
   with checkpoints.Manager(workdir, experiment.config.checkpoint.keep) as saved:
     step = checkpoints.find(saved, checkpoint or experiment.config.evaluation.checkpoint)
+    record = checkpoints.record_of(saved, step)
+    with together.failing_together():
+      check_data(experiment, record, data_of(experiment))
     if trained is not None and int(trained.step) == step:
-      state, record = parallel.replicate(trained, experiment.on), checkpoints.record_of(saved, step)
+      state = parallel.replicate(trained, experiment.on)
     else:
       state, record = checkpoints.restore(saved, blank_state(experiment), experiment.on, step)
     return Loaded(state, record, _is_final(saved, experiment.config, step, checkpoint))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,6 +20,7 @@ class Run(NamedTuple):
   validation: data.Images
   saved: checkpoints.Manager | None  # in its workdir
   per_epoch: int  # steps
+  facts: dict[str, Any]  # of its data: `data_of`, and which images it trains on
 
   @property
   def last_step(self) -> int:
@@ -71,8 +72,32 @@ def open_run(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
   config = experiment.config
   with together.failing_together():
     fed, held_out = feed.feed(experiment), feed.held_out(experiment)
-  feed.check_same('the training images', fed.images)
+    identity = feed.identity(fed.images)
+  together.check_same('the training images', identity)
   feed.check_same('the validation images', held_out)
   per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
   saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
-  return Run(experiment, fed, held_out, saved, per_epoch)
+  facts = data_of(experiment) | {'checksum of training images': identity}
+  return Run(experiment, fed, held_out, saved, per_epoch, facts)
+
+
+def data_of(experiment: Experiment) -> dict[str, Any]:
+  """What a network was given of its data set, which checkpoints keep: values for JSON by name."""
+  spec = experiment.spec
+  facts = {'number of classes': spec.num_classes, 'shape of an image': list(spec.shape)}
+  facts |= {f'class {number}': name for number, name in enumerate(spec.class_names)}
+  return facts | {'mean': list(spec.mean), 'standard deviation': list(spec.std)}
+
+
+def check_data(experiment: Experiment, record: dict[str, Any], here: dict[str, Any]) -> None:
+  """Raises ValueError where data `here` are not those of a checkpoint's record.
+
+  A record without some of them, as older ones are, is of any.
+  """
+  config, before = experiment.config, record.get('data', {})
+  for name, now in here.items():
+    if before.get(name, now) != now:
+      raise ValueError(
+        f'{config.dataset} at data_dir {config.data_dir!r} is not the data set that the run was '
+        f'trained on: its {name} was {before[name]!r}, and is {now!r}.'
+      )

@@ -162,7 +162,7 @@ class Recorder:
       self._log.sync()
       record = {'meter': meter, 'validation': validation}
       record |= {'seconds': time.perf_counter() - self._started}
-      record |= {'compile_seconds': self._compile_seconds}
+      record |= {'compile_seconds': self._compile_seconds, 'data': self._run.facts}
       record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.experiment.on)}
       checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
 

@@ -22,6 +22,7 @@ from tiny import assert_equal, log_of, tinier_config
 from random_pruning_jax import (
   beginning,
   checkpoints,
+  data,
   feed,
   kernels,
   parallel,
@@ -352,6 +353,18 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
   shutil.rmtree(copy / 'checkpoints' / '10')
   record.write_text(json.dumps(json.loads(record.read_text()) | {'per_epoch': 9}))
   with pytest.raises(ValueError, match='had 9 steps an epoch until step 20, and would have 10'):
+    train.train(tinier_config(), copy, show=False)
+
+
+def test_a_run_does_not_go_on_with_images_that_have_other_labels(copy, monkeypatch):
+  load = data.load
+
+  def turned(*arguments, **options):
+    images, labels = load(*arguments, **options)
+    return data.Images(images, labels[::-1])
+
+  monkeypatch.setattr(data, 'load', turned)
+  with pytest.raises(ValueError, match=r'checksum of training images was .*, and is '):
     train.train(tinier_config(), copy, show=False)
 
 

@@ -127,7 +127,7 @@ if jax.process_count() > 1:
   (workdir / f'found{number}').write_text(json.dumps(found))
   def go_on():
     with checkpoints.Manager(seen) as saved:
-      checkpoints.restore_newest(saved, lambda: beginning.blank_state(experiment), experiment.on)
+      checkpoints.restore_newest(saved, lambda _: beginning.blank_state(experiment), experiment.on)
   def not_shared():
     place = workdir / f'of{number}'
     place.mkdir()

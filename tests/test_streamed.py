@@ -19,6 +19,7 @@ from PIL import Image
 from tiny import tiny_config
 
 from random_pruning_jax import (
+  checkpoints,
   data,
   export,
   feed,
@@ -382,6 +383,71 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   while held := sum(type(x) is shared_memory.SharedMemory for x in gc.get_objects()):
     assert time.monotonic() < deadline, held
     time.sleep(0.01)
+
+
+def changed(data_dir, to, change):
+  """The set made anew in `to`, of its folder after `change`; returns its data_dir."""
+  images = pathlib.Path(data_dir).parent / 'images'
+  shutil.copytree(images, to / 'images')
+  change(to / 'images')
+  folder.prepare_folder(to / 'images', 'colours', str(to / 'tfds'))
+  return str(to / 'tfds')
+
+
+def brighten(images):
+  for path in images.glob('train/*/*'):
+    Image.open(path).point(lambda value: value // 2 + 90).save(path)
+
+
+def rename(images):
+  for path in images.glob('*/red'):
+    path.rename(path.with_name('amber'))
+
+
+def drop(images):
+  for path in images.glob('*/red'):
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (brighten, r'its mean was \[0\.\d+, .*\], and is \[0\.\d+, .*\]\.$'),
+    (rename, "its class 0 was 'blue', and is 'amber'"),
+    (drop, 'its number of classes was 3, and is 2'),
+  ],
+)
+def test_other_data_of_the_same_name_are_refused_wherever_a_run_is_read(
+  whole, data_dir, tmp_path, change, message
+):
+  other = changed(data_dir, tmp_path, change)
+  message = f"^colours at data_dir '{other}' is not the data set that .*{message}"
+  with pytest.raises(ValueError, match=message):
+    train.train(streamed_config(other), whole[0], show=False)
+  with pytest.raises(ValueError, match=message):
+    measure.load_run(whole[0], data_dir=other)
+  assert not (whole[0] / checkpoints.UNREADABLE).exists()
+
+
+def test_the_identity_of_streamed_images_is_of_images_labels_and_their_number(data_dir, tmp_path):
+  known = source(data_dir).identity()
+  shutil.copytree(data_dir, tmp_path / 'copy')
+  assert source(str(tmp_path / 'copy')).identity() == known
+
+  def swap(images):
+    (images / 'train/red').rename(images / 'aside')
+    (images / 'train/blue').rename(images / 'train/red')
+    (images / 'aside').rename(images / 'train/blue')
+
+  changes = {
+    'labels': swap,
+    'image': lambda images: shutil.copy(images / 'train/red/1.jpg', images / 'train/red/0.jpg'),
+    'number': lambda images: (images / 'train/red/0.jpg').unlink(),
+  }
+  for name, change in changes.items():
+    assert source(changed(data_dir, tmp_path / name, change)).identity() != known
+  only_test = changed(data_dir, tmp_path, lambda images: (images / 'val/red/0.jpg').unlink())
+  assert source(only_test).identity() == known
 
 
 def test_the_log_says_how_much_of_the_time_training_waited(whole, data_dir, tmp_path):

@@ -14,9 +14,10 @@ SIZE, RESIZE, MEASURED = (224, 224), 256, 1000
 def describe(name: str, data_dir: str = '') -> Spec:
   """Classes, shape, normalisation, splits and augmentation of a data set.
 
-  Sets that are not in SPECS are described by their own files: mean and standard deviation are
-  those of their training images, and these are not augmented. Where images differ in size, they
-  are measured on the first thousand as evaluation would show them, 224 pixels of 256.
+  Sets that are not in SPECS are described by their own files, which name the classes: mean and
+  standard deviation are those of their training images, and these are not augmented. Where images
+  differ in size, they are measured on the first thousand as evaluation would show them, 224 pixels
+  of 256.
   """
   spec = spec_of(name)
   if spec is not None:
@@ -32,7 +33,16 @@ def describe(name: str, data_dir: str = '') -> Spec:
     images, _ = load(name, 'train', data_dir)
   mean, std = moments(images)
   splits = split_rules(places.split_sizes(path))
-  return Spec(kind.num_classes, images.shape[1:], mean, std, splits, resize=RESIZE if varied else 0)
+  names = path / f'{kind.label}.labels.txt'  # which TFDS writes where classes have names
+  return Spec(
+    kind.num_classes,
+    images.shape[1:],
+    mean,
+    std,
+    splits,
+    resize=RESIZE if varied else 0,
+    class_names=tuple(names.read_text('utf-8').splitlines()) if names.is_file() else (),
+  )
 
 
 def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -21,7 +21,8 @@ class Spec:
   and test to TFDS split expressions. Training images are padded by `pad` pixels ('reflect' or
   'zeros', or not at all: 'none'), cropped back to their size and, if `flip`, mirrored at random;
   with 'resized', a random part is brought to the size. Where images differ in size, `resize` is the
-  shorter side before evaluation's central crop; 0 shows the largest central part.
+  shorter side before evaluation's central crop; 0 shows the largest central part. `class_names`
+  are those of a set that is not in the table, where its files have any.
   """
 
   num_classes: int
@@ -33,6 +34,7 @@ class Spec:
   mode: str = 'none'
   flip: bool = False
   resize: int = 0
+  class_names: tuple[str, ...] = ()
   module: str = ''  # of a builder of this package, which prepares itself from bundled images
 
 

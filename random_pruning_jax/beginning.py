@@ -20,7 +20,7 @@ from random_pruning_jax.experiment import (
   keys,
   score_batches,
 )
-from random_pruning_jax.prepared import Run, check_data
+from random_pruning_jax.prepared import PIXELS, Run, check_data
 from random_pruning_jax.program import ahead
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState, create_state
@@ -74,7 +74,8 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
 def check_alike(run: Run, record: dict[str, Any]) -> None:
   """Raises ValueError for other data than a checkpoint's.
 
-  And says where another number of devices, or what resizes images, changes what is computed.
+  And says where other pixels, another number of devices, or what resizes images, change what is
+  computed.
   """
   config, step = run.experiment.config, record['step']
   check_data(run.experiment, record, run.facts)
@@ -84,6 +85,11 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
       f'the run had {per_epoch} steps an epoch until step {step}, and would have {run.per_epoch}: '
       f'the training images of {config.dataset} at data_dir {config.data_dir!r} are not those '
       'that it began with.'
+    )
+  if record.get('data', {}).get(PIXELS, run.facts.get(PIXELS)) != run.facts.get(PIXELS):
+    say(
+      f'WARNING: until step {step} training images had other pixels than those of {config.dataset} '
+      f'at data_dir {config.data_dir!r} now: they are others, or another version decodes them.'
     )
   before, now = record.get('devices', len(run.experiment.on)), len(run.experiment.on)
   in_parts = config.optimizer.accumulate > 1 or not config.model.sync_batch_norm

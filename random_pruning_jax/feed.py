@@ -88,20 +88,23 @@ def held_out(experiment: Experiment, split: str = 'validation') -> data.Images:
 def check_same(what: str, images: data.Images) -> None:
   """Raises ValueError naming the processes that have other images or labels than process 0."""
   if jax.process_count() > 1:
-    together.check_same(what, identity(images))
+    together.check_same(what, f'{checksums(images)}')
 
 
-def identity(images: data.Images) -> str:
-  """Shape and checksums of images and labels, which tell them from others.
+def checksums(images: data.Images) -> dict[str, str]:
+  """What tells images and labels from others, by name: 'labels' and 'pixels', or else 'images'.
 
   Of a set of more than `MOST_COMPARED` bytes images are read that are evenly spread over it, and of
   one that is streamed it is what `EncodedImages.identity` says.
   """
   if isinstance(images.images, streamed.Pixels):
-    return images.images.identity()
+    return {'images': images.images.identity()}
   some = images.images[:: 1 + images.images.nbytes // MOST_COMPARED]
-  sums = [f'{zlib.crc32(np.ascontiguousarray(array)):08x}' for array in (some, images.labels)]
-  return f'{images.images.shape} {" ".join(sums)}'
+  arrays = {'labels': images.labels, 'pixels': some}
+  return {
+    name: f'{len(images.labels)} {zlib.crc32(np.ascontiguousarray(array)):08x}'
+    for name, array in arrays.items()
+  }
 
 
 def _large(name: str, data_dir: str) -> bool:

@@ -364,8 +364,18 @@ def test_a_run_does_not_go_on_with_images_that_have_other_labels(copy, monkeypat
     return data.Images(images, labels[::-1])
 
   monkeypatch.setattr(data, 'load', turned)
-  with pytest.raises(ValueError, match=r'checksum of training images was .*, and is '):
+  with pytest.raises(ValueError, match=r'checksum of training labels was .*, and is '):
     train.train(tinier_config(), copy, show=False)
+
+
+def test_other_pixels_of_the_same_labels_are_said(capsys):
+  run = prepared.open_run(build(tinier_config()))
+  record = {'step': 5, 'data': run.facts}
+  beginning.check_alike(run, record)
+  assert not capsys.readouterr().err
+  measured = {'mean': [mean + 1e-5 for mean in run.facts['mean']]}  # as decoders may differ
+  beginning.check_alike(run, record | {'data': run.facts | measured | {prepared.PIXELS: 'others'}})
+  assert 'until step 5 training images had other pixels' in capsys.readouterr().err
 
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):

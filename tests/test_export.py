@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -225,6 +226,25 @@ def test_settings_that_a_format_does_not_take_are_refused(tmp_path):
   ):
     with pytest.raises(ValueError, match=message):
       files.save(network(), tmp_path / 'net', **settings)
+
+
+def test_a_pipe_is_no_file_and_stays_a_pipe(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  (tmp_path / 'link').symlink_to('pipe')
+  for name in ('pipe', 'link'):
+    with pytest.raises(ValueError, match=f'must go to a file, got the pipe or device .*/{name}'):
+      files.save(network(), tmp_path / name)
+    assert (tmp_path / name).is_fifo()
+
+
+def test_a_link_leads_to_the_new_file(tmp_path):
+  (tmp_path / 'there').mkdir()
+  (tmp_path / 'there' / 'net').write_text('an older one')
+  (tmp_path / 'net').symlink_to('there/net')
+  stored = network()
+  assert files.save(stored, tmp_path / 'net') == tmp_path / 'net'
+  assert (tmp_path / 'net').is_symlink()
+  assert same(files.load(tmp_path / 'there' / 'net'), stored)
 
 
 def test_weights_outside_the_masks_are_refused(tmp_path):

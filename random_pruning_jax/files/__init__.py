@@ -36,18 +36,23 @@ def save(
   dtype: str = 'float32',
   with_masks: bool = False,
 ) -> pathlib.Path:
-  """Writes a file at once, so that there is never half of one; the kernels' weights in `dtype`."""
+  """Writes a file at once, so that there is never half of one; the kernels' weights in `dtype`.
+
+  A link stays, and what it leads to is replaced. Raises ValueError for a directory, a
+  pipe and a device.
+  """
   check_format(format, dtype, with_masks)
-  path = pathlib.Path(file)
-  if path.is_dir():
-    raise ValueError(f'the network must go to a file, got the directory {path}.')
+  path = pathlib.Path(os.path.realpath(file))
+  if path.exists() and not path.is_file():
+    what = 'directory' if path.is_dir() else 'pipe or device'
+    raise ValueError(f'the network must go to a file, got the {what} {file}.')
   try:
     data = FORMATS[format](stored, dtype, with_masks)
   except ImportError as error:
     raise _missing(format, error) from error
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write(path, data)
-  return path
+  return pathlib.Path(file)
 
 
 def load(file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:

@@ -1,5 +1,6 @@
 """Files give back what was put into them, to the bit, or say in one line why they cannot."""
 
+import dataclasses
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import random_pruning_jax
 from random_pruning_jax import checkpoints, cost, export, files, main, masks, optimizers, runlog
 from random_pruning_jax.experiment import build, keys
 from random_pruning_jax.files import bitmap, container, packed, seeded
+from random_pruning_jax.files import program as hlo
 from random_pruning_jax.step import create_state
 
 FORMATS = ('seeded', 'bitmap', 'safetensors')
@@ -307,6 +309,25 @@ np.save('logits.npy', logits)
   here = files.load(path)
   assert here.logits(images) == pytest.approx(there, abs=1e-6)
   assert here.kept() == stored.kept()
+
+
+def test_a_program_that_this_jax_cannot_read_is_refused_with_both_versions(program, tmp_path):
+  data, path = program[1].read_bytes(), tmp_path / 'net'
+  entry, length = hlo.read_entry(data)
+  assert entry['jax'] == jax.__version__
+  whole = jax.export.deserialize(bytearray(data[:length]))
+  newer = dataclasses.replace(whole, mlir_module_serialized=b'of later operations')
+  said = rf'with JAX 99\.0; this is JAX {re.escape(jax.__version__)}, which cannot read it \('
+  path.write_bytes(hlo.pack(newer.serialize(), entry | {'jax': '99.0'}))
+  with pytest.raises(ValueError, match=said) as caught:
+    files.load(path).logits(np.zeros((1, 8, 8, 1), np.uint8))
+  assert '\n' not in str(caught.value)
+  path.write_bytes(hlo.pack(b'\xff' * length, entry | {'jax': '99.0'}))
+  with pytest.raises(ValueError, match=said):
+    files.load(path)
+  del entry['jax']
+  path.write_bytes(hlo.pack(data[:length], entry))
+  assert files.load(path).written_with == ''
 
 
 def test_inspect_says_what_is_inside_and_what_it_costs(program, tmp_path, capsys):

@@ -311,6 +311,10 @@ np.save('logits.npy', logits)
   assert here.kept() == stored.kept()
 
 
+def test_a_program_says_nothing_of_the_place_where_it_was_written(program):
+  assert b'.py' not in program[1].read_bytes()
+
+
 def test_a_program_that_this_jax_cannot_read_is_refused_with_both_versions(program, tmp_path):
   data, path = program[1].read_bytes(), tmp_path / 'net'
   entry, length = hlo.read_entry(data)

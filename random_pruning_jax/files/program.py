@@ -6,11 +6,13 @@ by a description and a checksum, which `jax.export.deserialize` passes over:
     jax.export.deserialize(bytearray(open(FILE, 'rb').read())).call(images)
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -65,7 +67,8 @@ def write(stored: Stored) -> bytes:
   (batch,) = export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, *stored.about.shape), jnp.float32)
   function = jax.jit(lambda images: stored.model.apply(stored.variables, images, train=False))
-  program = export.export(function, platforms=PLATFORMS)(images).serialize()
+  with _without_places():
+    program = export.export(function, platforms=PLATFORMS)(images).serialize()
   entry = {
     'about': stored.about.to_json(),
     'kept': stored.kept(),
@@ -73,6 +76,18 @@ def write(stored: Stored) -> bytes:
     'jax': jax.__version__,
   }
   return pack(program, entry)
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+  """JAX writes no paths of source files into programs, which are those of this machine."""
+  name = 'jax_traceback_in_locations_limit'
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def pack(program: bytes | bytearray, entry: dict[str, Any]) -> bytes:
@@ -108,6 +123,6 @@ def read_entry(data: bytes) -> tuple[dict[str, Any], int]:
 def _not_read(written_with: str, error: Exception) -> ValueError:
   why = ' '.join(f'{type(error).__name__}: {error}'.split())
   return ValueError(
-    f'the program was written with JAX {written_with or "of a version that it does not name"}; this '
+    f'the program was written with JAX {written_with or "of a version it does not name"}; this '
     f'is JAX {jax.__version__}, which cannot read it ({why:.200}).'
   )

@@ -52,7 +52,7 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   step = int(state.step)
   host = jax.device_get(state)  # Orbax would compile a slice of every array, and fetch it
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
-  record |= {'pixels': crops.pixels(), 'crops': crops.VERSION}
+  record |= {'jax': jax.__version__, 'pixels': crops.pixels(), 'crops': crops.VERSION}
   _check_finite(host, step)
   try:
     manager.orbax.save(

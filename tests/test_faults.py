@@ -383,6 +383,23 @@ def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(caps
   assert 'WARNING: until step 5 another resized' in said and f'now {crops.pixels()} does' in said
 
 
+def test_a_run_says_when_another_jax_will_go_on_with_it(copy, capsys):
+  run = prepared.open_run(build(tinier_config()), copy)
+  for step, said in ((20, False), (10, True)):  # at 20 it has ended
+    record = copy / 'checkpoints' / str(step) / 'record' / 'metadata'
+    beginning.begin(run)
+    assert 'JAX' not in capsys.readouterr().err
+    saved = json.loads(record.read_text())
+    assert saved['jax'] == jax.__version__
+    record.write_text(json.dumps(saved | {'jax': '0.1'}))
+    beginning.begin(run)
+    warning = f'until step {step} JAX 0.1 computed, now {jax.__version__} does'
+    assert (warning in capsys.readouterr().err) == said
+    shutil.rmtree(record.parents[1])
+    run.saved.orbax.reload()
+  run.saved.close()
+
+
 EIGHT = """
 import sys
 sys.path.insert(0, 'tests')

@@ -60,11 +60,19 @@ class About:
   def from_json(cls, fields: Any) -> 'About':
     """Raises ValueError where a field is missing, unknown or of another type."""
     known = {field.name for field in dataclasses.fields(cls)}
-    if isinstance(fields, dict):
-      fields = {'resize': 0} | fields  # older files do not say
-    if not isinstance(fields, dict) or set(fields) != known:
+    if not isinstance(fields, dict):
+      raise ValueError(f'the description must be an object, got {fields!r:.200}.')
+    fields = {'resize': 0} | fields  # older files do not say
+    unknown, missing = sorted(set(fields) - known), sorted(known - set(fields))
+    if unknown:
       raise ValueError(
-        f'the description must have the fields {sorted(known)}, got {fields!r:.200}.'
+        f'the description has fields that are not known here, {", ".join(unknown):.200}: a newer '
+        'version of this package may have written it.'
+      )
+    if missing:
+      raise ValueError(
+        f'the description must also have the fields {", ".join(missing)}: an older version of this '
+        'package may have written it.'
       )
     for name, kind in (
       *((name, str) for name in ('model', 'dtype', 'dataset')),

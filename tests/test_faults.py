@@ -248,6 +248,23 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(copy, capsys):
   assert (copy / 'checkpoints' / '20').exists()
 
 
+def test_a_checkpoint_that_the_run_deletes_meanwhile_is_not_called_damaged(whole, copy):
+  with checkpoints.Manager(copy) as saved:
+    assert saved.all_steps() == [10, 20]
+    shutil.rmtree(copy / 'checkpoints' / '10')
+    with pytest.raises(checkpoints.NotReadableError, match=r'/10 is no longer .* Ask again\.$'):
+      checkpoints.restore(saved, whole[1], parallel.devices(), 10)
+
+
+def test_a_checkpoint_of_a_version_whose_state_has_other_parts_is_not_called_damaged(whole, copy):
+  like, message = {'step': whole[1].step}, r'/20 holds other parts .* another version wrote it\.$'
+  with (
+    checkpoints.Manager(copy) as saved,
+    pytest.raises(checkpoints.NotReadableError, match=message),
+  ):
+    checkpoints.restore(saved, like, parallel.devices())
+
+
 def test_a_state_that_holds_infinity_takes_no_checkpoints_place(whole, tmp_path):
   """As where BatchNorm's statistics overflow and the loss stays finite."""
   _, state = whole

@@ -217,7 +217,7 @@ def find(manager: Manager, which: str) -> int:
     return steps[-1]
   if which == 'best':
     return together.by_first(lambda: _best(manager, steps), NotReadableError)
-  if not which.isdigit() or int(which) not in steps:
+  if not which.isdecimal() or int(which) not in steps:
     raise ValueError(f"checkpoint must be 'best', 'latest' or one of {steps}, got {which!r}.")
   return int(which)
 

@@ -202,6 +202,19 @@ def test_more_values_than_the_network_has_are_refused(tmp_path):
     files.load(path)
 
 
+def test_numbers_that_are_not_finite_are_refused_where_they_are_read_or_written(tmp_path):
+  stored = network()
+  path = files.save(stored, tmp_path / 'net')
+  header, (section, values) = container.unpack(path.read_bytes())
+  header.pop('sections')
+  path.write_bytes(container.pack(header, [section, values[:-4] + np.float32(np.nan).tobytes()]))
+  with pytest.raises(ValueError, match='finite; params/stem_norm/scale holds NaN'):
+    files.load(path)
+  stored.variables['params']['head']['bias'][3] = np.inf
+  with pytest.raises(ValueError, match='finite; params/head/bias holds NaN or infinity'):
+    files.save(stored, tmp_path / 'other')
+
+
 def test_a_coded_mask_whose_last_weight_is_one_too_far_is_refused():
   layers, data = bitmap.encode({'stem': np.isin(np.arange(1000), (10, 999))})
   assert layers['stem'][0] == 'rice'
@@ -351,6 +364,18 @@ def test_inspect_says_what_is_inside_and_what_it_costs(program, tmp_path, capsys
   assert main.main(['inspect', str(tmp_path / 'none')]) == 2
 
 
+def test_a_pipe_is_read_like_the_file_that_comes_through_it(tmp_path, capsys):
+  path = files.save(network(), tmp_path / 'net')
+  reading, writing = os.pipe()
+  with open(writing, 'wb') as end:
+    end.write(path.read_bytes())  # a few kilobytes, for which a pipe has room
+  assert main.main(['inspect', f'/dev/fd/{reading}', '--json']) == 0
+  os.close(reading)
+  through = json.loads(capsys.readouterr().out)
+  assert main.main(['inspect', str(path), '--json']) == 0
+  assert through == json.loads(capsys.readouterr().out) | {'file': f'/dev/fd/{reading}'}
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """The workdir of a run whose only checkpoint holds made-up weights, and its state."""
@@ -393,8 +418,9 @@ def test_an_export_that_cannot_be_is_refused_before_anything_is_read(tmp_path, c
 
 def test_an_export_of_a_checkpoint_that_is_not_there_names_those_that_are(run, tmp_path, capsys):
   flags = [f'--workdir={run[0]}', '--cpu-devices=4', f'--out={tmp_path / "net"}']
-  assert main.main(['export', *flags, '--checkpoint=99']) == 2
-  assert re.search(r"one of \[\d+.*\], got '99'", capsys.readouterr().err)
+  for asked in ('99', '²'):  # the second is a digit, and no number
+    assert main.main(['export', *flags, f'--checkpoint={asked}']) == 2
+    assert re.search(rf"one of \[\d+.*\], got '{asked}'", capsys.readouterr().err)
 
 
 def test_masks_are_drawn_where_chance_selects_or_all_are_kept():

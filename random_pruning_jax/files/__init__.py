@@ -62,7 +62,11 @@ def load(file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
   Raises ValueError, in one line that names the file, for a file that was cut short, altered, or
   written in a version or with a generator that this one does not know.
   """
-  data = _bytes(file)
+  return parse(read_bytes(file), file, trained_on=trained_on)
+
+
+def parse(data: bytes, file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
+  """The network of a file's bytes, as `load` gives it; `file` is what errors call it."""
   try:
     format = format_of(data)
     if format == 'safetensors':
@@ -103,9 +107,10 @@ def check_format(format: str, dtype: str, with_masks: bool) -> None:
     raise ValueError(f'masks go beside the weights in format safetensors only, got {format}.')
 
 
-def _bytes(file: str | os.PathLike) -> bytes:
+def read_bytes(file: str | os.PathLike) -> bytes:
+  """All of a file or a pipe, which can be read once; raises ValueError where there is neither."""
   path = pathlib.Path(file)
-  if not path.is_file():
+  if not (path.is_file() or path.is_fifo()):
     raise ValueError(f'{path} must be a file; there is none.')
   return path.read_bytes()
 

@@ -149,12 +149,20 @@ def check(stored: Stored) -> None:
   wanted = {name: leaf.shape for name, leaf in masks_lib.named_leaves(stored.about.blank).items()}
   got = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(stored.variables).items()}
   check_shapes(wanted, got)
+  check_finite(stored.variables)
   masks_lib.matched(stored.variables['params'], stored.masks)
   params = masks_lib.named_leaves(stored.variables['params'])
   for name, mask in masks_lib.named_leaves(stored.masks).items():
     outside = int(np.count_nonzero(np.asarray(params[name])[~np.asarray(mask)]))
     if outside:
       raise ValueError(f'weights outside the masks must be 0; {name} has {outside:,} that are not.')
+
+
+def check_finite(variables: chex.ArrayTree) -> None:
+  """Raises ValueError naming the first array that holds NaN or infinity."""
+  for name, leaf in masks_lib.named_leaves(variables).items():
+    if not np.isfinite(leaf).all():
+      raise ValueError(f'all numbers must be finite; {name} holds NaN or infinity.')
 
 
 def check_shapes(wanted: Mapping[str, tuple], got: Mapping[str, tuple]) -> None:

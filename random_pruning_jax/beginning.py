@@ -37,6 +37,8 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
 
   read = checkpoints.restore_newest(run.saved, like, experiment.on)
   if read is not None:
+    if read.record['step'] < run.last_step:
+      _say_other_jax(read.record)
     return read
   config = experiment.config
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
@@ -109,6 +111,15 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
     say(
       f'WARNING: until step {step} another version of this package cut what is streamed, whose '
       'pixels differ a little where an image is decoded smaller.'
+    )
+
+
+def _say_other_jax(record: dict[str, Any]) -> None:
+  before = record.get('jax', jax.__version__)  # which older checkpoints do not have
+  if before != jax.__version__ and jax.process_index() == 0:
+    say(
+      f'WARNING: until step {record["step"]} JAX {before} computed, now {jax.__version__} does, '
+      f'which may round otherwise. For the same numbers install JAX {before}.'
     )
 
 

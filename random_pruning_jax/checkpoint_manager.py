@@ -21,7 +21,7 @@ def _thread() -> concurrent.futures.ThreadPoolExecutor:
 
 
 class NotReadableError(ValueError):
-  """A checkpoint is truncated or altered; the message names it and what was found."""
+  """A checkpoint is truncated, altered, of another version or gone; the message says which."""
 
 
 class Best:
@@ -115,9 +115,8 @@ class Manager:
       args = ocp.args.Composite(record=ocp.args.JsonRestore(), **items)
       return self.orbax.restore(step, args=args)
     except Exception as error:  # Orbax raises of many kinds, as the damage is
-      raise NotReadableError(
-        f'checkpoint {self.directory}/{step} cannot be read: {reason(error)}'
-      ) from error
+      place = self.directory / str(step)
+      raise NotReadableError(f'checkpoint {place} {_why_not_read(place, error)}') from error
 
   @property
   def used(self) -> bool:
@@ -147,6 +146,14 @@ class Manager:
 
   def __exit__(self, *error: object) -> None:
     self.close()
+
+
+def _why_not_read(place: pathlib.Path, error: Exception) -> str:
+  if not place.exists():
+    return 'is no longer there: the run deleted it meanwhile, for newer ones. Ask again.'
+  if 'tree structures do not match' in str(error):  # as Orbax says it
+    return "holds other parts than this version's training state: another version wrote it."
+  return f'cannot be read: {reason(error)}'
 
 
 def reason(error: Exception) -> str:

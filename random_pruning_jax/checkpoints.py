@@ -52,7 +52,7 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   step = int(state.step)
   host = jax.device_get(state)  # Orbax would compile a slice of every array, and fetch it
   record = record | {'step': step, 'masks': masks.checksum(host.masks), 'digest': digest(host)}
-  record |= {'pixels': crops.pixels(), 'crops': crops.VERSION}
+  record |= {'jax': jax.__version__, 'pixels': crops.pixels(), 'crops': crops.VERSION}
   _check_finite(host, step)
   try:
     manager.orbax.save(
@@ -218,7 +218,7 @@ def find(manager: Manager, which: str) -> int:
     return steps[-1]
   if which == 'best':
     return together.by_first(lambda: _best(manager, steps), NotReadableError)
-  if not which.isdigit() or int(which) not in steps:
+  if not which.isdecimal() or int(which) not in steps:
     raise ValueError(f"checkpoint must be 'best', 'latest' or one of {steps}, got {which!r}.")
   return int(which)
 

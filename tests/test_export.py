@@ -1,7 +1,9 @@
 """Files give back what was put into them, to the bit, or say in one line why they cannot."""
 
+import dataclasses
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import random_pruning_jax
 from random_pruning_jax import checkpoints, cost, export, files, main, masks, optimizers, runlog
 from random_pruning_jax.experiment import build, keys
 from random_pruning_jax.files import bitmap, container, packed, seeded
+from random_pruning_jax.files import program as hlo
 from random_pruning_jax.step import create_state
 
 FORMATS = ('seeded', 'bitmap', 'safetensors')
@@ -177,7 +180,9 @@ def rewritten(path, change):
     (lambda header: header['about'].update(width=4), 'not those of the network'),
     (lambda header: header['about'].update(model='other'), 'Unknown model'),
     (lambda header: header['about'].update(width='2'), 'width must be int'),
-    (lambda header: header['about'].pop('mean'), 'must have the fields'),
+    (lambda header: header['about'].pop('mean'), 'the fields mean: an older version'),
+    (lambda header: header['about'].update(tint=1), 'not known here, tint: a newer version'),
+    (lambda header: header.update(about=['mean']), 'must be an object, got'),
     (lambda header: header.pop('tensors'), 'lacks or misstates'),
     (lambda header: header.pop('masks'), 'lacks or misstates'),
   ],
@@ -195,6 +200,19 @@ def test_more_values_than_the_network_has_are_refused(tmp_path):
   path.write_bytes(container.pack(header, [section, values + bytes(4)]))
   with pytest.raises(ValueError, match='the values must have'):
     files.load(path)
+
+
+def test_numbers_that_are_not_finite_are_refused_where_they_are_read_or_written(tmp_path):
+  stored = network()
+  path = files.save(stored, tmp_path / 'net')
+  header, (section, values) = container.unpack(path.read_bytes())
+  header.pop('sections')
+  path.write_bytes(container.pack(header, [section, values[:-4] + np.float32(np.nan).tobytes()]))
+  with pytest.raises(ValueError, match='finite; params/stem_norm/scale holds NaN'):
+    files.load(path)
+  stored.variables['params']['head']['bias'][3] = np.inf
+  with pytest.raises(ValueError, match='finite; params/head/bias holds NaN or infinity'):
+    files.save(stored, tmp_path / 'other')
 
 
 def test_a_coded_mask_whose_last_weight_is_one_too_far_is_refused():
@@ -225,6 +243,25 @@ def test_settings_that_a_format_does_not_take_are_refused(tmp_path):
   ):
     with pytest.raises(ValueError, match=message):
       files.save(network(), tmp_path / 'net', **settings)
+
+
+def test_a_pipe_is_no_file_and_stays_a_pipe(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  (tmp_path / 'link').symlink_to('pipe')
+  for name in ('pipe', 'link'):
+    with pytest.raises(ValueError, match=f'must go to a file, got the pipe or device .*/{name}'):
+      files.save(network(), tmp_path / name)
+    assert (tmp_path / name).is_fifo()
+
+
+def test_a_link_leads_to_the_new_file(tmp_path):
+  (tmp_path / 'there').mkdir()
+  (tmp_path / 'there' / 'net').write_text('an older one')
+  (tmp_path / 'net').symlink_to('there/net')
+  stored = network()
+  assert files.save(stored, tmp_path / 'net') == tmp_path / 'net'
+  assert (tmp_path / 'net').is_symlink()
+  assert same(files.load(tmp_path / 'there' / 'net'), stored)
 
 
 def test_weights_outside_the_masks_are_refused(tmp_path):
@@ -289,6 +326,29 @@ np.save('logits.npy', logits)
   assert here.kept() == stored.kept()
 
 
+def test_a_program_says_nothing_of_the_place_where_it_was_written(program):
+  assert b'.py' not in program[1].read_bytes()
+
+
+def test_a_program_that_this_jax_cannot_read_is_refused_with_both_versions(program, tmp_path):
+  data, path = program[1].read_bytes(), tmp_path / 'net'
+  entry, length = hlo.read_entry(data)
+  assert entry['jax'] == jax.__version__
+  whole = jax.export.deserialize(bytearray(data[:length]))
+  newer = dataclasses.replace(whole, mlir_module_serialized=b'of later operations')
+  said = rf'with JAX 99\.0; this is JAX {re.escape(jax.__version__)}, which cannot read it \('
+  path.write_bytes(hlo.pack(newer.serialize(), entry | {'jax': '99.0'}))
+  with pytest.raises(ValueError, match=said) as caught:
+    files.load(path).logits(np.zeros((1, 8, 8, 1), np.uint8))
+  assert '\n' not in str(caught.value)
+  path.write_bytes(hlo.pack(b'\xff' * length, entry | {'jax': '99.0'}))
+  with pytest.raises(ValueError, match=said):
+    files.load(path)
+  del entry['jax']
+  path.write_bytes(hlo.pack(data[:length], entry))
+  assert files.load(path).written_with == ''
+
+
 def test_inspect_says_what_is_inside_and_what_it_costs(program, tmp_path, capsys):
   stored, hlo = program
   path = files.save(stored, tmp_path / 'net')
@@ -302,6 +362,18 @@ def test_inspect_says_what_is_inside_and_what_it_costs(program, tmp_path, capsys
   out = capsys.readouterr().out
   assert 'cifar_resnet8, width 2, 10 classes' in out and 'stage3_block0/conv2' in out
   assert main.main(['inspect', str(tmp_path / 'none')]) == 2
+
+
+def test_a_pipe_is_read_like_the_file_that_comes_through_it(tmp_path, capsys):
+  path = files.save(network(), tmp_path / 'net')
+  reading, writing = os.pipe()
+  with open(writing, 'wb') as end:
+    end.write(path.read_bytes())  # a few kilobytes, for which a pipe has room
+  assert main.main(['inspect', f'/dev/fd/{reading}', '--json']) == 0
+  os.close(reading)
+  through = json.loads(capsys.readouterr().out)
+  assert main.main(['inspect', str(path), '--json']) == 0
+  assert through == json.loads(capsys.readouterr().out) | {'file': f'/dev/fd/{reading}'}
 
 
 @pytest.fixture(scope='module')
@@ -346,8 +418,9 @@ def test_an_export_that_cannot_be_is_refused_before_anything_is_read(tmp_path, c
 
 def test_an_export_of_a_checkpoint_that_is_not_there_names_those_that_are(run, tmp_path, capsys):
   flags = [f'--workdir={run[0]}', '--cpu-devices=4', f'--out={tmp_path / "net"}']
-  assert main.main(['export', *flags, '--checkpoint=99']) == 2
-  assert re.search(r"one of \[\d+.*\], got '99'", capsys.readouterr().err)
+  for asked in ('99', '²'):  # the second is a digit, and no number
+    assert main.main(['export', *flags, f'--checkpoint={asked}']) == 2
+    assert re.search(rf"one of \[\d+.*\], got '{asked}'", capsys.readouterr().err)
 
 
 def test_masks_are_drawn_where_chance_selects_or_all_are_kept():

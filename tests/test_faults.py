@@ -249,6 +249,23 @@ def test_a_run_without_a_readable_checkpoint_is_not_begun_anew(copy, capsys):
   assert (copy / 'checkpoints' / '20').exists()
 
 
+def test_a_checkpoint_that_the_run_deletes_meanwhile_is_not_called_damaged(whole, copy):
+  with checkpoints.Manager(copy) as saved:
+    assert saved.all_steps() == [10, 20]
+    shutil.rmtree(copy / 'checkpoints' / '10')
+    with pytest.raises(checkpoints.NotReadableError, match=r'/10 is no longer .* Ask again\.$'):
+      checkpoints.restore(saved, whole[1], parallel.devices(), 10)
+
+
+def test_a_checkpoint_of_a_version_whose_state_has_other_parts_is_not_called_damaged(whole, copy):
+  like, message = {'step': whole[1].step}, r'/20 holds other parts .* another version wrote it\.$'
+  with (
+    checkpoints.Manager(copy) as saved,
+    pytest.raises(checkpoints.NotReadableError, match=message),
+  ):
+    checkpoints.restore(saved, like, parallel.devices())
+
+
 def test_a_state_that_holds_infinity_takes_no_checkpoints_place(whole, tmp_path):
   """As where BatchNorm's statistics overflow and the loss stays finite."""
   _, state = whole
@@ -404,6 +421,23 @@ def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(caps
   beginning.check_alike(run, record)
   said = capsys.readouterr().err
   assert 'WARNING: until step 5 another resized' in said and f'now {crops.pixels()} does' in said
+
+
+def test_a_run_says_when_another_jax_will_go_on_with_it(copy, capsys):
+  run = prepared.open_run(build(tinier_config()), copy)
+  for step, said in ((20, False), (10, True)):  # at 20 it has ended
+    record = copy / 'checkpoints' / str(step) / 'record' / 'metadata'
+    beginning.begin(run)
+    assert 'JAX' not in capsys.readouterr().err
+    saved = json.loads(record.read_text())
+    assert saved['jax'] == jax.__version__
+    record.write_text(json.dumps(saved | {'jax': '0.1'}))
+    beginning.begin(run)
+    warning = f'until step {step} JAX 0.1 computed, now {jax.__version__} does'
+    assert (warning in capsys.readouterr().err) == said
+    shutil.rmtree(record.parents[1])
+    run.saved.orbax.reload()
+  run.saved.close()
 
 
 EIGHT = """

@@ -159,6 +159,13 @@ def test_masks_go_beside_the_weights_when_asked_and_when_a_kept_weight_is_zero(t
   assert same(files.load(path), stored)
 
 
+def test_a_pytorch_network_that_diverged_is_refused(tmp_path):
+  tensors = fill(Small(1, width=4)).state_dict()
+  tensors['conv.weight'][0, 0, 0, 0] = torch.nan
+  with pytest.raises(ValueError, match='finite; params/stem/kernel holds NaN'):
+    files.load(saved(tmp_path, tensors), trained_on='cifar10')
+
+
 def test_what_is_no_network_of_this_package_is_named(tmp_path):
   tensors = fill(Small(1, width=4)).state_dict()
   with pytest.raises(ValueError, match='--trained-on=cifar10'):

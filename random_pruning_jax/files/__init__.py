@@ -36,18 +36,23 @@ def save(
   dtype: str = 'float32',
   with_masks: bool = False,
 ) -> pathlib.Path:
-  """Writes a file at once, so that there is never half of one; the kernels' weights in `dtype`."""
+  """Writes a file at once, so that there is never half of one; the kernels' weights in `dtype`.
+
+  A link stays, and what it leads to is replaced. Raises ValueError for a directory, a
+  pipe and a device.
+  """
   check_format(format, dtype, with_masks)
-  path = pathlib.Path(file)
-  if path.is_dir():
-    raise ValueError(f'the network must go to a file, got the directory {path}.')
+  path = pathlib.Path(os.path.realpath(file))
+  if path.exists() and not path.is_file():
+    what = 'directory' if path.is_dir() else 'pipe or device'
+    raise ValueError(f'the network must go to a file, got the {what} {file}.')
   try:
     data = FORMATS[format](stored, dtype, with_masks)
   except ImportError as error:
     raise _missing(format, error) from error
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write(path, data)
-  return path
+  return pathlib.Path(file)
 
 
 def load(file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
@@ -57,7 +62,11 @@ def load(file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
   Raises ValueError, in one line that names the file, for a file that was cut short, altered, or
   written in a version or with a generator that this one does not know.
   """
-  data = _bytes(file)
+  return parse(read_bytes(file), file, trained_on=trained_on)
+
+
+def parse(data: bytes, file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
+  """The network of a file's bytes, as `load` gives it; `file` is what errors call it."""
   try:
     format = format_of(data)
     if format == 'safetensors':
@@ -98,9 +107,10 @@ def check_format(format: str, dtype: str, with_masks: bool) -> None:
     raise ValueError(f'masks go beside the weights in format safetensors only, got {format}.')
 
 
-def _bytes(file: str | os.PathLike) -> bytes:
+def read_bytes(file: str | os.PathLike) -> bytes:
+  """All of a file or a pipe, which can be read once; raises ValueError where there is neither."""
   path = pathlib.Path(file)
-  if not path.is_file():
+  if not (path.is_file() or path.is_fifo()):
     raise ValueError(f'{path} must be a file; there is none.')
   return path.read_bytes()
 

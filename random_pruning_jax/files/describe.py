@@ -1,7 +1,6 @@
 """What a file holds and what it would cost to run, for a person or as one JSON object."""
 
 import os
-import pathlib
 from typing import Any
 
 from random_pruning_jax import cost, tables
@@ -11,7 +10,8 @@ from random_pruning_jax import masks as masks_lib
 
 def describe(file: str | os.PathLike, trained_on: str = '') -> dict[str, Any]:
   """Everything `show` prints, after the whole file was read and checked."""
-  network = files_lib.load(file, trained_on=trained_on)
+  data = files_lib.read_bytes(file)
+  network = files_lib.parse(data, file, trained_on=trained_on)
   about, kept = network.about, network.kept()
   structure = about.structure
   layers = structure.layers
@@ -19,7 +19,6 @@ def describe(file: str | os.PathLike, trained_on: str = '') -> dict[str, Any]:
   prunable = sum(layer.size for layer in layers)
   stored = isinstance(network, files_lib.Stored)
   draw = network.draw if stored else None
-  data = pathlib.Path(file).read_bytes()
   return {
     'file': str(file),
     'bytes': len(data),

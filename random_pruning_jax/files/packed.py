@@ -9,7 +9,7 @@ import numpy as np
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import pruning
 from random_pruning_jax.files import bitmap, container, seeded
-from random_pruning_jax.files.stored import About, Stored, check, check_shapes
+from random_pruning_jax.files.stored import About, Stored, check, check_finite, check_shapes
 
 # In the file; numbers are little-endian.
 DTYPES = {'float32': '<f4', 'bfloat16': ml_dtypes.bfloat16, 'float16': '<f2'}
@@ -55,6 +55,7 @@ def read(data: bytes) -> Stored:
   check_shapes(shapes, {name: tuple(shape) for name, shape, *_ in header['tensors']})
   masks = _read_masks(header, section, tree['params'])
   leaves = _read_values(header['tensors'], values, _named_masks(masks), shapes)
+  check_finite(leaves)
   variables = jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in shapes])
   fields = header['masks']
   return Stored(about, variables, masks, seeded.of_file(fields) if _seeded(fields) else None)

@@ -6,11 +6,13 @@ by a description and a checksum, which `jax.export.deserialize` passes over:
     jax.export.deserialize(bytearray(open(FILE, 'rb').read())).call(images)
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -35,14 +37,24 @@ class Program:
   exported: export.Exported
   counts: dict[str, int]  # weights kept in each prunable layer
   checksum: str  # of the masks
+  written_with: str = ''  # version of JAX; '' in older files, which do not say
 
   @functools.cached_property
   def _call(self):
     return jax.jit(self.exported.call)
 
   def logits(self, images: chex.Array) -> np.ndarray:
-    """Logits float32 [B, K] of pixels [B, H, W, C], float in [0, 1] or uint8."""
-    return np.asarray(self._call(pixels(self.about, images)))
+    """Logits float32 [B, K] of pixels [B, H, W, C], float in [0, 1] or uint8.
+
+    Raises ValueError, at the first call, for a program that this JAX is too old for.
+    """
+    images = pixels(self.about, images)
+    try:
+      return np.asarray(self._call(images))
+    except jax.errors.JaxRuntimeError as error:
+      if 'Failed to deserialize' not in str(error):
+        raise
+      raise _not_read(self.written_with, error) from error
 
   def kept(self) -> dict[str, int]:
     """Weights kept in each prunable layer, in the network's order."""
@@ -55,12 +67,31 @@ def write(stored: Stored) -> bytes:
   (batch,) = export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, *stored.about.shape), jnp.float32)
   function = jax.jit(lambda images: stored.model.apply(stored.variables, images, train=False))
-  program = export.export(function, platforms=PLATFORMS)(images).serialize()
+  with _without_places():
+    program = export.export(function, platforms=PLATFORMS)(images).serialize()
   entry = {
     'about': stored.about.to_json(),
     'kept': stored.kept(),
     'masks': masks_lib.checksum(stored.masks),
+    'jax': jax.__version__,
   }
+  return pack(program, entry)
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+  """JAX writes no paths of source files into programs, which are those of this machine."""
+  name = 'jax_traceback_in_locations_limit'
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
+
+
+def pack(program: bytes | bytearray, entry: dict[str, Any]) -> bytes:
+  """The file of a program and its description."""
   text = json.dumps(entry, separators=(',', ':')).encode()
   body = bytes(program) + text
   digest = hashlib.sha256(body + struct.pack('<I', len(text))).digest()
@@ -68,11 +99,14 @@ def write(stored: Stored) -> bytes:
 
 
 def read(data: bytes) -> Program:
-  """The program of a file; raises ValueError for anything but a whole, unaltered one."""
+  """The program of a file; raises ValueError for anything but a whole one that this JAX knows."""
   entry, length = read_entry(data)
-  about = About.from_json(entry['about'])
-  exported = export.deserialize(bytearray(data[:length]))
-  return Program(about, exported, entry['kept'], entry['masks'])
+  about, written_with = About.from_json(entry['about']), entry.get('jax', '')
+  try:
+    exported = export.deserialize(bytearray(data[:length]))
+  except Exception as error:  # of many kinds, as what JAX does not know is
+    raise _not_read(written_with, error) from error
+  return Program(about, exported, entry['kept'], entry['masks'], written_with)
 
 
 def read_entry(data: bytes) -> tuple[dict[str, Any], int]:
@@ -84,3 +118,11 @@ def read_entry(data: bytes) -> tuple[dict[str, Any], int]:
     raise ValueError('the file does not have its SHA-256: it was altered.')
   start = len(data) - _END.size - length
   return json.loads(data[start : -_END.size]), start
+
+
+def _not_read(written_with: str, error: Exception) -> ValueError:
+  why = ' '.join(f'{type(error).__name__}: {error}'.split())
+  return ValueError(
+    f'the program was written with JAX {written_with or "of a version it does not name"}; this '
+    f'is JAX {jax.__version__}, which cannot read it ({why:.200}).'
+  )

@@ -60,11 +60,19 @@ class About:
   def from_json(cls, fields: Any) -> 'About':
     """Raises ValueError where a field is missing, unknown or of another type."""
     known = {field.name for field in dataclasses.fields(cls)}
-    if isinstance(fields, dict):
-      fields = {'resize': 0} | fields  # older files do not say
-    if not isinstance(fields, dict) or set(fields) != known:
+    if not isinstance(fields, dict):
+      raise ValueError(f'the description must be an object, got {fields!r:.200}.')
+    fields = {'resize': 0} | fields  # older files do not say
+    unknown, missing = sorted(set(fields) - known), sorted(known - set(fields))
+    if unknown:
       raise ValueError(
-        f'the description must have the fields {sorted(known)}, got {fields!r:.200}.'
+        f'the description has fields that are not known here, {", ".join(unknown):.200}: a newer '
+        'version of this package may have written it.'
+      )
+    if missing:
+      raise ValueError(
+        f'the description must also have the fields {", ".join(missing)}: an older version of this '
+        'package may have written it.'
       )
     for name, kind in (
       *((name, str) for name in ('model', 'dtype', 'dataset')),
@@ -141,12 +149,20 @@ def check(stored: Stored) -> None:
   wanted = {name: leaf.shape for name, leaf in masks_lib.named_leaves(stored.about.blank).items()}
   got = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(stored.variables).items()}
   check_shapes(wanted, got)
+  check_finite(stored.variables)
   masks_lib.matched(stored.variables['params'], stored.masks)
   params = masks_lib.named_leaves(stored.variables['params'])
   for name, mask in masks_lib.named_leaves(stored.masks).items():
     outside = int(np.count_nonzero(np.asarray(params[name])[~np.asarray(mask)]))
     if outside:
       raise ValueError(f'weights outside the masks must be 0; {name} has {outside:,} that are not.')
+
+
+def check_finite(variables: chex.ArrayTree) -> None:
+  """Raises ValueError naming the first array that holds NaN or infinity."""
+  for name, leaf in masks_lib.named_leaves(variables).items():
+    if not np.isfinite(leaf).all():
+      raise ValueError(f'all numbers must be finite; {name} holds NaN or infinity.')
 
 
 def check_shapes(wanted: Mapping[str, tuple], got: Mapping[str, tuple]) -> None:

@@ -279,6 +279,16 @@ def test_an_image_of_another_shape_than_its_set_declares_is_named_with_both(fres
     data.load('tiny', 'test', str(fresh))
 
 
+def test_a_streamed_image_whose_label_is_no_class_is_named(fresh):
+  features = fresh / 'tiny/1.2.0/features.json'
+  features.write_text(features.read_text().replace('"numClasses": "4"', '"numClasses": "3"'))
+  source = streamed.EncodedImages('tiny', 'train', str(fresh))
+  shown = streamed.Example(source, streamed.Augment((4, 4), 3), 0, 6, tuple(range(6)))
+  for read in (lambda: shown(0), lambda: np.asarray(streamed.Labels(source))):
+    with pytest.raises(data.DataError, match=r'tiny, image \d of train.*: .* in \[0, 3\), got 3'):
+      read()
+
+
 @pytest.mark.parametrize('left', [0.5, 0, None])
 @pytest.mark.parametrize('name', ['tiny-test*', 'dataset_info.json', 'features.json'])
 def test_a_damaged_set_is_named_with_what_to_do(fresh, name, left):

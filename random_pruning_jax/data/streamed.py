@@ -52,7 +52,14 @@ class EncodedImages:
     return f'{len(self)} {files}'
 
   def read(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
-    return decode.examples(self.path, self.kind, self._read, [int(index) for index in indices])
+    """Encoded images and labels; a DataError names an image whose label is no class."""
+    indices = [int(index) for index in indices]
+    found = decode.examples(self.path, self.kind, self._read, indices)
+    for index, (_, label) in zip(indices, found, strict=True):
+      if not 0 <= label < self.kind.num_classes:
+        error = DataError(f'its label must lie in [0, {self.kind.num_classes}), got {label}')
+        raise decode.located(error, self.name, self.split, index)
+    return found
 
   def _read(self, indices: list[int]) -> list[bytes]:
     """One by one, which costs a third; as soon as one was slow to come, the others at once."""

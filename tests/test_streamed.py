@@ -139,6 +139,18 @@ def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path, files, message):
     folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
 
 
+@pytest.mark.parametrize(('kind', 'left'), [('PNG', -8), ('TGA', None)])
+def test_what_opencv_cannot_decode_is_refused_by_the_name_of_its_file(tmp_path, kind, left):
+  """Pillow can: it needs no end of a PNG, and knows more formats."""
+  pytest.importorskip('cv2')
+  encoded, path = io.BytesIO(), tmp_path / 'images/train/a/1.png'
+  Image.effect_noise((40, 40), 50).convert('RGB').save(encoded, kind)
+  path.parent.mkdir(parents=True)
+  path.write_bytes(encoded.getvalue()[:left])
+  with pytest.raises(data.DataError, match=r'a/1\.png must be an image: .* decoded by OpenCV'):
+    folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
+
+
 def test_hidden_directories_of_a_folder_are_neither_splits_nor_classes(data_dir, tmp_path):
   colours = pathlib.Path(data_dir).parent / 'images'
   shutil.copytree(colours / 'test', tmp_path / 'images/train')

@@ -137,7 +137,10 @@ def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
 
 
 def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
-  """The pixels of `opencv` by simplejpeg, which decodes a JPEG as far down as the part reaches."""
+  """The pixels of `opencv` by simplejpeg, which decodes a JPEG as far down as the part reaches.
+
+  A file that simplejpeg refuses, as for bytes before a marker, is left to OpenCV.
+  """
   import simplejpeg
 
   frame = jpeg.frame_of(data)
@@ -156,8 +159,8 @@ def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> 
       min_factor=power,
       strict=False,  # what lies below is more than the header says, and harmless
     )
-  except ValueError as error:
-    raise DataError(f'an image cannot be decoded: {error}') from error
+  except ValueError:
+    return opencv(data, lambda *_: region, size, channels)  # which was drawn, and is drawn once
   return _cut(image, region, (1 / power, 1 / power), size)
 
 

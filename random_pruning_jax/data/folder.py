@@ -78,7 +78,7 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
 def _size(found: dict[str, dict[str, list[pathlib.Path]]]) -> tuple[int | None, int | None]:
   """Height and width of every image; None where they differ, or are too many to be resident.
 
-  Raises DataError naming a file that is no whole image.
+  Raises DataError naming a file that is no whole image, or that training here could not decode.
   """
   classes = [files for kinds in found.values() for files in kinds.values()]
   with concurrent.futures.ThreadPoolExecutor(processor.cores()) as pool:
@@ -112,6 +112,9 @@ def _checked_size(path: pathlib.Path) -> tuple[int, int]:
       image.draft(None, (1, 1))  # all of a JPEG is read for that too, in two thirds of the time
       image.load()
       crops.in_mode(image, 3)
+    if crops.installed('cv2'):  # which is stricter; and simplejpeg leaves to it what it refuses
+      whole = crops.Region(0, 0, height, width)
+      crops.opencv(path.read_bytes(), lambda *_: whole, (1, 1), 3)
   except (*crops.UNREADABLE, DataError) as error:
     raise DataError(f'{path} must be an image: {error}') from error
   return height, width

@@ -268,9 +268,24 @@ with contextlib.closing(steps):
 """
 
 
-def test_workers_end_with_a_run_that_is_killed(data_dir):
+# Images that are held out are decoded by other workers, for the cache.
+DECODING = """
+import multiprocessing, sys, time
+import joblib
+from random_pruning_jax.data import decode, find
+joblib.cpu_count = lambda: 2
+decode.CHUNK, decode.IDLE = 1, 60
+decoded = decode.decode('colours', find('colours', sys.argv[1]), 'train', (16, 16))
+next(decoded.chunks)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize('script', [STREAMING, DECODING])
+def test_workers_end_with_a_run_that_is_killed(data_dir, script):
   root = pathlib.Path(__file__).parents[1]
-  command = [sys.executable, '-c', STREAMING, data_dir]
+  command = [sys.executable, '-c', script, data_dir]
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
   with subprocess.Popen(command, cwd=root, text=True, **pipes) as streaming:
     workers = [int(number) for number in streaming.stdout.readline().split()]

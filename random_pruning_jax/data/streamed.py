@@ -9,9 +9,7 @@ import dataclasses
 import functools
 import gc
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -175,14 +173,9 @@ def _end_with_the_run(worker: int, workers: int) -> None:
   del worker, workers
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_outlive_no_run, daemon=True).start()
-
-
-def _outlive_no_run() -> None:
   run = multiprocessing.parent_process()
-  if run is not None:
-    run.join()
-    os._exit(1)
+  if run is not None and run.pid:
+    decode.end_with(run.pid)
 
 
 def processes(workers: int) -> int:

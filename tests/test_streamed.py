@@ -1,9 +1,11 @@
 """Streamed images: a folder becomes a set, each step sees its own images, and training runs."""
 
+import concurrent.futures
 import gc
 import io
 import os
 import pathlib
+import resource
 import select
 import shutil
 import signal
@@ -151,6 +153,50 @@ def test_what_opencv_cannot_decode_is_refused_by_the_name_of_its_file(tmp_path, 
     folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
 
 
+KILLED = """
+import os, pathlib, signal, sys
+from random_pruning_jax.data import folder
+pathlib.Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # when all is written
+folder.prepare_folder(sys.argv[1], 'mine', sys.argv[2])
+"""
+
+
+def test_what_a_killed_preparation_left_is_removed_by_the_next(data_dir, tmp_path):
+  images = pathlib.Path(data_dir).parent / 'images'
+  root = pathlib.Path(__file__).parents[1]
+  command = [sys.executable, '-c', KILLED, images, tmp_path]
+  subprocess.run(command, cwd=root, stderr=subprocess.DEVNULL, check=False)
+  assert len(list(tmp_path.glob('incomplete.mine.*'))) == 1
+  folder.prepare_folder(images, 'mine', str(tmp_path))
+  assert [path.name for path in tmp_path.glob('[!.]*')] == ['mine']
+
+
+def test_of_two_that_prepare_a_folder_at_once_the_second_is_told_that_it_is_there(
+  data_dir, tmp_path
+):
+  def said(number):
+    try:
+      folder.prepare_folder(pathlib.Path(data_dir).parent / 'images', 'mine', str(tmp_path))
+    except Exception as error:
+      return str(error)
+    return ''
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    both = sorted(pool.map(said, range(2)))
+  assert both == ['', f'mine is in {tmp_path} already; choose another name']
+
+
+def test_a_full_disk_ends_a_preparation_in_one_line_and_leaves_nothing(data_dir, tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes of a file; train has more
+  try:
+    with pytest.raises(data.DataError, match='mine could not be prepared') as error:
+      folder.prepare_folder(pathlib.Path(data_dir).parent / 'images', 'mine', str(tmp_path))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert '\n' not in str(error.value) and not list(tmp_path.glob('[!.]*'))
+
+
 def test_hidden_directories_of_a_folder_are_neither_splits_nor_classes(data_dir, tmp_path):
   colours = pathlib.Path(data_dir).parent / 'images'
   shutil.copytree(colours / 'test', tmp_path / 'images/train')
@@ -231,6 +277,17 @@ def test_preparing_a_folder_says_what_its_splits_are_for(data_dir, tmp_path, cap
   printed, said = capsys.readouterr()
   assert printed == f'{tmp_path / "two/1.0.0"}\n'
   assert 'train images: train[:90%], validation images: train[90%:], test images: val' in said
+
+
+def test_an_interrupted_preparation_is_not_said_to_go_on(data_dir, tmp_path, capsys, monkeypatch):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(Image, 'open', interrupted)
+  images = pathlib.Path(data_dir).parent / 'images'
+  arguments = [f'--image-folder={images}', '--name=mine', f'--data-dir={tmp_path}']
+  assert main.main(['prepare', *arguments]) == 130
+  assert capsys.readouterr().err == ('random-pruning: interrupted; the same command begins anew.\n')
 
 
 def assert_same(one, other):

@@ -5,11 +5,12 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 
 from PIL import Image
 
-from random_pruning_jax import processor
+from random_pruning_jax import lock, processor
 from random_pruning_jax.data import crops, places
 from random_pruning_jax.data.specs import MOST_RESIDENT, DataError, spec_of
 
@@ -24,7 +25,7 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   Splits are called as the folders are (`specs.split_rules` says what they mean); classes are
   numbered by name, the same in every split. Where all images have one size, the set says so, unless
   they are more than `MOST_RESIDENT` bytes of pixels. Raises DataError where there is nothing of the
-  kind or `name` is taken.
+  kind, `name` is taken or the set cannot be written.
   """
   root = places.data_root(data_dir)
   if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
@@ -32,20 +33,35 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   spec = spec_of(name)
   if spec is not None and spec.mode != 'resized':  # whose table entry would say what these are
     raise DataError(f'{name} is the name of a set whose images are known; choose another name')
-  if places.locate(name, root) is not None:
-    raise DataError(f'{name} is in {root} already; choose another name')
+  _check_free(name, root)
   found = _images(pathlib.Path(folder))
   size = _size(found)
   root.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.') as aside:
+  with contextlib.ExitStack() as inside:
+    with contextlib.suppress(ImportError, OSError):  # of several at once, one is first
+      inside.enter_context(lock.alone(root, name=f'.{name}.lock'))
+      for left in root.glob(f'incomplete.{name}.*'):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    _check_free(name, root)
+    aside = inside.enter_context(
+      tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.')
+    )
     builder = _builder(name, found, size, aside)
-    with contextlib.redirect_stdout(None):  # where TFDS says that the set lies here, aside
-      builder.download_and_prepare(file_format='array_record', download_dir=aside)
+    try:
+      with contextlib.redirect_stdout(None):  # where TFDS says that the set lies here, aside
+        builder.download_and_prepare(file_format='array_record', download_dir=aside)
+    except (RuntimeError, OSError) as error:  # the first of array_record
+      raise DataError(f'{name} could not be prepared: {" ".join(str(error).split())}') from error
     made = pathlib.Path(builder.data_path)
     path = root / made.relative_to(aside)
     path.parent.mkdir(parents=True, exist_ok=True)
     made.rename(path)
   return path
+
+
+def _check_free(name: str, root: pathlib.Path) -> None:
+  if places.locate(name, root) is not None:
+    raise DataError(f'{name} is in {root} already; choose another name')
 
 
 def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:

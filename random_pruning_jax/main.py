@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     message = 'the same command goes on from the last checkpoint, if there is one.'
     if args.command == 'prepare':
-      message = 'the same command begins anew.'
+      message = 'give the same command again.'
     print(f'random-pruning: interrupted; {message}', file=sys.stderr)
     return 130
 

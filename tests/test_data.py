@@ -243,6 +243,7 @@ def test_images_of_different_sizes_are_fitted(tiny_dir):
   'name, split, message',
   [
     ('cifar01', 'train', "unknown data set 'cifar01'; did you mean cifar10"),
+    ('tiny_gray', 'train', 'did you mean tiny_grey.* prepared in .*: tiny, tiny_broken, tiny_grey'),
     ('tiny', 'validate', "no split 'validate'; it has train .7., test .3."),
     ('tiny', 'train[:', 'no split'),
     ('tiny', 'train[:0]', r"no images in 'train\[:0\]'; it has train .7."),

@@ -125,7 +125,9 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
     ({'train/a/1.png': 1, '2.png': 1}, r'images/2\.png must lie in a split and class'),
     ({'train/a/1.png': 1, 'train/b/': 1}, 'train/b must hold images: it is empty'),
     ({'train/a/1.png': 1, 'val/': 1}, 'val must hold a directory for each class: it has none'),
-    ({'Train/a/1.png': 1}, 'must have a split of train, validation, val, test; got Train'),
+    ({'Train/a/1.png': 1}, 'must have a split of train, validation, val, valid, test; got Train'),
+    ({'val/a/1.png': 1, 'validation/a/1.png': 1}, 'one split for validation, got validation, val'),
+    ({os.fsdecode(b'train/a/\xff.png'): 1}, r"a/.*ff.png' must have a name in UTF-8: rename it"),
   ],
 )
 def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path, files, message):
@@ -208,6 +210,13 @@ def test_hidden_directories_of_a_folder_are_neither_splits_nor_classes(data_dir,
   assert decode.kind_of('mine', path).num_classes == 3
 
 
+def test_a_folder_of_the_home_directory_may_have_valid_alone(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  shutil.copytree(pathlib.Path(data_dir).parent / 'images/test', tmp_path / 'images/valid')
+  path = folder.prepare_folder('~/images', 'mine', str(tmp_path))
+  assert places.split_sizes(path) == {'valid': 15}
+
+
 def test_a_set_without_test_images_is_refused_before_it_is_trained_on(tmp_path):
   path = tmp_path / 'images/train/a/1.png'
   path.parent.mkdir(parents=True)
@@ -287,7 +296,7 @@ def test_an_interrupted_preparation_is_not_said_to_go_on(data_dir, tmp_path, cap
   images = pathlib.Path(data_dir).parent / 'images'
   arguments = [f'--image-folder={images}', '--name=mine', f'--data-dir={tmp_path}']
   assert main.main(['prepare', *arguments]) == 130
-  assert capsys.readouterr().err == ('random-pruning: interrupted; the same command begins anew.\n')
+  assert capsys.readouterr().err == ('random-pruning: interrupted; give the same command again.\n')
 
 
 def assert_same(one, other):

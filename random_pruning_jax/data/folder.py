@@ -12,10 +12,10 @@ from PIL import Image
 
 from random_pruning_jax import lock, processor
 from random_pruning_jax.data import crops, places
-from random_pruning_jax.data.specs import MOST_RESIDENT, DataError, spec_of
+from random_pruning_jax.data.specs import MOST_RESIDENT, VALIDATION, DataError, spec_of
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
-SPLITS = ('train', 'validation', 'val', 'test')
+SPLITS = ('train', *VALIDATION, 'test')
 
 
 def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> pathlib.Path:
@@ -34,7 +34,7 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   if spec is not None and spec.mode != 'resized':  # whose table entry would say what these are
     raise DataError(f'{name} is the name of a set whose images are known; choose another name')
   _check_free(name, root)
-  found = _images(pathlib.Path(folder))
+  found = _images(pathlib.Path(folder).expanduser())
   size = _size(found)
   root.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as inside:
@@ -85,6 +85,8 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
     )
   if not found.keys() & SPLITS:
     raise DataError(f'{folder} must have a split of {", ".join(SPLITS)}; got {", ".join(found)}')
+  if len(several := [split for split in VALIDATION if split in found]) > 1:
+    raise DataError(f'{folder} must have one split for validation, got {", ".join(several)}')
   classes = {kind for kinds in found.values() for kind in kinds}
   if lacking := sorted(classes - found.get('train', dict.fromkeys(classes)).keys()):
     raise DataError(f'{folder}/train must hold images of every class; none of {", ".join(lacking)}')
@@ -115,7 +117,13 @@ def _folders(folder: pathlib.Path, whole: pathlib.Path) -> list[pathlib.Path]:
 
 def _seen(folder: pathlib.Path) -> list[pathlib.Path]:
   """What is in a directory, but for names that begin with a dot: a system's own notes."""
-  return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+  seen = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+  for path in seen:
+    try:
+      path.name.encode()
+    except UnicodeEncodeError as error:
+      raise DataError(f'{str(path)!a} must have a name in UTF-8: rename it') from error
+  return seen
 
 
 def _checked_size(path: pathlib.Path) -> tuple[int, int]:

@@ -64,8 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'random-pruning: {stop}; the same command goes on.', file=sys.stderr)
     return preemption.EXIT_STATUS
   except KeyboardInterrupt:
-    message = 'interrupted; the same command goes on from the last checkpoint, if there is one.'
-    print(f'random-pruning: {message}', file=sys.stderr)
+    message = 'the same command goes on from the last checkpoint, if there is one.'
+    if args.command == 'prepare':
+      message = 'give the same command again.'
+    print(f'random-pruning: interrupted; {message}', file=sys.stderr)
     return 130
 
 

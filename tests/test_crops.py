@@ -59,6 +59,22 @@ def test_decoders_agree_on_smooth_images(tmp_path, side, channels):
   assert all(np.abs(one - other).max() <= 6 for other in others)
 
 
+@pytest.mark.parametrize('decoder', crops.DECODERS)
+@pytest.mark.parametrize('shape', [(1, 400), (400, 1), (1, 1)])
+@pytest.mark.parametrize('kind', ['png', 'jpg'])
+def test_of_an_image_that_is_one_pixel_high_or_wide_one_is_shown(tmp_path, kind, shape, decoder):
+  if not all(map(crops.installed, crops.NEEDED[decoder])):
+    pytest.skip(f'{decoder} is not installed')
+  Image.new('RGB', shape, 'white').save(tmp_path / f'image.{kind}')
+  data, rng = (tmp_path / f'image.{kind}').read_bytes(), np.random.default_rng(0)
+  for choose in (
+    functools.partial(crops.central_region, size=(32, 32), resize=256),
+    functools.partial(crops.random_region, rng=rng, aspect=(0.2, 0.3)),
+    functools.partial(crops.random_region, rng=rng, aspect=(3, 4)),
+  ):
+    assert crops.DECODERS[decoder](data, choose, (32, 32), 3).min() == 255
+
+
 def test_of_16_bits_the_upper_8_are_seen_by_every_decoder(tmp_path):
   ramp = np.add.outer(np.arange(40), np.arange(40)).astype(np.uint16)
   path = tmp_path / 'image.png'

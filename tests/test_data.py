@@ -243,6 +243,7 @@ def test_images_of_different_sizes_are_fitted(tiny_dir):
   'name, split, message',
   [
     ('cifar01', 'train', "unknown data set 'cifar01'; did you mean cifar10"),
+    ('tiny_gray', 'train', 'did you mean tiny_grey.* prepared in .*: tiny, tiny_broken, tiny_grey'),
     ('tiny', 'validate', "no split 'validate'; it has train .7., test .3."),
     ('tiny', 'train[:', 'no split'),
     ('tiny', 'train[:0]', r"no images in 'train\[:0\]'; it has train .7."),
@@ -277,6 +278,16 @@ def test_an_image_of_another_shape_than_its_set_declares_is_named_with_both(fres
   features.write_text(turned)
   with pytest.raises(data.DataError, match=r'tiny, image 0 of test: .* be 4x6, .*, got 6x4'):
     data.load('tiny', 'test', str(fresh))
+
+
+def test_a_streamed_image_whose_label_is_no_class_is_named(fresh):
+  features = fresh / 'tiny/1.2.0/features.json'
+  features.write_text(features.read_text().replace('"numClasses": "4"', '"numClasses": "3"'))
+  source = streamed.EncodedImages('tiny', 'train', str(fresh))
+  shown = streamed.Example(source, streamed.Augment((4, 4), 3), 0, 6, tuple(range(6)))
+  for read in (lambda: shown(0), lambda: np.asarray(streamed.Labels(source))):
+    with pytest.raises(data.DataError, match=r'tiny, image \d of train.*: .* in \[0, 3\), got 3'):
+      read()
 
 
 @pytest.mark.parametrize('left', [0.5, 0, None])

@@ -1,9 +1,11 @@
 """Streamed images: a folder becomes a set, each step sees its own images, and training runs."""
 
+import concurrent.futures
 import gc
 import io
 import os
 import pathlib
+import resource
 import select
 import shutil
 import signal
@@ -124,7 +126,9 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
     ({'train/a/1.png': 1, '2.png': 1}, r'images/2\.png must lie in a split and class'),
     ({'train/a/1.png': 1, 'train/b/': 1}, 'train/b must hold images: it is empty'),
     ({'train/a/1.png': 1, 'val/': 1}, 'val must hold a directory for each class: it has none'),
-    ({'Train/a/1.png': 1}, 'must have a split of train, validation, val, test; got Train'),
+    ({'Train/a/1.png': 1}, 'must have a split of train, validation, val, valid, test; got Train'),
+    ({'val/a/1.png': 1, 'validation/a/1.png': 1}, 'one split for validation, got validation, val'),
+    ({os.fsdecode(b'train/a/\xff.png'): 1}, r"a/.*ff.png' must have a name in UTF-8: rename it"),
   ],
 )
 def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path, files, message):
@@ -140,6 +144,62 @@ def test_no_file_of_a_folder_is_left_out_in_silence(tmp_path, files, message):
     folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
 
 
+@pytest.mark.parametrize(('kind', 'left'), [('PNG', -8), ('TGA', None)])
+def test_what_opencv_cannot_decode_is_refused_by_the_name_of_its_file(tmp_path, kind, left):
+  """Pillow can: it needs no end of a PNG, and knows more formats."""
+  pytest.importorskip('cv2')
+  encoded, path = io.BytesIO(), tmp_path / 'images/train/a/1.png'
+  Image.effect_noise((40, 40), 50).convert('RGB').save(encoded, kind)
+  path.parent.mkdir(parents=True)
+  path.write_bytes(encoded.getvalue()[:left])
+  with pytest.raises(data.DataError, match=r'a/1\.png must be an image: .* decoded by OpenCV'):
+    folder.prepare_folder(tmp_path / 'images', 'mine', str(tmp_path))
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from random_pruning_jax.data import folder
+pathlib.Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # when all is written
+folder.prepare_folder(sys.argv[1], 'mine', sys.argv[2])
+"""
+
+
+def test_what_a_killed_preparation_left_is_removed_by_the_next(data_dir, tmp_path):
+  images = pathlib.Path(data_dir).parent / 'images'
+  root = pathlib.Path(__file__).parents[1]
+  command = [sys.executable, '-c', KILLED, images, tmp_path]
+  subprocess.run(command, cwd=root, stderr=subprocess.DEVNULL, check=False)
+  assert len(list(tmp_path.glob('incomplete.mine.*'))) == 1
+  folder.prepare_folder(images, 'mine', str(tmp_path))
+  assert [path.name for path in tmp_path.glob('[!.]*')] == ['mine']
+
+
+def test_of_two_that_prepare_a_folder_at_once_the_second_is_told_that_it_is_there(
+  data_dir, tmp_path
+):
+  def said(number):
+    try:
+      folder.prepare_folder(pathlib.Path(data_dir).parent / 'images', 'mine', str(tmp_path))
+    except Exception as error:
+      return str(error)
+    return ''
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    both = sorted(pool.map(said, range(2)))
+  assert both == ['', f'mine is in {tmp_path} already; choose another name']
+
+
+def test_a_full_disk_ends_a_preparation_in_one_line_and_leaves_nothing(data_dir, tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes of a file; train has more
+  try:
+    with pytest.raises(data.DataError, match='mine could not be prepared') as error:
+      folder.prepare_folder(pathlib.Path(data_dir).parent / 'images', 'mine', str(tmp_path))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert '\n' not in str(error.value) and not list(tmp_path.glob('[!.]*'))
+
+
 def test_hidden_directories_of_a_folder_are_neither_splits_nor_classes(data_dir, tmp_path):
   colours = pathlib.Path(data_dir).parent / 'images'
   shutil.copytree(colours / 'test', tmp_path / 'images/train')
@@ -149,6 +209,13 @@ def test_hidden_directories_of_a_folder_are_neither_splits_nor_classes(data_dir,
   path = data.find('mine', str(tmp_path))
   assert places.split_sizes(path) == {'train': 15}
   assert decode.kind_of('mine', path).num_classes == 3
+
+
+def test_a_folder_of_the_home_directory_may_have_valid_alone(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  shutil.copytree(pathlib.Path(data_dir).parent / 'images/test', tmp_path / 'images/valid')
+  path = folder.prepare_folder('~/images', 'mine', str(tmp_path))
+  assert places.split_sizes(path) == {'valid': 15}
 
 
 def test_a_set_without_test_images_is_refused_before_it_is_trained_on(tmp_path):
@@ -222,6 +289,17 @@ def test_preparing_a_folder_says_what_its_splits_are_for(data_dir, tmp_path, cap
   assert 'train images: train[:90%], validation images: train[90%:], test images: val' in said
 
 
+def test_an_interrupted_preparation_is_not_said_to_go_on(data_dir, tmp_path, capsys, monkeypatch):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(Image, 'open', interrupted)
+  images = pathlib.Path(data_dir).parent / 'images'
+  arguments = [f'--image-folder={images}', '--name=mine', f'--data-dir={tmp_path}']
+  assert main.main(['prepare', *arguments]) == 130
+  assert capsys.readouterr().err == ('random-pruning: interrupted; give the same command again.\n')
+
+
 def assert_same(one, other):
   for a, b in zip(one, other, strict=True):
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -257,9 +335,24 @@ with contextlib.closing(steps):
 """
 
 
-def test_workers_end_with_a_run_that_is_killed(data_dir):
+# Images that are held out are decoded by other workers, for the cache.
+DECODING = """
+import multiprocessing, sys, time
+import joblib
+from random_pruning_jax.data import decode, find
+joblib.cpu_count = lambda: 2
+decode.CHUNK, decode.IDLE = 1, 60
+decoded = decode.decode('colours', find('colours', sys.argv[1]), 'train', (16, 16))
+next(decoded.chunks)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize('script', [STREAMING, DECODING])
+def test_workers_end_with_a_run_that_is_killed(data_dir, script):
   root = pathlib.Path(__file__).parents[1]
-  command = [sys.executable, '-c', STREAMING, data_dir]
+  command = [sys.executable, '-c', script, data_dir]
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
   with subprocess.Popen(command, cwd=root, text=True, **pipes) as streaming:
     workers = [int(number) for number in streaming.stdout.readline().split()]

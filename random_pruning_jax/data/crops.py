@@ -57,7 +57,8 @@ def random_region(
     if 0 < w <= width and 0 < h <= height:
       return Region(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
   ratio = min(max(width / height, aspect[0]), aspect[1])
-  w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+  w = min(width, max(1, round(height * ratio)))
+  h = min(height, max(1, round(width / ratio)))
   return Region((height - h) // 2, (width - w) // 2, h, w)
 
 
@@ -104,13 +105,16 @@ def undecodable(error: Exception) -> DataError:
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
   """An image in grey or colour. Of 16 bits the upper 8, as OpenCV takes: Pillow would cut off.
 
-  Raises DataError for images of 32 bits.
+  Raises DataError for images of 32 bits, and of colours that Pillow cannot bring to those.
   """
   if image.mode in ('I', 'F'):
     raise DataError(f'an image must have 8 or 16 bits a pixel, got mode {image.mode}')
   if image.mode.startswith('I;16'):
     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-  return image if image.mode == MODES[channels] else image.convert(MODES[channels])
+  try:
+    return image if image.mode == MODES[channels] else image.convert(MODES[channels])
+  except ValueError as error:
+    raise DataError(f'an image must be grey or RGB, got mode {image.mode}: {error}') from error
 
 
 def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -137,7 +141,10 @@ def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
 
 
 def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
-  """The pixels of `opencv` by simplejpeg, which decodes a JPEG as far down as the part reaches."""
+  """The pixels of `opencv` by simplejpeg, which decodes a JPEG as far down as the part reaches.
+
+  A file that simplejpeg refuses, as for bytes before a marker, is left to OpenCV.
+  """
   import simplejpeg
 
   frame = jpeg.frame_of(data)
@@ -156,8 +163,8 @@ def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> 
       min_factor=power,
       strict=False,  # what lies below is more than the header says, and harmless
     )
-  except ValueError as error:
-    raise DataError(f'an image cannot be decoded: {error}') from error
+  except ValueError:
+    return opencv(data, lambda *_: region, size, channels)  # which was drawn, and is drawn once
   return _cut(image, region, (1 / power, 1 / power), size)
 
 
@@ -172,11 +179,14 @@ def _cut(
 ) -> np.ndarray:
   """A region of the whole image, given one that is smaller by `scale` (of height, of width).
 
-  Its edges are those of the smaller image's pixels, so off by half of one at most.
+  Its edges are those of the smaller image's pixels, so off by half of one at most; it has one at
+  least.
   """
   y, x = scale
-  top, left = round(region.top * y), round(region.left * x)
-  part = image[top : top + round(region.height * y), left : left + round(region.width * x)]
+  top = min(round(region.top * y), image.shape[0] - 1)
+  left = min(round(region.left * x), image.shape[1] - 1)
+  height, width = max(1, round(region.height * y)), max(1, round(region.width * x))
+  part = image[top : top + height, left : left + width]
   return _cv2().resize(part, size[::-1]).reshape(*size, -1)
 
 

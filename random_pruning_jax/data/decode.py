@@ -2,8 +2,11 @@
 
 import functools
 import io
+import os
 import pathlib
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -144,7 +147,13 @@ def _chunks(name, path, split, source, kind, shape, resize):
   # workers are fresh processes (a fork of one that runs JAX may hang) and need no main guard.
   count = len(source)
   workers = min(joblib.cpu_count(), MOST_WORKERS) if count > 8 * CHUNK else 1
-  parallel = joblib.Parallel(n_jobs=workers, return_as='generator', idle_worker_timeout=IDLE)
+  parallel = joblib.Parallel(
+    n_jobs=workers,
+    return_as='generator',
+    idle_worker_timeout=IDLE,
+    initializer=end_with,
+    initargs=(os.getpid(),),
+  )
   resize = resize if None in kind.shape else None
   decoded = parallel(
     joblib.delayed(_decode_chunk)(encoded, labels, shape, resize, (name, split, number * CHUNK))
@@ -154,6 +163,17 @@ def _chunks(name, path, split, source, kind, shape, resize):
     for images, labels in decoded:
       yield images, labels
       bar.update(len(images))
+
+
+def end_with(run: int) -> None:
+  """Ends this process, a worker of its parent `run`, soon after that has ended, even if killed."""
+  threading.Thread(target=_wait_for_its_end, args=(run,), daemon=True).start()
+
+
+def _wait_for_its_end(run: int) -> None:
+  while os.getppid() == run:
+    time.sleep(0.5)
+  os._exit(1)
 
 
 def _progress(name, count):

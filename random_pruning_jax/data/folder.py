@@ -5,16 +5,17 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 
 from PIL import Image
 
-from random_pruning_jax import processor
+from random_pruning_jax import lock, processor
 from random_pruning_jax.data import crops, places
-from random_pruning_jax.data.specs import MOST_RESIDENT, DataError, spec_of
+from random_pruning_jax.data.specs import MOST_RESIDENT, VALIDATION, DataError, spec_of
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
-SPLITS = ('train', 'validation', 'val', 'test')
+SPLITS = ('train', *VALIDATION, 'test')
 
 
 def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> pathlib.Path:
@@ -24,7 +25,7 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   Splits are called as the folders are (`specs.split_rules` says what they mean); classes are
   numbered by name, the same in every split. Where all images have one size, the set says so, unless
   they are more than `MOST_RESIDENT` bytes of pixels. Raises DataError where there is nothing of the
-  kind or `name` is taken.
+  kind, `name` is taken or the set cannot be written.
   """
   root = places.data_root(data_dir)
   if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
@@ -32,20 +33,35 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   spec = spec_of(name)
   if spec is not None and spec.mode != 'resized':  # whose table entry would say what these are
     raise DataError(f'{name} is the name of a set whose images are known; choose another name')
-  if places.locate(name, root) is not None:
-    raise DataError(f'{name} is in {root} already; choose another name')
-  found = _images(pathlib.Path(folder))
+  _check_free(name, root)
+  found = _images(pathlib.Path(folder).expanduser())
   size = _size(found)
   root.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.') as aside:
+  with contextlib.ExitStack() as inside:
+    with contextlib.suppress(ImportError, OSError):  # of several at once, one is first
+      inside.enter_context(lock.alone(root, name=f'.{name}.lock'))
+      for left in root.glob(f'incomplete.{name}.*'):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    _check_free(name, root)
+    aside = inside.enter_context(
+      tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.')
+    )
     builder = _builder(name, found, size, aside)
-    with contextlib.redirect_stdout(None):  # where TFDS says that the set lies here, aside
-      builder.download_and_prepare(file_format='array_record', download_dir=aside)
+    try:
+      with contextlib.redirect_stdout(None):  # where TFDS says that the set lies here, aside
+        builder.download_and_prepare(file_format='array_record', download_dir=aside)
+    except (RuntimeError, OSError) as error:  # the first of array_record
+      raise DataError(f'{name} could not be prepared: {" ".join(str(error).split())}') from error
     made = pathlib.Path(builder.data_path)
     path = root / made.relative_to(aside)
     path.parent.mkdir(parents=True, exist_ok=True)
     made.rename(path)
   return path
+
+
+def _check_free(name: str, root: pathlib.Path) -> None:
+  if places.locate(name, root) is not None:
+    raise DataError(f'{name} is in {root} already; choose another name')
 
 
 def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
@@ -69,6 +85,8 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
     )
   if not found.keys() & SPLITS:
     raise DataError(f'{folder} must have a split of {", ".join(SPLITS)}; got {", ".join(found)}')
+  if len(several := [split for split in VALIDATION if split in found]) > 1:
+    raise DataError(f'{folder} must have one split for validation, got {", ".join(several)}')
   classes = {kind for kinds in found.values() for kind in kinds}
   if lacking := sorted(classes - found.get('train', dict.fromkeys(classes)).keys()):
     raise DataError(f'{folder}/train must hold images of every class; none of {", ".join(lacking)}')
@@ -78,7 +96,7 @@ def _images(folder: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
 def _size(found: dict[str, dict[str, list[pathlib.Path]]]) -> tuple[int | None, int | None]:
   """Height and width of every image; None where they differ, or are too many to be resident.
 
-  Raises DataError naming a file that is no whole image.
+  Raises DataError naming a file that is no whole image, or that training here could not decode.
   """
   classes = [files for kinds in found.values() for files in kinds.values()]
   with concurrent.futures.ThreadPoolExecutor(processor.cores()) as pool:
@@ -99,7 +117,13 @@ def _folders(folder: pathlib.Path, whole: pathlib.Path) -> list[pathlib.Path]:
 
 def _seen(folder: pathlib.Path) -> list[pathlib.Path]:
   """What is in a directory, but for names that begin with a dot: a system's own notes."""
-  return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+  seen = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+  for path in seen:
+    try:
+      path.name.encode()
+    except UnicodeEncodeError as error:
+      raise DataError(f'{str(path)!a} must have a name in UTF-8: rename it') from error
+  return seen
 
 
 def _checked_size(path: pathlib.Path) -> tuple[int, int]:
@@ -112,6 +136,9 @@ def _checked_size(path: pathlib.Path) -> tuple[int, int]:
       image.draft(None, (1, 1))  # all of a JPEG is read for that too, in two thirds of the time
       image.load()
       crops.in_mode(image, 3)
+    if crops.installed('cv2'):  # which is stricter; and simplejpeg leaves to it what it refuses
+      whole = crops.Region(0, 0, height, width)
+      crops.opencv(path.read_bytes(), lambda *_: whole, (1, 1), 3)
   except (*crops.UNREADABLE, DataError) as error:
     raise DataError(f'{path} must be an image: {error}') from error
   return height, width

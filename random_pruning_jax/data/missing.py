@@ -67,14 +67,16 @@ def create(name: str, root: pathlib.Path):
       raise DataError(f'data set {base} has no variant {variant!r}; it has {known}') from error
     reason = str(error).rpartition('}": ')[2]  # after TFDS's own "Failed to construct ..."
     raise DataError(f'data set {name}: {reason}') from error
-  known = sorted({*SPECS, *tfds.list_builders(with_community_datasets=False)})
+  here = places.prepared(root)
+  known = sorted({*SPECS, *here, *tfds.list_builders(with_community_datasets=False)})
   close = difflib.get_close_matches(name.split('/')[0].split(':')[0], known, n=3)
   hint = f'did you mean {" or ".join(close)}? ' if close else ''
   if not root.is_dir():
     hint += f'there is no directory {root} (--data-dir or config.data_dir says where data lie); '
   raise DataError(
     f'unknown data set {name!r}; {hint}'
-    f'known: {", ".join(SPECS)}, every image set of TFDS, and what is prepared in {root}'
+    f'known: {", ".join(SPECS)}, every image set of TFDS, and what is prepared in {root}: '
+    + (', '.join(here) or 'none')
   )
 
 

@@ -43,6 +43,12 @@ def locate(name: str, root: pathlib.Path) -> pathlib.Path | None:
   return None
 
 
+def prepared(root: pathlib.Path) -> list[str]:
+  """Names of the sets prepared under `root`, with their variants."""
+  found = [file for depth in ('*', '*/*') for file in root.glob(f'{depth}/*.*.*/dataset_info.json')]
+  return sorted({file.parents[1].relative_to(root).as_posix() for file in found})
+
+
 def split_sizes(path: pathlib.Path) -> dict[str, int]:
   """Number of images of each split of a prepared set."""
   return {

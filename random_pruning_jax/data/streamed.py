@@ -9,9 +9,7 @@ import dataclasses
 import functools
 import gc
 import multiprocessing
-import os
 import signal
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -62,7 +60,14 @@ class EncodedImages:
     return f'{len(self)} {checksum:08x}'
 
   def read(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
-    return decode.examples(self.path, self.kind, self._read, [int(index) for index in indices])
+    """Encoded images and labels; a DataError names an image whose label is no class."""
+    indices = [int(index) for index in indices]
+    found = decode.examples(self.path, self.kind, self._read, indices)
+    for index, (_, label) in zip(indices, found, strict=True):
+      if not 0 <= label < self.kind.num_classes:
+        error = DataError(f'its label must lie in [0, {self.kind.num_classes}), got {label}')
+        raise decode.located(error, self.name, self.split, index)
+    return found
 
   def _read(self, indices: list[int]) -> list[bytes]:
     """One by one, which costs a third; as soon as one was slow to come, the others at once."""
@@ -178,14 +183,9 @@ def _end_with_the_run(worker: int, workers: int) -> None:
   del worker, workers
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_outlive_no_run, daemon=True).start()
-
-
-def _outlive_no_run() -> None:
   run = multiprocessing.parent_process()
-  if run is not None:
-    run.join()
-    os._exit(1)
+  if run is not None and run.pid:
+    decode.end_with(run.pid)
 
 
 def processes(workers: int) -> int:

@@ -65,3 +65,18 @@ def own_cache(tmp_path_factory):
     patch.setenv('XDG_CACHE_HOME', str(root))
     patch.setenv('TFDS_DATA_DIR', str(root / 'none'))
     yield root
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  """Where the set `colours` lies, with a cache of its own while the tests of a file run."""
+  import colours
+
+  from random_pruning_jax.data import folder
+
+  root = tmp_path_factory.mktemp('data')
+  colours.write(root / 'images')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(root / 'cache'))
+    folder.prepare_folder(root / 'images', 'colours', str(root / 'tfds'))
+    yield str(root / 'tfds')

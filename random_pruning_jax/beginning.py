@@ -88,7 +88,8 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
       f'the training images of {config.dataset} at data_dir {config.data_dir!r} are not those '
       'that it began with.'
     )
-  if record.get('data', {}).get(PIXELS, run.facts.get(PIXELS)) != run.facts.get(PIXELS):
+  before, now = record.get('data', {}).get(PIXELS), run.facts.get(PIXELS)
+  if before and now and before != now:
     say(
       f'WARNING: until step {step} training images had other pixels than those of {config.dataset} '
       f'at data_dir {config.data_dir!r} now: they are others, or another version decodes them.'

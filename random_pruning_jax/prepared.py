@@ -95,7 +95,7 @@ def data_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def _alike(before: Any, now: Any) -> bool:
-  if isinstance(now, list):  # of numbers, which are measured on images that were decoded
+  if isinstance(now, list):  # of numbers measured on decoded images: to a quarter of a grey level
     return len(before) == len(now) and bool(np.allclose(before, now, 0, 1e-3))
   return before == now
 

@@ -115,16 +115,17 @@ def against_alexnet(errors: dict[str, float], clean: float) -> dict[str, float]:
 
 def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[str, float]:
   what = f'{name} {severity}'
-  clean, count = bench.images(), _count(bench)
+  config, shape = bench.experiment.config, bench.experiment.spec.shape
+  if family:
+    path = _tfds_name(family, name, severity)
+    get = lambda: data.load_adapted(path, 'test', shape, config.data_dir)[0]  # noqa: E731
+  else:
+    clean, count = bench.images(), _count(bench)
+    some = data.Images(clean.images[:count], clean.labels[:count])
+    bench.stages.begin(f'making {what}', count)
+    get = lambda: corrupted.corrupted(some, name, severity, config.dataset)  # noqa: E731
   with together.failing_together(data.DataError):
-    if family:
-      experiment, shape = bench.experiment, bench.experiment.spec.shape
-      path = _tfds_name(family, name, severity)
-      images, _ = data.load_adapted(path, 'test', shape, experiment.config.data_dir)
-    else:
-      some = data.Images(clean.images[:count], clean.labels[:count])
-      bench.stages.begin(f'making {what}', count)
-      images = corrupted.corrupted(some, name, severity, bench.experiment.config.dataset)
+    images = get()
   feed.check_same(f'the images of {what}', images)
   return measure(bench.predict(images.images, what), images.labels, MEASURED)
 

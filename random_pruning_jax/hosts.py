@@ -154,7 +154,8 @@ def _initialize(*given: Any, **options: Any) -> None:
   what it raises, and RuntimeError where not all come in `WAIT` seconds.
   """
   done: concurrent.futures.Future[None] = concurrent.futures.Future()
-  options |= {'initialization_timeout': int(2 * WAIT), 'shutdown_timeout_seconds': SHUTDOWN}
+  options |= {'shutdown_timeout_seconds': SHUTDOWN}
+  options |= {'initialization_timeout': int(2 * WAIT)}  # which ends the process: never reached
 
   def work() -> None:
     try:

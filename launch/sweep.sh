@@ -33,8 +33,17 @@ part=(random-pruning sweep "--config=$config" "--workdir=$workdir" "${overrides[
 # Array numbers and shards both count from 1. Status 75 is a run that saved because it had to stop;
 # the trap keeps the shell there until the run, which SLURM signals too, has done so. Without
 # JAX_PLATFORMS JAX would train on the CPU where CUDA does not start.
-script="trap : TERM; export JAX_PLATFORMS=\${JAX_PLATFORMS:-cuda}; [ -z \"\$SLURM_CPUS_PER_TASK\" ] || export SRUN_CPUS_PER_TASK=\$SLURM_CPUS_PER_TASK; srun $(printf '%q ' "${part[@]}")--shard=\$SLURM_ARRAY_TASK_ID/$jobs; status=\$?; "
-script+="[ \$status != 75 ] || scontrol requeue \"\$SLURM_JOB_ID\"; exit \$status"
+script=$(
+  cat << EOF
+trap : TERM;
+export JAX_PLATFORMS=\${JAX_PLATFORMS:-cuda};
+[ -z "\$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=\$SLURM_CPUS_PER_TASK;
+srun $(printf '%q ' "${part[@]}")--shard=\$SLURM_ARRAY_TASK_ID/$jobs;
+status=\$?;
+[ \$status != 75 ] || scontrol requeue "\$SLURM_JOB_ID";
+exit \$status
+EOF
+)
 submit=(sbatch "--array=1-$jobs" --job-name=random-pruning-sweep --ntasks=1 --gpus=1 --requeue
   --signal=TERM@120 --open-mode=append '--output=slurm-%A-%a.log' "$@" "--wrap=$script")
 if [[ $dry ]]; then

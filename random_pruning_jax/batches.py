@@ -19,12 +19,12 @@ def map_batches(
   *,
   batch_size: int,
   on: tuple[jax.Device, ...],
-) -> Iterator[tuple[int, chex.ArrayTree]]:
+) -> Iterator[chex.ArrayTree]:
   """Runs `fn(*arguments, *batch)` over all rows of `arrays`, each row exactly once.
 
   `arguments` are replicated; `arrays` have equal lengths N and are cut into batches of at most
   `batch_size` rows, rounded up to a multiple of the devices. The last batch is filled up with
-  copies of its first row, whose outputs are dropped. Yields (rows, outputs [rows, ...]) in order.
+  copies of its first row, whose outputs are dropped. Yields outputs [rows, ...] in order.
   The next batch is dispatched before the outputs of the last one are fetched.
   """
   pending = None
@@ -43,7 +43,7 @@ def begin(
   *,
   batch_size: int,
   on: tuple[jax.Device, ...],
-) -> Callable[[], list[tuple[int, chex.ArrayTree]]]:
+) -> Callable[[], list[chex.ArrayTree]]:
   """`map_batches` in two parts: gives the devices all batches, and returns what waits for them.
 
   So the devices may be given other work before the outputs are fetched.
@@ -82,10 +82,8 @@ def _fill(array: np.ndarray, size: int) -> np.ndarray:
   return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
 
 
-def _fetch(
-  rows: int, outputs: chex.ArrayTree, on: tuple[jax.Device, ...]
-) -> tuple[int, chex.ArrayTree]:
+def _fetch(rows: int, outputs: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTree:
   outputs = jax.tree.map(np.asarray, outputs)  # of the devices of this process
   if len({device.process_index for device in on}) > 1:
     outputs = jax.tree.map(together.gather, outputs)
-  return rows, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], outputs)
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], outputs)

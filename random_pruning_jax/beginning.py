@@ -26,14 +26,14 @@ from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState, create_state
 
 
-def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
+def restore_or_init(run: Run) -> tuple[TrainState, dict[str, Any]]:
   """The latest checkpoint, or the initial state, on the devices; and its record."""
   experiment = run.experiment
 
   def like(record: dict[str, Any]) -> TrainState:
     with together.failing_together():
-      check_alike(run, record)
-    return blank_state(experiment)
+      check_record(run, record)
+    return abstract_state(experiment)
 
   read = checkpoints.restore_newest(run.saved, like, experiment.on)
   if read is not None:
@@ -50,11 +50,11 @@ def begin(run: Run) -> tuple[TrainState, dict[str, Any]]:
   state = _creator(config)(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
   state = parallel.replicate(state, experiment.on)
-  return state, {'meter': None, 'seconds': 0.0}
+  return state, {'meter': None, 'seconds': 0.0, 'compile_seconds': 0.0}
 
 
 def compile_ahead(experiment: Experiment) -> Callable[[], Any]:
-  """Begins to compile what `begin` runs where there is no checkpoint; returns what waits for it."""
+  """Begins to compile what `restore_or_init` runs without a checkpoint; returns what waits."""
   draw = ahead(
     initializer(experiment.model, experiment.spec.shape), keys(experiment.config.seed).init
   )
@@ -62,7 +62,7 @@ def compile_ahead(experiment: Experiment) -> Callable[[], Any]:
   return lambda: (draw(), create())
 
 
-def blank_state(experiment: Experiment) -> TrainState:
+def abstract_state(experiment: Experiment) -> TrainState:
   """Shapes and dtypes of the config's state; nothing is computed."""
   return _creator(experiment.config).eval_shape(*_given_to_create(experiment))
 
@@ -73,7 +73,7 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
   together.check_same('the initial weights', checkpoints.digest(params))
 
 
-def check_alike(run: Run, record: dict[str, Any]) -> None:
+def check_record(run: Run, record: dict[str, Any]) -> None:
   """Raises ValueError for other data than a checkpoint's.
 
   And says where other pixels, another number of devices, or what resizes images, change what is
@@ -81,12 +81,11 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
   """
   config, step = run.experiment.config, record['step']
   check_data(run.experiment, record, run.facts)
-  per_epoch = record.get('per_epoch', run.per_epoch)  # which older checkpoints do not have
-  if per_epoch != run.per_epoch:
+  if record['per_epoch'] != run.per_epoch:
     raise ValueError(
-      f'the run had {per_epoch} steps an epoch until step {step}, and would have {run.per_epoch}: '
-      f'the training images of {config.dataset} at data_dir {config.data_dir!r} are not those '
-      'that it began with.'
+      f'the run had {record["per_epoch"]} steps an epoch until step {step}, and would have '
+      f'{run.per_epoch}: the training images of {config.dataset} at data_dir {config.data_dir!r} '
+      'are not those that it began with.'
     )
   before, now = record.get('data', {}).get(PIXELS), run.facts.get(PIXELS)
   if before and now and before != now:
@@ -94,7 +93,7 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
       f'WARNING: until step {step} training images had other pixels than those of {config.dataset} '
       f'at data_dir {config.data_dir!r} now: they are others, or another version decodes them.'
     )
-  before, now = record.get('devices', len(run.experiment.on)), len(run.experiment.on)
+  before, now = record['devices'], len(run.experiment.on)
   in_parts = config.optimizer.accumulate > 1 or not config.model.sync_batch_norm
   if in_parts and before != now:
     say(
@@ -102,13 +101,13 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
       "BatchNorm's statistics are of other parts of the batch, so the numbers differ from those of "
       'a run that was not interrupted.'
     )
-  before, now = record.get('pixels', crops.pixels()), crops.pixels()
+  before, now = record['pixels'], crops.pixels()
   if run.feed.loading == 'streamed' and before != now:
     say(
       f'WARNING: until step {step} {before} resized what is streamed, and now {now} does, whose '
       f'pixels differ a little. For the same numbers install {before} as it was.'
     )
-  if run.feed.loading == 'streamed' and record.get('crops', 1) != crops.VERSION:
+  if run.feed.loading == 'streamed' and record['crops'] != crops.VERSION:
     say(
       f'WARNING: until step {step} another version of this package cut what is streamed, whose '
       'pixels differ a little where an image is decoded smaller.'
@@ -116,7 +115,7 @@ def check_alike(run: Run, record: dict[str, Any]) -> None:
 
 
 def _say_other_jax(record: dict[str, Any]) -> None:
-  before = record.get('jax', jax.__version__)  # which older checkpoints do not have
+  before = record['jax']
   if before != jax.__version__ and jax.process_index() == 0:
     say(
       f'WARNING: until step {record["step"]} JAX {before} computed, now {jax.__version__} does, '

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from random_pruning_jax import together
+from random_pruning_jax import runlog, together
 
 if TYPE_CHECKING:
   import orbax.checkpoint as ocp
@@ -61,7 +61,7 @@ class Manager:
   """
 
   def __init__(self, workdir: str | pathlib.Path, keep: int = 2):
-    self.directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+    self.directory = pathlib.Path(workdir).absolute() / runlog.CHECKPOINTS
     self._keep = keep
     self._begun: concurrent.futures.Future | None = None
 
@@ -118,11 +118,6 @@ class Manager:
       place = self.directory / str(step)
       raise NotReadableError(f'checkpoint {place} {_why_not_read(place, error)}') from error
 
-  @property
-  def used(self) -> bool:
-    """Whether anything was read or written."""
-    return 'orbax' in vars(self)
-
   def later(self, work: Callable[[], None]) -> None:
     """Does `work` in a thread, after what was begun before. Raises what that raised."""
     self.wait()
@@ -138,7 +133,7 @@ class Manager:
     try:
       self.wait()
     finally:
-      if self.used:
+      if 'orbax' in vars(self):  # if anything was read or written
         self.orbax.close()
 
   def __enter__(self) -> 'Manager':

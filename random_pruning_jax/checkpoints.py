@@ -61,8 +61,6 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
       metrics=record['validation'],
       force=True,
     )
-    manager.orbax.wait_until_finished()  # here, or the next save would be told of this one's error
-    manager.orbax.check_for_errors()
   except Exception as error:
     raise _not_written(manager, step, error) from error
 
@@ -108,21 +106,18 @@ def _not_written(manager: Manager, step: int, error: Exception) -> NotWrittenErr
   )
 
 
-def restore(
-  manager: Manager, like: Any, on: tuple[jax.Device, ...], step: int | None = None
-) -> Restored:
-  """The state at `step` (default: the latest), a copy on each device of `on`.
+def restore(manager: Manager, like: Any, on: tuple[jax.Device, ...], step: int) -> Restored:
+  """The state at `step`, a copy on each device of `on`.
 
   `like` is a state of the same shape. Raises ValueError where there is no such checkpoint, or not
   the same one on all processes, and NotReadableError for one that is truncated or altered.
   """
   steps = manager.all_steps()
-  step = (steps or [None])[-1] if step is None else step
   if step not in steps:
     raise ValueError(f'{manager.directory} must hold a checkpoint of step {step}; it has {steps}.')
   several = jax.process_count() > 1  # each of which reads for itself, onto the host
   blank = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731
-  target = jax.tree.map(blank, like) if several else parallel.replicated(like, on)
+  target = jax.tree.map(blank, like) if several else parallel.abstract_replicated(like, on)
   state, record = together.read_same(
     f'checkpoint {step}',
     lambda: _checked(manager, step, target),
@@ -139,7 +134,7 @@ def _checked(manager: Manager, step: int, target: Any) -> Restored:
   read = manager.read(step, state=ocp.args.StandardRestore(target))
   host = jax.device_get(read.state)
   checked = {'masks': masks.checksum(host.masks), 'state': digest(host)}
-  saved = {'masks': read.record['masks'], 'state': read.record.get('digest', checked['state'])}
+  saved = {'masks': read.record['masks'], 'state': read.record['digest']}
   for what, checksum in checked.items():
     if checksum != saved[what]:
       raise NotReadableError(

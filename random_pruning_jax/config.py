@@ -38,11 +38,11 @@ RECIPES = {
   'authors': Recipe('all', 'bernoulli', 'uniform_plus_authors', 'authors'),
 }
 
-CURVE = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # epsilons of attacks
+EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)  # epsilons of attacks
 
-# Where a run may differ from the one that its workdir holds: these change nothing that is trained.
-NOT_COMPARED = ('data_dir', 'data_workers', 'dense_twin', 'steps_per_call')
-NOT_COMPARED_BELOW = ('evaluation.',)
+# Fields, or beginnings of fields, in which a run may differ from the one that its workdir holds:
+# these change nothing that is trained.
+NOT_COMPARED = ('data_dir', 'data_workers', 'dense_twin', 'steps_per_call', 'evaluation.')
 
 
 def default() -> ConfigDict:
@@ -119,7 +119,7 @@ def default() -> ConfigDict:
   config.evaluation.foreign = ('svhn_cropped', 'cifar100')  # out-of-distribution sets
   config.evaluation.near = ('cifar10', 'cifar100')  # which of them are near, the others being far
   config.evaluation.validation_foreign = ''  # chooses scores' settings; '' leaves their defaults
-  config.evaluation.epsilons = CURVE  # of FGSM, in pixels
+  config.evaluation.epsilons = EPSILONS  # of FGSM, in pixels
   config.evaluation.attacked_images = 1000  # of the attacks below; 0 is the whole test set
   config.evaluation.attacks = _attacks()
   config.evaluation.corruptions = ()  # by name; () is the fifteen of the benchmark
@@ -136,7 +136,7 @@ def _attacks() -> ConfigDict:
   Strong attacks are set to an epsilon at which networks without defence still differ.
   """
   attacks = ConfigDict()
-  attacks.pgd = ConfigDict({'epsilons': CURVE, 'steps': 20, 'step_size': 0.25, 'restarts': 1})
+  attacks.pgd = ConfigDict({'epsilons': EPSILONS, 'steps': 20, 'step_size': 0.25, 'restarts': 1})
   attacks.pgd_l2 = ConfigDict({'epsilons': (0.25, 0.5), 'steps': 50, 'restarts': 1})
   attacks.apgd_ce = ConfigDict({'epsilons': (1 / 255,), 'steps': 100, 'restarts': 1})
   attacks.apgd_targeted = ConfigDict({'epsilons': (1 / 255,), 'steps': 100, 'targets': 9})
@@ -198,7 +198,7 @@ def flat(config: ConfigDict) -> dict[str, Any]:
 
 def is_compared(name: str) -> bool:
   """Whether a field of a flat config says what is trained."""
-  return name not in NOT_COMPARED and not name.startswith(NOT_COMPARED_BELOW)
+  return not name.startswith(NOT_COMPARED)
 
 
 def differences(wanted: dict[str, Any], got: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -71,18 +71,16 @@ def pixel_shuffled(images: np.ndarray) -> Source:
   return Source((np.arange(len(images), dtype=np.int32), images), _shuffled)
 
 
-def begin_to_predict(
-  model,
-  variables: dict,
-  images: np.ndarray,
-  *,
-  batch_size: int,
-  on: tuple[jax.Device, ...],
-) -> Callable[[], np.ndarray]:
+def begin_to_predict(network: Network, images: np.ndarray) -> Callable[[], np.ndarray]:
   """Has devices compute logits [N, K] of images uint8 [N, H, W, C]; what it returns waits."""
-  run, source = _forward(model, pixels, features=False), stored(images)
-  wait = batches.begin(run, (variables,), source.arrays, batch_size=batch_size, on=on)
-  return lambda: np.concatenate([logits for _, (logits, _) in wait()])
+  wait = batches.begin(
+    _forward(network.model, pixels, features=False),
+    (network.variables,),
+    (images,),
+    batch_size=network.batch_size,
+    on=network.on,
+  )
+  return lambda: np.concatenate([logits for logits, _ in wait()])
 
 
 def outputs(
@@ -99,7 +97,7 @@ def outputs(
 def stream(network: Network, source: Source, *, features: bool = False) -> Iterator[Outputs]:
   """`Outputs` of batch after batch, for results that need not be kept."""
   run = _forward(network.model, source.make, features)
-  for _, batch in _map(network, run, (network.variables,), source.arrays):
+  for batch in _map(network, run, (network.variables,), source.arrays):
     yield Outputs(*batch)
 
 
@@ -117,7 +115,7 @@ def odin(
   """
   run = _odin(network.model, source.make)
   arguments = (network.variables, np.float32(temperature), np.float32(epsilon))
-  return _joined((out for _, out in _map(network, run, arguments, source.arrays)), advance)
+  return _joined(_map(network, run, arguments, source.arrays), advance)
 
 
 def survives(
@@ -144,7 +142,7 @@ def survives(
     run = _attacked(network.model, attack, settings)
     arrays = (Rows(images, rows), labels[rows], rows.astype(np.int32))
     arguments = (network.variables, np.float32(epsilon))
-    right[rows] = _joined((out for _, out in _map(network, run, arguments, arrays)), advance)
+    right[rows] = _joined(_map(network, run, arguments, arrays), advance)
   return right
 
 
@@ -207,7 +205,7 @@ def _shuffled(indices: jax.Array, images: jax.Array) -> jax.Array:
   return ood.pixel_shuffled(jax.random.key(1), pixels(images), indices[0])
 
 
-def _map(network: Network, run: Callable, arguments: tuple, arrays: tuple) -> Iterator[tuple]:
+def _map(network: Network, run: Callable, arguments: tuple, arrays: tuple) -> Iterator[Any]:
   return batches.map_batches(run, arguments, arrays, batch_size=network.batch_size, on=network.on)
 
 

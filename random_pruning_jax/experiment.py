@@ -1,4 +1,4 @@
-"""From a config to its parts: the network, its initial variables, its masks, its data."""
+"""From a config to its parts: the network, its initial variables, its masks."""
 
 import dataclasses
 import functools
@@ -22,8 +22,11 @@ class Keys(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """What a config says, checked. No batch was read for it; of a set that is not in `data.SPECS`,
-  the training images were, for their statistics."""
+  """A checked config and what it names.
+
+  Building it reads no batch; only for sets outside `data.SPECS` are training images read, for their
+  mean and deviation.
+  """
 
   config: ConfigDict  # resolved: no value is 'recipe' or 'dataset' any more
   spec: data.Spec

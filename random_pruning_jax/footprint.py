@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, prepared, tables
-from random_pruning_jax.beginning import blank_state
+from random_pruning_jax.beginning import abstract_state
 from random_pruning_jax.chips import Chip
 from random_pruning_jax.data import resident, streamed
 from random_pruning_jax.experiment import Experiment, build, check_budget, keys
@@ -77,7 +77,7 @@ def footprint(
   check_budget(experiment)
   config = experiment.config
   gather, axes, shared, inputs, steps = _arriving(experiment)
-  state = blank_state(experiment)
+  state = abstract_state(experiment)
   own = jax.eval_shape(
     lambda: Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
   )
@@ -141,7 +141,7 @@ def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, in
     steps = _longest(calls.spans(0, config.epochs * per_epoch, length, periods), length)
     return feed.scaled, feed.STREAMED, (), feed.shapes(experiment, 'streamed', steps), steps
   run = prepared.open_run(experiment)
-  shared = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
+  shared = jax.eval_shape(run.feed.shared)
   steps = _longest(run.calls(0), run.steps_per_call)
   return run.feed.gather, run.feed.axes, shared, feed.shapes(experiment, 'resident', steps), steps
 

@@ -1,6 +1,7 @@
 """Networks that train together: what each has of its own, and calls of the program they share."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from random_pruning_jax import checkpoints, parallel, runlog, stacked
-from random_pruning_jax.beginning import begin
+from random_pruning_jax.beginning import restore_or_init
 from random_pruning_jax.experiment import Experiment
 from random_pruning_jax.prepared import Run, claim, open_run
 from random_pruning_jax.progress import Progress
@@ -33,7 +34,7 @@ class Member:
     claim(self.experiment, self.workdir)
     self.run = open_run(self.experiment, self.workdir)
     self._held.enter_context(checkpoints.closing(self.run.saved))
-    self.state, record = begin(self.run)
+    self.state, record = restore_or_init(self.run)
     done = int(self.state.step)
     if done == self.run.last_step:
       self.outcome = self.state
@@ -59,11 +60,6 @@ class Member:
   def takes(self, step: int) -> bool:
     return self.outcome is None and self.recorder.step == step
 
-  def write_due(self) -> None:
-    if self.outcome is None:
-      with self.guarded():
-        self.recorder.write_due()
-
 
 def calls_of(members: list[Member]) -> list[tuple[int, int]]:
   """Steps before and after each call, which ends wherever a member stands."""
@@ -72,7 +68,10 @@ def calls_of(members: list[Member]) -> list[tuple[int, int]]:
 
 
 class Group:
-  """Networks on the same devices: their states are one tree, with a leading axis."""
+  """Networks on the same devices: their states are one tree, with a leading axis.
+
+  Of M networks on D devices, states [M, ...] are replicated and indices are [D, M, S, B / D].
+  """
 
   def __init__(
     self,
@@ -113,22 +112,18 @@ class Group:
   def tell(self, end: int, save: bool) -> None:
     """Tells the recorders of those that took the call, once what was due before it is done."""
     for i, member in enumerate(self._members):
-      member.write_due()
-      if self._going[i] and member.outcome is None:
+      if member.outcome is None:
         with member.guarded():
-          state = None
-          if save or member.recorder.needs_state(end):
-            member.recorder.flush()  # else two copies may be held
-            state = self._state(i)
-          member.recorder.call_ended(end, state, self._metrics_of(i), save=save)
+          member.recorder.write_due()
+          if self._going[i]:
+            copy = functools.partial(self._state, i)
+            member.recorder.call_ended(end, copy, self._metrics_of(i), save=save)
 
   def finish(self) -> None:
     for i, member in enumerate(self._members):
-      member.write_due()
       if member.outcome is None:
         with member.guarded():
-          member.recorder.flush()
-          checkpoints.finish(member.run.saved)
+          member.recorder.finish()
           member.outcome = self._state(i)
 
   def _rows(self) -> list[Member]:
@@ -155,7 +150,8 @@ class Apart(Group):
   """Networks of which each device has some, as many as the others.
 
   Where they do not come out even, some are there twice, standing still: another number of networks
-  would be another program to compile.
+  would be another program to compile. States [M, ...] and indices [M, S, B] are cut over
+  the devices; M counts those that are there twice.
   """
 
   def _rows(self) -> list[Member]:

@@ -27,13 +27,17 @@ WAIT = 300.0  # seconds for process 0 to answer, and then for all others to come
 def connect(
   address: str = '', processes: int = 0, process: int = -1, distributed: bool = False
 ) -> None:
-  """Joins the processes of one run, as the first of these that applies.
+  """Joins the processes of one run, as the first of these that applies:
 
-  With an address ('host:port' of process 0), `processes` in all, and this one's number; `processes`
-  of 1 by itself is alone. With `distributed`, or where SLURM, GKE or JAX's variables say that there
-  are several: as they say, and those that JAX finds. On a TPU VM: as its metadata server says, if
-  it has one. Else this process is alone. Raises ValueError in one line for what is missing or does
-  not fit, and ConnectionError where the others are not reached.
+  - if one of the three is given: by the address ('host:port' of process 0), `processes` in all, and
+    the number of this `process`; with `processes` of 1 by itself, it is alone;
+  - if `distributed`, or if SLURM, GKE or JAX's variables say that there are several: as they say,
+    and as JAX finds;
+  - if this is a TPU VM with a metadata server: as that says;
+  - else it is alone.
+
+  Raises ValueError in one line for what is missing or does not fit, and ConnectionError where the
+  others are not reached.
   """
   if address or processes or process >= 0:
     if (address, processes) == ('', 1) and process < 1:

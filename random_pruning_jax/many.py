@@ -135,6 +135,4 @@ def _loop(members: list[Member], groups: list[Group], spans: list, show: bool) -
       group.finish()
     stop = stop or watch.asked()  # the last validations and checkpoints take their time
   if stop:
-    raise preemption.Preempted(
-      f'asked to stop (SIGTERM); saved {len(members)} networks at step {end}'
-    )
+    raise preemption.Preempted(f'{preemption.ASKED}; saved {len(members)} networks at step {end}')

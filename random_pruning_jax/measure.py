@@ -20,7 +20,7 @@ from random_pruning_jax import (
   together,
 )
 from random_pruning_jax import config as config_lib
-from random_pruning_jax.beginning import blank_state
+from random_pruning_jax.beginning import abstract_state
 from random_pruning_jax.experiment import Experiment, build
 from random_pruning_jax.prepared import check_data, data_of
 from random_pruning_jax.progress import say
@@ -86,12 +86,18 @@ def evaluate_run(
   return row | {'run': str(workdir)}
 
 
+class Loaded(NamedTuple):
+  state: TrainState
+  record: dict[str, Any]
+  final: bool  # the checkpoint that the config names, of a run that has come to its end
+
+
 def load_run(
   workdir: str | os.PathLike,
   checkpoint: str = '',
   data_dir: str = '',
   on: tuple[jax.Device, ...] | None = None,
-) -> tuple[Experiment, 'Loaded']:
+) -> tuple[Experiment, Loaded]:
   """A run and its checkpoint (`load_state`); `data_dir` replaces the config's, if data moved."""
   experiment = _experiment(workdir, data_dir, on)
   return experiment, load_state(experiment, workdir, checkpoint)
@@ -117,12 +123,6 @@ def _experiment(
     return build(config, on, trains=False)
 
 
-class Loaded(NamedTuple):
-  state: TrainState
-  record: dict[str, Any]
-  final: bool  # the checkpoint that the config names, of a run that has come to its end
-
-
 def load_state(
   experiment: Experiment,
   workdir: str | os.PathLike,
@@ -142,7 +142,7 @@ def load_state(
     if trained is not None and int(trained.step) == step:
       state = parallel.replicate(trained, experiment.on)
     else:
-      state, record = checkpoints.restore(saved, blank_state(experiment), experiment.on, step)
+      state, record = checkpoints.restore(saved, abstract_state(experiment), experiment.on, step)
     return Loaded(state, record, _is_final(saved, experiment.config, step, checkpoint))
 
 
@@ -154,9 +154,7 @@ def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int, asked: 
     newest = checkpoints.record_of(saved, saved.all_steps()[-1])
   except checkpoints.NotReadableError:  # of a step that nobody asked for
     return False
-  per_epoch = newest.get('per_epoch')  # older checkpoints do not say how long the run was to be
-  ended = per_epoch is None or newest['step'] == config.epochs * per_epoch
-  return ended and step == of_named
+  return newest['step'] == config.epochs * newest['per_epoch'] and step == of_named
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
@@ -217,8 +215,8 @@ def _row(experiment: Experiment, state: TrainState, record: dict[str, Any]) -> d
     'seed': experiment.config.seed,
     'step': record['step'],
     'train_seconds': record['seconds'],
-    'compile_seconds': record.get('compile_seconds'),  # of these, in the first call of each program
-    'peak_device_bytes': record.get('peak_bytes'),  # of training; None on CPUs
+    'compile_seconds': record['compile_seconds'],  # of these, in the first call of each program
+    'peak_device_bytes': record['peak_bytes'],  # of training; None on CPUs
     'validation': record['validation'],
     'density': remaining / prunable,
     'kept': remaining,

@@ -27,15 +27,15 @@ class Meter:
     self._coming: list[dict[str, Any]] = []  # {'loss': [S], 'accuracy': [S]}, on the device
     self._epoch = list(snapshot['epoch'])  # sums of loss and accuracy, and steps
     self._speed = 0.0
-    self._paused = False
+    self._leaves_out = False  # the next call
     self._watch = futures.ThreadPoolExecutor(1)
     self.restart_clock()
 
   def add(self, metrics: dict[str, Any]) -> None:
     """Of one call: loss and accuracy [S] of its steps."""
-    if not self._paused:
+    if not self._leaves_out:
       self._new += np.size(metrics['loss'])
-    self._paused = False
+    self._leaves_out = False
     self._coming.append(metrics)
 
   def snapshot(self) -> dict[str, Any]:
@@ -91,16 +91,16 @@ class Meter:
     self._waited = 0.0
 
   @contextlib.contextmanager
-  def pausing(self) -> Iterator[None]:
-    """Around what gives the devices other work between two calls: see `stopped`. The call that
-    they took meanwhile, which is the next to be added, is left out too."""
-    with self.stopped():
+  def untimed_with_next(self) -> Iterator[None]:
+    """`untimed`, around what gives the devices other work between two calls. The call that they
+    took meanwhile, which is the next to be added, is left out too."""
+    with self.untimed():
       yield
-    self._paused = True
+    self._leaves_out = True
 
   @contextlib.contextmanager
-  def stopped(self) -> Iterator[None]:
-    """Around what waits for such work, whose time is left out of the speed."""
+  def untimed(self) -> Iterator[None]:
+    """Around what waits for other work than steps, whose time is left out of the speed."""
     began = time.perf_counter()
     yield
     self._since += time.perf_counter() - began

@@ -154,7 +154,7 @@ def replicate(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTre
   return jax.tree.map(place, tree)
 
 
-def replicated(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTree:
+def abstract_replicated(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTree:
   """What `replicate` gives, as shapes, types and places alone."""
   place = sharding(on)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), tree)

@@ -75,18 +75,16 @@ def of_dataset(
   yield from _predict(network, names, read, labels if known else None, batch_size, show)
 
 
-def text(prediction: Prediction, top: int) -> str:
-  """As one line for a person."""
+def line(prediction: Prediction, top: int, as_json: bool) -> str:
+  """As one line, of JSON or for a person."""
+  if as_json:
+    return json.dumps(prediction.to_json(top))
   said = [
     f'{int(name):>4} {p:7.2%}'
     for name, p in zip(prediction.classes[:top], prediction.probabilities[:top], strict=True)
   ]
   label = '' if prediction.label is None else f'   label {prediction.label}'
   return f'{prediction.image}  {"  ".join(said)}{label}'
-
-
-def line(prediction: Prediction, top: int, as_json: bool) -> str:
-  return json.dumps(prediction.to_json(top)) if as_json else text(prediction, top)
 
 
 def _predict(network, names, read, labels, batch_size, show) -> Iterator[Prediction]:

@@ -47,7 +47,7 @@ class Recorder:
     self.step = int(state.step)
     self._meter = Meter(self.step, record['meter'])
     self._started = time.perf_counter() - record['seconds']
-    self._compile_seconds = record.get('compile_seconds', 0.0)  # older checkpoints have none
+    self._compile_seconds = record['compile_seconds']
     self._called: set[str] = set()
     self._rates = optimizers.learning_rates(run.experiment.config, run.per_epoch)
     self._flows = flow.FlowLog(run.experiment, run.feed.images)
@@ -72,17 +72,17 @@ class Recorder:
       self._compile_seconds += time.perf_counter() - began
       self._meter.restart_clock()
 
-  def needs_state(self, step: int) -> bool:
-    """Whether `call_ended` looks at the state after `step` steps."""
-    return any(self._due(step)) or self._flows.due(step)
-
   def call_ended(
-    self, step: int, state: TrainState | None, training: dict[str, Any], save: bool = False
+    self, step: int, copy: Callable[[], TrainState], training: dict[str, Any], save: bool = False
   ) -> None:
-    """After `step` steps: loss and accuracy of the call's own, and the state if it is needed.
+    """After `step` steps: loss and accuracy of the call's own, and what copies the state.
 
-    The state is saved where that is due, or with `save`; the next call must not take its memory.
+    The state is saved where that is due, or with `save`.
     """
+    state = None
+    if save or any(self._due(step)) or self._flows.due(step):
+      self.flush()  # else two copies may be held
+      state = copy()  # the next call takes the state's memory
     self._meter.add(training)
     self._measure_flow(step, state)
     self._progress.advance(step - self.step)
@@ -117,6 +117,12 @@ class Recorder:
       finish, self._unfinished = self._unfinished, None
       finish()
 
+  def finish(self) -> None:
+    """Does all that is due, and returns when it is written. Raises what `write_due` does."""
+    self.write_due()
+    self.flush()
+    checkpoints.finish(self._run.saved)
+
   def _measure_flow(self, step: int, state: TrainState | None) -> None:
     if self._flows.due(step):
       with self.compiling('gradient flow'):
@@ -144,20 +150,15 @@ class Recorder:
     validate, _ = self._due(self.step)
     step, logits = self.step, None
     if validate:
-      run = self._run
-      with self.compiling('validation'), self._meter.pausing():
-        logits = evaluate.begin_to_predict(
-          run.experiment.model,
-          state.variables,
-          run.validation.images,
-          batch_size=run.experiment.config.evaluation.batch_size,
-          on=run.experiment.on,
-        )
+      config, _, model, _, on = self._run.experiment
+      network = evaluate.Network(model, state.variables, config.evaluation.batch_size, on)
+      with self.compiling('validation'), self._meter.untimed_with_next():
+        logits = evaluate.begin_to_predict(network, self._run.validation.images)
 
     def finish() -> None:
       validation = None
       if validate:
-        with self._meter.stopped():
+        with self._meter.untimed():
           validation = self._validated(step, logits(), epoch)
       self._log.sync()
       record = {'meter': meter, 'validation': validation}

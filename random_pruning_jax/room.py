@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from random_pruning_jax import feed, parallel, stacked
-from random_pruning_jax.beginning import blank_state
+from random_pruning_jax.beginning import abstract_state
 from random_pruning_jax.experiment import build
 from random_pruning_jax.prepared import Run, open_run
 
@@ -43,8 +43,8 @@ def of_one(run: Run, shared: int) -> int:
   That is its state, what a call computes, and the state again, which is what a checkpoint reads.
   """
   experiment = run.experiment
-  state = blank_state(experiment)
-  images = jax.eval_shape(lambda: tuple(map(jnp.asarray, feed.on_devices(run.feed.images))))
+  state = abstract_state(experiment)
+  images = jax.eval_shape(run.feed.shared)
   flags = jax.ShapeDtypeStruct((1,), bool)
   state, own = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)), x.dtype), (state, run.own)

@@ -57,7 +57,6 @@ def run_many(
   configs: Sequence[ConfigDict],
   workdirs: Sequence[str | os.PathLike],
   *,
-  way: str = '',
   show: bool = True,
 ) -> list[dict | Exception]:
   """Trains networks together (`many.train_many`) and then evaluates each.
@@ -80,7 +79,7 @@ def run_many(
     fine = [i for i in range(len(configs)) if i not in found]
     if configs and not fine:
       return list(found.values())
-    trained = train_many([configs[i] for i in fine], [places[i] for i in fine], way=way, show=show)
+    trained = train_many([configs[i] for i in fine], [places[i] for i in fine], show=show)
     found |= {i: end for i, end in zip(fine, trained, strict=True) if isinstance(end, Exception)}
     states = {i: end for i, end in zip(fine, trained, strict=True) if i not in found}
     states = jax.device_get(states)

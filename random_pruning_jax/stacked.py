@@ -67,25 +67,17 @@ def _call(step, way, states, alive, going, shared, own, *inputs):
   return *carry, metrics
 
 
-def _unrolled(fn: Callable) -> Callable:
+def _one(fn: Callable) -> Callable:
   def run(*arguments):
-    count = len(jax.tree.leaves(arguments)[0])
-    each = [fn(*jax.tree.map(lambda x, i=i: x[i], arguments)) for i in range(count)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    return jax.tree.map(lambda x: x[None], fn(*jax.tree.map(lambda x: x[0], arguments)))
 
   return run
-
-
-def _mapped(fn: Callable) -> Callable:
-  return lambda *arguments: jax.lax.map(lambda each: fn(*each), arguments)
 
 
 # How a function of one network becomes one of arrays with a leading axis of networks.
 WAYS: dict[str, Callable[[Callable], Callable]] = {
   'vmap': jax.vmap,  # each operation for all
-  'unroll': _unrolled,  # one after the other, as long a program as there are networks
-  'map': _mapped,  # one after the other, in a loop
-  'turn': _unrolled,  # each in a call of its own, which is for its caller to see to
+  'turn': _one,  # of one network a device: `many.train_many` makes a group, and a call, of each
 }
 
 

@@ -35,7 +35,8 @@ def check_same(what: str, text: str) -> None:
 
 @contextlib.contextmanager
 def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
-  """Around what may fail on one process and makes none wait: it then fails on all.
+  """Around what may raise on one process alone and holds no collective: it then raises on every
+  process.
 
   Else the others would wait, in what they do next together, for one that has ended. Those it did
   not fail on raise `kind`, with the message of the first that it did.

@@ -1,6 +1,7 @@
 """Training a pruned network: its first program compiled ahead, and the loop around the step."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from random_pruning_jax import (
   runlog,
   together,
 )
-from random_pruning_jax.beginning import begin, blank_state, compile_ahead
+from random_pruning_jax.beginning import abstract_state, compile_ahead, restore_or_init
 from random_pruning_jax.experiment import build
 from random_pruning_jax.prepared import Run, claim, open_run
 from random_pruning_jax.program import ahead, compiled
@@ -52,11 +53,11 @@ def train(
   with checkpoints.closing(run.saved):
     with Progress(run.last_step, show=show and first) as progress:
       progress.status('compiling')
-      wait_for_beginning, wait_for_step = _begin_to_compile(run, at)
-      wait_for_beginning()
-    state, record = begin(run)
+      wait_for_init, wait_for_step = _begin_to_compile(run, at)
+      wait_for_init()
+    state, record = restore_or_init(run)
     done = int(state.step)
-    if first and profile and not (done < profile[1] and profile[0] <= run.last_step):
+    if first and profile and (profile[1] <= done or run.last_step < profile[0]):
       say(f'nothing is traced: of {run.last_step} steps, {done} are done.')
     if done == run.last_step:
       return state
@@ -75,20 +76,22 @@ def train(
 
 
 def _begin_to_compile(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[], Any]]:
-  """Begins to compile what `begin` runs, and the program of the first call; waits for either.
+  """Begins to compile what `restore_or_init` runs, and the program of the first call.
 
   Shapes are enough for that. So programs are compiled, or read from the cache, while the next one
-  is traced, and that of the step while weights are drawn.
+  is traced, and that of the step while weights are drawn. Returns `wait_for_init`, which waits for
+  nothing where there is a checkpoint, and `wait_for_step`; neither waits where no step is left, or
+  on several processes.
   """
   experiment, on, steps = run.experiment, run.experiment.on, run.saved.all_steps()
   start, end = next(run.calls(max(steps, default=0), at), (0, 0))
-  if start == end or jax.process_count() > 1:  # several processes lower arrays alone
+  if start == end or jax.process_count() > 1:  # with several, `lower` takes arrays, not shapes
     return (lambda: None,) * 2
-  images = () if run.feed.loading == 'streamed' else feed.on_devices(run.feed.images)
-  given = (blank_state(experiment), images, jax.eval_shape(lambda: run.own))
+  shared, own = jax.eval_shape(lambda: (run.feed.shared(), run.own))
+  given = parallel.abstract_replicated((abstract_state(experiment), shared, own), on)
   inputs = feed.shapes(experiment, run.feed.loading, end - start)
   call = compiled(run.step, run.feed.axes, on)
-  step = ahead(call, *parallel.replicated(given, on), *inputs)  # first, as it takes longest
+  step = ahead(call, *given, *inputs)  # first, as it takes longest
   return (lambda: None) if steps else compile_ahead(experiment), step
 
 
@@ -114,17 +117,10 @@ def _loop(
       trace.after(end, metrics)
       recorder.write_due()  # what was due before this call, while the devices take it
       stop = watch.asked()
-      copied = None
-      if stop or recorder.needs_state(end):
-        recorder.flush()  # else two copies may be held
-        copied = parallel.copy(state)  # the next call takes the state's memory
-      recorder.call_ended(end, copied, metrics, save=stop)
+      recorder.call_ended(end, functools.partial(parallel.copy, state), metrics, save=stop)
       if stop:
         break
-    # Before the feed is closed, which may take as long as a scheduler waits.
-    recorder.write_due()
-    recorder.flush()
-    checkpoints.finish(run.saved)
+    recorder.finish()  # before the feed is closed, which may take as long as a scheduler waits
   if stop or watch.asked():  # the last validation and checkpoint take their time
-    raise preemption.Preempted(f'asked to stop (SIGTERM); saved at step {recorder.step}')
+    raise preemption.Preempted(f'{preemption.ASKED}; saved at step {recorder.step}')
   return state

@@ -65,9 +65,10 @@ def facts(runs):
 def last_state(workdir, number=0):
   """What a workdir holds, read onto the CPU."""
   experiment = build(pair()[number])
-  like = beginning.blank_state(experiment)
+  like = beginning.abstract_state(experiment)
   with checkpoints.Manager(workdir) as saved:
-    return jax.device_get(checkpoints.restore(saved, like, parallel.devices()).state)
+    step = checkpoints.find(saved, 'latest')
+    return jax.device_get(checkpoints.restore(saved, like, parallel.devices(), step).state)
 
 
 def close(a, b, atol=5e-3):

@@ -263,7 +263,7 @@ def test_a_checkpoint_of_a_version_whose_state_has_other_parts_is_not_called_dam
     checkpoints.Manager(copy) as saved,
     pytest.raises(checkpoints.NotReadableError, match=message),
   ):
-    checkpoints.restore(saved, like, parallel.devices())
+    checkpoints.restore(saved, like, parallel.devices(), 20)
 
 
 def test_a_state_that_holds_infinity_takes_no_checkpoints_place(whole, tmp_path):
@@ -292,7 +292,7 @@ def test_one_altered_weight_is_refused(whole, tmp_path):
     assert found in record.read_text()
     record.write_text(record.read_text().replace(found, checkpoints.digest(state)))
     with pytest.raises(checkpoints.NotReadableError, match=r'/20: the state has checksum'):
-      checkpoints.restore(saved, state, parallel.devices())
+      checkpoints.restore(saved, state, parallel.devices(), 20)
 
 
 def ready_for_a_full_disk(workdir):
@@ -388,37 +388,37 @@ def test_a_run_does_not_go_on_with_images_that_have_other_labels(copy, monkeypat
 def test_other_pixels_of_the_same_labels_are_said(capsys):
   run = prepared.open_run(build(tinier_config()))
   record = {'step': 5, 'data': run.facts}
-  beginning.check_alike(run, record)
+  beginning.check_record(run, record)
   assert not capsys.readouterr().err
   measured = {'mean': [mean + 1e-5 for mean in run.facts['mean']]}  # as decoders may differ
-  beginning.check_alike(run, record | {'data': run.facts | measured | {prepared.PIXELS: 'others'}})
+  beginning.check_record(run, record | {'data': run.facts | measured | {prepared.PIXELS: 'others'}})
   assert 'until step 5 training images had other pixels' in capsys.readouterr().err
 
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
   record = {'step': 5, 'per_epoch': 10, 'devices': 2}
-  beginning.check_alike(prepared.open_run(build(tinier_config())), record)
+  beginning.check_record(prepared.open_run(build(tinier_config())), record)
   assert not capsys.readouterr().err
   run = prepared.open_run(build(tinier_config(optimizer__accumulate=2)))
-  beginning.check_alike(run, record | {'devices': 4})
+  beginning.check_record(run, record | {'devices': 4})
   assert not capsys.readouterr().err
-  beginning.check_alike(run, record)
+  beginning.check_record(run, record)
   assert 'there were 2 devices, and now there are 4' in capsys.readouterr().err
 
 
 def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(capsys):
   record = {'step': 5, 'per_epoch': 10, 'pixels': 'another'}
   resident = prepared.open_run(build(tinier_config()))
-  beginning.check_alike(resident, record)
+  beginning.check_record(resident, record)
   assert 'resized' not in capsys.readouterr().err
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'data_workers': 0}
   run = prepared.open_run(build(tinier_config(image_size=8, **streamed)))
   same = {'pixels': crops.pixels(), 'crops': crops.VERSION}
-  beginning.check_alike(run, record | same)
+  beginning.check_record(run, record | same)
   assert 'WARNING' not in capsys.readouterr().err
-  beginning.check_alike(run, record | same | {'crops': 1})
+  beginning.check_record(run, record | same | {'crops': 1})
   assert 'until step 5 another version of this package cut' in capsys.readouterr().err
-  beginning.check_alike(run, record)
+  beginning.check_record(run, record)
   said = capsys.readouterr().err
   assert 'WARNING: until step 5 another resized' in said and f'now {crops.pixels()} does' in said
 
@@ -427,12 +427,12 @@ def test_a_run_says_when_another_jax_will_go_on_with_it(copy, capsys):
   run = prepared.open_run(build(tinier_config()), copy)
   for step, said in ((20, False), (10, True)):  # at 20 it has ended
     record = copy / 'checkpoints' / str(step) / 'record' / 'metadata'
-    beginning.begin(run)
+    beginning.restore_or_init(run)
     assert 'JAX' not in capsys.readouterr().err
     saved = json.loads(record.read_text())
     assert saved['jax'] == jax.__version__
     record.write_text(json.dumps(saved | {'jax': '0.1'}))
-    beginning.begin(run)
+    beginning.restore_or_init(run)
     warning = f'until step {step} JAX 0.1 computed, now {jax.__version__} does'
     assert (warning in capsys.readouterr().err) == said
     shutil.rmtree(record.parents[1])
@@ -447,10 +447,10 @@ from tiny import tinier_config
 from random_pruning_jax import beginning, checkpoints, parallel
 from random_pruning_jax.experiment import build
 experiment = build(tinier_config())
-like = beginning.blank_state(experiment)
+like = beginning.abstract_state(experiment)
 with checkpoints.Manager(sys.argv[1]) as saved:
   for devices in (1, 2, 4, 8):
-    state = checkpoints.restore(saved, like, parallel.devices(devices)).state
+    state = checkpoints.restore(saved, like, parallel.devices(devices), 20).state
     on = state.params['head']['kernel'].sharding.device_set
     print('on', len(on), checkpoints.digest(state))
 """
@@ -504,7 +504,7 @@ def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
     pytest.skip('no accelerator was found')
   assert ran.returncode == 0, ran.stderr
   with checkpoints.Manager(tmp_path / 'run') as saved:
-    read = checkpoints.restore(saved, whole[1], parallel.devices()).state
+    read = checkpoints.restore(saved, whole[1], parallel.devices(), 20).state
   assert checkpoints.digest(read) == ran.stdout.split()[-1]
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')
   assert int(train.train(tinier_config(), tmp_path / 'run', show=False).step) == 20

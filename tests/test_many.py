@@ -20,7 +20,7 @@ from random_pruning_jax import (
   runlog,
   train,
 )
-from random_pruning_jax.beginning import blank_state
+from random_pruning_jax.beginning import abstract_state
 from random_pruning_jax.experiment import build
 from random_pruning_jax.prepared import open_run
 from random_pruning_jax.recorder import Recorder
@@ -93,7 +93,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize(
   ('way', 'devices', 'apart', 'steps_per_call'),
-  [('vmap', 1, False, 1), ('unroll', 2, False, 1), ('map', 1, False, 4), ('turn', 2, True, 1)],
+  [('vmap', 1, False, 4), ('vmap', 2, False, 1), ('turn', 2, True, 1)],
 )
 def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, apart, steps_per_call):
   found = many.train_many(
@@ -221,7 +221,7 @@ def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_dif
     many.train_many([tiny_config(), smooth], places(tmp_path, 2))
   with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
     many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path, tmp_path])
-  with pytest.raises(ValueError, match='way must be one of map, turn, unroll, vmap'):
+  with pytest.raises(ValueError, match='way must be one of turn, vmap'):
     many.train_many([tiny_config()], [tmp_path], way='all')
   with pytest.raises(ValueError, match='at least one network'):
     many.train_many([], [])
@@ -256,7 +256,7 @@ def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images
   run = open_run(build(tiny_config(), ONE_DEVICE))
   images = sum(array.nbytes for array in run.feed.images)
   found = room.of_one(run, images)
-  state = blank_state(run.experiment)
+  state = abstract_state(run.experiment)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   activations = 120 * 8 * 8 * 2 * 4  # of the first layer, at least
   assert 2 * size + activations < found < room.of_one(run, 0)

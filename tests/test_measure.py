@@ -189,17 +189,13 @@ def change_record(workdir, step, change):
 
 
 def test_the_newest_checkpoint_says_whether_the_run_has_ended(copied):
-  """Not the one that is measured, which an older version may have written, without that."""
+  """Not the one that is measured, which may be an older one."""
   config = json.loads((copied / runlog.CONFIG_FILE).read_text())
-  (copied / runlog.CONFIG_FILE).write_text(json.dumps(config | {'epochs': 4}))
-
-  def oldest_and_best(record):
-    del record['per_epoch']
-    return record | {'validation': {'accuracy': 1.0, 'nll': 0.0}}
-
-  change_record(copied, '10', oldest_and_best)
-  row = measure.evaluate_run(copied, suite=('calibration',), show=False)
-  assert row['step'] == 10 and not row['final']
+  change_record(copied, '10', lambda record: record | {'validation': {'accuracy': 1.0, 'nll': 0.0}})
+  for epochs, ended in ((2, True), (4, False)):
+    (copied / runlog.CONFIG_FILE).write_text(json.dumps(config | {'epochs': epochs}))
+    row = measure.evaluate_run(copied, suite=('calibration',), show=False)
+    assert row['step'] == 10 and row['final'] == ended
 
 
 def test_what_is_left_of_a_deleted_checkpoint_keeps_no_other_from_being_measured(copied, capsys):

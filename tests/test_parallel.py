@@ -19,18 +19,16 @@ def test_every_row_is_computed_once_and_in_order(devices, batch_size):
     batch_size=batch_size,
     on=parallel.devices(devices),
   )
-  counts, outputs = zip(*parts, strict=True)
-  np.testing.assert_array_equal(np.concatenate([out['out'] for out in outputs]), 3 * rows)
-  assert sum(counts) == 11
+  np.testing.assert_array_equal(np.concatenate([part['out'] for part in parts]), 3 * rows)
 
 
 def test_batches_may_be_fetched_long_after_they_were_given_to_the_devices(monkeypatch):
   monkeypatch.setattr(batches, 'AHEAD', 1)
   rows, on = np.arange(11, dtype=np.float32), parallel.devices(2)
   wait = batches.begin(lambda x: 3 * x, (), (rows,), batch_size=4, on=on)
-  other = [out for _, out in batches.map_batches(lambda x: -x, (), (rows,), batch_size=4, on=on)]
-  assert [count for count, _ in wait()] == [4, 4, 3]
-  np.testing.assert_array_equal(np.concatenate([out for _, out in wait()]), 3 * rows)
+  other = list(batches.map_batches(lambda x: -x, (), (rows,), batch_size=4, on=on))
+  assert [len(part) for part in wait()] == [4, 4, 3]
+  np.testing.assert_array_equal(np.concatenate(wait()), 3 * rows)
   np.testing.assert_array_equal(np.concatenate(other), -rows)
 
 

@@ -25,6 +25,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 CIFAR = f'--config={ROOT}/configs/cifar.py:resnet20,erk,0.1'
 
 
+def planned(config):
+  [found], _ = plan.plans(config, [config.pruning.ratio], [config.pruning.density])
+  return found
+
+
 def printed(capsys, *arguments):
   assert main.main(['plan', *arguments]) == 0
   return capsys.readouterr().out
@@ -37,7 +42,7 @@ def test_every_network_has_a_plan_on_budget(network):
   config = config_lib.default()
   config.dataset = 'imagenet2012' if large else 'cifar10'
   config.model.name = network
-  found = plan.plan(config)
+  found = planned(config)
   total = found.totals
   assert total['density'] == pytest.approx(0.1, abs=1e-4)
   assert total['sparsity'] == 1 - total['density']
@@ -49,14 +54,14 @@ def test_every_network_has_a_plan_on_budget(network):
 def test_the_plan_is_of_the_network_that_trains_in_smoke_mode_too():
   config = config_lib.default()
   config.smoke = True
-  assert [layer.shape for layer in plan.plan(config).layers] == [
+  assert [layer.shape for layer in planned(config).layers] == [
     layer.shape for layer in build(config).structure.layers
   ]
 
 
 def test_resnet20_has_the_published_numbers():
   config = config_lib.default()
-  total = plan.plan(config).totals
+  total = planned(config).totals
   assert (total['dense_parameters'], total['prunable']) == (272_474, 270_896)
   assert (
     f'{total["dense_macs"] / 1e6:.2f} {total["macs"] / total["dense_macs"]:.3f}' == '40.81 0.177'
@@ -80,7 +85,7 @@ def test_the_masks_keep_what_the_plan_says(changes):
   variables = initial_variables(experiment.model, keys_of(3).init, experiment.spec.shape)
   drawn = initial_masks(experiment, variables, score_batches(experiment, images))
   kept = masks.count(drawn)
-  for layer in plan.plan(config).layers:
+  for layer in planned(config).layers:
     assert layer.kept == kept[layer.name]
   if config.pruning.select == 'magnitude':
     size, mask = abs(variables['params']['head']['kernel']), drawn['head']['kernel']
@@ -139,7 +144,7 @@ def test_what_cannot_be_is_said_in_one_line(capsys):
 
 
 def test_a_data_dependent_ratio_says_that_it_looks(capsys):
-  plan.plan(tiny_config(pruning__ratio='snip'))
+  planned(tiny_config(pruning__ratio='snip'))
   assert 'snip looks at initial weights and digits images.' in capsys.readouterr().err
 
 
@@ -153,7 +158,7 @@ def test_a_plan_of_an_imagenet_network_imports_no_tfds():
   script = (
     'import sys; from random_pruning_jax import plan, models, config\n'
     'c = config.default(); c.model.name = "wrn101_2"; c.dataset = "imagenet2012"\n'
-    'plan.show([plan.plan(c)], "table")\n'
+    'plan.show(plan.plans(c, ["erk"], [0.1])[0], "table")\n'
     'assert "tensorflow_datasets" not in sys.modules'
   )
   done = subprocess.run(

@@ -81,7 +81,8 @@ if jax.process_count() > 1:
   assert together.of_first('of process ' + 'ab'[number] * 5000) == 'of process ' + 'a' * 5000
   drawn = beginning.initial_masks
   beginning.initial_masks = lambda *given: jax.tree.map(lambda x: np.roll(x, number), drawn(*given))
-  begun, _ = beginning.begin(prepared.open_run(build(tinier_config(**SNIP)), workdir / 'begun'))
+  ready = prepared.open_run(build(tinier_config(**SNIP)), workdir / 'begun')
+  begun, _ = beginning.restore_or_init(ready)
   beginning.initial_masks = drawn
   (workdir / f'masks{number}').write_text(masks.checksum(jax.device_get(begun.masks)))
   mine = {'kernel': np.arange(6.0) + number}
@@ -127,7 +128,8 @@ if jax.process_count() > 1:
   (workdir / f'found{number}').write_text(json.dumps(found))
   def go_on():
     with checkpoints.Manager(seen) as saved:
-      checkpoints.restore_newest(saved, lambda _: beginning.blank_state(experiment), experiment.on)
+      like = lambda _: beginning.abstract_state(experiment)
+      checkpoints.restore_newest(saved, like, experiment.on)
   def not_shared():
     place = workdir / f'of{number}'
     place.mkdir()
@@ -229,7 +231,7 @@ def two(alone, tmp_path_factory):
 def read(workdir, devices, config):
   """The last state of a run in `workdir`, on that many devices of this process."""
   experiment = build(tinier_config(**config))
-  like = beginning.blank_state(experiment)
+  like = beginning.abstract_state(experiment)
   with checkpoints.Manager(workdir) as saved:
     return checkpoints.restore(saved, like, parallel.devices(devices), 20).state
 

@@ -28,7 +28,7 @@ def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
 def test_a_call_takes_the_memory_of_the_state_before_it(tmp_path):
   run = prepared.open_run(build(tiny_config()), tmp_path)
   on = run.experiment.on
-  state, _ = beginning.begin(run)
+  state, _ = beginning.restore_or_init(run)
   given = (state, run.feed.shared(), parallel.replicate(run.own, on))
   new, _ = compiled(run.step, run.feed.axes, on)(*given, *next(run.feed.stream([(0, 1)])))
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
@@ -39,7 +39,7 @@ def test_a_step_smooths_labels_and_takes_a_batch_in_parts_as_its_config_says(tmp
   def first_step(**fields):
     config = tinier_config(**{f'optimizer__{name}': value for name, value in fields.items()})
     run = prepared.open_run(build(config, parallel.devices(1)), tmp_path / str(fields))
-    given = (beginning.begin(run)[0], run.feed.shared(), run.own)
+    given = (beginning.restore_or_init(run)[0], run.feed.shared(), run.own)
     state, metrics = compiled(run.step, run.feed.axes, run.experiment.on)(
       *given, *next(run.feed.stream([(0, 1)]))
     )
@@ -99,7 +99,7 @@ def test_another_seed_begins_with_other_weights_and_other_masks(tmp_path):
   def begun(seed, density):
     config = tinier_config(seed=seed, pruning__density=density)
     run = prepared.open_run(build(config), tmp_path / f'{seed} {density}')
-    return jax.device_get(beginning.begin(run)[0])
+    return jax.device_get(beginning.restore_or_init(run)[0])
 
   weights = [begun(seed, 1.0).params['head']['kernel'] for seed in (0, 1)]
   assert (weights[0] != weights[1]).all()

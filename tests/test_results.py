@@ -200,11 +200,11 @@ def test_the_speed_leaves_out_other_work_and_the_call_that_was_taken_meanwhile(m
   monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
   meter, one = Meter(0), {'loss': 1.0, 'accuracy': 0.5}
   now[0] += 0.25
-  with meter.pausing():
+  with meter.untimed_with_next():
     pass
   meter.add(one)
   assert meter.mean()['steps_per_second'] == 0
-  with meter.stopped():
+  with meter.untimed():
     now[0] += 100
   now[0] += 0.25
   meter.add(one)

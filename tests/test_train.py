@@ -187,7 +187,7 @@ def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
     text = record.read_text()
     record.write_text(text.replace(masks.checksum(jax.device_get(state.masks)), '0' * 16))
     with pytest.raises(ValueError, match='the checkpoint was altered'):
-      checkpoints.restore(saved, state, parallel.devices())
+      checkpoints.restore(saved, state, parallel.devices(), 20)
 
 
 def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
@@ -312,7 +312,7 @@ def test_a_layer_that_keeps_nothing_is_named(tmp_path, capfd):
   experiment = build(tiny_config(pruning__ratio='uniform', pruning__density=0.02))
   run = prepared.open_run(experiment, tmp_path)
   with checkpoints.closing(run.saved):
-    beginning.begin(run)
+    beginning.restore_or_init(run)
   assert 'WARNING: no weight is kept in stage2_block0/projection, stem.' in capfd.readouterr().err
 
 

@@ -43,10 +43,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   import jax
 
   from random_pruning_jax import measure, tables, together
-  from random_pruning_jax import run as run_lib
   from random_pruning_jax.report import measured
 
-  places = [place for name in named for place in _with_twin(pathlib.Path(name), run_lib.TWIN)]
+  places = [place for name in named for place in _with_twin(pathlib.Path(name))]
   configs = [measure.config_of(place) for place in places]
   with together.failing_together():
     changes = [_changes(config, rest) for config in configs]
@@ -64,12 +63,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   return 0
 
 
-def _with_twin(workdir: pathlib.Path, twin: str) -> list[pathlib.Path]:
+def _with_twin(workdir: pathlib.Path) -> list[pathlib.Path]:
   """The run, and its dense twin if that was trained to its end."""
   from random_pruning_jax import results, together
+  from random_pruning_jax.run import TWIN
 
-  row = together.by_first(lambda: results.row_of(workdir / twin))
-  return [workdir, *([workdir / twin] if row and results.is_final(row) else [])]
+  row = together.by_first(lambda: results.row_of(workdir / TWIN))
+  return [workdir, *([workdir / TWIN] if row and results.is_final(row) else [])]
 
 
 def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:

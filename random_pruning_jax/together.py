@@ -38,8 +38,8 @@ def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
   """Around what may raise on one process alone and holds no collective: it then raises on every
   process.
 
-  Else the others would wait, in what they do next together, for one that has ended. Those it did
-  not fail on raise `kind`, with the message of the first that it did.
+  Else the others would wait, in what they do next together, for one that has ended. They raise
+  `kind`, with the message of the first that raised.
   """
   error = None
   try:

@@ -386,7 +386,7 @@ def run(tmp_path_factory):
   state = create_state(stored.variables, stored.masks, tx).replace(step=np.int32(7))
   runlog.claim(workdir, experiment.config)
   with checkpoints.Manager(workdir) as saved:
-    checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
+    checkpoints.save(saved, state, {'per_epoch': 10, 'validation': None})
   return workdir, state
 
 

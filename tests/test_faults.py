@@ -385,9 +385,12 @@ def test_a_run_does_not_go_on_with_images_that_have_other_labels(copy, monkeypat
     train.train(tinier_config(), copy, show=False)
 
 
+SAVED = {'step': 5, 'per_epoch': 10, 'devices': 4, 'pixels': crops.pixels(), 'crops': crops.VERSION}
+
+
 def test_other_pixels_of_the_same_labels_are_said(capsys):
   run = prepared.open_run(build(tinier_config()))
-  record = {'step': 5, 'data': run.facts}
+  record = SAVED | {'data': run.facts}
   beginning.check_record(run, record)
   assert not capsys.readouterr().err
   measured = {'mean': [mean + 1e-5 for mean in run.facts['mean']]}  # as decoders may differ
@@ -396,27 +399,26 @@ def test_other_pixels_of_the_same_labels_are_said(capsys):
 
 
 def test_other_devices_are_said_where_they_change_what_is_computed(capsys):
-  record = {'step': 5, 'per_epoch': 10, 'devices': 2}
+  record = SAVED | {'devices': 2}
   beginning.check_record(prepared.open_run(build(tinier_config())), record)
   assert not capsys.readouterr().err
   run = prepared.open_run(build(tinier_config(optimizer__accumulate=2)))
-  beginning.check_record(run, record | {'devices': 4})
+  beginning.check_record(run, SAVED)
   assert not capsys.readouterr().err
   beginning.check_record(run, record)
   assert 'there were 2 devices, and now there are 4' in capsys.readouterr().err
 
 
 def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(capsys):
-  record = {'step': 5, 'per_epoch': 10, 'pixels': 'another'}
+  record = SAVED | {'pixels': 'another'}
   resident = prepared.open_run(build(tinier_config()))
   beginning.check_record(resident, record)
   assert 'resized' not in capsys.readouterr().err
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized', 'data_workers': 0}
   run = prepared.open_run(build(tinier_config(image_size=8, **streamed)))
-  same = {'pixels': crops.pixels(), 'crops': crops.VERSION}
-  beginning.check_record(run, record | same)
+  beginning.check_record(run, SAVED)
   assert 'WARNING' not in capsys.readouterr().err
-  beginning.check_record(run, record | same | {'crops': 1})
+  beginning.check_record(run, SAVED | {'crops': 1})
   assert 'until step 5 another version of this package cut' in capsys.readouterr().err
   beginning.check_record(run, record)
   said = capsys.readouterr().err

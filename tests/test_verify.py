@@ -46,7 +46,7 @@ def broken(trained, tmp_path, change):
   params, kept = change(*jax.device_get((state.params, state.masks)))
   state = state.replace(params=params, opt_state=masks.with_masks(state.opt_state, kept))
   with checkpoints.Manager(tmp_path / 'run') as saved:
-    checkpoints.save(saved, state, {'seconds': 0.0, 'validation': None})
+    checkpoints.save(saved, state, {'per_epoch': 10, 'validation': None})
   return tmp_path / 'run'
 
 
@@ -178,7 +178,7 @@ def untrained(config, workdir, batches_of=None, change=lambda state: state):
   kept = initial_masks(experiment, variables, score_batches(experiment, batches_of))
   state = create_state(variables, kept, optimizers.make(experiment.config, 1))
   with checkpoints.Manager(workdir) as saved:
-    checkpoints.save(saved, change(state), {'seconds': 0.0, 'validation': None})
+    checkpoints.save(saved, change(state), {'per_epoch': 10, 'validation': None})
   return kept
 
 

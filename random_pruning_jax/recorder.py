@@ -150,8 +150,9 @@ class Recorder:
     validate, _ = self._due(self.step)
     step, logits = self.step, None
     if validate:
-      config, _, model, _, on = self._run.experiment
-      network = evaluate.Network(model, state.variables, config.evaluation.batch_size, on)
+      experiment = self._run.experiment
+      size = experiment.config.evaluation.batch_size
+      network = evaluate.Network(experiment.model, state.variables, size, experiment.on)
       with self.compiling('validation'), self._meter.untimed_with_next():
         logits = evaluate.begin_to_predict(network, self._run.validation.images)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from random_pruning_jax import cost, data, masks, optimizers, parallel, plan, runlog, tables
-from random_pruning_jax.data import places, resident
+from random_pruning_jax.data import order, places
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
@@ -52,7 +52,7 @@ def _cost(job: Job, experiment: Experiment) -> Cost:
   images = _train_images(job.config.dataset, job.config.data_dir, experiment.spec)
   steps = samples = None
   if images:
-    steps = config.epochs * resident.steps_per_epoch(images, config.batch_size)
+    steps = config.epochs * order.steps_per_epoch(images, config.batch_size)
     samples = steps * config.batch_size
   dense = cost.training_flops(layers, samples) if samples else None
   bad = agenda.infeasible(config, experiment)

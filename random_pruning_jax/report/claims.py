@@ -87,9 +87,9 @@ def better(
   return can(claim, [cell.compared(metric, sign) for cell in cells], metric)
 
 
-def size_matters(claim: str, cells: Sequence[Cell], grown: str) -> Answer:
-  """Whether the gap of the smallest network of a kind exceeds that of the largest."""
-  size, common = SIZES[grown]
+def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
+  """Whether the smallest networks, by 'depth' or 'width', have a larger gap than the largest."""
+  size, common = SIZES[by]
   alike: dict[tuple, dict[float, Cell]] = {}
   found = []
   for cell in cells:

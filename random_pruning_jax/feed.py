@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import data, parallel, together
-from random_pruning_jax.data import decode, places, resident, streamed
+from random_pruning_jax.data import decode, order, places, resident, streamed
 from random_pruning_jax.data.specs import MOST_RESIDENT
 from random_pruning_jax.experiment import Experiment
 
@@ -125,19 +125,19 @@ def _resident(experiment: Experiment) -> Feed:
       "wanted (image_size): data_loading must be 'streamed'."
     )
   augment = config.augment
-  per_epoch = resident.steps_per_epoch(len(images.labels), config.batch_size)
+  per_epoch = order.steps_per_epoch(len(images.labels), config.batch_size)
 
   def shared() -> tuple:
     return parallel.replicate(on_devices(images), experiment.on)
 
   def stream(calls: Calls) -> Iterator[tuple]:
-    known, order = -1, np.array([])
+    known, visited = -1, np.array([])
     for start, stop in calls:
       epoch, first = divmod(start, per_epoch)
       if epoch != known:
-        known, order = epoch, resident.epoch_order(config.seed, epoch, len(images.labels))
+        known, visited = epoch, order.epoch_order(config.seed, epoch, len(images.labels))
       steps = stop - start
-      indices = order[first * config.batch_size : (first + steps) * config.batch_size]
+      indices = visited[first * config.batch_size : (first + steps) * config.batch_size]
       indices = indices.reshape(steps, len(experiment.on), -1).swapaxes(0, 1)
       yield parallel.mine(indices, experiment.on), np.full(steps, epoch, np.int32)
 
@@ -163,7 +163,7 @@ def _streamed(experiment: Experiment) -> Feed:
   config, shape = experiment.config, experiment.spec.shape
   source = streamed.EncodedImages(config.dataset, 'train', config.data_dir)
   example = stream_example(experiment, source)
-  last = config.epochs * resident.steps_per_epoch(len(source), config.batch_size)
+  last = config.epochs * order.steps_per_epoch(len(source), config.batch_size)
 
   def stream(calls: Calls) -> Iterator[tuple]:
     decoded = None

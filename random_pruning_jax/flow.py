@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from random_pruning_jax import attacks, data, gradients, parallel
-from random_pruning_jax.data import resident
+from random_pruning_jax.data import order
 from random_pruning_jax.experiment import Experiment
 
 
@@ -46,7 +46,7 @@ class FlowLog:
 def first_batch(experiment: Experiment, images: data.Images) -> dict[str, np.ndarray]:
   """The images of the first training step, not augmented: {'image' in [0, 1], 'label'}."""
   config = experiment.config
-  indices = resident.batch_indices(config.seed, 0, len(images.labels), config.batch_size)
+  indices = order.batch_indices(config.seed, 0, len(images.labels), config.batch_size)
   pixels = np.asarray(images.images[indices], np.float32) / 255
   return {'image': pixels, 'label': images.labels[indices]}
 

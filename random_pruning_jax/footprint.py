@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, prepared, tables
 from random_pruning_jax.beginning import abstract_state
 from random_pruning_jax.chips import Chip
-from random_pruning_jax.data import resident, streamed
+from random_pruning_jax.data import order, streamed
 from random_pruning_jax.experiment import Experiment, build, check_budget, keys
 from random_pruning_jax.program import Own, compiled, step_of
 
@@ -158,7 +158,7 @@ def _steps_per_epoch(config: ConfigDict) -> int:
     images = len(streamed.EncodedImages(config.dataset, 'train', config.data_dir))
   except data.DataError:
     return PER_EPOCH
-  return resident.steps_per_epoch(images, config.batch_size)
+  return order.steps_per_epoch(images, config.batch_size)
 
 
 def _longest(made: feed.Calls, length: int) -> int:

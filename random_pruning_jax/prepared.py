@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from random_pruning_jax import calls, checkpoints, data, feed, optimizers, runlog, together
-from random_pruning_jax.data import resident
+from random_pruning_jax.data import order
 from random_pruning_jax.experiment import Experiment, keys
 from random_pruning_jax.program import Own, step_of
 
@@ -78,7 +78,7 @@ def open_run(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
     sums = feed.checksums(fed.images)
   together.check_same('the training images', f'{sums}')
   feed.check_same('the validation images', held_out)
-  per_epoch = resident.steps_per_epoch(len(fed.images.labels), config.batch_size)
+  per_epoch = order.steps_per_epoch(len(fed.images.labels), config.batch_size)
   saved = checkpoints.Manager(workdir, config.checkpoint.keep) if workdir else None
   facts = data_of(experiment) | {
     f'checksum of training {name}': each for name, each in sums.items()

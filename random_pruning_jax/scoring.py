@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from random_pruning_jax import data, models, parallel, scores, synflow
-from random_pruning_jax.data import resident
+from random_pruning_jax.data import order
 
 _PER_CLASS = 25  # as the authors of GraSP took
 
@@ -38,7 +38,7 @@ def batches(
         # All of a class together for the authors' halves; else in turn, so that parts are balanced.
         indices = indices.ravel() if name == 'grasp_authors' else indices.T.ravel()
       else:
-        indices = resident.batch_indices(seed, 0, len(images.labels), batch_size)
+        indices = order.batch_indices(seed, 0, len(images.labels), batch_size)
       found[name] = {'image': images.images[indices], 'label': images.labels[indices]}
   return found
 
@@ -68,8 +68,8 @@ def _balanced(labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
       f'GraSP needs {_PER_CLASS} training images of each class, but class {counts.argmin()} has '
       f'{counts.min()}.'
     )
-  order = resident.epoch_order(seed, 0, len(labels))
-  by_class = order[np.argsort(labels[order], kind='stable')]
+  visited = order.epoch_order(seed, 0, len(labels))
+  by_class = visited[np.argsort(labels[visited], kind='stable')]
   starts = np.cumsum(counts) - counts
   return by_class[starts[:, None] + np.arange(_PER_CLASS)]
 

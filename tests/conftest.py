@@ -4,6 +4,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import tempfile
 
 import pytest
@@ -80,3 +81,31 @@ def data_dir(tmp_path_factory):
     patch.setenv('XDG_CACHE_HOME', str(root / 'cache'))
     folder.prepare_folder(root / 'images', 'colours', str(root / 'tfds'))
     yield str(root / 'tfds')
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """An uninterrupted run, its workdir and last state; checkpoints of steps 10 and 20."""
+  from tiny import tinier_config
+
+  from random_pruning_jax import train
+
+  workdir = tmp_path_factory.mktemp('whole')
+  return workdir, train.train(tinier_config(), workdir, show=False)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / 'copy')
+  return tmp_path / 'copy'
+
+
+@pytest.fixture(scope='module')
+def program(tmp_path_factory):
+  """A network and the stablehlo file of it, which takes a second to trace."""
+  from exported import network
+
+  from random_pruning_jax import files
+
+  stored = network()
+  return stored, files.save(stored, tmp_path_factory.mktemp('hlo') / 'net.stablehlo', 'stablehlo')

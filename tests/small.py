@@ -7,10 +7,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tiny import tiny_config
 
-from random_pruning_jax import data, masks, parallel
+from random_pruning_jax import data, masks, parallel, suites
 from random_pruning_jax.data.digits import png
 from random_pruning_jax.experiment import build
-from random_pruning_jax.suites import Bench
 
 
 class TwoLayers(nn.Module):
@@ -39,21 +38,26 @@ def two_layers():
   return model, jax.tree.map(np.asarray, variables)
 
 
-def bench(devices=4, batch_size=120, features=True, **changes):
+def bench(devices=4, batch_size=120, features=True, data_dir='', **changes):
   """A bench with that network on the digits; `changes` are fields of the config's evaluation."""
   model, variables = two_layers()
-  changes = {
-    f'evaluation__{name}': value for name, value in changes.items() if name != 'data_dir'
-  } | {name: value for name, value in changes.items() if name == 'data_dir'}
-  config = tiny_config(evaluation__batch_size=batch_size, **changes)
+  changes = {f'evaluation__{name}': value for name, value in changes.items()}
+  config = tiny_config(data_dir=data_dir, evaluation__batch_size=batch_size, **changes)
   experiment = build(config, parallel.devices(devices))._replace(model=model)
-  return Bench(experiment, variables, masks.ones(variables['params']), features=features)
+  return suites.Bench(experiment, variables, masks.ones(variables['params']), features=features)
+
+
+def run(names, **changes):
+  """What the suites of these names find on `bench(**changes)`."""
+  return suites.measure(bench(**changes), names)
 
 
 def make_set(root, name, images, labels, num_classes=10):
   """Prepares a TFDS set with these test images uint8 [N, H, W, C] under `root`; returns `name`."""
+  called = name
 
   class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = called
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
@@ -70,7 +74,12 @@ def make_set(root, name, images, labels, num_classes=10):
       for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         yield number, {'image': png(image.squeeze()), 'label': int(label)}
 
-  words = {'__module__': __name__}
-  kind = type(name.title().replace('_', ''), (Made,), words, skip_registration=True)
-  kind(data_dir=root).download_and_prepare(file_format='array_record')
+  Made(data_dir=root).download_and_prepare(file_format='array_record')
   return name
+
+
+def few_digits(root):
+  """Prepares the set `few_digits` under `root`: darker digits 0 to 3, of the test images."""
+  images, labels = data.load('digits', 'test')
+  chosen = labels < 4
+  make_set(root, 'few_digits', images[chosen] // 2, labels[chosen])

@@ -1,7 +1,9 @@
 """Processes that a test starts, and what they are given."""
 
+import contextlib
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -22,3 +24,12 @@ def python(code: str, **env: str) -> subprocess.Popen:
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def free_port(above: int = 0) -> int:
+  """One that is free, of all or of those from `above` on."""
+  for port in range(above, 65536):
+    with socket.socket() as sock, contextlib.suppress(OSError):
+      sock.bind(('localhost', port))
+      return sock.getsockname()[1]
+  raise OSError(f'no port from {above} on is free.')

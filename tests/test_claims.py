@@ -55,12 +55,12 @@ def size_verdict(tmp_path, size, *networks):
 
 
 def test_a_width_of_zero_is_the_familys_own(tmp_path):
-  assert size_verdict(tmp_path, claims.by_width, ('resnet20', 0), ('resnet20', 8)) == 'supported'
+  assert size_verdict(tmp_path, 'width', ('resnet20', 0), ('resnet20', 8)) == 'supported'
 
 
 def test_depths_are_compared_within_a_family_alone(tmp_path):
   two = ('resnet20', 0), ('vgg19', 0)  # the deeper one has fewer parameters here, and loses more
-  assert size_verdict(tmp_path, claims.by_depth, *two) == 'cannot decide'
+  assert size_verdict(tmp_path, 'depth', *two) == 'cannot decide'
   found = [
     runs.Run('done', '', {'model.name': name}, {}).family
     for name in ('resnet20', 'cifar_resnet8', 'resnet18', 'vgg16', 'wrn50_2', 'wrn14_2')
@@ -75,10 +75,10 @@ def test_sizes_are_compared_within_each_sparsity():
     for density, lost in ((0.2, 0.01), (0.1, 0.03)):
       of = {'model__width': width, 'pruning__density': density}
       every += accuracies(of, [0.9 - times * lost] * 2)
-  answer = claims.size_matters('', claims.cells_of(every), claims.by_width)
+  answer = claims.size_matters('', claims.cells_of(every), 'width')
   assert [each.mean for each in answer.evidence] == pytest.approx([0.02, 0.01, 0.03])
   one = claims.cells_of([run for run in every if run.width == 8])
-  assert not claims.size_matters('', one, claims.by_width).evidence  # nothing to compare it with
+  assert not claims.size_matters('', one, 'width').evidence  # nothing to compare it with
 
 
 def test_ratios_are_compared_within_each_sparsity_and_each_by_its_own_claim():
@@ -308,13 +308,13 @@ def test_a_network_whose_runs_all_failed_is_not_replaced_by_the_next_in_size():
       if gap
       else [failed(seed, **of) for seed in range(3)]
     )
-  answer = claims.size_matters('', claims.cells_of(every), claims.by_width)
+  answer = claims.size_matters('', claims.cells_of(every), 'width')
   assert answer.verdict == 'cannot decide' and 'In a cell, 3 seeds are left out' in answer.why
   others = [run for run in every if run.width != 4]
   gone = [failed(seed, model__width=4, pruning__density=1.0) for seed in range(3)]
   lost = claims.cells_of([*others, *gone, *(failed(seed, model__width=4) for seed in range(3))])
-  assert '3 seeds are left out' in claims.size_matters('', lost, claims.by_width).why
-  eight = claims.size_matters('', claims.cells_of(others), claims.by_width)
+  assert '3 seeds are left out' in claims.size_matters('', lost, 'width').why
+  eight = claims.size_matters('', claims.cells_of(others), 'width')
   assert [each.mean for each in eight.evidence] == pytest.approx([0.01, 0.01])
   assert 'width 8, ERK, sparsity 0.9, against ResNet-20, width 16' in eight.evidence[1].what
 

@@ -299,7 +299,7 @@ def test_a_damaged_set_is_named_with_what_to_do(fresh, name, left):
   file.write_bytes(content[: int(len(content) * left)]) if left is not None else file.unlink()
   for read in (
     lambda: data.load('tiny', 'test', str(fresh)),
-    lambda: streamed.EncodedImages('tiny', 'test', str(fresh))[0],
+    lambda: streamed.EncodedImages('tiny', 'test', str(fresh)).read([0]),
   ):
     with pytest.raises(data.DataError) as error:
       read()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from random_pruning_jax.data import resident
+from random_pruning_jax.data import order, resident
 
 SHAPE = (25, 9, 7, 3)
 AUGMENTED = {'pad': 2, 'mode': 'reflect', 'flip': True}
@@ -34,28 +34,28 @@ def labels():
 
 
 def test_an_epoch_visits_every_image_once_and_epochs_and_seeds_differ():
-  orders = [resident.epoch_order(seed, epoch, 100) for seed in (0, 1) for epoch in (0, 1)]
+  orders = [order.epoch_order(seed, epoch, 100) for seed in (0, 1) for epoch in (0, 1)]
   assert all(sorted(order) == list(range(100)) for order in orders)
   assert len({tuple(order) for order in orders}) == 4
   assert orders[0].dtype == np.int32
-  np.testing.assert_array_equal(orders[3], resident.epoch_order(1, 1, 100))
+  np.testing.assert_array_equal(orders[3], order.epoch_order(1, 1, 100))
 
 
 def test_the_order_is_the_same_on_every_machine_and_numpy():
-  assert resident.epoch_order(0, 0, 8).tolist() == [3, 7, 4, 0, 2, 6, 5, 1]
+  assert order.epoch_order(0, 0, 8).tolist() == [3, 7, 4, 0, 2, 6, 5, 1]
 
 
 def test_steps_walk_through_the_epochs_orders_and_drop_the_rest():
-  batches = [resident.batch_indices(3, step, 10, 4) for step in range(4)]
-  first, second = (resident.epoch_order(3, epoch, 10) for epoch in (0, 1))
-  assert resident.steps_per_epoch(10, 4) == 2 and resident.steps_per_epoch(10, 10) == 1
+  batches = [order.batch_indices(3, step, 10, 4) for step in range(4)]
+  first, second = (order.epoch_order(3, epoch, 10) for epoch in (0, 1))
+  assert order.steps_per_epoch(10, 4) == 2 and order.steps_per_epoch(10, 10) == 1
   np.testing.assert_array_equal(np.concatenate(batches), [*first[:8], *second[:8]])
 
 
 @pytest.mark.parametrize('batch_size', [0, 11])
 def test_a_batch_that_the_images_cannot_fill_is_refused(batch_size):
   with pytest.raises(ValueError, match=rf'in \[1, 10\].* got {batch_size}'):
-    resident.batch_indices(0, 0, 10, batch_size)
+    order.batch_indices(0, 0, 10, batch_size)
 
 
 @pytest.mark.parametrize('way', WAYS)

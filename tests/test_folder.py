@@ -29,7 +29,7 @@ def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
     'train': 36,
     'val': 15,
   }
-  images = [source(data_dir)[i] for i in range(36)]
+  images = source(data_dir).read(range(36))
   labels = [label for _, label in images]
   assert np.bincount(labels).tolist() == [12] * 3 and labels != sorted(labels)  # shuffled
   decoded = np.stack([streamed.Augment((8, 8), 3)(encoded) for encoded, _ in images])

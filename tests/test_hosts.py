@@ -14,7 +14,6 @@ import time
 import jax
 import pytest
 import started
-from ports import free_port
 
 from random_pruning_jax import hosts, parallel, preemption
 
@@ -116,19 +115,19 @@ def joined(place, environments, before=''):
 @pytest.mark.parametrize('launcher', [slurm, indexed_job])
 def test_processes_find_each_other_by_what_their_launcher_sets(launcher, tmp_path):
   # From 61440 on JAX counts those of SLURM's jobs. What one launcher left, the next shall not find.
-  port = free_port(61440 + os.getpid() % 4000) if launcher is slurm else free_port()
+  port = started.free_port(61440 + os.getpid() % 4000) if launcher is slurm else started.free_port()
   assert joined(tmp_path, [launcher(i, port) for i in range(2)]) == ['0 2 4', '1 2 4']
 
 
 def test_workers_of_a_tpu_slice_find_each_other_by_their_metadata_servers(metadata, tmp_path):
-  port = str(free_port())
+  port = str(started.free_port())
   vm = {'JAX_FORCE_TPU_INIT': '1', 'JAX_COORDINATOR_PORT': port}
   each = [vm | {'GCE_METADATA_IP': address} for address in metadata]
   assert joined(tmp_path, each, ON_A_TPU_VM) == ['0 2 4', '1 2 4']
 
 
 def test_a_tpu_without_a_metadata_server_is_alone(tmp_path):
-  vm = {'JAX_FORCE_TPU_INIT': '1', 'GCE_METADATA_IP': f'127.0.0.1:{free_port()}'}
+  vm = {'JAX_FORCE_TPU_INIT': '1', 'GCE_METADATA_IP': f'127.0.0.1:{started.free_port()}'}
   assert joined(tmp_path, [vm], ON_A_TPU_VM) == ['0 1 2']
 
 
@@ -144,7 +143,7 @@ def test_a_part_of_an_address_is_refused():
 def test_a_process_0_that_does_not_answer_is_named(monkeypatch):
   monkeypatch.setattr(hosts, 'WAIT', 0.0)
   with pytest.raises(ConnectionError, match='process 1 got no answer from process 0 at localhost'):
-    hosts.connect(f'localhost:{free_port()}', 2, 1)
+    hosts.connect(f'localhost:{started.free_port()}', 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def first_of_two(tmp_path):
   processes = []
 
   def start(*python):
-    port = free_port()
+    port = started.free_port()
     train = ['train', '--config=configs/digits.py', f'--workdir={tmp_path}']
     joined = [f'--coordinator-address=localhost:{port}', '--num-processes=2', '--process-id=0']
     process = subprocess.Popen(

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 import started
-from ports import free_port
 from tiny import tinier_config
 
 from random_pruning_jax import beginning, checkpoints, parallel
@@ -221,7 +220,7 @@ def two(alone, tmp_path_factory):
   others = [path.name for path in alone.iterdir() if path.name not in kept]
   shutil.copytree(alone, workdir / 'of_one', ignore=shutil.ignore_patterns(*others))
   shutil.rmtree(workdir / 'of_one' / 'checkpoints' / '20')
-  address = f'localhost:{free_port()}'
+  address = f'localhost:{started.free_port()}'
   for process in [start(workdir, 2, address, i) for i in range(2)]:
     _, error = process.communicate()
     assert process.returncode == 0, error

@@ -7,7 +7,7 @@ import pytest
 from tiny import tinier_config, tiny_config
 
 from random_pruning_jax import beginning, checkpoints, feed, masks, parallel, prepared, train
-from random_pruning_jax.data import resident
+from random_pruning_jax.data import order, resident
 from random_pruning_jax.experiment import build, keys
 from random_pruning_jax.program import ahead, compiled
 
@@ -81,7 +81,7 @@ def test_resident_images_come_in_the_order_of_their_seed_and_epoch():
   for (start, stop), (indices, epochs) in zip(calls, fed.stream(calls), strict=True):
     assert epochs.tolist() == [start // 10] * (stop - start)  # 10 steps an epoch
     for place, step in enumerate(range(start, stop)):
-      wanted = resident.batch_indices(7, step, 1257, 120)
+      wanted = order.batch_indices(7, step, 1257, 120)
       np.testing.assert_array_equal(indices[:, place].ravel(), wanted)
 
 

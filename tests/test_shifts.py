@@ -7,24 +7,18 @@ import shutil
 
 import numpy as np
 import pytest
-from small import bench, make_set
+from small import bench, few_digits, make_set, run
 
-from random_pruning_jax import data, suites
+from random_pruning_jax import data
 from random_pruning_jax.data import corrupted
 from random_pruning_jax.suites import corruptions, shifts
-
-
-def run(names, **changes):
-  return suites.measure(bench(**changes), names)
 
 
 @pytest.fixture(scope='module')
 def sets(tmp_path_factory):
   """A data directory with darker digits 0 to 3."""
   root = tmp_path_factory.mktemp('sets')
-  images, labels = data.load('digits', 'test')
-  chosen = labels < 4
-  make_set(root, 'few_digits', images[chosen] // 2, labels[chosen])
+  few_digits(root)
   return str(root)
 
 
@@ -113,7 +107,7 @@ def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits
 
 
 def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):
-  monkeypatch.setattr(corrupted, 'available', lambda shape: '')
+  monkeypatch.setattr(corrupted, 'why_not', lambda shape: '')
   monkeypatch.setattr(corrupted, 'corrupted', lambda images, *_: images)
   found = run(('corruptions',), corruptions=('fog',), corrupted_images=20)
   note = found.notes['corruptions_regenerated']

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
-from small import bench, make_set
+from small import bench, few_digits, make_set, run
 from tiny import tiny_config
 
 from random_pruning_jax import attacks, data, evaluate, feed, flow, suites
@@ -23,19 +23,13 @@ ATTACKS = {
 QUICK = {'epsilons': (0.0, 4 / 255, 8 / 255)}
 
 
-def run(names, **changes):
-  return suites.measure(bench(**changes), names)
-
-
 @pytest.fixture(scope='module')
 def sets(tmp_path_factory):
   """A data directory with a colour set of foreign images, and darker digits 0 to 3."""
   root = tmp_path_factory.mktemp('sets')
   rng = np.random.RandomState(0)
   make_set(root, 'stripes', rng.randint(0, 255, (30, 6, 4, 3)).astype(np.uint8), np.arange(30) % 7)
-  images, labels = data.load('digits', 'test')
-  chosen = labels < 4
-  make_set(root, 'few_digits', images[chosen] // 2, labels[chosen])
+  few_digits(root)
   return str(root)
 
 

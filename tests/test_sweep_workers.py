@@ -9,9 +9,10 @@ import sys
 import time
 import types
 
+import pytest
 from sweeping import planned, small, states
 
-from random_pruning_jax import preemption, results, runlog
+from random_pruning_jax import preemption, processor, results, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.sweep import agenda, lease, work, workers
 
@@ -145,7 +146,7 @@ def test_a_worker_that_is_killed_costs_its_run_and_begins_again(tmp_path):
   while process.poll() is None and not any(map(runlog.read_log, directory.glob('digits-*'))):
     time.sleep(0.005)
   [place, *_] = [found for found in directory.glob('digits-*') if runlog.read_log(found)]
-  os.kill(lease.pid(place / lease.FILE), signal.SIGKILL)
+  os.kill(lease.pid(place), signal.SIGKILL)
   _, said = process.communicate()
   assert process.returncode == 1, said
   assert '2 done, 0 running, 1 failed, 0 to do' in said
@@ -167,3 +168,19 @@ def test_of_several_runs_that_a_dead_worker_had_none_is_blamed_before_it_is_alon
   (tmp_path / jobs[1].tag / lease.FILE).unlink()
   assert workers._after(dead, jobs, tmp_path) == (0, ['sweep'])
   assert states(tmp_path, jobs) == ['failed', 'waiting', 'failed']
+
+
+def test_more_workers_than_gpus_are_refused(monkeypatch):
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+  assert workers.environment(1, 2)['CUDA_VISIBLE_DEVICES'] == '5'
+  with pytest.raises(ValueError, match='number of GPUs, 2; got 3'):
+    workers.environment(0, 3)
+
+
+def test_gpus_that_jax_cannot_use_are_not_counted(monkeypatch):
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  if not processor.only_cpu(os.environ):
+    pytest.skip('an accelerator is here that JAX is installed for')
+  assert workers.environment(0, 3) == os.environ

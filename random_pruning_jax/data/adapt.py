@@ -1,9 +1,11 @@
 """Foreign images brought to the size and channels of the images that a network was trained on."""
 
-import numpy as np
-from PIL import Image
+import functools
 
-from random_pruning_jax.data.decode import fit, shape_of
+import numpy as np
+from PIL import Image, ImageOps
+
+from random_pruning_jax.data.decode import shape_of
 from random_pruning_jax.data.load import Images, find, load
 from random_pruning_jax.data.specs import DataError
 
@@ -25,9 +27,8 @@ def adapt(images: np.ndarray, height: int, width: int, channels: int) -> tuple[n
   if source[2] == 3 and channels == 1:
     images = _each(images, lambda image: image.convert('L'), (*source[:2], 1))
   if source[:2] != (height, width):
-    images = _each(
-      images, lambda image: fit(image, height, width), (height, width, images.shape[3])
-    )
+    fit = functools.partial(ImageOps.fit, size=(width, height), method=Image.Resampling.BILINEAR)
+    images = _each(images, fit, (height, width, images.shape[3]))
   if source[2] == 1 and channels == 3:
     images = np.repeat(images, 3, axis=3)
   return images, note

@@ -19,7 +19,7 @@ SMALLEST = 32  # pixels, of either side
 CHUNK = 50  # images
 
 
-def available(shape: tuple[int, int, int]) -> str:
+def why_not(shape: tuple[int, int, int]) -> str:
   """Why images of this shape cannot be corrupted here; '' where they can."""
   if min(shape[:2]) < SMALLEST:
     return f'images must be at least {SMALLEST}x{SMALLEST}, got {shape[0]}x{shape[1]}'
@@ -35,7 +35,7 @@ def corrupted(images: Images, name: str, severity: int, of: str) -> Images:
   are harsher than those of CIFAR-10-C, so the numbers compare with each other and with no table.
   Made once and kept in the cache. Chance follows each image's index, but for impulse noise.
   """
-  why = available(images.images.shape[1:])
+  why = why_not(images.images.shape[1:])
   if why:
     raise DataError(f'{name} of {of} cannot be regenerated: {why}')
   identity = {

@@ -19,8 +19,8 @@ from random_pruning_jax.data.specs import DataError
 MODES = {1: 'L', 3: 'RGB'}
 # What Pillow raises of images that are damaged, or so large that they may be an attack.
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-# Of what is shown of an image: entries of the cache that hold another are made anew, and a run that
-# streams and began with another says so.
+# Raise this when a decoder's output changes: cached images are decoded again, and a resumed
+# streamed run warns.
 VERSION = 2
 TRIES = 10  # at a random region that fits, before the centre is taken
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from random_pruning_jax.data import crops, missing, places
 from random_pruning_jax.data.specs import DataError, spec_of
@@ -29,7 +29,8 @@ class Decoded(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """Where an example keeps its image and label, and what they are; None where sizes differ."""
+  """Names of an example's image and label; the images' shape (None: sizes differ) and the number
+  of classes."""
 
   image: str
   label: str
@@ -102,7 +103,7 @@ def raw_source(name, path, split):
       raise DataError(f'{name} has no images in {split!r}; it has {places.listed(path)}')
     return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   except NotImplementedError as error:
-    raise missing.other_format(name, path, places.file_format(path)) from error
+    raise missing.other_format(name, path) from error
   except DataError:
     raise
   except (RuntimeError, OSError) as error:
@@ -131,13 +132,14 @@ def examples(
 
   try:
     found = [tf_example_pb2.Example.FromString(record).features.feature for record in read(indices)]
-    if len(found) == len(indices):
-      return [(e[kind.image].bytes_list.value[0], e[kind.label].int64_list.value[0]) for e in found]
+    pairs = [(e[kind.image].bytes_list.value[0], e[kind.label].int64_list.value[0]) for e in found]
   except (RuntimeError, OSError, DecodeError) as error:  # the first of array_record
     raise places.unreadable(path, error) from error
   except IndexError:  # of an example that lacks either
-    pass
-  raise places.unreadable(path, ValueError('a record is missing or empty'))
+    pairs = []
+  if len(pairs) != len(indices):
+    raise places.unreadable(path, ValueError('a record is missing or empty'))
+  return pairs
 
 
 def _chunks(name, path, split, source, kind, shape, resize):
@@ -154,9 +156,11 @@ def _chunks(name, path, split, source, kind, shape, resize):
     initializer=end_with,
     initargs=(os.getpid(),),
   )
-  resize = resize if None in kind.shape else None
+  decode_one = functools.partial(_as_it_is, shape=shape)
+  if None in kind.shape:
+    decode_one = functools.partial(_centre, shape=shape, resize=resize)
   decoded = parallel(
-    joblib.delayed(_decode_chunk)(encoded, labels, shape, resize, (name, split, number * CHUNK))
+    joblib.delayed(_decode_chunk)(encoded, labels, shape, decode_one, (name, split, number * CHUNK))
     for number, (encoded, labels) in enumerate(_read(path, source, kind))
   )
   with _progress(name, count) as bar:
@@ -196,17 +200,11 @@ def _decode_chunk(
   encoded: Sequence[bytes],
   labels: np.ndarray,
   shape: tuple[int, int, int],
-  resize: int | None,
+  decode_one: Callable[[bytes], np.ndarray],
   first: tuple[str, str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Images of one shape as they are, with `resize` None, else their central parts; and labels.
-
-  `first` is the set, split and index of the first image, for `located`.
-  """
+  """Decoded images, uint8, and labels; `first` is the set, split and index of the first image."""
   images = np.empty((len(encoded), *shape), np.uint8)
-  decode_one = functools.partial(_as_it_is, shape=shape)
-  if resize is not None:
-    decode_one = functools.partial(_centre, shape=shape, resize=resize)
   for index, data in enumerate(encoded):
     try:
       images[index] = decode_one(data)
@@ -237,8 +235,3 @@ def _as_it_is(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 def located(error: DataError, name: str, split: str, index: int) -> DataError:
   """What is wrong with an image, and which it is of a TFDS split expression."""
   return DataError(f'{name}, image {index} of {split}: {error}')
-
-
-def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-  """The largest central part of an image with the new aspect ratio, resized (bilinear)."""
-  return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)

@@ -80,10 +80,10 @@ def create(name: str, root: pathlib.Path):
   )
 
 
-def other_format(name: str, path: pathlib.Path, file_format: str) -> DataError:
+def other_format(name: str, path: pathlib.Path) -> DataError:
   """The set is there in a format that cannot be read at random without TensorFlow."""
   return DataError(
-    f'data set {name} in {path} is stored as {file_format}, and array_record is wanted. '
-    f'Move it away or take another directory, then:\n'
+    f'data set {name} in {path} is stored as {places.file_format(path)}, and array_record is '
+    f'wanted. Move it away or take another directory, then:\n'
     f'  random-pruning prepare {name} --data-dir={path.parents[len(name.split("/"))]}'
   )

@@ -26,9 +26,8 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> pathlib.Path
   path = places.locate(name, root)
   if path is None:
     return _download(name, root, manual_dir)
-  file_format = places.file_format(path)
-  if file_format != 'array_record':
-    raise missing.other_format(name, path, file_format)
+  if places.file_format(path) != 'array_record':
+    raise missing.other_format(name, path)
   return path
 
 

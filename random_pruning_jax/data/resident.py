@@ -6,17 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# In a file of its own, since who only needs the order needs no JAX.
-from random_pruning_jax.data.order import batch_indices, epoch_order, steps_per_epoch
-
-__all__ = [
-  'batch_indices',
-  'epoch_order',
-  'flat',
-  'gather',
-  'steps_per_epoch',
-]
-
 MODES = ('reflect', 'zeros', 'none')
 
 

@@ -129,14 +129,9 @@ def split_rules(available: Collection[str]) -> dict[str, str]:
   validation, the last tenth of train is. `val` and `valid`, as folders of images are often called,
   are `validation`. A set may lack any of them; it can still be foreign data.
   """
-  rules = {}
   validation = next((name for name in VALIDATION if name in available), '')
-  if 'test' in available or validation:
-    rules['test'] = 'test' if 'test' in available else validation
-  if 'test' in available and validation:
-    rules['validation'] = validation
-  if 'train' in available:
-    own = 'validation' in rules
-    rules['train'] = 'train' if own else 'train[:90%]'
-    rules['validation'] = validation if own else 'train[90%:]'
-  return rules
+  if validation and 'test' in available:
+    rules = {'train': 'train', 'validation': validation, 'test': 'test'}
+  else:
+    rules = HELD_OUT | {'test': 'test' if 'test' in available else validation}
+  return {use: rule for use, rule in rules.items() if rule.partition('[')[0] in available}

@@ -52,7 +52,7 @@ def fetch(
 
 
 def collect(decoded: Decoded) -> tuple[np.ndarray, np.ndarray]:
-  """The same arrays in memory."""
+  """A `Decoded` as two arrays in memory."""
   images = np.empty(decoded.shape, np.uint8)
   labels = np.empty(decoded.shape[0], np.int32)
   start = 0

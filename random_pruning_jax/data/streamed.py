@@ -43,9 +43,6 @@ class EncodedImages:
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, index: int) -> tuple[bytes, int]:
-    return self.read([index])[0]
-
   def identity(self) -> str:
     """Number of images, and a checksum: the same for a copy on another machine.
 
@@ -94,7 +91,7 @@ class Augment:
   decoder: str = ''
 
   def __call__(self, data: bytes, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Uint8 [*size, channels]; what is random comes from `rng`."""
+    """Uint8 [*size, channels]; without `rng`, the central part, not mirrored."""
     choose: Any = functools.partial(crops.central_region, size=self.size, resize=self.resize)
     if self.random and rng is not None:
       choose = functools.partial(crops.random_region, rng=rng, area=self.area, aspect=self.aspect)
@@ -201,7 +198,7 @@ class Pixels:
 
   def __init__(self, source: EncodedImages, augment: Augment):
     self._source = source
-    self._augment = dataclasses.replace(augment, random=False, flip=False)
+    self._augment = augment
     self.shape = (len(source), *augment.size, augment.channels)
 
   def __len__(self) -> int:

@@ -1,11 +1,11 @@
 """The paper's claims as statements about runs, which `verdicts.py` decides."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from random_pruning_jax.data.specs import unversioned
-from random_pruning_jax.report.runs import Run
+from random_pruning_jax.report.runs import Run, grouped
 from random_pruning_jax.report.style import look, network_title
 from random_pruning_jax.report.tables import one_a_seed, paired
 from random_pruning_jax.report.verdicts import Answer, Comparison, can, ranks, tends
@@ -13,6 +13,12 @@ from random_pruning_jax.report.verdicts import Answer, Comparison, can, ranks, t
 MARGIN = 0.005  # accuracies that differ by less than half a point match
 FIGURE = "the figure of CIFAR-10 by depth in the authors' repository"
 HIGH = 0.8  # sparsities from here on are high
+# How networks grow: their size, and what those that are compared share. Parameters rise with width
+# in networks of one name; a width may be 0, the family's own.
+SIZES = {
+  'depth': (lambda run: run.depth, lambda run: run.width),
+  'width': (lambda run: run.row.get('parameters'), lambda run: run.model),
+}
 
 
 class Cell(NamedTuple):
@@ -63,16 +69,9 @@ def _lost(run: Run, metric: str) -> bool:
 
 
 def cells_of(runs: Sequence[Run]) -> list[Cell]:
-  sparse: dict[tuple, list[Run]] = {}
-  dense: dict[tuple, list[Run]] = {}
-  for run in runs:
-    if run.state == 'missing':
-      continue
-    if run.dense:
-      dense.setdefault((run.dataset, run.setting, run.network), []).append(run)
-    elif run.random:
-      key = (run.dataset, run.setting, run.network, run.scheme, run.sparsity)
-      sparse.setdefault(key, []).append(run)
+  begun = [run for run in runs if run.state != 'missing']
+  dense = grouped((run for run in begun if run.dense), lambda run: run.cell[:3])
+  sparse = grouped((run for run in begun if run.random), lambda run: run.cell)
   return [Cell(members, dense.get(key[:3], [])) for key, members in sparse.items()]
 
 
@@ -88,16 +87,16 @@ def better(
   return can(claim, [cell.compared(metric, sign) for cell in cells], metric)
 
 
-def size_matters(claim: str, cells: Sequence[Cell], size: Callable[[Run], float | None]) -> Answer:
-  """Whether the gap of the smallest network of a kind exceeds that of the largest."""
+def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
+  """Whether the smallest networks, by 'depth' or 'width', have a larger gap than the largest."""
+  size, common = SIZES[by]
   alike: dict[tuple, dict[float, Cell]] = {}
   found = []
   for cell in cells:
     run = cell.sparse[0]
     if run.sparsity < HIGH - 1e-9:
       continue
-    other = run.width if size is by_depth else run.model
-    key = (run.dataset, run.setting, run.scheme, run.sparsity, run.family, other)
+    key = (run.dataset, run.setting, run.scheme, run.sparsity, run.family, common(run))
     sizes = {size(each) for each in (*cell.sparse, *cell.dense)} - {None}
     if sizes:
       alike.setdefault(key, {})[min(sizes)] = cell
@@ -113,15 +112,6 @@ def size_matters(claim: str, cells: Sequence[Cell], size: Callable[[Run], float 
       found.append(Comparison(what, differences, ours.failed | theirs.failed))
   what = f'gap of the smallest minus gap of the largest network, sparsity {HIGH:g} and more'
   return tends(claim, what, found, 'accuracy')
-
-
-def by_depth(run: Run) -> float | None:
-  return run.depth
-
-
-def by_width(run: Run) -> float | None:
-  """Parameters, which rise with width in networks of one name: width 0 is each family's own."""
-  return run.row.get('parameters')
 
 
 def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
@@ -182,8 +172,8 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
         f'{points} of test accuracy).',
         cells,
       ),
-      size_matters('The deeper the network, the less random pruning costs.', cells, by_depth),
-      size_matters('The wider the network, the less random pruning costs.', cells, by_width),
+      size_matters('The deeper the network, the less random pruning costs.', cells, 'depth'),
+      size_matters('The wider the network, the less random pruning costs.', cells, 'width'),
       better('A randomly pruned Wide ResNet-50 can outperform a dense one on ImageNet.', wide),
       better(
         'Random pruning can detect out-of-distribution images better than dense.', cells, 'auroc'

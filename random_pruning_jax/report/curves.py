@@ -1,7 +1,7 @@
 """Figures with sparsity along the bottom: accuracy and what lies beyond it."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
 from random_pruning_jax.report import measured, paper, style
-from random_pruning_jax.report.runs import DENSE, Run
+from random_pruning_jax.report.runs import DENSE, Run, grouped
 from random_pruning_jax.report.tables import Cell, cell_of, scale
 
 BEYOND = {
@@ -19,11 +19,6 @@ BEYOND = {
   'fgsm': 'FGSM accuracy, % (higher is better)',
 }
 ACCURACY = 'test accuracy, %'
-
-
-def names(runs: Sequence[Run], of: Callable[[Run], str]) -> list[str]:
-  """Distinct values in the order of the runs, which is by size."""
-  return list(dict.fromkeys(map(of, runs)))
 
 
 def schemes(runs: Sequence[Run]) -> list[str]:
@@ -36,20 +31,17 @@ def cells(
   runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None
 ) -> dict[float, Cell]:
   """{sparsity: cell} of runs that differ in sparsity and seed alone, where there are numbers."""
-  found: dict[float, list[Run]] = {}
-  for run in runs:
-    found.setdefault(run.sparsity, []).append(run)
-  both = {sparsity: cell_of(members, metric, parts) for sparsity, members in sorted(found.items())}
-  return {sparsity: cell for sparsity, cell in both.items() if cell.values}
+  found = sorted(grouped(runs, lambda run: run.sparsity).items())
+  every = {sparsity: cell_of(members, metric, parts) for sparsity, members in found}
+  return {sparsity: cell for sparsity, cell in every.items() if cell.values}
 
 
 def by_network(runs: Sequence[Run]) -> Figure | None:
   """A panel for each network, a line for each scheme, a band for the dense network."""
-  networks = names(runs, lambda run: run.network)
+  networks = grouped(runs, lambda run: run.network)
   figure, axes = style.panels(len(networks))
   drawn = False
-  for ax, network in zip(axes, networks, strict=True):
-    members = [run for run in runs if run.network == network]
+  for ax, (network, members) in zip(axes, networks.items(), strict=True):
     drawn |= _panel(ax, members, 'accuracy')
     if _paper(ax, members):
       look = {'color': style.INK, 'mfc': 'none', 'marker': 'o', 'ls': ':', 'lw': 1.0}
@@ -63,15 +55,12 @@ def by_network(runs: Sequence[Run]) -> Figure | None:
 
 def by_scheme(runs: Sequence[Run]) -> Figure | None:
   """A panel for each scheme, a line for each network from light (small) to dark, dense dashed."""
-  networks, found = names(runs, lambda run: run.network), schemes(runs)
+  networks, found = grouped(runs, lambda run: run.network), schemes(runs)
   if not found:
     return None
   figure, axes = style.panels(len(found), columns=4)
   for ax, scheme in zip(axes, found, strict=True):
-    for network, colour, marker in zip(
-      networks, style.shades(len(networks)), style.markers(), strict=False
-    ):
-      members = [run for run in runs if run.network == network]
+    for (network, members), colour, marker in style.ordered(networks.items()):
       line = cells([run for run in members if run.scheme == scheme], 'accuracy')
       _line(ax, line, 'accuracy', colour, marker, style.network_title(network))
       dense = cell_of([run for run in members if run.dense], 'accuracy')
@@ -89,7 +78,7 @@ def by_scheme(runs: Sequence[Run]) -> Figure | None:
 def beyond_accuracy(runs: Sequence[Run]) -> Figure | None:
   """Calibration, foreign images and attacks: a row for each metric, a panel for each network."""
   metrics = [m for m in BEYOND if any(run.metric(m) is not None for run in runs)]
-  networks = names(runs, lambda run: run.network)
+  networks = grouped(runs, lambda run: run.network)
   if not metrics:
     return None
   width, height = style.PANEL
@@ -99,8 +88,8 @@ def beyond_accuracy(runs: Sequence[Run]) -> Figure | None:
   every = [run.numbers for run in runs]
   for metric, axes in zip(metrics, grid, strict=True):
     parts, on = measured.parts(metric, every), measured.on(metric, every)
-    for ax, network in zip(axes, networks, strict=True):
-      _panel(ax, [run for run in runs if run.network == network], metric, parts)
+    for ax, (network, members) in zip(axes, networks.items(), strict=True):
+      _panel(ax, members, metric, parts)
       if metric == metrics[0]:
         ax.set_title(style.network_title(network))
     label, _, better = BEYOND[metric].partition(' (')

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from random_pruning_jax import runlog
 from random_pruning_jax.report import style
-from random_pruning_jax.report.curves import names, schemes
-from random_pruning_jax.report.runs import DENSE, Run
+from random_pruning_jax.report.curves import schemes
+from random_pruning_jax.report.runs import DENSE, Run, grouped
 
 Series = tuple[np.ndarray, np.ndarray]  # x, y
 
@@ -18,7 +18,7 @@ Series = tuple[np.ndarray, np.ndarray]  # x, y
 def layers(runs: Sequence[Run]) -> Figure | None:
   """Density of each layer as trained: a row a network, a panel a sparsity, a line a scheme."""
   pruned = [run for run in runs if not run.dense and run.row.get('layers')]
-  networks = names(pruned, lambda run: run.network)
+  networks = list(grouped(pruned, lambda run: run.network))
   if not pruned:
     return None
   sparsities = sorted({run.sparsity for run in pruned})
@@ -128,8 +128,7 @@ def _by_scheme_at_highest_sparsity(
   """A panel for each network: its dense runs, and each scheme at its highest sparsity."""
   done = [run for run in runs if run.state == 'done']
   lines: dict[str, list[tuple[str, str, Series]]] = {}
-  for network in names(done, lambda run: run.network):
-    members = [run for run in done if run.network == network]
+  for network, members in grouped(done, lambda run: run.network).items():
     for scheme in [DENSE, *schemes(members)]:
       alike = [run for run in members if run.scheme == scheme]
       highest = max((run.sparsity for run in alike), default=0.0)

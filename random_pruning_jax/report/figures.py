@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from random_pruning_jax.report import curves, details, measured, paper, sizes, tables
-from random_pruning_jax.report.runs import Run
+from random_pruning_jax.report import curves, details, measured, paper, sizes, style, tables
+from random_pruning_jax.report.runs import Run, grouped
 
 
 class Kind(NamedTuple):
@@ -80,36 +80,21 @@ KINDS = {
 }
 
 
-def draw(runs: Sequence[Run], png_to: pathlib.Path | None = None) -> Iterator[Figure]:
-  """Every figure that these runs can fill, for each data set and setting; files if `png_to`."""
-  from random_pruning_jax.report import style
-
-  groups: dict[tuple[str, str], list[Run]] = {}
-  for run in runs:
-    if run.state == 'done':
-      groups.setdefault((run.dataset, run.setting), []).append(run)
-  for (dataset, setting), copies in groups.items():
-    members = _once(copies)
+def draw(runs: Sequence[Run], to: pathlib.Path | None = None) -> Iterator[Figure]:
+  """Every figure that these runs can fill, for each data set and setting; files below `to`."""
+  done = tables.once([run for run in runs if run.state == 'done'])
+  for (dataset, setting), members in grouped(done, lambda run: run.cell[:2]).items():
     where = ', '.join(filter(None, [dataset, setting]))
     for name, kind in KINDS.items():
       whole = _slug('-'.join([name, dataset, *([setting] if setting else [])]))
       with style.paper_style(whole):
         figure = kind.draw(members)
         if figure is not None:
-          svg = _save(figure, whole, png_to)
+          svg = _save(figure, whole, to)
           notes = _on(members, name) + _source(members, name)
           what = kind.caption + kind.dense * any(run.dense for run in members)
           caption = f'{what}. {where}, {_seeds(members)}{notes}.'
           yield Figure(whole, caption, svg)
-
-
-def _once(runs: Sequence[Run]) -> list[Run]:
-  """One run a seed of each network, scheme and sparsity: sweeps may share some."""
-  alike: dict[tuple, list[Run]] = {}
-  for run in runs:
-    alike.setdefault((run.network, run.scheme, run.sparsity), []).append(run)
-  kept = {id(run) for members in alike.values() for run in tables.one_a_seed(members).values()}
-  return [run for run in runs if id(run) in kept]
 
 
 def _save(figure, name: str, to: pathlib.Path | None) -> str:
@@ -143,10 +128,7 @@ def _widths(runs: Sequence[Run]) -> list[Run]:
 
 
 def _seeds(runs: Sequence[Run]) -> str:
-  seeds: dict[tuple, set[int]] = {}
-  for run in runs:
-    seeds.setdefault((run.network, run.scheme, run.sparsity), set()).add(run.seed)
-  counts = [len(found) for found in seeds.values()]
+  counts = [len(seeds) for seeds in grouped(runs, lambda run: run.cell).values()]
   low, high = min(counts), max(counts)
   return f'n = {low}' if low == high else f'n = {low} to {high} (unequal)'
 

@@ -68,7 +68,7 @@ def page(
 
 
 def _text(value: object) -> str:
-  return html.escape(str(value), quote=True)
+  return html.escape(str(value))
 
 
 def _summary(runs: Sequence[Run]) -> str:
@@ -119,10 +119,8 @@ def _evidence(answer: Answer) -> str:
   unit = ', points' if percent == 100 else ''
   lines = []
   for each in answer.evidence:
-    mean, sd = (
-      '-' if value is None else f'{percent * value:+z.{digits}f}'.replace('+', sign)
-      for value, sign in ((each.mean, '+'), (each.sd, ''))
-    )
+    mean = '-' if each.mean is None else f'{percent * each.mean:+z.{digits}f}'
+    sd = '-' if each.sd is None else f'{percent * each.sd:.{digits}f}'
     p = '-' if each.p_for is None else f'{each.p_for:.2g}'
     n = f'{each.n}, {each.failed} failed' if each.failed else each.n
     cells = ''.join(f'<td>{_text(cell)}</td>' for cell in (each.what, mean, sd, n, p))
@@ -208,9 +206,9 @@ def _repeat(run: Run) -> str:
   error = f'<p>{_text(run.error)}</p>' if run.error else ''
   config = '\n'.join(f'{name} = {value!r}' for name, value in sorted(run.config.items()))
   row = run.row
-  device = row.get('device')
   made = [f'commit {row["commit"]}'] if row.get('commit') else []
-  made += [row[name] for name in ('time',) if row.get(name)] + ([f'on {device}'] if device else [])
+  made += [row['time']] if row.get('time') else []
+  made += [f'on {row["device"]}'] if row.get('device') else []
   return (
     f'<details><summary>{_text(title)}{state} <span class="note">{_text(run.place)}</span>'
     '</summary>'

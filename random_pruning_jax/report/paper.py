@@ -26,9 +26,6 @@ class Reading(NamedTuple):
   def uncertainty(self) -> float:
     return UNCERTAINTY[self.occluded]
 
-  def __str__(self) -> str:
-    return f'{"~" if self.occluded else ""}{100 * self.accuracy:.2f}'
-
 
 @functools.cache
 def readings() -> dict[tuple[str, str, float], Reading]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from random_pruning_jax import results, runlog
@@ -24,14 +24,15 @@ _NOT_SETTINGS = (
   'seed',
   'steps_per_call',
 )
-_CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
 _NOT_SETTINGS_BELOW = ('checkpoint.', 'evaluation.', 'pruning.')
-# Of these: which epoch's network is measured.
-_SETTINGS = ('checkpoint.every_epochs', 'evaluation.checkpoint')
-RATIO, SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}  # names of these fields
-_LATER = ('dataset', 'recipe')  # words of a config that stand for other values
-_NOT_YET = {'augment.pad': (-1,)}  # and a number
+# Exceptions to the two above: they decide which epoch's network is measured.
+_SETTINGS_AFTER_ALL = ('checkpoint.every_epochs', 'evaluation.checkpoint')
+# Values that `config.resolve` replaces; a config that could not be resolved still holds them.
+_UNRESOLVED = ('dataset', 'recipe')
+_UNRESOLVED_NUMBERS = {'augment.pad': (-1,)}
 _OWN_SCHEDULE = ('epochs', 'schedule.milestones')
+_CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
+RATIO, SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}  # names of these fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Run:
       ratio, select = ratio.removesuffix('_authors'), select.removesuffix('_authors')
     usual = 'bernoulli' if authors and select == 'random' else 'exact'
     sampling = self.config.get('pruning.sampling', usual)
-    notes = [sampling] if sampling not in (usual, *_LATER) else []
+    notes = [sampling] if sampling not in (usual, *_UNRESOLVED) else []
     if sampling == 'n_m':
       notes = [f'n_m of {self.config.get("pruning.block")}']
     if held := self.config.get('pruning.dense'):
@@ -120,6 +121,11 @@ class Run:
   def random(self) -> bool:
     """Whether chance chose which weights stay."""
     return not self.dense and self.config.get('pruning.select', 'random') == 'random'
+
+  @property
+  def cell(self) -> tuple[str, str, str, str, float]:
+    """Data set, setting, network, scheme and sparsity: what differs in the seed alone shares it."""
+    return self.dataset, self.setting, self.network, self.scheme, self.sparsity
 
   @property
   def numbers(self) -> dict[str, float]:
@@ -172,6 +178,14 @@ class Run:
 
 
 FIELDS = ('network', 'scheme', 'sparsity', 'density', 'depth', 'dataset', 'seed', 'setting')
+
+
+def grouped(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
+  """{key: the runs that have it}, both in the order of the runs."""
+  groups: dict[Any, list[Run]] = {}
+  for run in runs:
+    groups.setdefault(key(run), []).append(run)
+  return groups
 
 
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
@@ -276,10 +290,11 @@ def with_settings(runs: list[Run]) -> list[Run]:
 def _says(run: Run, name: str) -> bool:
   """Whether the config says what the field is: rows of older versions may lack it, and a config
   that could not be resolved, of a run that never began, holds words in its place."""
-  return name in run.config and run.config[name] not in (*_LATER, *_NOT_YET.get(name, ()))
+  unresolved = (*_UNRESOLVED, *_UNRESOLVED_NUMBERS.get(name, ()))
+  return name in run.config and run.config[name] not in unresolved
 
 
 def _is_setting(name: str) -> bool:
-  if name in _SETTINGS:
+  if name in _SETTINGS_AFTER_ALL:
     return True
   return name not in _NOT_SETTINGS and not name.startswith(_NOT_SETTINGS_BELOW)

@@ -1,14 +1,14 @@
 """Figures with the size of the network along the bottom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from random_pruning_jax.report import style
-from random_pruning_jax.report.curves import ACCURACY, names, schemes
-from random_pruning_jax.report.runs import DENSE, Run
+from random_pruning_jax.report.curves import ACCURACY, schemes
+from random_pruning_jax.report.runs import DENSE, Run, grouped
 from random_pruning_jax.report.tables import Cell, cell_of, paired
 
 AXES = {
@@ -19,22 +19,20 @@ AXES = {
 
 def against(runs: Sequence[Run], size: str) -> Figure | None:
   """Accuracy against weights or multiply-adds: a panel a scheme, a line a network."""
-  found, networks = schemes(runs), names(runs, lambda run: run.network)
+  found, networks = schemes(runs), grouped(runs, lambda run: run.network)
   if not found or all(run.row.get(size) is None for run in runs):
     return None
   figure, axes = style.panels(len(found), columns=4)
   for ax, scheme in zip(axes, found, strict=True):
-    for network, colour, marker in zip(
-      networks, style.shades(len(networks)), style.markers(), strict=False
-    ):
-      members = [r for r in runs if r.network == network and r.scheme in (scheme, DENSE)]
-      points = _points(members, size)
-      if len(points) < 1 or all(run.dense for run in members):
+    for (network, members), colour, marker in style.ordered(networks.items()):
+      shown = [run for run in members if run.scheme in (scheme, DENSE)]
+      points = _points(shown, size)
+      if not points or all(run.dense for run in shown):
         continue
       x, y, sd = zip(*points, strict=True)
       label = style.network_title(network)
       ax.errorbar(x, y, sd, color=colour, marker=marker, label=label, elinewidth=0.9)
-      if any(run.dense for run in members):  # the largest: ringed
+      if any(run.dense for run in shown):  # the largest: ringed
         ax.plot(x[-1], y[-1], 'o', ms=9, mfc='none', mec=colour, mew=0.9)
     _log_axis(ax)
     ax.set_title(style.look(scheme).label)
@@ -46,10 +44,10 @@ def against(runs: Sequence[Run], size: str) -> Figure | None:
 
 def gap(runs: Sequence[Run]) -> Figure | None:
   """Dense minus sparse accuracy, seed by seed, against the size of the dense network."""
-  found, networks = schemes(runs), names(runs, lambda run: run.network)
+  found, networks = schemes(runs), grouped(runs, lambda run: run.network)
   sparsities = sorted({run.sparsity for run in runs if not run.dense})
   gaps = {
-    (scheme, sparsity): _gaps(runs, networks, scheme, sparsity)
+    (scheme, sparsity): _gaps(networks, scheme, sparsity)
     for scheme in found
     for sparsity in sparsities
   }
@@ -57,9 +55,7 @@ def gap(runs: Sequence[Run]) -> Figure | None:
     return None
   figure, axes = style.panels(len(found), columns=4)
   for ax, scheme in zip(axes, found, strict=True):
-    for sparsity, colour, marker in zip(
-      sparsities, style.shades(len(sparsities)), style.markers(), strict=False
-    ):
+    for sparsity, colour, marker in style.ordered(sparsities):
       points = gaps[scheme, sparsity]
       if points:
         x, y, sd = zip(*points, strict=True)
@@ -89,11 +85,8 @@ def _log_axis(ax: Axes) -> None:
 
 def _points(runs: Sequence[Run], size: str) -> list[tuple[float, float, float]]:
   """(size, mean accuracy in percent, sd) for each sparsity, the smallest first."""
-  found: dict[float, list[Run]] = {}
-  for run in runs:
-    found.setdefault(run.sparsity, []).append(run)
   points = []
-  for members in found.values():
+  for members in grouped(runs, lambda run: run.sparsity).values():
     cell, at = cell_of(members, 'accuracy'), _mean_size(members, size)
     if cell.values and at:
       points.append((at, 100 * cell.mean, 100 * (cell.sd or 0.0)))
@@ -106,12 +99,11 @@ def _mean_size(runs: Sequence[Run], size: str) -> float | None:
 
 
 def _gaps(
-  runs: Sequence[Run], networks: Sequence[str], scheme: str, sparsity: float
+  networks: Mapping[str, Sequence[Run]], scheme: str, sparsity: float
 ) -> list[tuple[float, float, float]]:
   """(parameters, mean gap in points, sd) for each network, the smallest first."""
   points = []
-  for network in networks:
-    members = [run for run in runs if run.network == network]
+  for members in networks.values():
     sparse = [run for run in members if run.scheme == scheme and run.sparsity == sparsity]
     differences = paired(sparse, [run for run in members if run.dense], 'accuracy')
     size = _mean_size(sparse, 'parameters')

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.colors
@@ -80,14 +80,11 @@ def network_title(name: str) -> str:
   return f'{name}, width {width}' if width else name
 
 
-def shades(count: int) -> list[Any]:
-  """Colours from light to dark for things that have an order, as sizes or sparsities."""
-  colours = matplotlib.colormaps['viridis']
-  return [colours(0.80 - 0.58 * i / max(1, count - 1)) for i in range(count)]
-
-
-def markers() -> Iterator[str]:
-  return itertools.cycle('os^DvPX')
+def ordered(things: Collection[Any]) -> Iterator[tuple[Any, Any, str]]:
+  """Each with a colour, from light to dark, and a marker: for sizes, sparsities and the like."""
+  colours, last = matplotlib.colormaps['viridis'], max(1, len(things) - 1)
+  for i, (thing, marker) in enumerate(zip(things, itertools.cycle('os^DvPX'), strict=False)):
+    yield thing, colours(0.80 - 0.58 * i / last), marker
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from random_pruning_jax import tables as text_tables
 from random_pruning_jax.report import measured
-from random_pruning_jax.report.runs import DENSE, RATIO, SELECT, Run
+from random_pruning_jax.report.runs import DENSE, RATIO, SELECT, Run, grouped
 
 # Names for what a report takes from several numbers or from elsewhere in a row (`Run.metric`).
 _OWN = {
@@ -17,6 +17,11 @@ _OWN = {
   'kept': text_tables.Column('weights kept', '', '{:.4f}'),
   'macs': text_tables.Column('multiply-adds', 'lower', '{:.4f}'),
 }
+_DENSITY = {'density', 'pruning.density'}
+_NAME, _WIDTH = {'name', 'model.name'}, {'width', 'model.width'}
+_HOW = 'how it was measured'
+# Of a table with one of these along its side, dense runs have rows or columns of their own.
+_APART = {'scheme', 'sparsity'} | _DENSITY | RATIO | SELECT
 
 
 class Cell(NamedTuple):
@@ -68,7 +73,7 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
     raise ValueError(f'--metric must be one of {", ".join(sorted(known))}; got {metric}.')
   hows = _how_measured(runs, metric)
   groups: dict[tuple, list[Run]] = {}
-  # Those without a number join others that they may belong to, and so do dense ones, after them.
+  # A dense or unmeasured run joins every table it fits, and so comes last; others have exactly one.
   for run, how in sorted(zip(runs, hows, strict=True), key=lambda x: (x[0].dense, x[1] is None)):
     key = (*_rest(run, rows, columns), (_HOW, how or ''))
     free = set() if how is not None else {_HOW}
@@ -106,14 +111,16 @@ def one_a_seed(runs: Sequence[Run]) -> dict[int, Run]:
   return {run.seed: run for run in sorted(runs, key=rank)}
 
 
+def once(runs: Sequence[Run]) -> list[Run]:
+  """One run a seed of each cell, in the order of the runs: directories may hold copies."""
+  cells = grouped(runs, lambda run: run.cell).values()
+  kept = {id(run) for copies in cells for run in one_a_seed(copies).values()}
+  return [run for run in runs if id(run) in kept]
+
+
 def missing(runs: Sequence[Run]) -> int:
   """How many planned runs are not there yet, and not in another directory either."""
-  alike: dict[tuple, list[Run]] = {}
-  for run in runs:
-    key = (run.dataset, run.setting, run.network, run.scheme, run.sparsity)
-    alike.setdefault(key, []).append(run)
-  kept = (run for copies in alike.values() for run in one_a_seed(copies).values())
-  return sum(run.state == 'missing' for run in kept)
+  return sum(run.state == 'missing' for run in once(runs))
 
 
 def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int, float]:
@@ -137,13 +144,6 @@ def scale(metric: str) -> tuple[float, int]:
 
 def str_field(value: Any) -> str:
   return f'{value:g}' if isinstance(value, float) else str(value)
-
-
-_DENSITY = {'density', 'pruning.density'}
-_NAME, _WIDTH = {'name', 'model.name'}, {'width', 'model.width'}
-_HOW = 'how it was measured'
-# Of a table with one of these along its side, dense runs have rows or columns of their own.
-_APART = {'scheme', 'sparsity'} | _DENSITY | RATIO | SELECT
 
 
 def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
@@ -187,7 +187,7 @@ def _rest_of_scheme(run: Run, axes: set[str]) -> str:
 
 
 def _joins(key: tuple, other: tuple, free: Collection[str]) -> bool:
-  """Whether a run belongs into a table, as `free` it has nothing to differ in.
+  """Whether two keys agree in every field outside `free`.
 
   A dense network has no ratio, and a run without the number was not measured in any way.
   """
@@ -195,9 +195,7 @@ def _joins(key: tuple, other: tuple, free: Collection[str]) -> bool:
 
 
 def _table(key: tuple, members: Sequence[Run], rows: str, columns: str, metric: str) -> Table:
-  found: dict[tuple, list[Run]] = {}
-  for run in members:
-    found.setdefault((run.field(rows), run.field(columns)), []).append(run)
+  found = grouped(members, lambda run: (run.field(rows), run.field(columns)))
   title = ', '.join(str_field(value) for _, value in key if value not in ('', None))
   each = [run.numbers for runs in found.values() for run in one_a_seed(runs).values()]
   parts, on = measured.parts(metric, each), measured.on(metric, each)

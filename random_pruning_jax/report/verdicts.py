@@ -193,9 +193,14 @@ def _in_common(cells: Sequence[Mapping[int, float]]) -> tuple[list[int], list[Ma
   ranked = sorted(count, key=lambda seed: (-count[seed], seed))
   choices = []
   for size in range(1, len(ranked) + 1):
-    whole = [cell for cell in cells if cell.keys() >= set(ranked[:size])]
-    choices.append((bool(whole) and size > 1, size * len(whole), ranked[:size], whole))
-  return max(choices, key=lambda choice: choice[:2], default=(False, 0, [], []))[2:]
+    seeds = ranked[:size]
+    choices.append((seeds, [cell for cell in cells if cell.keys() >= set(seeds)]))
+
+  def worth(choice):
+    seeds, whole = choice
+    return bool(whole) and len(seeds) > 1, len(seeds) * len(whole)
+
+  return max(choices, key=worth, default=([], []))
 
 
 def _needed(tested: Sequence[Evidence]) -> str:

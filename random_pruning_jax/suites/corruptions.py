@@ -62,7 +62,7 @@ def full(bench: Bench) -> Findings:
     lambda: any(_prepared(bench, family, name) for name in _names(bench))
   ):
     return _measure(bench, family, 'corruptions')
-  why = together.by_first(lambda: corrupted.available(bench.experiment.spec.shape))
+  why = together.by_first(lambda: corrupted.why_not(bench.experiment.spec.shape))
   if why:
     looked = f'{family.dataset} is not prepared, and ' if family else ''
     return Findings(skipped={'corruptions': f'{looked}they cannot be regenerated: {why}'})

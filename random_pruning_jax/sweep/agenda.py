@@ -14,6 +14,7 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import lease
 
+OVER = ('done', 'failed')  # states of runs that have come to their end
 _FORMAT = 1  # of the manifest; raised when a field changes its meaning
 _OF_MASKS = ('pruning.ratio', 'pruning.select', 'pruning.density', 'pruning.sampling')
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from random_pruning_jax import cost, data, masks, optimizers, parallel, plan, runlog, tables
-from random_pruning_jax.data import places, resident
+from random_pruning_jax.data import order, places
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
@@ -52,7 +52,7 @@ def _cost(job: Job, experiment: Experiment) -> Cost:
   images = _train_images(job.config.dataset, job.config.data_dir, experiment.spec)
   steps = samples = None
   if images:
-    steps = config.epochs * resident.steps_per_epoch(images, config.batch_size)
+    steps = config.epochs * order.steps_per_epoch(images, config.batch_size)
     samples = steps * config.batch_size
   dense = cost.training_flops(layers, samples) if samples else None
   bad = agenda.infeasible(config, experiment)
@@ -100,18 +100,17 @@ def seconds_per_step(jobs: Sequence[Job], experiments: dict[str, Experiment]) ->
   return seconds
 
 
-def _measure(experiment: Experiment, steps: int = 3) -> float:
+def _measure(experiment: Experiment) -> float:
   config = experiment.config
   tx = optimizers.make(config, 100)
   variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
   state = create_state(variables, masks.ones(variables['params']), tx)
   state = parallel.replicate(state, experiment.on)
+  images = np.full((config.batch_size, *experiment.spec.shape), 0.5, np.float32)
+  labels = np.zeros(config.batch_size, np.int32)
   batch = {
-    'image': jnp.full((config.batch_size, *experiment.spec.shape), 0.5),
-    'label': jnp.zeros((config.batch_size,), jnp.int32),
-  }
-  batch = {
-    name: parallel.split(jax.device_get(array), experiment.on) for name, array in batch.items()
+    'image': parallel.split(images, experiment.on),
+    'label': parallel.split(labels, experiment.on),
   }
 
   def step(state, batch):
@@ -120,7 +119,7 @@ def _measure(experiment: Experiment, steps: int = 3) -> float:
   compiled = parallel.parallel(step, experiment.on, (None, 0), (None, None))
   state, _ = jax.block_until_ready(compiled(state, batch))
   times = []
-  for _ in range(steps):
+  for _ in range(3):
     began = time.perf_counter()
     state, _ = jax.block_until_ready(compiled(state, batch))
     times.append(time.perf_counter() - began)
@@ -152,7 +151,7 @@ def table(
 
   With `retry`, what failed before is to do too.
   """
-  over = ('done',) if retry else ('done', 'failed')
+  over = ('done',) if retry else agenda.OVER
   every = costs(jobs, experiments)
   step = seconds_per_step(jobs, experiments)
   head = ['run', 'state', 'parameters', 'kept', 'steps', 'FLOPs, dense', 'FLOPs, kept', 'time']

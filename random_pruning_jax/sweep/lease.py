@@ -44,23 +44,27 @@ def hold(directory: pathlib.Path) -> Iterator[bool]:
 
 def holder(directory: pathlib.Path) -> dict[str, Any] | None:
   """The process that trains the run: {'pid', 'host', 'started'}; None where none does."""
-  path = directory / FILE
-  try:
-    found = json.loads(path.read_text())
-    touched = path.stat().st_mtime
-  except (FileNotFoundError, json.JSONDecodeError):  # a crash may have left it empty
+  found, touched = _read(directory)
+  if found is None:
     return None
   if found['host'] == socket.gethostname():
     return found if _started(found['pid']) == found['started'] else None
   return found if _now(directory.parent) - touched < STALE_AFTER else None
 
 
-def pid(path: pathlib.Path) -> int | None:
-  """The process named in a lease file, alive or not; None where there is no lease."""
+def pid(directory: pathlib.Path) -> int | None:
+  """The process named in a run's lease, alive or not; None where there is no lease."""
+  found, _ = _read(directory)
+  return found['pid'] if found else None
+
+
+def _read(directory: pathlib.Path) -> tuple[dict[str, Any] | None, float]:
+  """What a run's lease says and when it was touched; None and 0 where there is none."""
+  path = directory / FILE
   try:
-    return json.loads(path.read_text())['pid']
-  except (FileNotFoundError, json.JSONDecodeError):
-    return None
+    return json.loads(path.read_text()), path.stat().st_mtime
+  except (FileNotFoundError, json.JSONDecodeError):  # a crash may have left it empty
+    return None, 0.0
 
 
 def _me() -> dict[str, Any]:

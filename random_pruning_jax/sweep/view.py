@@ -70,7 +70,7 @@ class View:
         new = self._states[job.tag] = agenda.state(self._directory / job.tag)
         if new == 'done':
           self._finished(job)
-        if new != old and new in ('done', 'failed'):
+        if new != old and new in agenda.OVER:
           self._say(self._ended(job, new))
       if self._terminal:
         self._draw()
@@ -100,7 +100,7 @@ class View:
     work = {job.group: self._work[job.tag] for job in self._jobs}
     left, spent = 0.0, sum(self._seconds[tag] for tag in self._seconds.keys() - self._before)
     for job in self._jobs:
-      if self._states[job.tag] in ('done', 'failed'):
+      if self._states[job.tag] in agenda.OVER:
         continue
       like = min(typical, key=lambda group: abs(work[group] - self._work[job.tag]))
       scale = (self._work[job.tag] / work[like]) ** 0.75 if work[like] else 1.0
@@ -119,9 +119,6 @@ class View:
 
   def _share(self, tag: str) -> float:
     return share_trained(self._directory / tag, self._steps[tag])
-
-  def _log(self, tag: str) -> list[dict[str, Any]]:
-    return runlog.read_log(self._directory / tag)
 
   def _ended(self, job: Job, state: str) -> str:
     over = self.count('done') + self.count('failed')
@@ -149,7 +146,8 @@ class View:
     lines = [f'[{"#" * full}{"." * (width - full)}] {self.summary()}']
     running = [tag for tag, state in self._states.items() if state == 'running']
     for tag in running[:_SHOWN]:
-      trained = [line for line in self._log(tag) if line['kind'] == 'train']
+      log = runlog.read_log(self._directory / tag)
+      trained = [line for line in log if line['kind'] == 'train']
       loss = f'  loss {trained[-1]["loss"]:.3f}' if trained else ''
       lines.append(f'  {self._share(tag):>4.0%}  {tag}{loss}')
     if len(running) > _SHOWN:

@@ -38,7 +38,7 @@ def work(
   left = [job for job in jobs if not _over(job, directory)]
   sizes: dict[str, int] = {}
   seconds: dict[str, float] = {}  # that the last few of a group took together
-  tried: set[str] = set()  # tags of what this process had; what it could not end would not end now
+  tried: set[str] = set()  # tags already tried here; none is tried twice
   while left and more():
     first = left[0]
     chosen = [first]
@@ -79,7 +79,7 @@ def record_failure(job: Job, place: pathlib.Path, error: str, trace: str = '') -
 
 
 def _over(job: Job, directory: pathlib.Path) -> bool:
-  return agenda.state(directory / job.tag) in ('done', 'failed')
+  return agenda.state(directory / job.tag) in agenda.OVER
 
 
 def _free(job: Job, directory: pathlib.Path) -> bool:

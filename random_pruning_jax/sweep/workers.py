@@ -63,7 +63,7 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
           alive.append(_start(again, worker.number, environments[worker.number], directory))
   finally:
     _stop(alive)
-  left = any(agenda.state(directory / job.tag) not in ('done', 'failed') for job in jobs)
+  left = any(agenda.state(directory / job.tag) not in agenda.OVER for job in jobs)
   return status if left else 0
 
 
@@ -108,8 +108,8 @@ def _held(worker: Worker, jobs: Sequence[Job], directory: pathlib.Path) -> list[
   return [
     job
     for job in jobs
-    if lease.pid(directory / job.tag / lease.FILE) == worker.process.pid
-    and agenda.state(directory / job.tag) not in ('done', 'failed')
+    if lease.pid(directory / job.tag) == worker.process.pid
+    and agenda.state(directory / job.tag) not in agenda.OVER
   ]
 
 

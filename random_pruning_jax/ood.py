@@ -150,20 +150,15 @@ def choose(
   return max(settings, key=lambda setting: auroc(*score(setting)))
 
 
-def gaussian_noise(key: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
-  """Images [B, H, W, C] of independent pixels from N(0.5, 0.5^2), clipped to [0, 1].
-
-  Image i depends on (key, first + i) alone, so that any batch size gives the same set.
-  """
-  keys = norms.image_keys(key, first + jnp.arange(shape[0]))
-  noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
-  return jnp.clip(0.5 + 0.5 * noise, 0, 1)
+def gaussian_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Images [B, *shape] of independent pixels from N(0.5, 0.5^2), clipped to [0, 1]; keys [B]."""
+  return jnp.clip(0.5 + 0.5 * norms.draw(jax.random.normal, keys, shape), 0, 1)
 
 
-def pixel_shuffled(key: jax.Array, images: jax.Array, first: int = 0) -> jax.Array:
+def pixel_shuffled(keys: jax.Array, images: jax.Array) -> jax.Array:
   """Each image [H, W, C] with its pixels in a random order of its own: same colours, no shapes.
 
-  The channels of a pixel stay together. Image i depends on (key, first + i) alone.
+  The channels of a pixel stay together; keys [B].
   """
 
   def shuffle(k, image):
@@ -171,7 +166,7 @@ def pixel_shuffled(key: jax.Array, images: jax.Array, first: int = 0) -> jax.Arr
     order = jnp.argsort(jax.random.bits(k, (len(pixels),)))
     return pixels[order].reshape(image.shape)
 
-  return jax.vmap(shuffle)(norms.image_keys(key, first + jnp.arange(len(images))), images)
+  return jax.vmap(shuffle)(keys, images)
 
 
 def _float32(logits: jax.Array) -> jax.Array:

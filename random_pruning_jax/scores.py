@@ -98,8 +98,7 @@ class HessianProduct(Gradient):
 
   @jax.default_matmul_precision('highest')
   def __call__(self, params: chex.ArrayTree, vector: chex.ArrayTree, batch: Batch):
-    gradient = lambda p: jax.grad(self.loss)(p, batch)  # noqa: E731
-    return jax.jvp(gradient, (params,), (vector,))[1]
+    return jax.jvp(lambda p: jax.grad(self.loss)(p, batch), (params,), (vector,))[1]
 
 
 def whole(fn: Callable, trees: tuple, batch: Batch) -> chex.ArrayTree:
@@ -184,7 +183,7 @@ def _grasp(apply_fn, params, batches, average):
 
 
 def _sum(trees):
-  return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+  return jax.tree.map(lambda *leaves: sum(leaves), *trees)
 
 
 def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:

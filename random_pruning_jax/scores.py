@@ -42,7 +42,7 @@ def random(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex.PR
   different masks and a layer's mask does not depend on which other layers the network has.
   """
   del apply_fn, batch
-  words = tuple(int(word) for word in jax.random.key_data(key).ravel())
+  words = tuple(jax.random.key_data(key).ravel().tolist())
 
   def bits(name, leaf):
     return random_bits(words, name, math.prod(jnp.shape(leaf))).reshape(jnp.shape(leaf))
@@ -191,7 +191,7 @@ def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
 
   Leaves of fewer than two axes stay as they are.
   """
-  words = tuple(int(word) for word in jax.random.key_data(key).ravel())
+  words = tuple(jax.random.key_data(key).ravel().tolist())
 
   def draw(name, leaf):
     if np.ndim(leaf) < 2:

@@ -176,7 +176,7 @@ def untrained(config, workdir, batches_of=None, change=lambda state: state):
   runlog.claim(workdir, experiment.config)
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
   kept = initial_masks(experiment, variables, score_batches(experiment, batches_of))
-  tx = optimizers.maker(config, 1)(optimizers.rates(config))
+  tx = optimizers.maker(experiment.config, 1)(optimizers.rates(experiment.config))
   state = create_state(variables, kept, tx)
   with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, change(state), {'seconds': 0.0, 'validation': None})

@@ -99,6 +99,6 @@ def network(name: str, width: int, spec: data.Spec, dataset: str, density: float
   )
   variables['batch_stats'] = jax.tree.map(np.abs, variables['batch_stats'])  # variances
   kept = jax.tree.map(lambda w, m: np.where(m, w, np.float32(0)), variables['params'], masks)
-  words = tuple(int(word) for word in jax.random.key_data(jax.random.key(0)))
-  draw = files.Draw((words[0], words[1]), 'exact', pruning.BLOCK)
+  words = tuple(jax.random.key_data(jax.random.key(0)).tolist())
+  draw = files.Draw(words, 'exact', pruning.BLOCK)
   return files.Stored(about, variables | {'params': kept}, masks, draw)

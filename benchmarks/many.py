@@ -94,13 +94,14 @@ def network(width):
   model = models.create(
     'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv
   )
-  one = one_step(model, optimizers.maker(settings, 100), (), gather)
+  make, rates = optimizers.maker(settings, 100), optimizers.rates(settings)
+  one = one_step(model, make, (), gather)
   variables = initial_variables(model, jax.random.key(0), SHAPE)
   kept = pruning.make_masks(
     jax.random.key(1), None, variables['params'], None, ratio='erk', density=0.1
   )
-  state = step.create_state(variables, kept, optimizers.make(settings, 100))
-  return one, jax.device_get(state), Own(jax.random.key(2), optimizers.rates(settings))
+  state = step.create_state(variables, kept, make(rates))
+  return one, jax.device_get(state), Own(jax.random.key(2), rates)
 
 
 def in_turn(options, count, on):

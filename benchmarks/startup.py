@@ -75,7 +75,8 @@ _WIDE = (
   'import jax; from random_pruning_jax import cost, models, pruning, ratios, experiment; '
   "model = models.create('wrn101_2', 1000); shape = (224, 224, 3); "
 )
-_ERK = _WIDE + 'shapes = cost.shapes(model, shape); ' + _CLOCK + 'ratios.erk(shapes, 0.1)' + _SAY
+_SHAPES = 'shapes = cost.structure(model, shape).shapes; '
+_ERK = _WIDE + _SHAPES + _CLOCK + 'ratios.erk(shapes, 0.1)' + _SAY
 _MASKS = (
   _WIDE
   + 'params = experiment.initial_variables(model, jax.random.key(0), shape)["params"]; '

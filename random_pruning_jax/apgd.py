@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import norms
-from random_pruning_jax.norms import LossFn, Norm
+from random_pruning_jax.norms import LossFn
 
 MOMENTUM = 0.75
 # A window in which fewer than this share of the steps climbed is a reason to halve the step.
@@ -53,9 +53,27 @@ def apgd(
   if steps < 1:
     raise ValueError(f'steps must be at least 1, got {steps}')
 
+  def climb(state, plan):
+    window, momentum = plan
+    step = state.step.reshape(-1, *[1] * (images.ndim - 1))
+    target = state.images + step * ball.direction(state.gradient)
+    target = norms.inside(ball, images, target, epsilon)
+    moved = (
+      state.images
+      + momentum * (target - state.images)
+      + (1 - momentum) * (state.images - state.previous)
+    )
+    moved = norms.inside(ball, images, moved, epsilon)
+    return _check(_arrive(state, moved, *norms.loss_and_gradient(loss_fn, moved)), window), None
+
+  momenta = np.full(steps, MOMENTUM, np.float32)
+  momenta[0] = 1  # no step lies behind the first
+  plans = (jnp.asarray(windows(steps)), jnp.asarray(momenta))
+
   def run(start_keys):
     start = norms.start(ball, images, epsilon, start_keys)
-    return _climb(loss_fn, ball, images, epsilon, start, steps, unroll)
+    state = _begin(start, epsilon, *norms.loss_and_gradient(loss_fn, start))
+    return jax.lax.scan(climb, state, plans, unroll=unroll)[0].best_images
 
   return norms.restarted(run, keys, restarts, judge or loss_fn, images)
 
@@ -74,35 +92,6 @@ def windows(steps: int) -> np.ndarray:
   for first, last in itertools.pairwise(ends):
     lengths[last - 1] = last - first
   return lengths
-
-
-def _climb(
-  loss_fn: LossFn,
-  ball: Norm,
-  images: jax.Array,
-  epsilon: float,
-  start: jax.Array,
-  steps: int,
-  unroll: int,
-) -> jax.Array:
-  def advance(state, plan):
-    window, momentum = plan
-    step = state.step.reshape(-1, *[1] * (images.ndim - 1))
-    target = state.images + step * ball.direction(state.gradient)
-    target = norms.inside(ball, images, target, epsilon)
-    moved = (
-      state.images
-      + momentum * (target - state.images)
-      + (1 - momentum) * (state.images - state.previous)
-    )
-    moved = norms.inside(ball, images, moved, epsilon)
-    return _check(_arrive(state, moved, *norms.loss_and_gradient(loss_fn, moved)), window), None
-
-  momenta = np.full(steps, MOMENTUM, np.float32)
-  momenta[0] = 1  # no step lies behind the first
-  plans = (jnp.asarray(windows(steps)), jnp.asarray(momenta))
-  state = _begin(start, epsilon, *norms.loss_and_gradient(loss_fn, start))
-  return jax.lax.scan(advance, state, plans, unroll=unroll)[0].best_images
 
 
 def _begin(images: jax.Array, epsilon: float, loss: jax.Array, gradient: jax.Array) -> _State:

@@ -133,8 +133,8 @@ def apgd_targeted(
 
     return apgd(loss_fn, images, epsilon, target_keys, judge=judge, **settings)
 
-  split = jax.vmap(lambda key: jax.random.split(key, len(classes)), out_axes=1)
-  return norms.strongest(attempt, (classes, split(keys)), judge, images)
+  split = norms.draw(jax.random.split, keys, len(classes)).T
+  return norms.strongest(attempt, (classes, split), judge, images)
 
 
 def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array], **preset):

@@ -1,4 +1,4 @@
-"""How many steps one call of the compiled program takes: where calls end, as numbers alone.
+"""Splits training into calls of the compiled program, each of one or several steps.
 
 Where calls end depends on the number of the step alone, so that a resumed run executes the same
 programs at the same steps as one that was never interrupted.

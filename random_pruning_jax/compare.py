@@ -15,7 +15,6 @@ from random_pruning_jax.report import measured
 
 _BARS = '▁▂▃▄▅▆▇█'
 _WIDTH = 48  # of a sparkline
-_VALIDATION = 'validation accuracy'
 
 
 def compare(a: pathlib.Path, b: pathlib.Path) -> str:
@@ -53,19 +52,18 @@ def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
   for name, row in zip('AB', rows, strict=True):
     if row is None:
       return f'{name} has no results yet.'
-  ours, theirs = ({_VALIDATION: _validation(row)} | row['metrics'] for row in rows)
+  ours, theirs = ({'validation accuracy': _validation(row)} | row['metrics'] for row in rows)
   lines = [['', 'A', 'B', 'B - A', '']]
   shared = [name for name in ours if None not in (ours[name], theirs.get(name))]
   unlike = measured.unlike(rows)
   for name in shared:
     x, y = ours[name], theirs[name]
-    shown = tables.column('accuracy' if name == _VALIDATION else name)
-    label = name if name == _VALIDATION else shown.label
+    shown = tables.column(name)
     difference = shown.show.replace('{:', '{:z').format(float(y - x))  # no -0.0000
     sign = {'higher': y - x, 'lower': x - y}.get(shown.better, 0)
     sign = 0 if name in unlike else sign
     mark = '+' if sign > 0 else '-' if sign < 0 else ''
-    lines.append([label, shown.show.format(x), shown.show.format(y), difference, mark])
+    lines.append([shown.label, shown.show.format(x), shown.show.format(y), difference, mark])
   told = [row | {'metrics': dict.fromkeys(shared)} for row in rows]
   notes = [tables.attack_note(told), measured.unlike_note(unlike)]
   return '\n'.join(filter(None, [tables.text(lines), *notes]))

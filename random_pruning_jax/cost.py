@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from random_pruning_jax import masks
-from random_pruning_jax.ratios import Densities, Shapes
+from random_pruning_jax.ratios import Densities
 
 _COUNTED = (nn.Conv, nn.Dense)
 _PASSES = 3  # a training step is a forward pass and a backward pass of twice its cost
@@ -96,11 +96,6 @@ def structure(
     parameters=_count(variables['params']),
     statistics=_count({name: tree for name, tree in variables.items() if name != 'params'}),
   )
-
-
-def shapes(model: nn.Module, image_shape: Sequence[int]) -> Shapes:
-  """Of the prunable layers, in the network's order, as the ratios take them."""
-  return structure(model, image_shape).shapes
 
 
 def kept(layers: Sequence[Layer], densities: Densities) -> int:

@@ -21,7 +21,7 @@ MOST = 1 << 24  # numbers of one array
 
 
 def normal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-  """`jax.random.normal`, for `together` to find."""
+  """`jax.random.normal`, for `batched` to find."""
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)
   return _row.bind(key, length=math.prod(shape), dtype=jnp.dtype(dtype)).reshape(shape)
@@ -46,7 +46,7 @@ mlir.register_lowering(_row, mlir.lower_fun(_draw, multiple_results=False))
 batching.primitive_batchers[_row] = _draw_each
 
 
-def together(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
+def batched(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
   """key -> `init(key)`, to rounding, of which only what the result needs is computed.
 
   A draw's key must not be made of another draw. Keys of another generator than threefry, whose
@@ -56,10 +56,8 @@ def together(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
   def run(key):
     if str(jax.random.key_impl(key)) != 'threefry2x32':
       return init(key)
-    trace = jax.make_jaxpr(
-      lambda key: init(key), return_shape=True
-    )  # new to JAX, so not remembered
-    closed, shapes = trace(key)
+    # A function that is new to JAX, so that it remembers no program of `init`.
+    closed, shapes = jax.make_jaxpr(lambda key: init(key), return_shape=True)(key)
     program = closed.jaxpr
     [given] = program.invars
     known = dict(zip(program.constvars, closed.consts, strict=True)) | {given: key}

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import attacks, batches, folding, norms, ood
+from random_pruning_jax import attacks, batches, folding, models, norms, ood
 
 
-class Network(NamedTuple):
+class Trained(NamedTuple):
   """A trained network and how it is run."""
 
-  model: Any  # models.Network
+  model: models.Network
   variables: dict
   batch_size: int
   on: tuple[jax.Device, ...]
@@ -71,7 +71,7 @@ def pixel_shuffled(images: np.ndarray) -> Source:
   return Source((np.arange(len(images), dtype=np.int32), images), _shuffled)
 
 
-def begin_to_predict(network: Network, images: np.ndarray) -> Callable[[], np.ndarray]:
+def begin_to_predict(network: Trained, images: np.ndarray) -> Callable[[], np.ndarray]:
   """Has devices compute logits [N, K] of images uint8 [N, H, W, C]; what it returns waits."""
   wait = batches.begin(
     _forward(network.model, pixels, features=False),
@@ -84,7 +84,7 @@ def begin_to_predict(network: Network, images: np.ndarray) -> Callable[[], np.nd
 
 
 def outputs(
-  network: Network,
+  network: Trained,
   source: Source,
   *,
   features: bool = False,
@@ -94,7 +94,7 @@ def outputs(
   return _joined(stream(network, source, features=features), advance)
 
 
-def stream(network: Network, source: Source, *, features: bool = False) -> Iterator[Outputs]:
+def stream(network: Trained, source: Source, *, features: bool = False) -> Iterator[Outputs]:
   """`Outputs` of batch after batch, for results that need not be kept."""
   run = _forward(network.model, source.make, features)
   for batch in _map(network, run, (network.variables,), source.arrays):
@@ -102,7 +102,7 @@ def stream(network: Network, source: Source, *, features: bool = False) -> Itera
 
 
 def odin(
-  network: Network,
+  network: Trained,
   source: Source,
   *,
   temperature: float = 1000.0,
@@ -119,7 +119,7 @@ def odin(
 
 
 def survives(
-  network: Network,
+  network: Trained,
   attack: str,
   images: np.ndarray,
   labels: np.ndarray,
@@ -197,15 +197,14 @@ def _attacked(model, attack: str, settings: tuple[tuple[str, Any], ...]):
 
 @functools.lru_cache(maxsize=64)
 def _noise_of(shape: tuple[int, int, int]):
-  # Rows of a device are consecutive, and what fills up the last batch is dropped.
-  return lambda indices: ood.gaussian_noise(jax.random.key(0), (len(indices), *shape), indices[0])
+  return lambda indices: ood.gaussian_noise(norms.image_keys(jax.random.key(0), indices), shape)
 
 
 def _shuffled(indices: jax.Array, images: jax.Array) -> jax.Array:
-  return ood.pixel_shuffled(jax.random.key(1), pixels(images), indices[0])
+  return ood.pixel_shuffled(norms.image_keys(jax.random.key(1), indices), pixels(images))
 
 
-def _map(network: Network, run: Callable, arguments: tuple, arrays: tuple) -> Iterator[Any]:
+def _map(network: Trained, run: Callable, arguments: tuple, arrays: tuple) -> Iterator[Any]:
   return batches.map_batches(run, arguments, arrays, batch_size=network.batch_size, on=network.on)
 
 

@@ -142,7 +142,7 @@ class _Traced(NamedTuple):
 def _traced(model: models.Network, shape: tuple[int, int, int]) -> _Traced:
   # It runs once: on a CPU, to optimise the draws further takes longer than it saves.
   quickly = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
-  init = drawn.together(lambda key: model.init(key, jnp.zeros((1, *shape))))
+  init = drawn.batched(lambda key: model.init(key, jnp.zeros((1, *shape))))
   init = jax.jit(init, compiler_options=quickly)
   return _Traced(init, cost.structure(model, shape, init.eval_shape))
 

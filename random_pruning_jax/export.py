@@ -83,5 +83,5 @@ def draw_of(config: ConfigDict) -> files.Draw | None:
   settings = config.pruning
   if settings.select != 'random' and settings.density != 1.0:
     return None
-  high, low = (int(word) for word in jax.random.key_data(keys(config.seed).masks))
-  return files.Draw((high, low), settings.sampling, settings.block)
+  words = tuple(jax.random.key_data(keys(config.seed).masks).tolist())
+  return files.Draw(words, settings.sampling, settings.block)

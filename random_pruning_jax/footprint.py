@@ -19,6 +19,7 @@ from random_pruning_jax.chips import Chip
 from random_pruning_jax.data import order, streamed
 from random_pruning_jax.experiment import Experiment, build, check_budget, keys
 from random_pruning_jax.program import Own, compiled, step_of
+from random_pruning_jax.tables import prefixed
 
 PER_EPOCH = 1000  # steps, where the data set is not here to tell
 
@@ -172,32 +173,25 @@ def show(found: Footprint) -> str:
   rows = [
     ['', 'a chip', ''],
     ['images a step', f'{found.batch_size // found.chips:,}', f'{found.steps} steps a call'],
-    ['state', _unit(found.state, 'B'), 'weights, momentum, masks, statistics'],
-    ['state, again', _unit(found.state, 'B'), 'for a checkpoint'],
-    ['images', _unit(found.images, 'B'), 'of a call, and all that are resident'],
-    ['temporary', _unit(found.temporary, 'B'), 'activations, gradients'],
-    ['outputs', _unit(found.outputs, 'B'), 'loss and accuracy'],
-    ['program', _unit(found.program, 'B'), ''],
-    ['all together', _unit(found.peak, 'B'), ''],
+    ['state', prefixed(found.state, 'B'), 'weights, momentum, masks, statistics'],
+    ['state, again', prefixed(found.state, 'B'), 'for a checkpoint'],
+    ['images', prefixed(found.images, 'B'), 'of a call, and all that are resident'],
+    ['temporary', prefixed(found.temporary, 'B'), 'activations, gradients'],
+    ['outputs', prefixed(found.outputs, 'B'), 'loss and accuracy'],
+    ['program', prefixed(found.program, 'B'), ''],
+    ['all together', prefixed(found.peak, 'B'), ''],
   ]
   if found.capacity:
     fits = 'fits' if found.fits else 'does NOT fit'
     rows.append(
-      ['of', _unit(found.capacity, 'B'), f'{found.peak / found.capacity:.1%}, so it {fits}']
+      ['of', prefixed(found.capacity, 'B'), f'{found.peak / found.capacity:.1%}, so it {fits}']
     )
-  rows += [[], ['FLOPs of the network', _unit(found.flops), 'a step: three forward passes']]
+  rows += [[], ['FLOPs of the network', prefixed(found.flops), 'a step: three forward passes']]
   for name, value in found.counted.items():
-    rows.append([f'{name}, by the compiler', _unit(value), 'of a call; of its loop, one turn'])
+    rows.append([f'{name}, by the compiler', prefixed(value), 'of a call; of its loop, one turn'])
   if found.chips > 1:
     rows.append(['all-reduces', f'{found.all_reduces}', 'places in the program'])
   rows.append(['compiled in', f'{found.seconds:.0f} s', ''])
   width = max(len(row[2]) for row in rows if row)
   lines = [row and [*row[:2], row[2].ljust(width)] for row in rows]
   return f'{title}{found.chip}\n\n{tables.text(lines)}'
-
-
-def _unit(value: float, of: str = '') -> str:
-  for size, prefix in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-    if value >= size:
-      return f'{value / size:,.2f} {prefix}{of}'
-  return f'{value:,.0f} {of}'.rstrip()

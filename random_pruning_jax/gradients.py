@@ -3,7 +3,6 @@
 A masked gradient is zero where the weight is pruned: what the optimizer sees.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from random_pruning_jax import masks as masking
+from random_pruning_jax import masks as masks_lib
 
 Tree = Any  # a pytree of arrays, shaped like the parameters
 LossFn = Callable[[Tree], jax.Array]  # params -> f32[]
@@ -26,7 +25,7 @@ class Eigenvalue(NamedTuple):
 
 def gradient_norm(gradients: Tree, masks: Tree) -> jax.Array:
   """|g * m|_2 over all parameters, f32[] >= 0 (Evci et al., 2022, follow its square)."""
-  return optax.tree.norm(masking.apply(gradients, masks))
+  return optax.tree.norm(masks_lib.apply(gradients, masks))
 
 
 def effective_gradient_flow(gradients: Tree, masks: Tree, p: int = 2) -> jax.Array:
@@ -37,7 +36,7 @@ def effective_gradient_flow(gradients: Tree, masks: Tree, p: int = 2) -> jax.Arr
   """
   if p < 1:
     raise ValueError(f'p must be at least 1, got {p}')
-  layers = [g for g in jax.tree.leaves(masking.apply(gradients, masks)) if g.ndim >= 2]
+  layers = [g for g in jax.tree.leaves(masks_lib.apply(gradients, masks)) if g.ndim >= 2]
   if not layers:
     raise ValueError('the gradients must hold a leaf of two or more axes, got none')
   return jnp.mean(jnp.stack([jnp.linalg.norm(g.ravel(), ord=p) for g in layers]))
@@ -55,46 +54,23 @@ def gradient_flow(gradients: Tree, masks: Tree) -> dict[str, jax.Array]:
 @jax.default_matmul_precision('highest')  # as in `scores`
 def hessian_product(loss_fn: LossFn, params: Tree, vector: Tree, masks: Tree) -> Tree:
   """H v of the loss as a function of the kept weights alone, at the cost of about two gradients."""
-  _, product = jax.jvp(jax.grad(loss_fn), (params,), (masking.apply(vector, masks),))
-  return masking.apply(product, masks)
+  _, product = jax.jvp(jax.grad(loss_fn), (params,), (masks_lib.apply(vector, masks),))
+  return masks_lib.apply(product, masks)
 
 
-def top_eigenvalue(
-  loss_fn: LossFn,
-  params: Tree,
-  masks: Tree,
-  key: jax.Array,
-  *,
-  steps: int = 100,
-  unroll: int = 1,
-) -> Eigenvalue:
-  """Hessian eigenvalue of largest absolute value over the kept weights, by power iteration.
+def top_eigenvalue(product: Callable[[Tree], Tree], start: Tree, *, steps: int = 100) -> Eigenvalue:
+  """Eigenvalue of largest absolute value of a symmetric `product`, v -> H v, by power iteration.
 
-  H v comes from `jvp` of `grad`, v from a random start; `steps + 1` products. Where two eigenvalues
-  are nearly as large it takes more steps: a residual well below the value says that it is done. The
-  loss should be that of one fixed batch, with BatchNorm's running statistics.
+  From a random `start`; `steps + 1` products. Where two eigenvalues are nearly as large it takes
+  more steps: a residual well below the value says that it is done. The loss should be that of one
+  fixed batch, with BatchNorm's running statistics.
   """
   if steps < 1:
     raise ValueError(f'steps must be at least 1, got {steps}')
-
-  def product(vector):
-    return hessian_product(loss_fn, params, vector, masks)
-
-  start = masking.apply(optax.tree.random_like(key, params, jax.random.normal), masks)
-  return power_iteration(product, start, steps, functools.partial(jax.lax.fori_loop, unroll=unroll))
-
-
-def power_iteration(
-  product: Callable[[Tree], Tree],
-  start: Tree,
-  steps: int,
-  loop: Callable[..., Tree] = jax.lax.fori_loop,
-) -> Eigenvalue:
-  """Eigenvalue of largest absolute value of a symmetric `product`; `steps + 1` products.
-
-  `loop(0, steps, body, vector)` may be a loop of the host, around a product that is compiled.
-  """
-  vector = loop(0, steps, lambda _, v: _unit(product(v)), _unit(start))
+  # Python's loop, not XLA's: a product is compiled alone, which takes long enough as it is.
+  vector = _unit(start)
+  for _ in range(steps):
+    vector = _unit(product(vector))
   image = product(vector)
   value = optax.tree.vdot(vector, image)
   rest = optax.tree.add_scale(image, -value, vector)

@@ -50,8 +50,7 @@ def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
   are not finite.
   """
 
-  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
-    del name
+  def pick(score: np.ndarray, density: float) -> np.ndarray:
     return _highest(score.ravel(), kept_count(density, score.size)).reshape(score.shape)
 
   return by_layer(pick, scores, densities)
@@ -64,33 +63,36 @@ def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
   random too, with standard deviation sqrt(density * (1 - density) * size). Raises ValueError for
   scores of another type, and as `top` does.
   """
-
-  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
-    if score.dtype != np.uint32:
+  for name, score in named_leaves(scores).items():
+    if name in densities and score.dtype != np.uint32:
       raise ValueError(
         f'bernoulli sampling needs random scores (uint32 bits), got {score.dtype} for {name}.'
       )
-    return score.astype(np.float64) < density * 2.0**32
-
-  return by_layer(pick, scores, densities)
+  return by_layer(lambda score, density: score < density * 2.0**32, scores, densities)
 
 
 def by_layer(
-  pick: Callable[[str, np.ndarray, float], np.ndarray],
+  pick: Callable[[np.ndarray, float], np.ndarray],
   scores: chex.ArrayTree,
   densities: Densities,
 ) -> Masks:
-  """Masks of `pick(name, score, density)` for each layer that is not kept whole.
+  """Masks of `pick(score, density)` for each layer that is not kept whole.
 
   Those that `densities` does not name are kept whole, as those of density 1. Raises ValueError for
   a name that `scores` lacks, a density outside [0, 1], and scores that are not numbers.
   """
-  _check_densities(scores, densities)
+  known = named_leaves(scores)
+  unknown = sorted(set(densities) - set(known))
+  if unknown:
+    raise ValueError(f'densities name layers without scores: {unknown}; known: {sorted(known)}.')
+  for name, density in densities.items():
+    if not 0 <= density <= 1:
+      raise ValueError(f'density of {name} must lie in [0, 1], got {density}.')
 
   def one(name: str, score: chex.Array) -> np.ndarray:
     if densities.get(name, 1.0) == 1.0:
       return np.ones(np.shape(score), bool)
-    return pick(name, _finite(name, score), densities[name])
+    return pick(_finite(name, score), densities[name])
 
   return map_named(one, scores)
 
@@ -225,16 +227,6 @@ def _finite(name: str, score: chex.Array) -> np.ndarray:
   if score.dtype.kind not in 'iu' and not np.isfinite(score).all():
     raise ValueError(f'scores of {name} must be finite, got nan or infinity.')
   return score
-
-
-def _check_densities(scores: chex.ArrayTree, densities: Densities) -> None:
-  known = named_leaves(scores)
-  unknown = sorted(set(densities) - set(known))
-  if unknown:
-    raise ValueError(f'densities name layers without scores: {unknown}; known: {sorted(known)}.')
-  for name, density in densities.items():
-    if not 0 <= density <= 1:
-      raise ValueError(f'density of {name} must lie in [0, 1], got {density}.')
 
 
 def map_named(fn: Callable[[str, Any], Any], tree: chex.ArrayTree) -> chex.ArrayTree:

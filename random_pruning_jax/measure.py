@@ -13,7 +13,6 @@ from random_pruning_jax import (
   cost,
   masks,
   parallel,
-  pruning,
   results,
   runlog,
   suites,
@@ -203,10 +202,9 @@ def _gradient_flow(workdir: str | os.PathLike) -> dict[str, list[float]]:
 
 
 def _row(experiment: Experiment, state: TrainState, record: dict[str, Any]) -> dict[str, Any]:
-  mask_tree = jax.device_get(state.masks)
-  counts = masks.count(mask_tree)
-  densities = pruning.densities_of(mask_tree)
+  counts = masks.count(jax.device_get(state.masks))
   layers = experiment.structure.layers
+  densities = {layer.name: counts[layer.name] / layer.size for layer in layers}
   prunable = sum(layer.size for layer in layers)
   remaining = sum(counts[layer.name] for layer in layers)
   return {

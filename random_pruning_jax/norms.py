@@ -93,7 +93,7 @@ def loss_and_gradient(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, ja
 def strongest(
   attack: Callable[[jax.Array], jax.Array], choices: jax.Array, judge: LossFn, images: jax.Array
 ) -> jax.Array:
-  """Of each image, what the judge gives most: itself, or `attack(choice)` of one of the choices."""
+  """For each image, the clean one or the `attack(choice)` that has the highest `judge` loss."""
 
   def try_one(best, choice):
     best_images, most = best
@@ -111,13 +111,12 @@ def restarted(
   judge: LossFn,
   images: jax.Array,
 ) -> jax.Array:
-  """`attack(keys)`; of several, each image's result that the judge gives most."""
+  """Runs `attack` from `restarts` keys; keeps each image's result with the highest `judge` loss."""
   if restarts < 1:
     raise ValueError(f'restarts must be at least 1, got {restarts}')
   if restarts == 1:
     return attack(keys)
-  split = jax.vmap(lambda key: jax.random.split(key, restarts), out_axes=1)
-  return strongest(attack, split(keys), judge, images)
+  return strongest(attack, draw(jax.random.split, keys, restarts).T, judge, images)
 
 
 def keep(which: jax.Array, these: jax.Array, others: jax.Array) -> jax.Array:

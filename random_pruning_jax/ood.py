@@ -1,4 +1,4 @@
-"""Telling foreign images from one's own: scores of logits, and metrics of two sets of scores.
+"""Out-of-distribution detection: scores of logits, and metrics of two sets of scores.
 
 A score is larger the more an image looks in-distribution (OpenOOD's convention). Scores that need
 the penultimate features are in `ood_features`.
@@ -89,16 +89,17 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
 
 
 def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Chance that an image of one's own scores above a foreign one, ties counted half; 0.5 is blind.
+  """Probability that a random in-distribution image scores above a random out-of-distribution one.
 
-  in_scores [N], out_scores [M]; the area under the ROC curve (Hanley and McNeil, 1982).
+  Ties count half; 0.5 is chance. in_scores [N], out_scores [M]; it is the area under the ROC curve
+  (Hanley and McNeil, 1982).
   """
   true, false = _found(*_positives(in_scores, out_scores))
   return float(np.trapezoid(true, false) / (true[-1] * false[-1]))
 
 
 def aupr_in(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Area under precision and recall with one's own images as positives, trapezoids as in OpenOOD.
+  """Area under precision and recall, trapezoids as in OpenOOD; in-distribution is positive.
 
   A blind score gets N / (N + M): compare only sets of equal sizes. Ties raise that, to 0.75 for
   constant scores of equal sizes, as in scikit-learn's precision and recall.
@@ -107,19 +108,19 @@ def aupr_in(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
 
 
 def aupr_out(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Area under precision and recall with the foreign images as positives; blind: M / (N + M)."""
-  own, scores = _positives(in_scores, out_scores)
-  return _aupr(~own, -scores)
+  """The same with out-of-distribution as positive; a blind score gets M / (N + M)."""
+  positive, scores = _positives(in_scores, out_scores)
+  return _aupr(~positive, -scores)
 
 
 def fpr95_ood_positive(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Share of one's own images rejected where 95 % of the foreign are found (OpenOOD)."""
-  own, scores = _positives(in_scores, out_scores)
-  return _fpr95(~own, -scores)
+  """Share of in-distribution images rejected where 95 % of the others are found (OpenOOD)."""
+  positive, scores = _positives(in_scores, out_scores)
+  return _fpr95(~positive, -scores)
 
 
 def fpr95_id_positive(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Share of foreign images accepted where 95 % of one's own are kept (Liang et al., 2018)."""
+  """Share of out-of-distribution images kept where 95 % of the others are (Liang et al., 2018)."""
   return _fpr95(*_positives(in_scores, out_scores))
 
 
@@ -133,7 +134,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def separation(in_scores: np.ndarray, out_scores: np.ndarray) -> dict[str, float]:
-  """Every metric of one foreign set by name, each in [0, 1], from scores [N] and [M]."""
+  """Every metric by name, each in [0, 1], from scores [N] and [M]."""
   return {name: metric(in_scores, out_scores) for name, metric in METRICS.items()}
 
 
@@ -150,20 +151,15 @@ def choose(
   return max(settings, key=lambda setting: auroc(*score(setting)))
 
 
-def gaussian_noise(key: jax.Array, shape: tuple[int, ...], first: int = 0) -> jax.Array:
-  """Images [B, H, W, C] of independent pixels from N(0.5, 0.5^2), clipped to [0, 1].
-
-  Image i depends on (key, first + i) alone, so that any batch size gives the same set.
-  """
-  keys = norms.image_keys(key, first + jnp.arange(shape[0]))
-  noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
-  return jnp.clip(0.5 + 0.5 * noise, 0, 1)
+def gaussian_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Images [B, *shape] of independent pixels from N(0.5, 0.5^2), clipped to [0, 1]; keys [B]."""
+  return jnp.clip(0.5 + 0.5 * norms.draw(jax.random.normal, keys, shape), 0, 1)
 
 
-def pixel_shuffled(key: jax.Array, images: jax.Array, first: int = 0) -> jax.Array:
+def pixel_shuffled(keys: jax.Array, images: jax.Array) -> jax.Array:
   """Each image [H, W, C] with its pixels in a random order of its own: same colours, no shapes.
 
-  The channels of a pixel stay together. Image i depends on (key, first + i) alone.
+  The channels of a pixel stay together; keys [B].
   """
 
   def shuffle(k, image):
@@ -171,7 +167,7 @@ def pixel_shuffled(key: jax.Array, images: jax.Array, first: int = 0) -> jax.Arr
     order = jnp.argsort(jax.random.bits(k, (len(pixels),)))
     return pixels[order].reshape(image.shape)
 
-  return jax.vmap(shuffle)(norms.image_keys(key, first + jnp.arange(len(images))), images)
+  return jax.vmap(shuffle)(keys, images)
 
 
 def _float32(logits: jax.Array) -> jax.Array:
@@ -179,15 +175,15 @@ def _float32(logits: jax.Array) -> jax.Array:
 
 
 def _positives(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Whether each image is one's own [N + M] and its score [N + M], checked."""
-  own, foreign = np.asarray(in_scores), np.asarray(out_scores)
-  for name, scores in (('in_scores', own), ('out_scores', foreign)):
+  """Whether each image is in-distribution [N + M] and its score [N + M], checked."""
+  in_scores, out_scores = np.asarray(in_scores), np.asarray(out_scores)
+  for name, scores in (('in_scores', in_scores), ('out_scores', out_scores)):
     if scores.ndim != 1 or not scores.size:
       raise ValueError(f'{name} must be [N] with N > 0, got {list(scores.shape)}')
     if not np.isfinite(scores).all():
       raise ValueError(f'{name} must be finite, got {np.sum(~np.isfinite(scores))} that are not')
-  positive = np.arange(len(own) + len(foreign)) < len(own)
-  scores = np.concatenate([own, foreign])
+  scores = np.concatenate([in_scores, out_scores])
+  positive = np.arange(len(scores)) < len(in_scores)
   return positive, scores.astype(np.result_type(scores, np.float32))  # -1 of uint8 is 255
 
 

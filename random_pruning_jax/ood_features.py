@@ -1,7 +1,7 @@
 """Scores of foreign images from penultimate features, and what they must know of the training set.
 
-The training set passes once (`gather` for each batch); each score of `FEATURE_SCORES` is then
-fitted to its `Statistics` in float64 on the host, where a covariance keeps its small eigenvalues.
+One pass over the training set calls `with_batch` for each batch; scores are then fitted to the
+`Statistics` in float64 on the host, where a covariance keeps its small eigenvalues.
 """
 
 from collections.abc import Callable
@@ -107,12 +107,16 @@ def mahalanobis(statistics: Statistics, head: Head) -> FeatureScore:
   return score
 
 
-def knn(statistics: Statistics, head: Head, k: int = 50) -> FeatureScore:
-  """-(squared distance of h / |h| to its k-th nearest in the training bank) (Sun et al., 2022)."""
+def knn(statistics: Statistics, head: Head, k: int | None = None) -> FeatureScore:
+  """-(squared distance of h / |h| to its k-th nearest in the training bank) (Sun et al., 2022).
+
+  k in [1, size of the bank], by default 50, or the size of a smaller bank.
+  """
   del head
   from sklearn import neighbors
 
   bank = _normalised(_bank(statistics))
+  k = min(50, len(bank)) if k is None else k
   if not 1 <= k <= len(bank):
     raise ValueError(f'k must lie in [1, {len(bank)}], the size of the bank, got {k}')
   index = neighbors.NearestNeighbors(n_neighbors=k, algorithm='brute').fit(bank)

@@ -50,20 +50,11 @@ def schedule(config: ConfigDict, steps_per_epoch: int, lr: Any = None) -> optax.
   return optax.join_schedules([ramp, main], [warmup])
 
 
-def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-  """SGD with (Nesterov) momentum and weight decay added to the gradient, as in PyTorch; then masks.
-
-  Equal settings give the same object. The masks are put into the state that it initialises
-  (`masks.with_masks`).
-  """
-  return _make(_settings(config), steps_per_epoch)
-
-
 def maker(config: ConfigDict, steps_per_epoch: int) -> Callable[[Rates], Any]:
-  """`make` of rates that are known later, inside a compiled step; the state has one layout.
+  """rates -> optimizer: SGD with (Nesterov) momentum, weight decay as in PyTorch, and masks last.
 
-  Configs that differ in rates alone, or in what is no optimizer's, give the same function: so
-  their runs share one compiled step.
+  Rates may be traced, so runs that differ only in them share one compiled step: their configs give
+  the same function. Put the masks into the state that it initialises (`masks.with_masks`).
   """
   settings = _settings(config).to_dict()
   settings['optimizer'] |= {'lr': 0.0, 'weight_decay': 0.0}
@@ -88,11 +79,6 @@ def _learning_rates(config: FrozenConfigDict, steps_per_epoch: int) -> np.ndarra
   steps = jnp.arange(config.epochs * steps_per_epoch)
   lr = jax.jit(jax.vmap(schedule(config, steps_per_epoch)))
   return np.broadcast_to(jax.device_get(lr(steps)), steps.shape)
-
-
-@functools.lru_cache(maxsize=64)
-def _make(config: FrozenConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-  return _chain(config, steps_per_epoch, Rates(config.optimizer.lr, config.optimizer.weight_decay))
 
 
 @functools.lru_cache(maxsize=64)

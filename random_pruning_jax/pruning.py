@@ -112,7 +112,7 @@ def densities(
   if ratio not in RATIOS:
     raise ValueError(
       f'ratio must be one of {sorted(RATIOS)}, got the score {ratio!r}, which shapes do not tell: '
-      'make_masks computes it, and densities_of counts what it kept.'
+      'make_masks computes it, and masks.count counts what it kept.'
     )
   found = _fit(sampling, shapes, RATIOS[ratio](shapes, density), block)
   _check_some_kept(shapes, found, density)
@@ -179,11 +179,13 @@ def make_masks(
   check_density(density)
   given = shapes is not None
   shapes = pruned(shapes if given else prunable_shapes(params), dense)
-  _check_sizes(shapes, params)
+  stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
+  _check_sizes(shapes, stored)
   if density == 1.0:
     return masks_lib.ones(params)
   if sampling in FITS:
-    _check_stored(sampling, shapes, params, given)
+    _check_stored(sampling, shapes, stored, given)
+  # Random masks need only the parameters' shapes, so traced parameters are fine there.
   read = (key,) if {ratio, select} <= RATIOS.keys() | {'random'} else (key, params)
   if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(read)):
     raise ValueError('masks must be drawn outside of jit, got a traced key or traced parameters.')
@@ -201,7 +203,7 @@ def make_masks(
   if ratio in RATIOS:
     wanted = densities(shapes, **budget)
   else:
-    check_budget(shapes, **budget)
+    check_budget(shapes, **budget)  # no score leaves shares for n_m: said before it is computed
     leaves = masks_lib.named_leaves(saliency(ratio))
     wanted = masks_lib.layer_densities({name: leaves[name] for name in shapes}, density)
     wanted = _fit(sampling, shapes, wanted, block)
@@ -225,8 +227,7 @@ def _check_batch(running: Collection[str], apply_fn: Callable | None, batch: Any
       raise ValueError(f'labels must be integers [B], got {labels.dtype} {list(labels.shape)}.')
 
 
-def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:
-  stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
+def _check_sizes(shapes: Shapes, stored: Shapes) -> None:
   if unknown := sorted(set(shapes) - set(stored)):
     raise ValueError(f'shapes must name parameters; got {unknown}, known: {", ".join(stored)}.')
   for name, shape in shapes.items():
@@ -236,8 +237,7 @@ def _check_sizes(shapes: Shapes, params: chex.ArrayTree) -> None:
       )
 
 
-def _check_stored(sampling: str, shapes: Shapes, params: chex.ArrayTree, given: bool) -> None:
-  stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
+def _check_stored(sampling: str, shapes: Shapes, stored: Shapes, given: bool) -> None:
   for name, shape in shapes.items():
     if not given and len(shape) not in (2, 4):
       raise ValueError(
@@ -253,11 +253,3 @@ def _check_stored(sampling: str, shapes: Shapes, params: chex.ArrayTree, given: 
 
 def _fit(sampling: str, shapes: Shapes, wanted: Densities, block: int) -> Densities:
   return FITS[sampling](shapes, wanted, block) if sampling in FITS else wanted
-
-
-def densities_of(
-  masks: masks_lib.Masks, prunable: Callable[[str], bool] = is_kernel
-) -> dict[str, float]:
-  """Fraction that each prunable layer keeps."""
-  leaves = masks_lib.named_leaves(jax.device_get(masks))
-  return {name: float(np.mean(leaf)) for name, leaf in leaves.items() if prunable(name)}

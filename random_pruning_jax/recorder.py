@@ -152,7 +152,7 @@ class Recorder:
     if validate:
       experiment = self._run.experiment
       size = experiment.config.evaluation.batch_size
-      network = evaluate.Network(experiment.model, state.variables, size, experiment.on)
+      network = evaluate.Trained(experiment.model, state.variables, size, experiment.on)
       with self.compiling('validation'), self._meter.untimed_with_next():
         logits = evaluate.begin_to_predict(network, self._run.validation.images)
 

@@ -42,7 +42,7 @@ def random(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex.PR
   different masks and a layer's mask does not depend on which other layers the network has.
   """
   del apply_fn, batch
-  words = tuple(int(word) for word in jax.random.key_data(key).ravel())
+  words = tuple(jax.random.key_data(key).ravel().tolist())
 
   def bits(name, leaf):
     return random_bits(words, name, math.prod(jnp.shape(leaf))).reshape(jnp.shape(leaf))
@@ -98,8 +98,7 @@ class HessianProduct(Gradient):
 
   @jax.default_matmul_precision('highest')
   def __call__(self, params: chex.ArrayTree, vector: chex.ArrayTree, batch: Batch):
-    gradient = lambda p: jax.grad(self.loss)(p, batch)  # noqa: E731
-    return jax.jvp(gradient, (params,), (vector,))[1]
+    return jax.jvp(lambda p: jax.grad(self.loss)(p, batch), (params,), (vector,))[1]
 
 
 def whole(fn: Callable, trees: tuple, batch: Batch) -> chex.ArrayTree:
@@ -184,7 +183,7 @@ def _grasp(apply_fn, params, batches, average):
 
 
 def _sum(trees):
-  return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+  return jax.tree.map(lambda *leaves: sum(leaves), *trees)
 
 
 def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
@@ -192,7 +191,7 @@ def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
 
   Leaves of fewer than two axes stay as they are.
   """
-  words = tuple(int(word) for word in jax.random.key_data(key).ravel())
+  words = tuple(jax.random.key_data(key).ravel().tolist())
 
   def draw(name, leaf):
     if np.ndim(leaf) < 2:

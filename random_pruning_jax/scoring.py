@@ -50,14 +50,12 @@ def on_devices(
 
   def score(name: str, apply_fn, params, batch, key, **options) -> Any:
     del apply_fn, batch
-    if name not in batches:
-      return scores.SCORES[name](None, params, None, key, **options)
     if name in scores.OF_DATA:
       options['average'] = functools.partial(_average, on=on, most=most)
     apply_fn = _logits(_as_scored(model, name))
     return scores.SCORES[name](apply_fn, jax.device_get(params), batches[name], key, **options)
 
-  return {name: functools.partial(score, name) for name in scores.SCORES}
+  return scores.SCORES | {name: functools.partial(score, name) for name in batches}
 
 
 def _balanced(labels: np.ndarray, classes: int, seed: int) -> np.ndarray:

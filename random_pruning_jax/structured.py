@@ -40,8 +40,7 @@ def n_m_densities(shapes: Shapes, densities: Densities, block: int) -> Densities
 def n_m(scores: chex.ArrayTree, densities: Densities, block: int) -> masks_lib.Masks:
   """Keeps N = density * block of every `block` consecutive inputs, for each tap and output unit."""
 
-  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
-    del name
+  def pick(score: np.ndarray, density: float) -> np.ndarray:
     *taps, inputs, outputs = score.shape
     blocks = score.reshape(*taps, inputs // block, block, outputs)
     return _highest(blocks, masks_lib.kept_count(density, block), axis=-2).reshape(score.shape)
@@ -88,8 +87,7 @@ def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
 def fan_in(scores: chex.ArrayTree, densities: Densities) -> masks_lib.Masks:
   """Keeps the same number of incoming weights of every output unit (Lasby et al., 2023)."""
 
-  def pick(name: str, score: np.ndarray, density: float) -> np.ndarray:
-    del name
+  def pick(score: np.ndarray, density: float) -> np.ndarray:
     incoming = score.reshape(-1, score.shape[-1])
     kept = _highest(incoming, masks_lib.kept_count(density, len(incoming)), axis=0)
     return kept.reshape(score.shape)

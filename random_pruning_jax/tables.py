@@ -26,6 +26,7 @@ SHOWN = {
   'temperature': Column('temperature', '', '{:.3f}'),
   'nll_scaled': Column('NLL at that temperature', 'lower', '{:.4f}'),
   'ece_scaled': Column('ECE at that temperature', 'lower', '{:.4f}'),
+  'validation accuracy': Column('validation accuracy', 'higher', '{:.2%}'),
 }
 SHOWN_LAST_PART = {
   'auroc': Column('AUROC', 'higher', '{:.4f}'),
@@ -89,7 +90,7 @@ def side_by_side(
     ['sparsity', *(f'{1 - row["density"]:.1%} ' for row in rows)],
     ['density', *(f'{row["density"]:.4f} ' for row in rows)],
     ['weights kept', *(f'{row["kept"]:,} ' for row in rows)],
-    ['multiply-adds an image', *(_count(row['macs']) + ' ' for row in rows)],
+    ['multiply-adds an image', *(prefixed(row['macs']) + ' ' for row in rows)],
     ['training time, once compiled', *(f'{_seconds(row):,.0f} s ' for row in rows)],
   ]
   paragraph = None
@@ -184,8 +185,9 @@ def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
   return [f'{name} ' for name in names]
 
 
-def _count(value: float) -> str:
-  for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+def prefixed(value: float, unit: str = '') -> str:
+  """12,345,678 -> '12.35 M', or '12.35 MB' with its unit."""
+  for size, prefix in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
     if value >= size:
-      return f'{value / size:.2f} {unit}'
-  return f'{value:.0f}'
+      return f'{value / size:,.2f} {prefix}{unit}'
+  return f'{value:,.0f} {unit}'.rstrip()

@@ -80,10 +80,10 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
   for name, statistic in masks.named_leaves(variables['batch_stats']).items():
     if not np.isfinite(statistic).all():
       failures.append(f'{name}: not all statistics are finite')
+  outside = {name: int(np.count_nonzero(params[name][~mask])) for name, mask in named.items()}
   for name, mask in named.items():
-    outside = int(np.count_nonzero(params[name][~mask]))
-    if outside:
-      failures.append(f'{name}: {outside:,} weights outside the mask are not zero')
+    if outside[name]:
+      failures.append(f'{name}: {outside[name]:,} weights outside the mask are not zero')
     if not np.isfinite(params[name]).all():
       failures.append(f'{name}: not all weights are finite')
     if name not in on_path and not mask.all():
@@ -94,7 +94,7 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
       parameters=named[name].size,
       planned=planned.get(name),
       kept=int(named[name].sum()),
-      outside=int(np.count_nonzero(params[name][~named[name]])),
+      outside=outside[name],
       effective=int(on_path[name].sum()),
       units=named[name].shape[-1],
       dead_units=paths.dead_units(on_path[name]),

@@ -40,7 +40,7 @@ def test_kernels_of_a_like_size_are_one_draw_and_all_keys_one_more():
   assert draws(lazily(model))[0] == 22
   # 2304, 1152, 576; 288, 160, 144, 128; 36, 32
   assert len(sizes) == 9
-  assert draws(drawn.together(lazily(model))) == (3, 1)
+  assert draws(drawn.batched(lazily(model))) == (3, 1)
 
 
 def several(key):
@@ -48,16 +48,16 @@ def several(key):
 
 
 def test_where_draws_may_not_be_cut_those_of_one_size_alone_are_one():
-  assert draws(drawn.together(several)) == (2, 1)
-  chex.assert_trees_all_close(drawn.together(several)(KEY), several(KEY), rtol=1e-6)
+  assert draws(drawn.batched(several)) == (2, 1)
+  chex.assert_trees_all_close(drawn.batched(several)(KEY), several(KEY), rtol=1e-6)
   with jax.threefry_partitionable(False):
-    assert draws(drawn.together(several)) == (3, 1)
-    chex.assert_trees_all_close(drawn.together(several)(KEY), several(KEY), rtol=1e-6)
+    assert draws(drawn.batched(several)) == (3, 1)
+    chex.assert_trees_all_close(drawn.batched(several)(KEY), several(KEY), rtol=1e-6)
 
 
 def test_an_array_holds_no_more_numbers_than_there_is_room_for(monkeypatch):
   monkeypatch.setattr(drawn, 'MOST', 15)  # 15; 15; 4 and 3
-  assert draws(drawn.together(several)) == (3, 1)
+  assert draws(drawn.batched(several)) == (3, 1)
 
 
 def test_numbers_of_two_types_are_two_draws():
@@ -65,14 +65,14 @@ def test_numbers_of_two_types_are_two_draws():
     kinds = (jnp.float32, jnp.bfloat16)
     return [drawn.normal(jax.random.fold_in(key, n), (8,), kind) for n, kind in enumerate(kinds)]
 
-  assert draws(drawn.together(both)) == (2, 1)
-  chex.assert_trees_all_close(drawn.together(both)(KEY), both(KEY), rtol=1e-6)
+  assert draws(drawn.batched(both)) == (2, 1)
+  chex.assert_trees_all_close(drawn.batched(both)(KEY), both(KEY), rtol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['rbg', 'unsafe_rbg'])
 def test_a_generator_whose_draws_vmap_changes_draws_one_by_one(kind):
   key = jax.random.key(7, impl=kind)
-  chex.assert_trees_all_close(drawn.together(several)(key), several(key), rtol=1e-6)
+  chex.assert_trees_all_close(drawn.batched(several)(key), several(key), rtol=1e-6)
 
 
 @pytest.mark.parametrize('partitionable', [True, False])
@@ -86,7 +86,7 @@ def test_the_keys_of_a_seed_are_the_same_whatever_jax_is_set_to(partitionable):
 def test_old_keys_give_the_same_numbers():
   key = jax.random.PRNGKey(7)
   chex.assert_trees_all_close(drawn.normal(key, (3, 5)), jax.random.normal(key, (3, 5)), rtol=1e-6)
-  chex.assert_trees_all_close(drawn.together(several)(key), several(KEY), rtol=1e-6)
+  chex.assert_trees_all_close(drawn.batched(several)(key), several(KEY), rtol=1e-6)
 
 
 class Layer(nn.Module):
@@ -116,7 +116,7 @@ class Lifted(nn.Module):
 @pytest.mark.parametrize('lift', ['remat', 'jit', 'scan', 'vmap'])
 def test_layers_inside_transforms_of_flax_are_drawn_as_flax_draws_them(lift):
   init = lazily(Lifted(lift))
-  chex.assert_trees_all_close(drawn.together(init)(KEY), init(KEY), rtol=1e-6)
+  chex.assert_trees_all_close(drawn.batched(init)(KEY), init(KEY), rtol=1e-6)
 
 
 traces = []

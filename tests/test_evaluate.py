@@ -14,7 +14,7 @@ WAYS = [(1, 50), (1, 7), (3, 20), (4, 11), (4, 500)]  # devices, batch size
 
 
 def network(devices=1, batch_size=50):
-  return evaluate.Network(*two_layers(), batch_size, parallel.devices(devices))
+  return evaluate.Trained(*two_layers(), batch_size, parallel.devices(devices))
 
 
 def plain():
@@ -42,9 +42,9 @@ def test_every_image_is_counted_once_and_features_come_on_request():
 
 @pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
 def test_noise_and_shuffled_images_are_the_same_for_any_batch_and_devices(devices, batch_size):
-  keys = (jax.random.key(0), jax.random.key(1))
+  keys = [norms.image_keys(jax.random.key(seed), jnp.arange(50)) for seed in (0, 1)]
   noise = evaluate.outputs(network(devices, batch_size), evaluate.gaussian_noise(50, (8, 8, 1)))
-  wanted = plain()(ood.gaussian_noise(keys[0], (50, 8, 8, 1)))
+  wanted = plain()(ood.gaussian_noise(keys[0], (8, 8, 1)))
   np.testing.assert_allclose(noise.logits, wanted, atol=1e-4)
   shuffled = evaluate.outputs(network(devices, batch_size), evaluate.pixel_shuffled(IMAGES))
   wanted = plain()(ood.pixel_shuffled(keys[1], IMAGES / np.float32(255)))

@@ -102,7 +102,7 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
   experiment = build(tiny_config(pruning__density=0.3, model__dtype='bfloat16'))
   stored = network(key=jax.random.key_data(keys(experiment.config.seed).masks))
-  tx = optimizers.make(experiment.config, 1)
+  tx = optimizers.maker(experiment.config, 1)(optimizers.rates(experiment.config))
   state = create_state(stored.variables, stored.masks, tx).replace(step=np.int32(7))
   runlog.claim(workdir, experiment.config)
   with checkpoints.Manager(workdir) as saved:

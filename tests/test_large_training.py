@@ -115,7 +115,7 @@ def test_a_run_with_all_of_it_is_restored_and_its_average_is_sparse(tmp_path):
   [validated] = [line for line in runlog.read_log(tmp_path) if line['kind'] == 'validation']
   experiment = build(config)
   images, labels = feed.held_out(experiment)
-  network = evaluate.Network(experiment.model, state.variables, 120, experiment.on)
+  network = evaluate.Trained(experiment.model, state.variables, 120, experiment.on)
   of_average = evaluate.begin_to_predict(network, images)
   assert validated['nll'] == pytest.approx(float(metrics.nll(of_average(), labels)))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from random_pruning_jax import ood
+from random_pruning_jax import norms, ood
 
 # AUROC, FPR95 OoD-positive, FPR95 ID-positive, AUPR-in, AUPR-out.
 GOLDEN = {
@@ -155,7 +155,8 @@ def test_settings_are_settings_of_their_scores(logits):
 
 
 def test_noise_images_are_clipped_gaussians():
-  noise = np.asarray(ood.gaussian_noise(jax.random.key(0), (64, 8, 8, 3)))
+  keys = jax.random.split(jax.random.key(0), 64)
+  noise = np.asarray(ood.gaussian_noise(keys, (8, 8, 3)))
   assert noise.min() == 0 and noise.max() == 1
   # P(clipped to 0) = P(z < -1) = .1587, and as much at 1.
   assert np.mean(noise == 0) == pytest.approx(0.1587, abs=0.01)
@@ -165,18 +166,20 @@ def test_noise_images_are_clipped_gaussians():
 def test_shuffled_images_keep_their_pixels_and_lose_their_order():
   images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 3))
   shuffle = jax.jit(ood.pixel_shuffled)
-  shuffled = shuffle(jax.random.key(2), images)
+  keys = jax.random.split(jax.random.key(2), 3)
+  shuffled = shuffle(keys, images)
   for before, after in zip(images, shuffled, strict=True):
     before, after = (np.asarray(x).reshape(-1, 3) for x in (before, after))
     assert not np.array_equal(before, after)
     np.testing.assert_array_equal(before[np.lexsort(before.T)], after[np.lexsort(after.T)])
-  same = shuffle(jax.random.key(2), jnp.stack([images[0]] * 3))
+  same = shuffle(keys, jnp.stack([images[0]] * 3))
   assert not np.array_equal(same[0], same[1])
 
 
 def test_foreign_images_do_not_depend_on_the_batch():
-  key, images = jax.random.key(3), jax.random.uniform(jax.random.key(4), (5, 4, 4, 1))
-  noise = ood.gaussian_noise(key, (5, 4, 4, 1))
-  np.testing.assert_array_equal(noise[2:], ood.gaussian_noise(key, (3, 4, 4, 1), first=2))
-  shuffled = ood.pixel_shuffled(key, images)
-  np.testing.assert_array_equal(shuffled[2:], ood.pixel_shuffled(key, images[2:], first=2))
+  keys = norms.image_keys(jax.random.key(3), jnp.arange(5))
+  images = jax.random.uniform(jax.random.key(4), (5, 4, 4, 1))
+  noise = ood.gaussian_noise(keys, (4, 4, 1))
+  np.testing.assert_array_equal(noise[2:], ood.gaussian_noise(keys[2:], (4, 4, 1)))
+  shuffled = ood.pixel_shuffled(keys, images)
+  np.testing.assert_array_equal(shuffled[2:], ood.pixel_shuffled(keys[2:], images[2:]))

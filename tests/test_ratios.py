@@ -20,7 +20,7 @@ TINY = {'stem/kernel': (1, 1, 1, 4), 'body/kernel': (2, 2, 4, 5), 'head/kernel':
 def shapes(name):
   large = name in ('resnet50', 'wrn50_2', 'wrn101_2')
   model = models.create(name, 1000 if large else 10)
-  return cost.shapes(model, (224, 224, 3) if large else (32, 32, 3))
+  return cost.structure(model, (224, 224, 3) if large else (32, 32, 3)).shapes
 
 
 def total(shapes, densities=None):

@@ -94,7 +94,7 @@ def test_a_layer_that_the_ratio_keeps_whole_needs_no_blocks():
 @pytest.mark.parametrize('density', [0.05, 0.1, 0.37, 0.9])
 def test_every_unit_has_the_same_fan_in_and_the_total_is_on_budget(ratio, density):
   model = models.create('resnet20', 10)
-  shapes = cost.shapes(model, (32, 32, 3))
+  shapes = cost.structure(model, (32, 32, 3)).shapes
   ideal = pruning.RATIOS[ratio](shapes, density)
   fit = structured.fan_in_densities(shapes, ideal)
   size = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -130,7 +130,7 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
 
 @pytest.mark.parametrize('density', [0.05, 0.2, 0.8])
 def test_fan_in_of_a_narrow_head_beside_wide_layers_is_on_budget(density):
-  shapes = cost.shapes(models.create('vgg16', 10), (32, 32, 3))
+  shapes = cost.structure(models.create('vgg16', 10), (32, 32, 3)).shapes
   fit = structured.fan_in_densities(shapes, pruning.RATIOS['uniform'](shapes, density))
   size = {name: math.prod(shape) for name, shape in shapes.items()}
   kept = sum(fit[name] * size[name] for name in shapes)

@@ -176,7 +176,8 @@ def untrained(config, workdir, batches_of=None, change=lambda state: state):
   runlog.claim(workdir, experiment.config)
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
   kept = initial_masks(experiment, variables, score_batches(experiment, batches_of))
-  state = create_state(variables, kept, optimizers.make(experiment.config, 1))
+  tx = optimizers.maker(experiment.config, 1)(optimizers.rates(experiment.config))
+  state = create_state(variables, kept, tx)
   with checkpoints.Manager(workdir) as saved:
     checkpoints.save(saved, change(state), {'per_epoch': 10, 'validation': None})
   return kept

@@ -34,7 +34,7 @@ class Layers:
   def kernel_init(
     self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
   ) -> jax.Array:
-    """Normal with variance 2 / fan (He et al., 2015); JAX's own he_normal is a truncated one."""
+    """`variance_scaling(2, fan, 'normal')` (He et al., 2015), drawn so that many compile as one."""
     fan = math.prod(shape[:-1] if self.kaiming == 'fan_in' else (*shape[:-2], shape[-1]))
     return drawn.normal(key, shape, dtype) * np.sqrt(np.array(2 / fan, dtype))
 

@@ -43,7 +43,7 @@ class Bench:
     show: bool = False,
   ):
     self.experiment = experiment
-    self.network = evaluate.Network(
+    self.network = evaluate.Trained(
       experiment.model, variables, experiment.config.evaluation.batch_size, experiment.on
     )
     self.masks = masks

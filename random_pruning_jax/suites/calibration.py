@@ -8,6 +8,8 @@ import numpy as np
 from random_pruning_jax import data, metrics
 from random_pruning_jax.suites.bench import Bench, Findings
 
+MEASURED = ('accuracy', 'nll', 'ece')  # of corrupted and shifted images
+
 
 def full(bench: Bench) -> Findings:
   """Every metric of `metrics.METRICS`, temperature scaling and the data of a reliability diagram.
@@ -17,7 +19,7 @@ def full(bench: Bench) -> Findings:
   """
   logits, labels = bench.outputs().logits, bench.labels()
   diagram = {name: np.asarray(bins).tolist() for name, bins in _diagram(logits, labels).items()}
-  found = Findings(measure(logits, labels), extras={'reliability': diagram})
+  found = Findings(metrics_of(logits, labels), extras={'reliability': diagram})
   try:
     held_out = bench.outputs(split='validation').logits
   except data.DataError as error:
@@ -31,21 +33,21 @@ def full(bench: Bench) -> Findings:
       'where the network errs on none of them'
     )
     return found
-  scaled = measure(logits / np.float32(temperature), labels, ('nll', 'ece'))
+  scaled = metrics_of(logits / np.float32(temperature), labels, ('nll', 'ece'))
   found.numbers['temperature'] = temperature
   found.numbers.update({f'{name}_scaled': value for name, value in scaled.items()})
   return found
 
 
-def measure(
+def metrics_of(
   logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = tuple(metrics.METRICS)
 ) -> dict[str, float]:
   """Metrics of logits [N, K] and labels [N] by name, in one call."""
-  return {name: float(value) for name, value in _measure(names)(logits, labels).items()}
+  return {name: float(value) for name, value in _compiled(names)(logits, labels).items()}
 
 
 @functools.lru_cache(maxsize=16)
-def _measure(names: tuple[str, ...]):
+def _compiled(names: tuple[str, ...]):
   return jax.jit(lambda z, y: {name: metrics.METRICS[name](z, y) for name in names})
 
 

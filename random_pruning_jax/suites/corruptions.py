@@ -8,7 +8,7 @@ from random_pruning_jax import data, feed, together
 from random_pruning_jax.data import corrupted, places
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.suites.bench import Bench, Findings
-from random_pruning_jax.suites.calibration import measure
+from random_pruning_jax.suites.calibration import MEASURED, metrics_of
 
 # Error of AlexNet on ImageNet-C, mean over the five severities, and on clean images (Hendrycks and
 # Dietterich, 2019). The names are those of the fifteen corruptions of the benchmark.
@@ -32,7 +32,6 @@ ALEXNET = {
 ALEXNET_CLEAN = 0.4348
 EXTRA = ('gaussian_blur', 'saturate', 'spatter', 'speckle_noise')
 NAMES = (*ALEXNET, *EXTRA)
-MEASURED = ('accuracy', 'nll', 'ece')
 
 
 class Family(NamedTuple):
@@ -118,16 +117,16 @@ def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[
   config, shape = bench.experiment.config, bench.experiment.spec.shape
   if family:
     path = _tfds_name(family, name, severity)
-    get = lambda: data.load_adapted(path, 'test', shape, config.data_dir)[0]  # noqa: E731
+    with together.failing_together(data.DataError):
+      images, _ = data.load_adapted(path, 'test', shape, config.data_dir)
   else:
     clean, count = bench.images(), _count(bench)
     some = data.Images(clean.images[:count], clean.labels[:count])
     bench.stages.begin(f'making {what}', count)
-    get = lambda: corrupted.corrupted(some, name, severity, config.dataset)  # noqa: E731
-  with together.failing_together(data.DataError):
-    images = get()
+    with together.failing_together(data.DataError):
+      images = corrupted.corrupted(some, name, severity, config.dataset)
   feed.check_same(f'the images of {what}', images)
-  return measure(bench.predict(images.images, what), images.labels, MEASURED)
+  return metrics_of(bench.predict(images.images, what), images.labels, MEASURED)
 
 
 def _names(bench: Bench) -> tuple[str, ...]:

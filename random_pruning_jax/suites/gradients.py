@@ -7,7 +7,7 @@ import jax
 import optax
 
 from random_pruning_jax import attacks, flow, gradients, parallel
-from random_pruning_jax import masks as masking
+from random_pruning_jax import masks as masks_lib
 from random_pruning_jax.suites.bench import Bench, Findings
 
 
@@ -29,19 +29,12 @@ def full(bench: Bench) -> Findings:
     return hessian(vector, *rest)
 
   start = optax.tree.random_like(jax.random.key(0), variables['params'], jax.random.normal)
-  found = gradients.power_iteration(product, masking.apply(start, masks), steps, _host_loop)
+  found = gradients.top_eigenvalue(product, masks_lib.apply(start, masks), steps=steps)
   numbers = gradient(*rest) | {
     'top_eigenvalue': found.value,
     'top_eigenvalue_residual': found.residual,
   }
   return Findings({f'gradients/{name}': float(value) for name, value in numbers.items()})
-
-
-def _host_loop(first: int, last: int, body: Callable, value):
-  # One product is compiled, outside of any loop: differentiated twice, it takes XLA long enough.
-  for step in range(first, last):
-    value = body(step, value)
-  return value
 
 
 @functools.lru_cache(maxsize=64)

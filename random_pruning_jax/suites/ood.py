@@ -29,7 +29,8 @@ def full(bench: Bench) -> Findings:
   makers = _logit_scores(bench) | {'odin': functools.partial(_odin, bench)}
   scores, statistics = _feature_scores(bench)
   makers |= scores
-  tried = ood.SETTINGS | ood_features.settings(*_sizes(statistics))
+  bank_size = sum(map(len, statistics.bank))
+  tried = ood.SETTINGS | ood_features.settings(len(statistics.products), bank_size)
   chosen, found = _choose(bench, makers, tried)
   scorers = {name: make(chosen.get(name, {})) for name, make in makers.items()}
   found.add(_measure(bench, scorers, ALWAYS))
@@ -151,23 +152,18 @@ def _feature_scores(bench: Bench) -> tuple[dict[str, Make], ood_features.Statist
   head = ood_features.Head(
     *(np.asarray(bench.network.variables['params']['head'][part]) for part in ('kernel', 'bias'))
   )
-  _, bank_size = _sizes(statistics)
 
-  def maker(name, fit):
-    def make(setting):
-      if name == 'knn':  # a training set smaller than the default k has no k-th neighbour
-        setting = {'k': min(50, bank_size)} | dict(setting)
-      scorer = fit(statistics, head, **setting)
+  def make(fit, setting):
+    scorer = fit(statistics, head, **setting)
 
-      def score(of, split):
-        outputs = bench.outputs(of, split)
-        return np.asarray(scorer(outputs.features, outputs.logits))
+    def score(name, split):
+      outputs = bench.outputs(name, split)
+      return np.asarray(scorer(outputs.features, outputs.logits))
 
-      return score
+    return score
 
-    return make
-
-  return {name: maker(name, fit) for name, fit in ood_features.FEATURE_SCORES.items()}, statistics
+  fits = ood_features.FEATURE_SCORES
+  return {name: functools.partial(make, fit) for name, fit in fits.items()}, statistics
 
 
 def _statistics(bench: Bench) -> ood_features.Statistics:
@@ -176,17 +172,11 @@ def _statistics(bench: Bench) -> ood_features.Statistics:
   order = np.random.RandomState(0).permutation(len(images.labels))
   source = evaluate.stored(evaluate.Rows(images.images, order))
   advance = bench.stages.begin('training features', len(order))
-  statistics, done = None, 0
+  kernel = bench.network.variables['params']['head']['kernel']
+  statistics, done = ood_features.empty(*kernel.shape), 0
   for batch in evaluate.stream(bench.network, source, features=True):
     labels = images.labels[order[done : done + len(batch.logits)]]
     done += len(labels)
-    if statistics is None:
-      statistics = ood_features.empty(batch.features.shape[1], batch.logits.shape[1])
     statistics = ood_features.with_batch(statistics, batch.features, batch.logits, labels)
     advance(len(labels))
   return statistics
-
-
-def _sizes(statistics: ood_features.Statistics) -> tuple[int, int]:
-  """Number of features, and of training images in the bank."""
-  return len(statistics.products), sum(map(len, statistics.bank))

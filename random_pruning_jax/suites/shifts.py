@@ -5,7 +5,7 @@ import numpy as np
 from random_pruning_jax import data
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.suites.bench import Bench, Findings
-from random_pruning_jax.suites.calibration import measure
+from random_pruning_jax.suites.calibration import MEASURED, metrics_of
 
 # Shifted sets of a data set; `evaluation.shifts` may name others with the same labels.
 SHIFTS: dict[str, tuple[str, ...]] = {
@@ -14,7 +14,6 @@ SHIFTS: dict[str, tuple[str, ...]] = {
 }
 # Sets of some of ImageNet's classes, labelled with all: logits of other classes do not count.
 SUBSETS = ('imagenet_a', 'imagenet_r')
-MEASURED = ('accuracy', 'nll', 'ece')
 
 
 def full(bench: Bench) -> Findings:
@@ -43,7 +42,7 @@ def full(bench: Bench) -> Findings:
       logits, labels = within(logits, labels)
       found.notes[f'shifts/{name}'] = f'among the {logits.shape[1]} classes that occur'
     found.numbers.update(
-      {f'shifts/{name}/{k}': v for k, v in measure(logits, labels, MEASURED).items()}
+      {f'shifts/{name}/{k}': v for k, v in metrics_of(logits, labels, MEASURED).items()}
     )
   return found
 

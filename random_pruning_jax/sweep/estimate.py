@@ -102,7 +102,7 @@ def seconds_per_step(jobs: Sequence[Job], experiments: dict[str, Experiment]) ->
 
 def _measure(experiment: Experiment) -> float:
   config = experiment.config
-  tx = optimizers.make(config, 100)
+  tx = optimizers.maker(config, 100)(optimizers.rates(config))
   variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
   state = create_state(variables, masks.ones(variables['params']), tx)
   state = parallel.replicate(state, experiment.on)

@@ -48,8 +48,8 @@ def _runs(batch, size, kernel, stride, inputs, outputs):
     }
 
   ways = {'XLA': lax.conv_general_dilated, 'by_pieces': convolution.by_pieces}
-  if convolution.fastest() is convolution.compiled:
-    ways['compiled'] = convolution.compiled
+  if convolution.fastest() is convolution.by_kernels:
+    ways['by_kernels'] = convolution.by_kernels
   bound_ways = {way: bound(conv) for way, conv in ways.items()}
   return {
     f'{part}, {way}': _ready(jax.jit(bound_ways[way][part]), x, weights)

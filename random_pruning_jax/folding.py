@@ -32,15 +32,15 @@ class _Chain(NamedTuple):
 def evaluation(model: nn.Module, **options: Any) -> Callable:
   """The function of variables and images [N, H, W, C] `model.apply(..., **options)`, folded.
 
-  Where no convolution is `convolution.compiled`, it is that function as it is.
+  Where no convolution is `convolution.by_kernels`, it is that function as it is.
   """
   apply = functools.partial(model.apply, **options)
-  compiled = getattr(model, 'conv_general_dilated', None) is convolution.compiled
-  return folded(apply) if compiled else apply
+  by_kernels = getattr(model, 'conv_general_dilated', None) is convolution.by_kernels
+  return folded(apply) if by_kernels else apply
 
 
 def folded(function: Callable) -> Callable:
-  """`function` of arrays, to rounding; each `convolution.compiled` in it does what follows it too.
+  """`function` of arrays, to rounding; each `convolution.by_kernels` does what follows it too.
 
   It may be differentiated to any order, in both modes; `jax.custom_vjp` in it as JAX does, but not
   one that closes over a traced value.

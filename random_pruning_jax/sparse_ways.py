@@ -147,9 +147,9 @@ def dense_compiled(kernel: np.ndarray, site: Site) -> Callable[[jax.Array], jax.
 
   Raises RuntimeError where it cannot run.
   """
-  if convolution.fastest() is not convolution.compiled:
+  if convolution.fastest() is not convolution.by_kernels:
     raise RuntimeError(f'the way dense_compiled needs {kernels.lacking() or "AVX2"}.')
-  return _dense(kernel, site, convolution.compiled)
+  return _dense(kernel, site, convolution.by_kernels)
 
 
 WAYS = {
@@ -164,7 +164,7 @@ WAYS = {
 def available() -> dict[str, Callable]:
   """Those of WAYS that can run here."""
   runs = {'compiled': not kernels.lacking()}
-  runs['dense_compiled'] = convolution.fastest() is convolution.compiled
+  runs['dense_compiled'] = convolution.fastest() is convolution.by_kernels
   return {name: way for name, way in WAYS.items() if runs.get(name, True)}
 
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from random_pruning_jax import kernels, models
-from random_pruning_jax.convolution import by_pieces, compiled, fastest
+from random_pruning_jax.convolution import by_kernels, by_pieces, fastest
 
 NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 SAME_3, SAME_7 = ((1, 1), (1, 1)), ((3, 3), (3, 3))
@@ -31,10 +31,10 @@ LAYERS = {
   'imagenet stem': (16, 7, 2, SAME_7, 3, 8, 3),
   'wide': (14, 3, 1, SAME_3, 16, 48, 5),
   'pieces': (16, 3, 1, SAME_3, 16, 24, 60),
-  'tiles': (12, 3, 1, SAME_3, 32, 48, 8),
-  'tiles, odd size': (7, 3, 1, SAME_3, 40, 32, 17),
-  'tiles, VALID': (8, 3, 1, 'VALID', 32, 32, 30),
-  'tiles, one side padded': (9, 3, 1, ((0, 1), (2, 0)), 32, 32, 16),
+  'winograd': (12, 3, 1, SAME_3, 32, 48, 8),
+  'winograd, odd size': (7, 3, 1, SAME_3, 40, 32, 17),
+  'winograd, VALID': (8, 3, 1, 'VALID', 32, 32, 30),
+  'winograd, one side padded': (9, 3, 1, ((0, 1), (2, 0)), 32, 32, 16),
 }
 
 
@@ -44,9 +44,9 @@ LACKING = kernels.lacking()
 @pytest.fixture(
   params=[
     by_pieces,
-    pytest.param(compiled, marks=pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')),
+    pytest.param(by_kernels, marks=pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')),
   ],
-  ids=['by pieces', 'compiled'],
+  ids=['by pieces', 'by kernels'],
 )
 def conv(request):
   return request.param
@@ -115,7 +115,9 @@ def _second(f):
   return derive
 
 
-@pytest.mark.parametrize('name', ['block', 'down, SAME', 'projection', 'pieces', 'tiles, odd size'])
+@pytest.mark.parametrize(
+  'name', ['block', 'down, SAME', 'projection', 'pieces', 'winograd, odd size']
+)
 def test_second_derivatives_are_those_of_jax(conv, name):
   layer = LAYERS[name]
   _assert_close(*_both(conv, _second, layer, *_operands(layer)))
@@ -230,8 +232,8 @@ def test_no_image_and_one_smaller_than_the_kernel_give_what_xla_gives(conv, imag
 
   y, pull = jax.vjp(convolve, x, kernel)
   assert y.shape == (images[0], *map_, 8)
-  to_input, to_kernel = pull(y)
-  assert to_input.shape == x.shape and not to_kernel.any()
+  dx, dk = pull(y)
+  assert dx.shape == x.shape and not dk.any()
 
 
 def test_without_jit_a_convolution_is_the_same(conv):
@@ -259,20 +261,20 @@ def test_the_layer_named_pieces_is_made_of_several_and_no_other():
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')
-def test_layers_named_tiles_are_made_of_tiles_and_no_others():
-  from random_pruning_jax.kernels import dense, tile_plans
+def test_layers_named_winograd_are_made_of_tiles_and_no_others():
+  from random_pruning_jax.kernels import dense, winograd_plans
 
   def fits(size, kernel, stride, padding, c, o, batch):
     shape, strides = (kernel, kernel, c, o), (stride, stride)
     if isinstance(padding, str):
       padding = lax.padtype_to_pads((size, size), shape[:2], strides, padding)
-    return tile_plans.fits(batch, dense.Sizes((size, size, c), shape, strides, padding))
+    return winograd_plans.fits(batch, dense.Sizes((size, size, c), shape, strides, padding))
 
   assert [name for name, layer in LAYERS.items() if fits(*layer)] == [
-    name for name in LAYERS if name.startswith('tiles')
+    name for name in LAYERS if name.startswith('winograd')
   ]
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')
 def test_the_kernel_is_what_a_network_gets_where_it_is_made_for_the_processor():
-  assert fastest() == (compiled if kernels.registers() else by_pieces)
+  assert fastest() == (by_kernels if kernels.registers() else by_pieces)

@@ -10,7 +10,7 @@ from jax import lax
 from random_pruning_jax import convolution, folding, kernels, models, parallel
 
 if kernels.lacking() or not kernels.registers():
-  pytest.skip('needs the compiled convolution', allow_module_level=True)
+  pytest.skip('needs the kernels for convolutions', allow_module_level=True)
 
 NAMES = {'cifar_resnet8': 9, 'vgg11': 8, 'resnet14': 17}  # and how many convolutions they have
 rng = np.random.default_rng(0)
@@ -19,7 +19,7 @@ IMAGES = jnp.array(rng.random((4, 16, 16, 3)), jnp.float32)
 
 def network(name='cifar_resnet8', width=8):
   """The model, and variables whose statistics and offsets are none of those that it begins with."""
-  model = models.create(name, 5, width=width, conv_general_dilated=convolution.compiled)
+  model = models.create(name, 5, width=width, conv_general_dilated=convolution.by_kernels)
   variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
   moved = lambda x: x + jnp.array(rng.random(x.shape), x.dtype) / 4  # noqa: E731
   vectors = lambda x: moved(x) if x.ndim == 1 else x  # noqa: E731
@@ -96,7 +96,9 @@ CHANNELS = jnp.array(rng.normal(size=(1, 1, 1, 16)), jnp.float32)
 
 
 def convolved(x):
-  return convolution.compiled(x, KERNEL, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  return convolution.by_kernels(
+    x, KERNEL, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
 
 
 LEFT_ALONE = {

@@ -20,12 +20,11 @@ if kernels.lacking():
 from random_pruning_jax.kernels import (
   dense,
   dense_frames,
-  dense_lines,
-  dense_plan,
   dense_plans,
+  encoding,
   objects,
-  tile_plans,
-  tiles,
+  winograd,
+  winograd_plans,
 )
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
@@ -47,19 +46,19 @@ def test_threads_divide_the_images_and_sum_what_each_has_of_a_kernel(threads, ve
   plan = dense_plans.forward(11, SIZES, vectors, threads)
   ours = dense._run(plan, vectors, x, dense._by_vectors(kernel, vectors))
   np.testing.assert_allclose(ours, y, atol=1e-5)
-  plan = dense_plans.to_kernel(11, SIZES, vectors, threads)
+  plan = dense_plans.kernel_gradient(11, SIZES, vectors, threads)
   ours = dense._run(plan, vectors, x, y)
   np.testing.assert_allclose(ours, transpose(y)[0], rtol=1e-4, atol=1e-3)
   for _ in range(20):  # whichever thread takes which images, and however many come
     np.testing.assert_array_equal(dense._run(plan, vectors, x, y), ours)
 
 
-@pytest.mark.parametrize('channels', [16, 32])  # of these, 32 by tiles
+@pytest.mark.parametrize('channels', [16, 32])  # of these, 32 by Winograd's tiles
 @pytest.mark.parametrize('images', [1, 2])
 def test_threads_divide_the_channels_of_few_images(images, channels):
   rng = np.random.default_rng(0)
   sizes = dense_frames.Sizes((33, 33, 32), (3, 3, 32, channels), (1, 1), ((1, 1), (1, 1)))
-  assert tile_plans.fits(images, sizes) == (channels == 32)
+  assert winograd_plans.fits(images, sizes) == (channels == 32)
   x, kernel, bias, residual = (
     jnp.array(rng.normal(size=shape), jnp.float32)
     for shape in ((images, *sizes.image), sizes.kernel, channels, (images, *sizes.map))
@@ -67,7 +66,7 @@ def test_threads_divide_the_channels_of_few_images(images, channels):
   vectors = Vectors(8, 16)
 
   def convolve(threads):
-    epilogue = dense_plan.Epilogue(bias=True, residual=True, relu=True)
+    epilogue = encoding.Epilogue(bias=True, residual=True, relu=True)
     return dense._convolved(x, kernel, sizes, vectors, threads, epilogue, bias, residual)
 
   y = lax.conv_general_dilated(
@@ -93,11 +92,11 @@ def test_tiles_make_up_images_of_any_size_and_what_follows_the_convolution(high,
   y = lax.conv_general_dilated(
     x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  weights = dense._by_vectors(tiles.transform_kernel(kernel), vectors)
-  plain = tile_plans.forward(11, sizes, vectors, 2)
+  weights = dense._by_vectors(winograd.transform_kernel(kernel), vectors)
+  plain = winograd_plans.forward(11, sizes, vectors, 2)
   np.testing.assert_allclose(dense._run(plain, vectors, x, weights), y, atol=1e-4)
-  epilogue = dense_plan.Epilogue(bias=True, residual=True, relu=True)
-  plan = tile_plans.forward(11, sizes, vectors, 2, epilogue)
+  epilogue = encoding.Epilogue(bias=True, residual=True, relu=True)
+  plan = winograd_plans.forward(11, sizes, vectors, 2, epilogue)
   found = dense._run(plan, vectors, x, weights, bias, residual)
   np.testing.assert_allclose(found, jnp.maximum(y + bias + residual, 0), atol=1e-4)
 
@@ -117,11 +116,13 @@ def test_a_kernels_gradient_meets_each_tile_once(threads, side, vectors):
     )
 
   [expected] = jax.linear_transpose(convolve, jnp.zeros(sizes.kernel))(y)
-  plan = tile_plans.to_kernel(11, sizes, vectors, threads)
-  found = tiles.gradient_of_kernel(dense._run(plan, vectors, x, y))
+  plan = winograd_plans.kernel_gradient(11, sizes, vectors, threads)
+  found = winograd.gradient_of_kernel(dense._run(plan, vectors, x, y))
   np.testing.assert_allclose(found, expected, atol=2e-6 * 11 * math.prod(side))
   for _ in range(5):  # whichever thread takes which images
-    np.testing.assert_array_equal(tiles.gradient_of_kernel(dense._run(plan, vectors, x, y)), found)
+    np.testing.assert_array_equal(
+      winograd.gradient_of_kernel(dense._run(plan, vectors, x, y)), found
+    )
 
 
 def test_tiles_round_no_worse_than_products_one_by_one():
@@ -133,10 +134,10 @@ def test_tiles_round_no_worse_than_products_one_by_one():
   sizes = dense_frames.Sizes(x.shape[1:], kernel.shape, (1, 1), ((0, 0), (0, 0)))
   vectors = dense.filled(64)
   by_tiles = dense._run(
-    tile_plans.forward(8, sizes, vectors, 2),
+    winograd_plans.forward(8, sizes, vectors, 2),
     vectors,
     x,
-    dense._by_vectors(tiles.transform_kernel(kernel), vectors),
+    dense._by_vectors(winograd.transform_kernel(kernel), vectors),
   )
   one_by_one = dense._run(
     dense_plans.forward(8, sizes, vectors, 2), vectors, x, dense._by_vectors(kernel, vectors)
@@ -147,24 +148,24 @@ def test_tiles_round_no_worse_than_products_one_by_one():
 
 
 @pytest.fixture(scope='module', params=[Vectors(16, 32), Vectors(8, 16)])
-def turn(request):
+def transpose(request):
   import numba
 
-  from random_pruning_jax.kernels.turn import turning
+  from random_pruning_jax.kernels.transpose import transposing
 
-  inner = turning(request.param)
+  inner = transposing(request.param)
   return numba.njit(lambda *arguments: inner(*arguments))
 
 
 @pytest.mark.parametrize('channels', [1, 8, 19, 40])
 @pytest.mark.parametrize('pixels', [1, 4, 7, 8, 13, 16, 35])
-def test_an_image_is_turned_from_pixels_of_channels_to_channels_of_pixels(turn, pixels, channels):
+def test_pixels_of_channels_are_transposed_to_channels_of_pixels(transpose, pixels, channels):
   line = np.arange(2 * pixels * channels, dtype=np.float32).reshape(pixels, 2, channels)
-  turned = np.full((channels, pixels + 3), -1, np.float32)
+  transposed = np.full((channels, pixels + 3), -1, np.float32)
   every_second = 2 * channels
-  turn(turned.ctypes.data, pixels + 3, line.ctypes.data, every_second, pixels, channels)
-  np.testing.assert_array_equal(turned[:, :pixels], line[:, 0].T)
-  np.testing.assert_array_equal(turned[:, pixels:], -1)  # and nothing beyond them
+  transpose(transposed.ctypes.data, pixels + 3, line.ctypes.data, every_second, pixels, channels)
+  np.testing.assert_array_equal(transposed[:, :pixels], line[:, 0].T)
+  np.testing.assert_array_equal(transposed[:, pixels:], -1)  # and nothing beyond them
 
 
 def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monkeypatch):
@@ -191,7 +192,7 @@ def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monke
 
 
 USES = {
-  'dense': 'print(convolution.compiled(ones, taps, (1, 1), "SAME", **order).sum())',
+  'dense': 'print(convolution.by_kernels(ones, taps, (1, 1), "SAME", **order).sum())',
   'sums': 'print(sums.sums(ones, ones).sum())',
   'kept': 'print(kept.call(kept.layer(np.ones((8, 8)), (4, 8), 1, 0), ones[0, 0, :4]).sum())',
 }
@@ -345,7 +346,7 @@ def test_machine_code_for_avx2_alone_gives_the_same_convolution():
   script = """
 import jax, jax.numpy as jnp, numpy as np
 from random_pruning_jax import convolution, kernels
-assert kernels.registers() == 16 and convolution.fastest() is convolution.compiled
+assert kernels.registers() == 16 and convolution.fastest() is convolution.by_kernels
 rng = np.random.default_rng(0)
 for pixels, channels, out, stride in ((15, 8, 24, 1), (14, 16, 8, 2), (19, 32, 40, 1)):
   x = jnp.array(rng.normal(size=(3, pixels, pixels, channels)), jnp.float32)
@@ -354,7 +355,7 @@ for pixels, channels, out, stride in ((15, 8, 24, 1), (14, 16, 8, 2), (19, 32, 4
     options = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
     y, back = jax.vjp(lambda x, k: conv(x, k, (stride, stride), [(1, 1)] * 2, **options), x, kernel)
     return y, *back(jnp.sin(y))
-  for ours, xla in zip(results(convolution.compiled), results(jax.lax.conv_general_dilated)):
+  for ours, xla in zip(results(convolution.by_kernels), results(jax.lax.conv_general_dilated)):
     np.testing.assert_allclose(ours, xla, atol=2e-3)
 """
   haswell = {'NUMBA_CPU_NAME': 'haswell', 'NUMBA_CPU_FEATURES': '+avx2,+fma,+bmi2'}
@@ -363,7 +364,7 @@ for pixels, channels, out, stride in ((15, 8, 24, 1), (14, 16, 8, 2), (19, 32, 4
 
 def test_a_line_falls_into_the_fewest_shapes_and_of_those_the_most_even():
   def lengths(pixels, wide, registers):
-    numbers = dense_lines.shapes(pixels, wide, registers)
+    numbers = encoding.shapes(pixels, wide, registers)
     assert {SHAPES[registers][number][1] for number in numbers} == {wide}
     return [SHAPES[registers][number][0] for number in numbers]
 

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from random_pruning_jax import kernels, models
-from random_pruning_jax.convolution import by_pieces, compiled
+from random_pruning_jax.convolution import by_kernels, by_pieces
 
 NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 SIDE, BATCH = 4, 2
@@ -74,9 +74,9 @@ def exact(kind):
   'conv',
   [
     by_pieces,
-    pytest.param(compiled, marks=pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')),
+    pytest.param(by_kernels, marks=pytest.mark.skipif(bool(LACKING), reason=f'needs {LACKING}')),
   ],
-  ids=['by pieces', 'compiled'],
+  ids=['by pieces', 'by kernels'],
 )
 def test_results_and_gradients_are_exact_to_rounding(conv, kind):
   for layer, ours, theirs in zip(

@@ -1,12 +1,12 @@
 """Kernels for CPUs, compiled by Numba (an optional extra) and called by XLA's programs.
 
     dense.py       convolutions and their gradients, for JAX; from here
-                   dense_plans, tile_plans   what is to be computed, as words: dense_words,
-                                             dense_plan, dense_frames, dense_lines
-                   dense_jobs, tile_jobs     threads that share it
-                   dense_fill, turn          images brought into frames of zeros
-                   tiles, tile_code          into tiles, and back
-                   dense_sums, contract      the loop in which the time goes
+                   dense_plans, winograd_plans   what is to be computed, as words: dense_words,
+                                                 encoding, dense_frames
+                   dense_jobs, winograd_jobs     threads that share it
+                   dense_fill, transpose         images brought into frames of zeros
+                   winograd, winograd_code       into tiles, and back
+                   dense_sums, contract          the loop in which the time goes
     sums.py        BatchNorm's sums, likewise
     kept.py        prediction from kept weights only, likewise
     llvm, vectors  LLVM's language, and the processor's vectors

@@ -2,7 +2,7 @@
 
 Each of the three is linear in both operands, and its derivatives are the other two:
 
-    forward(x, kernel) -> y    to_input(g, kernel) -> x    to_kernel(x, g) -> kernel
+    forward(x, kernel) -> y    input_gradient(g, kernel) -> x    kernel_gradient(x, g) -> kernel
 
 so they are primitives of JAX, which may be differentiated to any order, in both modes. `finished`
 is the forward one and what follows it in a network at evaluation, in one pass.
@@ -10,7 +10,6 @@ is the forward one and what follows it in a network at evaluation, in one pass.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,30 +18,22 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from random_pruning_jax import kernels
-from random_pruning_jax.kernels import dense_plans, targets, tile_plans, tiles
+from random_pruning_jax import kernels, pieces
+from random_pruning_jax.kernels import dense_plans, targets, winograd, winograd_plans
 from random_pruning_jax.kernels.dense_frames import Sizes
-from random_pruning_jax.kernels.dense_plan import PLAIN, Epilogue, Plan
+from random_pruning_jax.kernels.encoding import PLAIN, Epilogue, Plan
 from random_pruning_jax.kernels.vectors import Vectors
 
 LINE = 256  # pixels, about
 NONE = np.zeros(0, np.float32)
 
 
-class Fallback(NamedTuple):
-  """What computes a result whose channels fill no vector: functions of two operands and sizes."""
-
-  forward: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
-  to_input: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
-  to_kernel: Callable[[jax.Array, jax.Array, Sizes], jax.Array]
-
-
-def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, fallback: Fallback) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes) -> jax.Array:
   """x [N, H, W, C], kernel [h, w, C, O] -> [N, h', w', O], float32."""
-  return _forward.bind(x, kernel, sizes=sizes, fallback=fallback)
+  return _forward.bind(x, kernel, sizes=sizes)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def finished(
   x: jax.Array,
   kernel: jax.Array,
@@ -50,20 +41,18 @@ def finished(
   residual: jax.Array | None,
   relu: bool,
   sizes: Sizes,
-  fallback: Fallback,
 ) -> jax.Array:
   """convolve(x, kernel) + bias [O] + residual [N, h', w', O]; with `relu` max(., 0) of that."""
   given = (x, kernel, bias, *([] if residual is None else [residual]))
-  return _finished.bind(*given, relu=relu, sizes=sizes, fallback=fallback)
+  return _finished.bind(*given, relu=relu, sizes=sizes)
 
 
-def _finished_jvp(relu, sizes, fallback, primals, tangents):
+def _finished_jvp(relu, sizes, primals, tangents):
   x, kernel, bias, residual = primals
-  y = finished(x, kernel, bias, residual, relu, sizes, fallback)
-  options = {'sizes': sizes, 'fallback': fallback}
+  y = finished(x, kernel, bias, residual, relu, sizes)
   ways = (
-    lambda dx: _forward.bind(dx, kernel, **options),
-    lambda dk: _forward.bind(x, dk, **options),
+    lambda dx: convolve(dx, kernel, sizes),
+    lambda dk: convolve(x, dk, sizes),
     lambda do: jnp.broadcast_to(do, y.shape),
     lambda db: db,
   )
@@ -102,51 +91,51 @@ def _run(
   return jax.ffi.ffi_call(target, results)(x, w, plan.words, bias, residual)[0]
 
 
-def _compute_forward(x, kernel, *, threads, sizes, fallback):
+def _compute_forward(x, kernel, *, threads, sizes):
   if (vectors := filled(sizes.kernel[3])) is None:
-    return fallback.forward(x, kernel, sizes)
+    return pieces.convolve(x, kernel, sizes)
   return _convolved(x, kernel, sizes, vectors, threads)
 
 
-def _compute_to_input(g, kernel, *, threads, sizes, fallback):
+def _compute_input_gradient(g, kernel, *, threads, sizes):
   if (vectors := filled(sizes.kernel[2])) is None:
-    return fallback.to_input(g, kernel, sizes)
-  if tile_plans.fits(len(g), sizes):  # as the forward one, with the kernel rotated
+    return pieces.input_gradient(g, kernel, sizes)
+  if winograd_plans.fits(len(g), sizes):  # as the forward one, with the kernel rotated
     pads = tuple(tuple(2 - pad for pad in side) for side in sizes.pads)
     (*size, inputs, outputs) = sizes.kernel
     back = Sizes(sizes.map, (*size, outputs, inputs), sizes.strides, pads)
-    plan = tile_plans.forward(len(g), back, vectors, threads)
-    rotated = tiles.transform_kernel(kernel, rotated=True).swapaxes(2, 3)
+    plan = winograd_plans.forward(len(g), back, vectors, threads)
+    rotated = winograd.transform_kernel(kernel, rotated=True).swapaxes(2, 3)
     return _run(plan, vectors, g, _by_vectors(rotated, vectors))
   g, lined = _lined(g, sizes.kernel[3], sizes)
-  plan = dense_plans.to_input(len(g), lined, vectors, threads)
+  plan = dense_plans.input_gradient(len(g), lined, vectors, threads)
   kernel = _by_vectors(kernel.swapaxes(2, 3), vectors)
   return _run(plan, vectors, g, kernel).reshape(-1, *sizes.image)
 
 
-def _compute_to_kernel(x, g, *, threads, sizes, fallback):
+def _compute_kernel_gradient(x, g, *, threads, sizes):
   if (vectors := filled(sizes.kernel[3])) is None:
-    return fallback.to_kernel(x, g, sizes)
-  if tile_plans.fits_gradient(len(x), sizes, threads):
-    plan = tile_plans.to_kernel(len(x), sizes, vectors, threads)
-    return tiles.gradient_of_kernel(_run(plan, vectors, x, g))
+    return pieces.kernel_gradient(x, g, sizes)
+  if winograd_plans.fits_gradient(len(x), sizes, threads):
+    plan = winograd_plans.kernel_gradient(len(x), sizes, vectors, threads)
+    return winograd.gradient_of_kernel(_run(plan, vectors, x, g))
   x, lined = _lined(x, sizes.image[2], sizes)
-  return _run(dense_plans.to_kernel(len(x), lined, vectors, threads), vectors, x, g)
+  return _run(dense_plans.kernel_gradient(len(x), lined, vectors, threads), vectors, x, g)
 
 
-def _compute_finished(x, kernel, bias, *residual, threads, relu, sizes, fallback):
+def _compute_finished(x, kernel, bias, *residual, threads, relu, sizes):
   if (vectors := filled(sizes.kernel[3])) is None:
-    y = sum(residual, fallback.forward(x, kernel, sizes) + bias)
+    y = sum(residual, pieces.convolve(x, kernel, sizes) + bias)
     return jnp.maximum(y, 0) if relu else y
   epilogue = Epilogue(bias=True, residual=bool(residual), relu=relu)
   return _convolved(x, kernel, sizes, vectors, threads, epilogue, bias, *residual)
 
 
 def _convolved(x, kernel, sizes, vectors, threads, epilogue=PLAIN, *added):
-  """What the forward convolution is, by tiles where that is faster."""
-  if tile_plans.fits(len(x), sizes):
-    plan = tile_plans.forward(len(x), sizes, vectors, threads, epilogue)
-    kernel = tiles.transform_kernel(kernel)
+  """The forward convolution, by Winograd's tiles where that is faster."""
+  if winograd_plans.fits(len(x), sizes):
+    plan = winograd_plans.forward(len(x), sizes, vectors, threads, epilogue)
+    kernel = winograd.transform_kernel(kernel)
   else:
     x, lined = _lined(x, sizes.image[2], sizes)
     plan = dense_plans.forward(len(x), lined, vectors, threads, epilogue)
@@ -178,32 +167,33 @@ def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
     del rest, options
     return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
 
-  return targets.primitive(name, compute, outline, ('sizes', 'fallback', 'relu'))
+  return targets.primitive(name, compute, outline, ('sizes', 'relu'))
 
 
 _forward = _primitive('convolve', _compute_forward, lambda x, sizes: (x.shape[0], *sizes.map))
 _finished = _primitive(
   'convolve_and_finish', _compute_finished, lambda x, sizes: (x.shape[0], *sizes.map)
 )
-_to_input = _primitive(
-  'convolve_to_input', _compute_to_input, lambda g, sizes: (g.shape[0], *sizes.image)
+_input_gradient = _primitive(
+  'convolve_input_gradient', _compute_input_gradient, lambda g, sizes: (g.shape[0], *sizes.image)
 )
-_to_kernel = _primitive('convolve_to_kernel', _compute_to_kernel, lambda x, sizes: sizes.kernel)
+_kernel_gradient = _primitive(
+  'convolve_kernel_gradient', _compute_kernel_gradient, lambda x, sizes: sizes.kernel
+)
 
 
-def _linear(of: Primitive, first: Callable[..., Any], second: Callable[..., Any]) -> None:
-  """`first(ct, y)` and `second(ct, x)` are the derivatives of `of(x, y)` in x and in y."""
-  ad.defbilinear(
-    of,
-    lambda ct, x, y, **options: first(ct, y, **options),
-    lambda ct, x, y, **options: second(ct, x, **options),
-  )
-
-
-def _swapped(of: Primitive) -> Callable[..., Any]:
-  return lambda ct, x, **options: of.bind(x, ct, **options)
-
-
-_linear(_forward, _to_input.bind, _swapped(_to_kernel))
-_linear(_to_input, _forward.bind, _to_kernel.bind)
-_linear(_to_kernel, lambda ct, g, **options: _to_input.bind(g, ct, **options), _swapped(_forward))
+ad.defbilinear(
+  _forward,
+  lambda ct, x, kernel, sizes: _input_gradient.bind(ct, kernel, sizes=sizes),
+  lambda ct, x, kernel, sizes: _kernel_gradient.bind(x, ct, sizes=sizes),
+)
+ad.defbilinear(
+  _input_gradient,
+  lambda ct, g, kernel, sizes: _forward.bind(ct, kernel, sizes=sizes),
+  lambda ct, g, kernel, sizes: _kernel_gradient.bind(ct, g, sizes=sizes),
+)
+ad.defbilinear(
+  _kernel_gradient,
+  lambda ct, x, g, sizes: _input_gradient.bind(g, ct, sizes=sizes),
+  lambda ct, x, g, sizes: _forward.bind(x, ct, sizes=sizes),
+)

@@ -1,20 +1,20 @@
-"""Images, into the frames that a thread has for them: as they are, or turned channel by channel."""
+"""Images, into the frames that a thread has for them: as they are, or transposed."""
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.llvm import compiled
-from random_pruning_jax.kernels.turn import turning
+from random_pruning_jax.kernels.llvm import jitted
+from random_pruning_jax.kernels.transpose import transposing
 from random_pruning_jax.kernels.vectors import Vectors
 
 
-@compiled
+@jitted
 def size(plan):
   """Floats of the frame of one image."""
   wide = plan[word.PLANES] * plan[word.PLANE] if plan[word.PLANES] else plan[word.WIDE]
   return plan[word.HIGH] * wide * plan[word.INPUTS] * plan[word.FRAMED]
 
 
-@compiled
+@jitted
 def _copy(plan, source, frame):
   """Copies an image into its frame, whose borders are zeros already."""
   rows = min(plan[word.HEIGHT], plan[word.HIGH] - plan[word.TOP])
@@ -27,10 +27,10 @@ def _copy(plan, source, frame):
 
 def filling(vectors: Vectors):
   """What brings an image into its frame, in compiled code."""
-  turn = turning(vectors)
+  transpose = transposing(vectors)
 
-  @compiled
-  def turned(plan, source, frame):
+  @jitted
+  def transposed(plan, source, frame):
     """Channel by channel, with columns that are a stride apart beside each other."""
     planes, inputs = plan[word.PLANES], plan[word.INPUTS]
     rows = min(plan[word.HEIGHT], plan[word.HIGH] - plan[word.TOP])
@@ -40,7 +40,7 @@ def filling(vectors: Vectors):
       for first in range(min(plan[word.FILLED], columns)):
         column = first + plan[word.LEFT]
         line = (row + plan[word.TOP]) * inputs * pitch
-        turn(
+        transpose(
           frame + 4 * (line + column % planes * plan[word.PLANE] + column // planes),
           pitch,
           source + 4 * (row * plan[word.WIDTH] + first) * inputs,
@@ -49,10 +49,10 @@ def filling(vectors: Vectors):
           inputs,
         )
 
-  @compiled
+  @jitted
   def fill(plan, source, frame):
     if plan[word.PLANES]:
-      turned(plan, source, frame)
+      transposed(plan, source, frame)
     else:
       _copy(plan, source, frame)
 

@@ -1,9 +1,9 @@
 """A convolution, or one of its gradients: threads divide the images, or of few images the channels.
 
-Where pixels are multiplied by weights, a thread turns an image into a frame of its own: each line
+Where pixels are multiplied by weights, a thread has an image in a frame of its own: each line
 holds its pixels channel by channel, with zeros around the image, so that every tap of every pixel
 is there to be read. For the gradient of a kernel the frame holds them as the image does. A wide
-3x3 convolution is made of tiles (`tiles`), of which a thread has some at a time.
+3x3 convolution is made of tiles (`winograd`), of which a thread has some at a time.
 """
 
 import functools
@@ -22,15 +22,15 @@ from random_pruning_jax.kernels.handler import (
   Functions,
   started,
 )
-from random_pruning_jax.kernels.llvm import compiled, floats, inlined, ints, words
-from random_pruning_jax.kernels.tile_jobs import before, tiling
+from random_pruning_jax.kernels.llvm import floats, inlined, ints, jitted, words
 from random_pruning_jax.kernels.vectors import Vectors
+from random_pruning_jax.kernels.winograd_jobs import before, tiling
 
 # Words of a job, int64.
 IN, WEIGHTS, PLAN, BIAS, RESIDUAL, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8)
 
 
-@compiled
+@jitted
 def begin(call_frame):
   place = started(call_frame, JOB, IN, 5, 2)
   job = words(place)
@@ -43,7 +43,7 @@ def begin(call_frame):
   return place
 
 
-@compiled
+@jitted
 def finish(place):
   """Adds the sums of each share to those of the first, which are in the result."""
   job = words(place)
@@ -57,19 +57,19 @@ def finish(place):
       total[number] += more[number]
 
 
-@compiled
+@jitted
 def _own(job, seat):
   """What a thread has for itself: frames of images, sums over images, and tiles."""
   return job[SCRATCH] + 4 * seat * ints(job[PLAN])[word.OWN]
 
 
-@compiled
+@jitted
 def _sums(job, seat):
   plan = ints(job[PLAN])
   return job[RESULT] if seat == 0 else _own(job, seat) + 4 * size(plan) * plan[word.BLOCK]
 
 
-@compiled
+@jitted
 def _clear(plan, own):
   """The borders of frames, and tiles that are multiplied although no image fills them."""
   llvm.clear(own, size(plan) * plan[word.BLOCK])

@@ -6,7 +6,7 @@ import math
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
-from random_pruning_jax.kernels.dense_plan import PLAIN, Epilogue, Plan, written
+from random_pruning_jax.kernels.encoding import PLAIN, Epilogue, Plan, encode
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
 NEAREST, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
@@ -41,13 +41,13 @@ def forward(
   next_w = len(taps) * inputs * lanes
   depth = channels_at_once(inputs, len(taps), lanes)
   shape = (images, *sizes.map)
-  return written(
+  return encode(
     shape, frame, parts, vectors, threads, next_w=next_w, depth=depth, epilogue=epilogue
   )
 
 
 @functools.lru_cache(maxsize=256)
-def to_input(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
+def input_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   """x = what meets y under the kernel [C / lanes, h w O, lanes]: a part for each pixel of a step.
 
   Pixel s r + a of a side is reached from r + (a + pad - k) / s by those taps k for which that is a
@@ -93,11 +93,11 @@ def to_input(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   next_w = rows * columns * outputs * lanes
   depth = channels_at_once(outputs, rows * columns, lanes)
   shape = (images, *sizes.image)
-  return written(shape, frame, parts, vectors, threads, next_w=next_w, depth=depth)
+  return encode(shape, frame, parts, vectors, threads, next_w=next_w, depth=depth)
 
 
 @functools.lru_cache(maxsize=256)
-def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
+def kernel_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   """kernel = x times y, summed over pixels and images: a part for each of the kernel's rows.
 
   Columns of a row and their channels follow each other in the image as they do in the kernel.
@@ -127,7 +127,7 @@ def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan
   ]
   line = 4 * (frame.place(down, 0) + wide * outputs)
   chunk = max(NEAREST // line, -(-128 // wide), 1)
-  return written(
+  return encode(
     sizes.kernel,
     frame,
     parts,

@@ -5,7 +5,7 @@ from numba import types
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.contract import contract
-from random_pruning_jax.kernels.llvm import INTS, compiled_for, inlined, ints
+from random_pruning_jax.kernels.llvm import INTS, inlined, ints, jitted_for
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
 _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
@@ -67,7 +67,7 @@ def summing(vectors: Vectors):
             pixel += pixels_of[shape]
       vector += wide
 
-  @compiled_for(INTS, *[types.int64] * 10)
+  @jitted_for(INTS, *[types.int64] * 10)
   def parts(plan, plan_at, images, x, w, bias, residual, relu, out, lower, upper):
     """All parts, some taps at a time where images are summed."""
     taps = plan[word.CHUNK]

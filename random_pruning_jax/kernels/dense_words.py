@@ -1,4 +1,4 @@
-"""What the words of a plan are, by which `dense_plan` tells `dense_jobs` what to compute.
+"""What the words of a plan are, by which `encoding` tells `dense_jobs` what to compute.
 
 They are int32. A plan is its head, its parts and their tables.
 """

@@ -12,7 +12,7 @@ import numba
 from numba import types
 
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.llvm import compiled, words
+from random_pruning_jax.kernels.llvm import jitted, words
 from random_pruning_jax.kernels.xla_words import (
   API,
   ARGUMENTS,
@@ -105,7 +105,7 @@ def handler(functions: Functions, helper_name: str) -> Any:
   return handle
 
 
-@compiled
+@jitted
 def started(call_frame, size, first, arguments, results):
   """A job of `size` words, all zeros, and from word `first` on the buffers of the call."""
   place = llvm.allocate(8 * size)
@@ -119,13 +119,13 @@ def started(call_frame, size, first, arguments, results):
   return place
 
 
-@compiled
+@jitted
 def _leave(place):
   if llvm.add(place + 8 * REFERENCES, -1) == 1:
     llvm.free(place)
 
 
-@compiled
+@jitted
 def _failed(function, error, request):
   """Whether there was an error; without help the handler does all of the work."""
   if error != 0:

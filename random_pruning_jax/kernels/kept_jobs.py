@@ -13,14 +13,14 @@ from random_pruning_jax.kernels.handler import (
   started,
 )
 from random_pruning_jax.kernels.kept_sums import add_kept
-from random_pruning_jax.kernels.llvm import compiled, ints, words
+from random_pruning_jax.kernels.llvm import ints, jitted, words
 
 # Words of a job, int64.
 COPY, COPIED, COPIES, BLOCKS, TILES, SIZE, SPARE = range(FIRST, FIRST + 7)
 X, VALUES, OFFSETS, STARTS, PLAN, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST + 15)
 
 
-@compiled
+@jitted
 def begin(call_frame):
   """A job for the call `call_frame`: what its buffers are, and how it falls into items."""
   place = started(call_frame, JOB, X, 5, 2)
@@ -43,7 +43,7 @@ def begin(call_frame):
   return place
 
 
-@compiled
+@jitted
 def work(place):
   """Takes copies and then products, or whole images, until none is left."""
   job = words(place)
@@ -72,12 +72,12 @@ def work(place):
     number = llvm.add(place + 8 * ITEM, 1)
 
 
-@compiled
+@jitted
 def finish(place):
   pass
 
 
-@compiled
+@jitted
 def _image(job, image, seat):
   """Copies and products of one image, in the part of the memory that is this thread's."""
   inputs = ints(job[PLAN])[word.INPUTS]
@@ -89,7 +89,7 @@ def _image(job, image, seat):
       _multiply(job, image, tile, block, base, job[SPARE] + 4 * word.LANES * seat)
 
 
-@compiled
+@jitted
 def _shift(job, number, target):
   """One channel of one image, for each column of the kernel: phases of rows, rows, pixels."""
   plan = ints(job[PLAN])
@@ -134,7 +134,7 @@ def _shift(job, number, target):
       llvm.clear(line + 4 * end, wide - end)
 
 
-@compiled
+@jitted
 def _multiply(job, image, tile, block, base, spare):
   """One tile of pixels of one image, for one block of output channels."""
   plan = ints(job[PLAN])

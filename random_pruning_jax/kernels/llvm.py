@@ -10,15 +10,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _OPTIONS = {'error_model': 'numpy', 'nogil': True, 'no_cpython_wrapper': True}
-compiled = numba.njit(**_OPTIONS)
-# Into what calls it, so that LLVM sees it once: over a function that is compiled by itself it goes
-# again in each of those that call it, and in their callers.
+jitted = numba.njit(**_OPTIONS)
+# Numba inlines these into their caller; LLVM would otherwise optimise a separately compiled
+# function again in every module that calls it.
 inlined = numba.njit(inline='always', **_OPTIONS)
 INTS = types.int32[::1]
 
 
-def compiled_for(*arguments: types.Type):
-  """`compiled`, for such arguments alone: else once more for each that is a constant somewhere."""
+def jitted_for(*arguments: types.Type):
+  """`jitted`, for such arguments alone: else once more for each that is a constant somewhere."""
   return numba.njit(types.void(*arguments), **_OPTIONS)
 
 
@@ -155,16 +155,16 @@ def all_lanes(builder, number, kind):
   return builder.shuffle_vector(first, nothing, zeros)
 
 
-@compiled
+@jitted
 def words(place):
   return numba.carray(pointer(place), (1 << 30,), np.int64)
 
 
-@compiled
+@jitted
 def ints(place):
   return numba.carray(pointer(place), (1 << 30,), np.int32)
 
 
-@compiled
+@jitted
 def floats(place):
   return numba.carray(pointer(place), (1 << 30,), np.float32)

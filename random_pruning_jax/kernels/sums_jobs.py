@@ -2,7 +2,7 @@
 
 from random_pruning_jax.kernels import llvm
 from random_pruning_jax.kernels.handler import DONE, FIRST, ITEM, ITEMS, WORKERS, Functions, started
-from random_pruning_jax.kernels.llvm import compiled, floats, ints, words
+from random_pruning_jax.kernels.llvm import floats, ints, jitted, words
 
 # Words of a plan, int32: rows in all and of an item, columns.
 THREADS, ROWS, SHARE, COLUMNS = range(4)
@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 64
 X, Y, PLAN, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
 
 
-@compiled
+@jitted
 def begin(call_frame):
   place = started(call_frame, JOB, X, 3, 2)
   job = words(place)
@@ -25,7 +25,7 @@ def begin(call_frame):
   return place
 
 
-@compiled
+@jitted
 def finish(place):
   job = words(place)
   size = 2 * ints(job[PLAN])[COLUMNS]
@@ -37,7 +37,7 @@ def finish(place):
       total[number] += more[number]
 
 
-@compiled
+@jitted
 def work(place):
   job = words(place)
   plan = ints(job[PLAN])

@@ -55,9 +55,9 @@ class Layers:
   def norm(self, train: bool, *, name: str) -> nn.BatchNorm:
     """BatchNorm; in training its batch is that of all devices along `axis_name`.
 
-    Where convolutions are the compiled ones, so are its sums.
+    Where convolutions are by kernels, so are its sums.
     """
-    kind = BatchNorm if self.conv_general_dilated is convolution.compiled else nn.BatchNorm
+    kind = BatchNorm if self.conv_general_dilated is convolution.by_kernels else nn.BatchNorm
     return kind(
       use_running_average=not train,
       momentum=0.9,

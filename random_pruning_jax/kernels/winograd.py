@@ -1,4 +1,4 @@
-"""A 3x3 convolution of stride 1 with 4 products for each pixel where it has 9: by tiles of 2x2.
+"""Winograd: a 3x3 convolution of stride 1 with 4 products a pixel where it has 9, by tiles of 2x2.
 
 A tile is made of the 4x4 pixels that meet it. Transformed into 4x4 other numbers, they are
 multiplied by a kernel that is transformed too, number by number; and the products, summed over
@@ -24,7 +24,7 @@ _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
 def transform_kernel(kernel: jax.Array, *, rotated: bool = False) -> jax.Array:
-  """[3, 3, C, O] -> [4, 4, C, O]; of the kernel turned by 180 degrees, where that is asked for."""
+  """[3, 3, C, O] -> [4, 4, C, O]; with `rotated` of the kernel rotated by 180 degrees."""
   along = _G[:, ::-1] if rotated else _G
   both = jnp.asarray(np.kron(along, along), kernel.dtype)
   numbers = jnp.matmul(both, kernel.reshape(9, -1), precision='highest')

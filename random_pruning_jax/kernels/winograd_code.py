@@ -1,4 +1,4 @@
-"""The transforms of `tiles` for vectors of pixels, of a tile and of sums, in compiled code."""
+"""The transforms of `winograd` for vectors of pixels, of a tile and of sums, in compiled code."""
 
 import functools
 
@@ -7,7 +7,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.tiles import POSITIONS, SIDE
+from random_pruning_jax.kernels.winograd import POSITIONS, SIDE
 
 _WORD, _FLOAT = ir.IntType(64), ir.FloatType()
 

@@ -1,5 +1,6 @@
 """A plan, as the words that `dense_jobs` reads."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -7,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from random_pruning_jax.kernels import dense_lines
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_frames import Frame
-from random_pruning_jax.kernels.vectors import Vectors
+from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
 
 class Plan(NamedTuple):
@@ -30,7 +30,7 @@ class Epilogue(NamedTuple):
 PLAIN = Epilogue()
 
 
-def written(
+def encode(
   shape: Sequence[int],
   frame: Frame,
   parts: Sequence[tuple[dict[int, int], list[int], list[int]]],
@@ -59,7 +59,7 @@ def written(
     row = np.zeros(word.PART, np.int32)
     row[list(part)] = list(part.values())
     for wide in (2, 1):
-      made_of = dense_lines.shapes(part[word.PIXELS], wide, vectors.registers)
+      made_of = shapes(part[word.PIXELS], wide, vectors.registers)
       lists.append([len(made_of), *made_of])
     where = (word.PLACES, word.ROWS, word.BY_TWO, word.BY_ONE)
     for place, table in zip(where, lists, strict=True):
@@ -111,3 +111,28 @@ def written(
   return Plan(
     np.concatenate([front, *words, *body]).astype(np.int32), tuple(shape), max(1, threads * floats)
   )
+
+
+@functools.cache
+def shapes(pixels: int, wide: int, registers: int) -> tuple[int, ...]:
+  """Numbers of the SHAPES of `wide` vectors that make up a line of pixels, the longest first.
+
+  They are as few as can be, and of those the most even: a short one does not hide how long its
+  additions take.
+  """
+  numbers = {size: n for n, (size, vectors) in enumerate(SHAPES[registers]) if vectors == wide}
+  # For every length: how many shapes, the sum of their squares, and the last of them.
+  best = [(0, 0, 0)]
+  for length in range(1, pixels + 1):
+    best.append(
+      min(
+        (best[length - size][0] + 1, best[length - size][1] + size * size, size)
+        for size in numbers
+        if size <= length
+      )
+    )
+  found = []
+  while pixels:
+    found.append(best[pixels][2])
+    pixels -= found[-1]
+  return tuple(numbers[size] for size in sorted(found, reverse=True))

@@ -1,4 +1,4 @@
-"""Images turned from pixels of channels to channels of pixels, a block at a time in registers."""
+"""Transposes [pixels, channels] to [channels, pixels], block by block in registers."""
 
 import functools
 
@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from random_pruning_jax.kernels.llvm import compiled, floats
+from random_pruning_jax.kernels.llvm import floats, jitted
 from random_pruning_jax.kernels.vectors import Vectors
 
 _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
@@ -15,7 +15,7 @@ _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 def _blocks(lanes: int, pixels: int):
   block = _block(lanes, pixels)
 
-  @compiled
+  @jitted
   def blocks(target, channel, source, pixel, count):
     first = 0
     while first < count:
@@ -82,19 +82,19 @@ def _times(builder, value, factor):
 
 
 @functools.cache
-def turning(vectors: Vectors):
+def transposing(vectors: Vectors):
   """What makes target[c * channel + p] = source[p * pixel + c] of floats, in compiled code.
 
   It is for all pixels p and channels c; target and source are addresses. Blocks that reach over the
   end begin before it, and write some numbers twice.
   """
-  # A block of 16 channels and pixels takes 16 registers, and as many again while it is turned.
+  # A block of 16 channels and pixels takes 16 registers, and as many again while it is transposed.
   long = vectors.registers == 32
   blocks16x16, blocks16x8, blocks16x4 = (_blocks(16, pixels) for pixels in (16, 8, 4))
   blocks8x8, blocks8x4 = (_blocks(8, pixels) for pixels in (8, 4))
 
-  @compiled
-  def turn(target, channel, source, pixel, pixels, channels):
+  @jitted
+  def transpose(target, channel, source, pixel, pixels, channels):
     done = 0
     while done < channels and pixels >= 4:
       left = channels - done
@@ -120,4 +120,4 @@ def turning(vectors: Vectors):
       for p in range(pixels):
         to[c * channel + p] = of[p * pixel + c]
 
-  return turn
+  return transpose

@@ -4,10 +4,14 @@ import numpy as np
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_fill import size
-from random_pruning_jax.kernels.llvm import compiled, inlined
-from random_pruning_jax.kernels.tile_code import transform_pixels, transform_sums, transform_tile
-from random_pruning_jax.kernels.tiles import MARGIN, POSITIONS
+from random_pruning_jax.kernels.llvm import inlined, jitted
 from random_pruning_jax.kernels.vectors import Vectors
+from random_pruning_jax.kernels.winograd import MARGIN, POSITIONS
+from random_pruning_jax.kernels.winograd_code import (
+  transform_pixels,
+  transform_sums,
+  transform_tile,
+)
 
 _NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 
@@ -36,7 +40,7 @@ def tiling(vectors: Vectors, parts):
   return tiled
 
 
-@compiled
+@jitted
 def before(plan):
   """Floats of a thread's own that come before its tiles: frames, and sums over images."""
   return size(plan) * plan[word.BLOCK] + plan[word.STEP_OUT] * plan[word.SUMMED]
@@ -46,7 +50,7 @@ def _input_transform(lanes: int):
   """Images in their frames, to [16, channels, tiles] of a band of their lines of tiles."""
   transform = transform_pixels(lanes)
 
-  @compiled
+  @jitted
   def run(plan, frame, target, images, first):
     across, band = plan[word.ACROSS], plan[word.BAND]
     pitch, position = plan[word.PLANES] * plan[word.PLANE], plan[word.X_POSITION]
@@ -67,7 +71,7 @@ def _output_transform(lanes: int):
   """[16, tiles, channels] of sums, to the result, with what follows the convolution."""
   transform = transform_sums(lanes)
 
-  @compiled
+  @jitted
   def run(plan, plan_at, source, out, bias, residual, images, first, lower, upper):
     across, band, channels = plan[word.ACROSS], plan[word.BAND], plan[word.OUTPUTS]
     high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
@@ -104,7 +108,7 @@ def _gradient_transform(lanes: int):
   """
   of_pixels, of_tile = transform_pixels(lanes), transform_tile(lanes)
 
-  @compiled
+  @jitted
   def run(plan, plan_at, source, maps, x, y, images, first, start):
     across, band = plan[word.ACROSS], plan[word.BAND]
     inputs, outputs = plan[word.INPUTS], plan[word.OUTPUTS]

@@ -5,10 +5,10 @@ import math
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_frames import Sizes, around
-from random_pruning_jax.kernels.dense_plan import PLAIN, Epilogue, Plan, written
 from random_pruning_jax.kernels.dense_plans import channels_at_once
-from random_pruning_jax.kernels.tiles import MARGIN, POSITIONS
+from random_pruning_jax.kernels.encoding import PLAIN, Epilogue, Plan, encode
 from random_pruning_jax.kernels.vectors import Vectors
+from random_pruning_jax.kernels.winograd import MARGIN, POSITIONS
 
 BYTES = 1 << 18  # of what a band of tiles is transformed into, with its sums, or for TILES of them
 TILES = 32  # at once, at least, for which the kernel is read
@@ -53,7 +53,7 @@ def forward(
     word.ROW: lanes,
   }
   parts = _parts(part, x_position, out_position, inputs * lanes)
-  return written(
+  return encode(
     (images, *sizes.map),
     frame,
     parts,
@@ -69,7 +69,7 @@ def forward(
 
 
 @functools.lru_cache(maxsize=256)
-def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
+def kernel_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
   """The transformed kernel [4, 4, C, O] = x times y, summed over tiles and images."""
   inputs, outputs = sizes.kernel[2:]
   down, across = _grid(sizes)
@@ -88,7 +88,7 @@ def to_kernel(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan
     word.ROW: outputs,
   }
   more = _words(sizes, band, x_position, y_position)
-  return written(
+  return encode(
     (4, 4, inputs, outputs),
     frame,
     _parts(part, x_position, inputs * outputs, y_position),

@@ -84,7 +84,7 @@ def parse(data: bytes, file: str | os.PathLike, *, trained_on: str = '') -> Stor
 def format_of(data: bytes) -> str:
   """The name of the format that a file's bytes are in."""
   if data.startswith(container.MAGIC):
-    return packed.read_header(data)['masks']['kind']
+    return container.unpack_header(data)[0]['masks']['kind']
   if data.endswith(program.MAGIC):
     return 'stablehlo'
   if data[8:9] == b'{' and int.from_bytes(data[:8], 'little') < 1 << 30:

@@ -28,9 +28,6 @@ def decode(
   layers: Mapping[str, list], data: bytes, shapes: Mapping[str, tuple], kept: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
   """The masks of every parameter in `shapes`, of which `kept` says how many weights remain."""
-  unknown = sorted(set(layers) - set(shapes))
-  if unknown:
-    raise ValueError(f'the masks name layers that the network does not have: {unknown}.')
   masks = {name: np.ones(shape, bool) for name, shape in shapes.items()}
   start = 0
   for name, (code, bits, length) in layers.items():

@@ -61,15 +61,8 @@ def read(data: bytes) -> Stored:
   return Stored(about, variables, masks, seeded.of_file(fields) if _seeded(fields) else None)
 
 
-def read_header(data: bytes) -> dict[str, Any]:
-  """What the file says of itself, after the same checks of its bytes."""
-  return container.unpack(data)[0]
-
-
 def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
   """Values of a kernel in `dtype`, those of any other array in float32."""
-  if dtype not in DTYPES:
-    raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}.')
   values = np.asarray(values, '<f4')
   if not pruning.is_kernel(name) or dtype == 'float32':
     return values
@@ -83,6 +76,9 @@ def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
 def _read_masks(header: dict[str, Any], section: bytes, params) -> masks_lib.Masks:
   fields = header['masks']
   shapes = {name: leaf.shape for name, leaf in masks_lib.named_leaves(params).items()}
+  unknown = sorted(set(fields['layers']) - set(shapes))
+  if unknown:
+    raise ValueError(f'the masks name layers that the network does not have: {unknown}.')
   if _seeded(fields):
     found = seeded.redraw(fields, shapes)
   else:

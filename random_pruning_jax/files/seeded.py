@@ -52,9 +52,6 @@ def number_of(draw: Draw, name: str, mask: np.ndarray) -> int | None:
 def redraw(fields: dict[str, Any], shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
   """The masks of every parameter in `shapes`; those that no layer of `fields` names are whole."""
   draw = of_file(fields)
-  unknown = sorted(set(fields['layers']) - set(shapes))
-  if unknown:
-    raise ValueError(f'the masks name layers that the network does not have: {unknown}.')
   return {
     name: _layer(draw, name, shape, fields['layers'][name])
     if name in fields['layers']

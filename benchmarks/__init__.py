@@ -63,19 +63,21 @@ def race(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, lis
   return times
 
 
-def table(times: Mapping[str, list[float]], reference: str, images: int) -> str:
-  """Markdown: least and median time, images/s at the median, and the time over the reference's.
+def ratio(times: list[float], reference: list[float]) -> float:
+  """The median over the rounds of the times in one round."""
+  return statistics.median(a / b for a, b in zip(times, reference, strict=True))
 
-  The ratio is the median over the rounds of the times in one round.
-  """
+
+def table(times: Mapping[str, list[float]], reference: str, images: int) -> str:
+  """Markdown: least and median time, images/s at the median, and `ratio` to the reference."""
   lines = [
     f'| | least ms | median ms | images/s | time / {reference} |',
     '|---|---|---|---|---|',
   ]
   for name, values in times.items():
     median = statistics.median(values)
-    ratio = statistics.median(a / b for a, b in zip(values, times[reference], strict=True))
     lines.append(
-      f'| {name} | {min(values):.1f} | {median:.1f} | {1e3 * images / median:.0f} | {ratio:.3f} |'
+      f'| {name} | {min(values):.1f} | {median:.1f} | {1e3 * images / median:.0f} '
+      f'| {ratio(values, times[reference]):.3f} |'
     )
   return '\n'.join(lines)

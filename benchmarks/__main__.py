@@ -2,13 +2,11 @@
 
 import importlib
 import importlib.metadata
-import itertools
 import pkgutil
 import platform
 import sys
 
 import benchmarks
-from random_pruning_jax import processor
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'numba', 'torch')
 
@@ -21,10 +19,6 @@ def _version(package: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  words = [word for argument in arguments for word in argument.split('=')]
-  if ('--devices', '1') in itertools.pairwise(words):
-    processor.prepare()  # before JAX
-
   names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
   names = [name for name in names if name not in ('__main__', 'torch_peer', 'traced')]
   if not arguments or arguments[0] not in names:

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import race, traced
+from benchmarks import race, ratio, traced
 from random_pruning_jax import cost, feed, optimizers, parallel, tables
 from random_pruning_jax.config import default
 from random_pruning_jax.experiment import (
@@ -211,12 +211,11 @@ def _table(row: Row, times: dict[str, list[float]], peak: float, steps: int) -> 
 def _columns(by: str, times: dict, at_peak: float, steps: int, batch: int) -> list[str]:
   each = [milliseconds / steps for milliseconds in times[by]]
   median = statistics.median(each)
-  ratio = statistics.median(a / b for a, b in zip(times[by], times[THIS], strict=True))
   return [
     by,
     f'{min(each):.3g}',
     f'{median:.3g}',
     f'{1e3 * batch / median:.0f}',
-    f'{ratio:.3f}',
+    f'{ratio(times[by], times[THIS]):.3f}',
     f'{1e3 * at_peak / median:.1%}',
   ]

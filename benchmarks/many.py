@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import race
+from benchmarks import race, ratio
 from random_pruning_jax import (
   config,
   models,
@@ -62,10 +62,9 @@ def main(arguments: list[str]) -> None:
       name: 1e3 * options.batch * count / statistics.median(found) for name, found in times.items()
     }
     for way in ways:
-      ratios = [a / b for a, b in zip(times[way], times['in turn'], strict=True)]
       print(
         f'| {count} | {speed["in turn"]:.0f} | {way} | {speed[way]:.0f} '
-        f'| {statistics.median(ratios):.3f} |',
+        f'| {ratio(times[way], times["in turn"]):.3f} |',
         flush=True,
       )
 

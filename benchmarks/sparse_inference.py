@@ -72,6 +72,9 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--masks', default='random', choices=sorted(MASKS))
   parser.add_argument('--rounds', type=int, default=sparse.ROUNDS)
   options = parser.parse_args(arguments)
+  import torch
+
+  torch.set_num_threads(os.cpu_count() or 1)
   batches = [int(text) for text in options.batches.split(',')]
   densities = [float(text) for text in options.densities.split(',')]
   if options.network:
@@ -183,7 +186,6 @@ def _torch(kernel: np.ndarray, site: sparse_ways.Site) -> dict:
 def _layouts() -> dict:
   import torch
 
-  torch.set_num_threads(os.cpu_count() or 1)
   return {'plain': torch.contiguous_format, 'last': torch.channels_last}
 
 

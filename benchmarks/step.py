@@ -58,7 +58,7 @@ def seconds(run) -> float:
 
 
 def jax_step(images, labels, width, conv, density, devices=0):
-  """A function that makes one step, through the project's own train_step and pmap."""
+  """Builds the network, masks and batch, then `stepping`."""
   on = parallel.devices(devices)
   model = models.create(
     'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv

@@ -156,7 +156,7 @@ def _is_relu(equation: JaxprEqn, derived: bool = False) -> bool:
   if name == 'max':
     return derived and any(isinstance(x, Literal) and x.val == 0 for x in equation.invars)
   inner = equation.params.get('call_jaxpr') or equation.params.get('jaxpr')
-  if name not in ('custom_jvp_call', 'jit', 'pjit') or inner is None or len(equation.invars) != 1:
+  if name not in ('custom_jvp_call', 'jit') or inner is None or len(equation.invars) != 1:
     return False
   derived |= name == 'custom_jvp_call'
   return len(inner.eqns) == 1 and _is_relu(inner.eqns[0], derived)

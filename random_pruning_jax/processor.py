@@ -92,10 +92,11 @@ def give_back(call: int = 1) -> None:
   """Gives back what compiling has freed, and keeps the memory of the steps in one piece.
 
   For a loop of steps, after each `call` of it, counted from 1; only the first and every 256th do
-  anything. A step takes its temporary memory as one block. What is taken while that is free would
-  break it, and the next step take a new one: so there is a gap for all that is smaller. And where
-  a thread of XLA's comes late to free the block, the next step finds it taken and the process holds
-  two from then on; what is free is given back now and then, which costs a fifth of a step.
+  anything. A step's temporary memory is one large block. A small allocation inside it, made while
+  it is free, would force the next step to ask for a new block; a free gap beside it takes the small
+  ones. And where a thread of XLA's comes late to free the block, the next step finds it taken and
+  the process holds two from then on; what is free is given back now and then, which costs a fifth
+  of a step.
   """
   if not _gnu() or (call > 1 and call % _CALLS):
     return

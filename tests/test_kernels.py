@@ -179,7 +179,6 @@ def test_machine_code_is_kept_and_what_was_damaged_is_made_again(tmp_path, monke
     return numba.cfunc(numba.types.int64(numba.types.int64))(lambda number: number + 41)
 
   def answer():
-    objects._address_in.cache_clear()
     function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(objects.address('more', make))
     return function(1)
 

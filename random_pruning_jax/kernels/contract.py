@@ -10,12 +10,10 @@ code names them without computing an address; those of the second half are count
 their own, so that p may also be two short lines of pixels.
 """
 
-import functools
 from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from random_pruning_jax.kernels import llvm
@@ -45,7 +43,6 @@ class Operands(NamedTuple):
   floor: ir.Value  # a number
 
 
-@functools.cache
 def contract(vectors: Vectors):
   """The loop, to be called from compiled code, with addresses and the number of a shape."""
 
@@ -105,7 +102,7 @@ def _loops(builder, lanes, pixels, wide, given):
   sides = [ir.Constant(_WORD, 0), given.out_half]
   inside = {}  # the result
   for p, v in each:
-    line = builder.add(sides[p // lead], _times(builder, given.pixel, p % lead))
+    line = builder.add(sides[p // lead], llvm.times(builder, given.pixel, p % lead))
     inside[p, v] = builder.add(line, ir.Constant(_WORD, v * lanes))
   names = ('present', 'begin', 'head', 'tap', 'channel', 'tail', 'end')
   present, begin, head, tap, channel, tail, end = map(builder.append_basic_block, names)
@@ -144,21 +141,18 @@ def _loops(builder, lanes, pixels, wide, given):
   lines = [_phi(builder, line.type, (line, tap)) for line in lines]
   running = {i: _phi(builder, kind, (sums[i], tap)) for i in each}
   weights = [_load(builder, line, kind) for line in lines]
-  multiply = cgutils.get_or_insert_function(
-    builder.module, ir.FunctionType(kind, [kind] * 3), f'llvm.fma.v{lanes}f32'
-  )
   here = [builder.inttoptr(_unknown(builder, s), _FLOAT.as_pointer()) for s in starts]
   for p in range(pixels):
     value = builder.load(builder.gep(here[p // lead], [ir.Constant(_WORD, p % lead)]))
     value = llvm.all_lanes(builder, value, kind)
     for v in range(wide):
-      total = builder.call(multiply, [value, weights[v], running[p, v]])
+      total = llvm.fma(builder, value, weights[v], running[p, v])
       running[p, v].add_incoming(total, channel)
       sums[p, v].add_incoming(total, tail)
   fewer = builder.sub(left, ir.Constant(_WORD, 1))
   left.add_incoming(fewer, channel)
   for start in starts:
-    start.add_incoming(builder.add(start, _times(builder, given.step, 4)), channel)
+    start.add_incoming(builder.add(start, llvm.times(builder, given.step, 4)), channel)
   for line in lines:
     line.add_incoming(builder.gep(line, [given.row]), channel)
   builder.cbranch(builder.icmp_signed('!=', fewer, ir.Constant(_WORD, 0)), channel, tail)
@@ -184,10 +178,6 @@ def _phi(builder, kind, *incoming):
 
 def _read(builder, table, number):
   return builder.sext(builder.load(builder.gep(table, [number])), _WORD)
-
-
-def _times(builder, value, factor):
-  return builder.mul(value, ir.Constant(_WORD, factor))
 
 
 def _unknown(builder, value):

@@ -6,8 +6,6 @@ is there to be read. For the gradient of a kernel the frame holds them as the im
 3x3 convolution is made of tiles (`winograd`), of which a thread has some at a time.
 """
 
-import functools
-
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels import llvm
 from random_pruning_jax.kernels.dense_fill import filling, size
@@ -77,9 +75,8 @@ def _clear(plan, own):
     llvm.clear(own + 4 * before(plan), plan[word.OWN] - before(plan))
 
 
-@functools.cache
 def functions(*vectors: int) -> Functions:
-  """The job, for such `Vectors` of channels of the result."""
+  """The job, compiled to make `lanes` output channels at a time."""
   vectors = Vectors(*vectors)
   fill, parts, lanes = filling(vectors), summing(vectors), vectors.lanes
   tiled = tiling(vectors, parts)
@@ -112,22 +109,20 @@ def functions(*vectors: int) -> Functions:
     job = words(place)
     plan = ints(job[PLAN])
     number = llvm.add(place + 8 * ITEM, 1)
-    if number >= job[ITEMS]:
-      return
-    seat = llvm.add(place + 8 * SEAT, 1)
-    clear = True
+    seat, cleared = llvm.add(place + 8 * SEAT, 1), False
     while number < job[ITEMS]:
-      share = number % plan[word.SHARES]
-      first = number // plan[word.SHARES] * plan[word.BLOCK]
-      last = min(first + plan[word.BLOCK], plan[word.IMAGES])
       if plan[word.SUMMED]:
+        share, seat, cleared = 0, number, False
         first = plan[word.IMAGES] * number // job[ITEMS]
         last = plan[word.IMAGES] * (number + 1) // job[ITEMS]
-        seat, clear = number, True
         llvm.clear(_sums(job, seat), plan[word.STEP_OUT])
-      if clear:
+      else:
+        share = number % plan[word.SHARES]
+        first = number // plan[word.SHARES] * plan[word.BLOCK]
+        last = min(first + plan[word.BLOCK], plan[word.IMAGES])
+      if not cleared:
         _clear(plan, _own(job, seat))
-        clear = False
+        cleared = True
       for start in range(first, last, plan[word.BLOCK]):
         some(job, plan, seat, start, min(start + plan[word.BLOCK], last), share)
       llvm.add(place + 8 * DONE, 1)

@@ -42,16 +42,16 @@ def forward(
   depth = channels_at_once(inputs, len(taps), lanes)
   shape = (images, *sizes.map)
   return encode(
-    shape, frame, parts, vectors, threads, next_w=next_w, depth=depth, epilogue=epilogue
+    shape, frame, parts, vectors, threads, images, next_w=next_w, depth=depth, epilogue=epilogue
   )
 
 
 @functools.lru_cache(maxsize=256)
 def input_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -> Plan:
-  """x = what meets y under the kernel [C / lanes, h w O, lanes]: a part for each pixel of a step.
+  """x = what meets y under the kernel [C / lanes, h w O, lanes].
 
-  Pixel s r + a of a side is reached from r + (a + pad - k) / s by those taps k for which that is a
-  whole number.
+  There is one part per phase (row % stride, column % stride): pixel s r + a of a side is reached
+  from r + (a + pad - k) / s by those taps k for which that is a whole number.
   """
   lanes = vectors.lanes
   (rows, columns, inputs, outputs), (height, width, _) = sizes.kernel, sizes.image
@@ -68,8 +68,7 @@ def input_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) ->
     [-(-(n - a) // s) for a in range(len(side))]
     for n, s, side in zip((height, width), sizes.strides, sides, strict=True)
   ]
-  edges = [_edges(side, count, n) for side, count, n in zip(sides, counts, sizes.map, strict=False)]
-  (top, high), (left, wide) = edges
+  (top, high), (left, wide) = map(_edges, sides, counts, sizes.map[:2])
   frame = Frame(sizes.map, top, left, high, wide, planes=1, filled=1)
   down, right = sizes.strides
   parts = []
@@ -93,7 +92,7 @@ def input_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) ->
   next_w = rows * columns * outputs * lanes
   depth = channels_at_once(outputs, rows * columns, lanes)
   shape = (images, *sizes.image)
-  return encode(shape, frame, parts, vectors, threads, next_w=next_w, depth=depth)
+  return encode(shape, frame, parts, vectors, threads, images, next_w=next_w, depth=depth)
 
 
 @functools.lru_cache(maxsize=256)
@@ -133,9 +132,10 @@ def kernel_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -
     parts,
     vectors,
     threads,
+    images,
     next_w=vectors.lanes,
     depth=wide,
-    images=images,
+    summed=True,
     block=block,
     chunk=chunk,
     more={word.STEP_W: math.prod(sizes.map)},

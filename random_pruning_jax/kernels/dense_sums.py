@@ -8,7 +8,7 @@ from random_pruning_jax.kernels.contract import contract
 from random_pruning_jax.kernels.llvm import INTS, inlined, ints, jitted_for
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
-_NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
+NO_FLOOR, ZERO = np.float32(-np.inf), np.float32(0)
 
 
 def summing(vectors: Vectors):
@@ -29,11 +29,11 @@ def summing(vectors: Vectors):
       shapes = ints(plan_at + 4 * part[word.BY_TWO if wide == 2 else word.BY_ONE])
       for begin in range(0, part[word.COUNT], plan[word.DEPTH]):
         start = out if plan[word.SUMMED] or begin else residual
-        added, floor = plan_at + 4 * plan[word.ZEROS], _NO_FLOOR
+        added, floor = plan_at + 4 * plan[word.ZEROS], NO_FLOOR
         if bias and begin == 0:
           added = bias + 4 * vector * lanes
         if relu and begin + plan[word.DEPTH] >= part[word.COUNT]:
-          floor = _ZERO
+          floor = ZERO
         for line in range(part[word.LINES]):
           pixel = 0
           for number in range(1, shapes[0] + 1):
@@ -49,19 +49,19 @@ def summing(vectors: Vectors):
               shape,
               x + 4 * (part[word.X] + line * part[word.X_LINE] + pixel + begin * part[word.X_STEP]),
               half if half else lead,
-              part[word.X_STEP],
-              min(plan[word.DEPTH], part[word.COUNT] - begin),
-              taps,
-              plan_at + 4 * (part[word.PLACES] + first),
-              plan_at + 4 * (part[word.ROWS] + first),
-              part[word.ROW],
-              w + 4 * (vector * plan[word.NEXT_W] + begin * part[word.ROW]),
-              plan[word.NEXT_W],
-              out + 4 * place,
-              part[word.OUT_PIXEL],
+              part[word.X_STEP],  # step
+              min(plan[word.DEPTH], part[word.COUNT] - begin),  # count of k
+              taps,  # count of t
+              plan_at + 4 * (part[word.PLACES] + first),  # places
+              plan_at + 4 * (part[word.ROWS] + first),  # rows
+              part[word.ROW],  # row
+              w + 4 * (vector * plan[word.NEXT_W] + begin * part[word.ROW]),  # w
+              plan[word.NEXT_W],  # from one vector o of w to the next
+              out + 4 * place,  # out
+              part[word.OUT_PIXEL],  # from out[p] to out[p + 1]
               out_half if half else lead * part[word.OUT_PIXEL],
-              start + 4 * place if start else 0,
-              added,
+              start + 4 * place if start else 0,  # start
+              added,  # bias
               floor,
             )
             pixel += pixels_of[shape]

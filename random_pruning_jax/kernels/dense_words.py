@@ -18,7 +18,7 @@ They are int32. A plan is its head, its parts and their tables.
   PLANES,  # into how many its columns are dealt (`dense_frames.Frame`); 0 for none
   PLANE,  # columns of one
   FILLED,  # how many planes are filled
-  EACH,  # and every how many-th row
+  EACH,  # step between the rows that are copied
   BLOCK,  # images at once
   SHARES,  # of the channels of their result, where there are fewer images than threads
   OUTPUTS,  # channels of the result
@@ -31,7 +31,7 @@ They are int32. A plan is its head, its parts and their tables.
   ZEROS,  # where the plan has some
   BIAS,  # whether numbers for each channel are added,
   RESIDUAL,  # and numbers like the result,
-  RELU,  # and whether what is below zero then becomes that
+  RELU,  # and whether ReLU follows
   OWN,  # floats that a thread has for itself
   BAND,  # where the result is made of tiles: lines of them at once; else 0
   DOWN,  # lines of tiles in all

@@ -36,10 +36,11 @@ def encode(
   parts: Sequence[tuple[dict[int, int], list[int], list[int]]],
   vectors: Vectors,
   threads: int,
+  images: int,
   *,
   next_w: int,
   depth: int,
-  images: int = 0,
+  summed: bool = False,
   block: int = 1,
   chunk: int = 1,
   epilogue: Epilogue = PLAIN,
@@ -48,8 +49,8 @@ def encode(
 ) -> Plan:
   """The head, the parts, and their tables, each of them once.
 
-  Each part is its words, and the tables of its taps in x and in w. With `images` the result is a
-  sum over so many of them. `more` words of the head take the place of those that are found here,
+  Each part is its words, and the tables of its taps in x and in w. With `summed` the result is a
+  sum over the images. `more` words of the head take the place of those that are found here,
   and `scratch` are more floats for each thread.
   """
   tables: dict[tuple, int] = {}
@@ -69,13 +70,12 @@ def encode(
         body.append(table)
       row[place] = tables[tuple(table)]
     words.append(row)
-  summed = bool(images)  # a kernel, over so many of them
-  blocks = -(-(images or shape[0]) // block)
+  blocks = -(-images // block)
   shares = 1 if summed else max(1, min(threads // blocks, shape[-1] // vectors.lanes))
   height, width, channels = frame.image
   head = {
     word.THREADS: threads,
-    word.IMAGES: images or shape[0],
+    word.IMAGES: images,
     word.HEIGHT: height,
     word.WIDTH: width,
     word.INPUTS: channels,

@@ -29,7 +29,6 @@ class Layer(NamedTuple):
 
 def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> Layer:
   """Lays out `kernel` [h, w, in, out] or [in, out] for inputs [B, H, W, in] or [B, in]."""
-  whole = tuple(shape)
   if kernel.ndim == 2:  # the batch takes the place of pixels
     kernel, (width, inputs) = kernel[None, None], shape
     images = height = 1
@@ -49,7 +48,7 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   copies = {word.DIRECT: 0, word.SHARED: images, word.ALONE: workers}[mode]
   size = inputs * columns * stride * phase * wide
   return Layer(
-    whole,
+    shape,
     kernel[row, column, channel, output].astype(np.float32),
     (line * wide).astype(np.int32),
     np.searchsorted(output, np.arange(outputs + 1)).astype(np.int32),

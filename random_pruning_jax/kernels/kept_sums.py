@@ -2,7 +2,6 @@
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from random_pruning_jax.kernels import llvm
@@ -54,11 +53,9 @@ def _sums(builder, places, x, out, values, offsets, kept):
   value = llvm.all_lanes(builder, builder.load(builder.gep(values, [weight])), _VECTOR)
   offset = builder.sext(builder.load(builder.gep(offsets, [weight])), _WORD)
   pixels = builder.gep(x, [offset])
-  kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-  fma = cgutils.get_or_insert_function(builder.module, kind, f'llvm.fma.v{LANES}f32')
   for place, total in zip(places, sums, strict=True):
     read = builder.load(_lanes(builder, pixels, place), align=4)
-    total.add_incoming(builder.call(fma, [read, value, total]), builder.block)
+    total.add_incoming(llvm.fma(builder, read, value, total), builder.block)
   weight.add_incoming(builder.add(weight, ir.Constant(_WORD, 1)), builder.block)
   builder.branch(head)
   builder.position_at_end(end)

@@ -1,7 +1,7 @@
 """A handler that XLA is given before its machine code is there: a call of it waits for that.
 
-No call of it is Python's. There an interrupt would end it, and XLA take what lies in memory for its
-result.
+A waiting call runs no Python: a KeyboardInterrupt there would return to XLA early, which would take
+uninitialised memory for the result.
 """
 
 import atexit

@@ -1,7 +1,5 @@
 """What Numba has no word for: addresses, C functions, words that threads share, vectors."""
 
-import functools
-
 import numba
 import numpy as np
 from llvmlite import ir
@@ -44,7 +42,6 @@ def call(context, function, argument):
   return types.int64(types.int64, types.int64), build
 
 
-@functools.cache
 def function(name: str):
   """What gives the address of a function that LLVM knows by this name."""
 
@@ -85,8 +82,7 @@ def move(context, target, source, count):
 
   def build(context, builder, signature, arguments):
     target, source = (builder.inttoptr(a, cgutils.voidptr_t) for a in arguments[:2])
-    size = builder.mul(arguments[2], ir.Constant(_WORD, 4))
-    cgutils.raw_memcpy(builder, target, source, size, 1)
+    cgutils.raw_memcpy(builder, target, source, times(builder, arguments[2], 4), 1)
     return context.get_dummy_value()
 
   return types.void(types.int64, types.int64, types.int64), build
@@ -108,8 +104,7 @@ def clear(context, target, count):
 
   def build(context, builder, signature, arguments):
     target = builder.inttoptr(arguments[0], cgutils.voidptr_t)
-    size = builder.mul(arguments[1], ir.Constant(_WORD, 4))
-    cgutils.memset(builder, target, size, 0)
+    cgutils.memset(builder, target, times(builder, arguments[1], 4), 0)
     return context.get_dummy_value()
 
   return types.void(types.int64, types.int64), build
@@ -144,6 +139,16 @@ def pause(context):
     return context.get_dummy_value()
 
   return types.void(), build
+
+
+def times(builder, value, factor: int):
+  return builder.mul(value, ir.Constant(_WORD, factor))
+
+
+def fma(builder, x, y, z):
+  """x y + z of vectors, rounded once."""
+  kind, name = ir.FunctionType(z.type, [z.type] * 3), f'llvm.fma.v{z.type.count}f32'
+  return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x, y, z])
 
 
 def all_lanes(builder, number, kind):

@@ -68,7 +68,6 @@ def loaded(text: str, *functions: str) -> list[int]:
   return [_address_in(function, code) for function in functions]
 
 
-@functools.cache
 def _address_in(function: str, code: bytes) -> int:
   engine = binding.create_mcjit_compiler(binding.parse_assembly(''), _machine())
   engine.add_object_file(binding.ObjectFileRef.from_data(code))

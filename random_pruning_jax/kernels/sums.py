@@ -75,11 +75,6 @@ def _sums_transpose(ct, x, y):
   return None, ct[1] * x
 
 
-def _spread_transpose(ct, y, numbers):
-  if ad.is_undefined_primal(numbers):
-    return None, _sums.bind(ct, y)
-  raise NotImplementedError('spread is not linear in y')
-
-
 ad.primitive_transposes[_sums] = _sums_transpose
-ad.primitive_transposes[_spread] = _spread_transpose
+# The derivative in y binds no `_spread`, so that it is transposed in `numbers` alone.
+ad.primitive_transposes[_spread] = lambda ct, y, numbers: (None, _sums.bind(ct, y))

@@ -42,10 +42,9 @@ def work(place):
   job = words(place)
   plan = ints(job[PLAN])
   number = llvm.add(place + 8 * ITEM, 1)
-  if number >= job[ITEMS]:  # a helper that comes late must not read what is XLA's, and may be gone
-    return
-  columns = plan[COLUMNS]
   while number < job[ITEMS]:
+    # Read here, since to a helper that comes late what is XLA's may be gone.
+    columns = plan[COLUMNS]
     first = number * plan[SHARE]
     last = min(first + plan[SHARE], plan[ROWS])
     out = job[SCRATCH] + 16 * number * columns
@@ -58,8 +57,8 @@ def work(place):
         for column in range(columns):
           some[column] += x[column]
           some[columns + column] += x[column] * y[column]
-      for number_of in range(2 * columns):
-        total[number_of] += some[number_of]
+      for column in range(2 * columns):
+        total[column] += some[column]
     llvm.add(place + 8 * DONE, 1)
     number = llvm.add(place + 8 * ITEM, 1)
 

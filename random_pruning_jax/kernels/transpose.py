@@ -1,15 +1,13 @@
 """Transposes [pixels, channels] to [channels, pixels], block by block in registers."""
 
-import functools
-
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from random_pruning_jax.kernels.llvm import floats, jitted
+from random_pruning_jax.kernels.llvm import floats, jitted, times
 from random_pruning_jax.kernels.vectors import Vectors
 
-_WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+_FLOAT, _INDEX = ir.FloatType(), ir.IntType(32)
 
 
 def _blocks(lanes: int, pixels: int):
@@ -26,7 +24,6 @@ def _blocks(lanes: int, pixels: int):
   return blocks
 
 
-@functools.cache
 def _block(lanes: int, pixels: int):
   """One block of `lanes` channels; both numbers are powers of two, with pixels <= lanes."""
 
@@ -35,7 +32,7 @@ def _block(lanes: int, pixels: int):
     def build(context, builder, signature, arguments):
       target, channel, source, pixel = arguments
       vectors = [
-        builder.load(_at(builder, source, _times(builder, pixel, p), lanes), align=4)
+        builder.load(_at(builder, source, times(builder, pixel, p), lanes), align=4)
         for p in range(pixels)
       ]
       # Each stage puts the pixels' highest bit that is left behind all others of an element's
@@ -48,7 +45,7 @@ def _block(lanes: int, pixels: int):
           for side in (0, 1)
         ]
       for c in range(lanes):
-        place = _at(builder, target, _times(builder, channel, c), pixels)
+        place = _at(builder, target, times(builder, channel, c), pixels)
         vector = vectors[c * pixels // lanes]
         first = c * pixels % lanes
         part = _shuffled(builder, vector, vector, range(first, first + pixels))
@@ -77,11 +74,6 @@ def _at(builder, address, floats, lanes):
   return builder.bitcast(place, ir.VectorType(_FLOAT, lanes).as_pointer())
 
 
-def _times(builder, value, factor):
-  return builder.mul(value, ir.Constant(_WORD, factor))
-
-
-@functools.cache
 def transposing(vectors: Vectors):
   """What makes target[c * channel + p] = source[p * pixel + c] of floats, in compiled code.
 

@@ -100,10 +100,7 @@ def transform_sums(lanes: int):
           if number:
             there = builder.and_(there, builder.icmp_signed('==', size, two))
         with builder.if_then(there):
-          away = builder.add(
-            builder.mul(line, ir.Constant(_WORD, row)),
-            builder.mul(pixel, ir.Constant(_WORD, column)),
-          )
+          away = builder.add(llvm.times(builder, line, row), llvm.times(builder, pixel, column))
           total = builder.fadd(tile[column][row], added)
           before = builder.block
           with builder.if_then(builder.icmp_signed('!=', residual, zero)):
@@ -147,7 +144,7 @@ def _output_transposed(builder, first, second):
 
 
 def _moved(builder, address, floats, times):
-  return builder.add(address, builder.mul(floats, ir.Constant(_WORD, 4 * times)))
+  return builder.add(address, llvm.times(builder, floats, 4 * times))
 
 
 def _load(builder, address, kind):

@@ -1,9 +1,8 @@
 """A convolution, or the gradient of its kernel, by tiles: what is done around their sums."""
 
-import numpy as np
-
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels.dense_fill import size
+from random_pruning_jax.kernels.dense_sums import NO_FLOOR, ZERO
 from random_pruning_jax.kernels.llvm import inlined, jitted
 from random_pruning_jax.kernels.vectors import Vectors
 from random_pruning_jax.kernels.winograd import MARGIN, POSITIONS
@@ -12,8 +11,6 @@ from random_pruning_jax.kernels.winograd_code import (
   transform_sums,
   transform_tile,
 )
-
-_NO_FLOOR, _ZERO = np.float32(-np.inf), np.float32(0)
 
 
 def tiling(vectors: Vectors, parts):
@@ -75,7 +72,7 @@ def _output_transform(lanes: int):
   def run(plan, plan_at, source, out, bias, residual, images, first, lower, upper):
     across, band, channels = plan[word.ACROSS], plan[word.BAND], plan[word.OUTPUTS]
     high, wide = plan[word.MAP_HIGH], plan[word.MAP_WIDE]
-    zeros, floor = plan_at + 4 * plan[word.ZEROS], _ZERO if plan[word.RELU] else _NO_FLOOR
+    zeros, floor = plan_at + 4 * plan[word.ZEROS], ZERO if plan[word.RELU] else NO_FLOOR
     for row in range(images * band):
       image, inside = row // band, first + row % band
       rows = min(2, high - 2 * inside)

@@ -9,7 +9,7 @@ import synthetic
 from scipy import stats
 from synthetic import accuracies, done
 
-from random_pruning_jax.report import claims, runs, verdicts
+from random_pruning_jax.report import claims, reading, runs, verdicts
 from random_pruning_jax.report.verdicts import Comparison
 
 
@@ -28,7 +28,7 @@ def test_every_claim_says_whose_it_is():
 def test_claims_are_supported_contradicted_or_undecided_by_the_numbers(tmp_path):
   def said(name, **settings):
     synthetic.write_runs(tmp_path / name, sparsities=(0.5, 0.9), **settings)
-    found = claims.answers(runs.read([tmp_path / name]))
+    found = claims.answers(reading.read([tmp_path / name]))
     return {answer.claim.split(':')[0][:24]: answer.verdict for answer in found}
 
   clear = said('clear', noise=1e-4)
@@ -51,7 +51,7 @@ def size_verdict(tmp_path, size, *networks):
   for i, (name, width) in enumerate(networks):
     fields = {'networks': (name,), 'model.width': width, 'sparsities': (0.9,), 'noise': 1e-4}
     synthetic.write_runs(tmp_path / str(i), **fields)
-  return claims.size_matters('', claims.cells_of(runs.read([tmp_path])), size).verdict
+  return claims.size_matters('', claims.cells_of(reading.read([tmp_path])), size).verdict
 
 
 def test_a_width_of_zero_is_the_familys_own(tmp_path):

@@ -14,7 +14,7 @@ from tiny import tiny_config
 from random_pruning_jax import checkpoints, main, measure, parallel, recorder, results, run, runlog
 from random_pruning_jax.experiment import build
 from random_pruning_jax.meter import Meter
-from random_pruning_jax.report import runs as report_runs
+from random_pruning_jax.report import reading
 from random_pruning_jax.sweep import agenda
 
 
@@ -217,7 +217,7 @@ def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):
   early = measure.evaluate_run(copied, suite=('calibration',), show=False)
   assert early['step'] == 10 and not early['final']
   assert agenda.state(copied) == 'interrupted'
-  assert [each.state for each in report_runs.read([copied]) if not each.dense] == ['missing']
+  assert [each.state for each in reading.read([copied]) if not each.dense] == ['missing']
   row, _ = run.run(config, copied, show=False)
   assert row['final'] and 'ood/natural_patches/msp/auroc' in row['metrics']
   assert checkpoints_of(copied) == ['10', '20'] and agenda.state(copied) == 'done'

@@ -9,7 +9,7 @@ import pytest
 import synthetic
 
 pytest.importorskip('matplotlib')
-from random_pruning_jax.report import claims, figures, page, runs, tables, verdicts
+from random_pruning_jax.report import claims, figures, page, reading, runs, tables, verdicts
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'chrome'))), None)
 HOSTILE = '<img src=x onerror=alert(1)>"\'&'
@@ -50,7 +50,7 @@ def document(tmp_path_factory):
   (directory / 'bad').mkdir()
   (directory / 'bad' / 'failed.json').write_text(json.dumps(failure))
   synthetic.write(directory / 'odd', synthetic.row_of(config | {'seed': 1, 'note': HOSTILE}))
-  found = runs.read([directory])
+  found = reading.read([directory])
   return page.page(
     f'A title {HOSTILE}',
     found,

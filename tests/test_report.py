@@ -14,7 +14,7 @@ from random_pruning_jax.config import default
 from random_pruning_jax.config_files import function_of
 from random_pruning_jax.config_files import override as with_overrides
 from random_pruning_jax.main import main
-from random_pruning_jax.report import formats, paper, repeat, runs, tables
+from random_pruning_jax.report import formats, paper, reading, repeat, runs, tables
 
 pytest.importorskip('matplotlib')
 from random_pruning_jax.report import figures
@@ -39,7 +39,7 @@ def test_cells_are_mean_and_sample_deviation_over_seeds(tmp_path):
   for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
     row = a_row(seed=seed) | {'metrics': {'accuracy': accuracy}}
     synthetic.write(tmp_path / str(seed), row)
-  (table,) = tables.pivot(runs.read([tmp_path]), 'scheme', 'sparsity', 'accuracy')
+  (table,) = tables.pivot(reading.read([tmp_path]), 'scheme', 'sparsity', 'accuracy')
   cell = table.cells['erk', 0.9]
   assert cell.mean == pytest.approx(0.92) and cell.sd == pytest.approx(0.02)
   assert formats.show(cell, 'accuracy') == '92.00 ± 2.00 (n=3)'
@@ -51,7 +51,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path):
   for i, epochs in enumerate((5, 160)):
     for seed in (0, 1):
       synthetic.write(tmp_path / f'{i}{seed}', a_row(epochs=epochs, seed=seed))
-  found = tables.pivot(runs.read([tmp_path]), 'scheme', 'sparsity', 'accuracy')
+  found = tables.pivot(reading.read([tmp_path]), 'scheme', 'sparsity', 'accuracy')
   assert sorted(re.search(r'epochs=\d+', table.title)[0] for table in found) == [
     'epochs=160',
     'epochs=5',
@@ -60,10 +60,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path):
 
 
 def test_dense_runs_join_the_tables_of_every_ratio(swept):
-  found = tables.pivot(runs.read([swept]), 'network', 'sparsity', 'accuracy')
+  found = tables.pivot(reading.read([swept]), 'network', 'sparsity', 'accuracy')
   assert len(found) == 2  # uniform and ERK
   assert all(len(table.cells['resnet20', 0.0].values) == 3 for table in found)
-  found = tables.pivot(runs.read([swept]), 'scheme', 'network', 'accuracy')
+  found = tables.pivot(reading.read([swept]), 'scheme', 'network', 'accuracy')
   assert len(found) == 3  # sparsities
   assert all(len(table.cells['dense', 'resnet20'].values) == 3 for table in found)
 
@@ -73,14 +73,14 @@ def test_dense_runs_join_the_tables_of_every_ratio(swept):
   [('scheme', 'sparsity'), ('network', 'density'), ('depth', 'ratio'), ('seed', 'sparsity')],
 )
 def test_any_two_fields_make_a_table_that_holds_every_run(swept, rows, columns):
-  found = runs.read([swept])
+  found = reading.read([swept])
   pivots = tables.pivot(found, rows, columns, 'nll')
   seen = {value for table in pivots for cell in table.cells.values() for value in cell.values}
   assert seen == {run.metric('nll') for run in found}
 
 
 def test_unknown_fields_and_metrics_are_refused_with_the_known_ones(swept):
-  found = runs.read([swept])
+  found = reading.read([swept])
   with pytest.raises(ValueError, match=r'nonsense must be network, .*pruning\.ratio'):
     tables.pivot(found, 'nonsense', 'sparsity', 'accuracy')
   with pytest.raises(ValueError, match=r'--metric must be one of accuracy, .*nll'):
@@ -91,7 +91,7 @@ def test_unknown_fields_and_metrics_are_refused_with_the_known_ones(swept):
 
 
 def test_formats_hold_the_same_numbers(swept):
-  pivots = tables.pivot(runs.read([swept]), 'scheme', 'sparsity', 'accuracy')
+  pivots = tables.pivot(reading.read([swept]), 'scheme', 'sparsity', 'accuracy')
   (erk,) = [t.cells['erk', 0.9] for t in pivots if 'resnet56' in t.title]
   shown = f'{100 * erk.mean:.2f}'
   for name in ('text', 'markdown', 'latex'):
@@ -108,7 +108,7 @@ def test_failed_missing_and_unequal_runs_appear_as_such(tmp_path):
   (tmp_path / 'run2').mkdir()
   failure = {'config': configs['run2'], 'error': 'NotFiniteError: the loss is nan', 'tag': 'run2'}
   (tmp_path / 'run2' / 'failed.json').write_text(json.dumps(failure))
-  found = runs.read([tmp_path])
+  found = reading.read([tmp_path])
   assert [run.state for run in found] == ['done', 'done', 'failed', 'missing']
   (table,) = tables.pivot(found, 'scheme', 'sparsity', 'accuracy')
   assert formats.show(table.cells['erk', 0.9], 'accuracy').endswith('(n=2, 1 failed, 1 missing)')
@@ -132,7 +132,7 @@ def test_rows_of_older_versions_are_read(tmp_path):
   synthetic.write(tmp_path / 'old', row)
   synthetic.write(tmp_path / 'older', {'density': 0.5, 'metrics': {'accuracy': 0.5}})
   synthetic.write(tmp_path / 'new', a_row(seed=1))
-  found = runs.read([tmp_path])
+  found = reading.read([tmp_path])
   assert len(found) == 3
   assert len({run.setting for run in only(found, network='resnet20')}) == 1
   assert main(['report', str(tmp_path)]) == 0
@@ -147,7 +147,7 @@ def test_a_directory_without_runs_is_refused(tmp_path, capsys):
 def test_a_run_that_has_not_come_to_its_end_is_named_where_there_is_no_other(tmp_path):
   runlog.claim(tmp_path / 'r5', default())
   with pytest.raises(ValueError, match=r'no run at or below .* to its end; begun: .*/r5\.'):
-    runs.read([tmp_path])
+    reading.read([tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
   for dataset in ('cifar10', 'cifar100'):
     small = {'networks': ('resnet20',), 'ratios': ('erk',), 'sparsities': (0.9,), 'seeds': (0,)}
     synthetic.write_runs(tmp_path / dataset, dataset=dataset, **small)
-    drawn = {f.name: f for f in figures.draw(runs.read([tmp_path / dataset]))}
+    drawn = {f.name: f for f in figures.draw(reading.read([tmp_path / dataset]))}
     captions[dataset] = drawn[f'accuracy_by_depth-{dataset}'].caption
   assert 'Liu et al.' in captions['cifar10'] and '± 0.02' in captions['cifar10']
   assert 'Liu et al.' not in captions['cifar100']
@@ -202,7 +202,7 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
 def test_the_paper_is_not_drawn_beside_runs_of_other_epochs(tmp_path):
   small = {'networks': ('resnet20',), 'ratios': ('erk',), 'sparsities': (0.9,), 'seeds': (0,)}
   synthetic.write_runs(tmp_path, epochs=5, **small)
-  drawn = {f.name: f for f in figures.draw(runs.read([tmp_path]))}
+  drawn = {f.name: f for f in figures.draw(reading.read([tmp_path]))}
   figure = drawn['accuracy_by_depth-cifar10']
   assert 'Liu et al.' not in figure.caption and 'read off' not in figure.svg
 
@@ -217,7 +217,7 @@ def test_figures_of_the_caller_are_left_alone(swept):
   import matplotlib.pyplot as plt
 
   own, backend = plt.figure(), plt.get_backend()
-  assert next(figures.draw(runs.read([swept]))).svg
+  assert next(figures.draw(reading.read([swept]))).svg
   assert plt.get_fignums() == [own.number] and plt.get_backend() == backend
   plt.close(own)
 
@@ -262,13 +262,13 @@ def test_attacks_that_no_argument_adds_or_takes_away_are_said_beside_the_command
 
 def test_a_commit_with_changes_beside_it_is_checked_out_without_them(tmp_path):
   synthetic.write(tmp_path / '0', a_row() | {'commit': '0123abc+'})
-  [run] = runs.read([tmp_path])
+  [run] = reading.read([tmp_path])
   assert repeat.command(run).splitlines()[0] == 'git checkout 0123abc'
 
 
 def test_a_list_that_was_written_as_json_is_a_tuple_in_the_command_to_repeat_a_run(tmp_path):
   synthetic.write(tmp_path / '0', a_row(**{'evaluation.foreign': ('mnist',)}))
-  [run] = runs.read([tmp_path])
+  [run] = reading.read([tmp_path])
   assert "'--config.evaluation.foreign=('" in repeat.command(run) and '[' not in repeat.command(run)
 
 
@@ -294,4 +294,4 @@ def test_everything_is_written(swept, tmp_path, capsys):
   for name in ('accuracy_by_depth', 'accuracy_by_ratio', 'gap_by_size', 'beyond_accuracy'):
     assert {f'{name}-cifar10.png', f'{name}-cifar10.svg'} <= names
   lines = (tmp_path / 'runs.csv').read_text().splitlines()
-  assert len(lines) == 1 + len(runs.read([swept]))
+  assert len(lines) == 1 + len(reading.read([swept]))

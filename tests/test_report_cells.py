@@ -15,6 +15,7 @@ from random_pruning_jax.report import (
   details,
   figures,
   formats,
+  reading,
   runs,
   sizes,
   style,
@@ -231,7 +232,7 @@ def test_a_curve_of_gaps_goes_from_the_smallest_network_to_the_largest():
 
 
 def test_networks_are_ordered_by_width_and_0_is_the_familys_own():
-  found = sorted((done(model__width=width) for width in (24, 0, 8)), key=runs.order)
+  found = sorted((done(model__width=width) for width in (24, 0, 8)), key=reading.order)
   assert [run.width for run in found] == [8, 0, 24]
 
 

@@ -38,10 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   del rest
-  from random_pruning_jax.report import formats, tables
-  from random_pruning_jax.report import runs as runs_lib
+  from random_pruning_jax.report import formats, reading, tables
 
-  runs = runs_lib.read(args.runs)
+  runs = reading.read(args.runs)
   pivots = tables.pivot(runs, args.rows, args.columns, args.metric)
   print(formats.FORMATS[args.format or 'text'](pivots))
   for each in runs:

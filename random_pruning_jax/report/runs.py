@@ -1,13 +1,11 @@
-"""Runs as a report sees them: rows of any version, runs that failed, runs that are missing."""
+"""Runs as a report sees them: what they are called, and what they may be compared with."""
 
 import dataclasses
 import json
-import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from random_pruning_jax import results, runlog
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
@@ -47,7 +45,7 @@ class Run:
   config: dict[str, Any]
   row: dict[str, Any]
   error: str = ''
-  settings: tuple[tuple[str, Any], ...] = ()  # fields that differ in this report; see `read`
+  settings: tuple[tuple[str, Any], ...] = ()  # fields that differ here; see `with_settings`
 
   @property
   def seed(self) -> int:
@@ -186,81 +184,6 @@ def grouped(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Ru
   for run in runs:
     groups.setdefault(key(run), []).append(run)
   return groups
-
-
-def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
-  """Every run at or below the paths, in a fixed order.
-
-  Raises ValueError where there is none, or none that has come to its end or is planned, and for
-  files that are damaged or that no run wrote.
-  """
-  rows = results.read(paths)
-  for row in rows:
-    _check(pathlib.Path(row['run']) / results.FILE, row, metrics=dict)
-  final = [row for row in rows if results.is_final(row)]
-  done = [Run('done', row['run'], row.get('config', {}), row) for row in final]
-  # Of a run that has not come to its end, numbers are not its result.
-  begun = [Run('missing', row['run'], row.get('config', {}), {}) for row in rows]
-  known: dict[pathlib.Path, Run] = {}
-  for run in [*done, *_others(paths), *begun]:
-    known.setdefault(pathlib.Path(run.place).resolve(), run)
-  runs = list(known.values())
-  if not runs:
-    where = ', '.join(map(str, paths))
-    files = (file for path in paths for file in results.find(path, runlog.CONFIG_FILE))
-    if under_way := ', '.join(sorted(str(file.parent) for file in files)):
-      raise ValueError(f'no run at or below {where} has come to its end; begun: {under_way}.')
-    raise ValueError(f'there is no run at or below {where}.')
-  return sorted(with_settings(runs), key=order)
-
-
-def order(run: Run) -> tuple:
-  return (
-    run.dataset,
-    run.setting,
-    run.depth or 0,
-    run.width or (16 if run.family == 'cifar_resnet' else 64),  # the family's own
-    run.network,
-    run.scheme != DENSE,
-    run.scheme,
-    run.sparsity,
-    run.seed,
-    run.place,
-  )
-
-
-def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
-  """Runs that failed, and runs that a sweep planned and that are not there yet."""
-  found: dict[pathlib.Path, Run] = {}
-  for path in paths:
-    for file in results.find(path, results.MANIFEST):
-      for tag, config in _read(file, runs=dict)['runs'].items():
-        place = file.parent / tag
-        found[place.resolve()] = Run('missing', str(place), config, {})
-    for file in results.find(path, results.FAILED):
-      failure = _read(file, config=dict, error=str)
-      found[file.parent.resolve()] = Run(
-        'failed', str(file.parent), failure['config'], {}, failure['error']
-      )
-  return list(found.values())
-
-
-def _read(file: pathlib.Path, **kinds: type) -> dict[str, Any]:
-  try:
-    content = json.loads(file.read_text())
-  except ValueError as error:
-    raise ValueError(f'{file} is damaged: {error}.') from error
-  _check(file, content, **kinds)
-  return content
-
-
-def _check(file: pathlib.Path, content: Any, **kinds: type) -> None:
-  """Raises ValueError for a file that bears the name of one of ours and lacks what it holds."""
-  if not isinstance(content, dict) or any(
-    not isinstance(content.get(field), kind) for field, kind in kinds.items()
-  ):
-    got = ', '.join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
-    raise ValueError(f'{file} must hold {" and ".join(kinds)}, got {got or "nothing"}.')
 
 
 def with_settings(runs: list[Run]) -> list[Run]:

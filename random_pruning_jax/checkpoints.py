@@ -29,9 +29,19 @@ class NotWrittenError(OSError):
   """A checkpoint could not be written; the message says why and what is still there."""
 
 
+class Record(dict[str, Any]):
+  """What was saved beside a state; to ask for a field that was not is a ValueError."""
+
+  def __missing__(self, name: str) -> Any:
+    raise ValueError(
+      f'the checkpoint of step {self.get("step")} has no {name!r} beside its state: another '
+      'version of this package wrote it, and can go on with it.'
+    )
+
+
 class Restored(NamedTuple):
   state: Any  # TrainState
-  record: dict[str, Any]
+  record: Record
 
 
 def save(manager: Manager, state: Any, record: dict[str, Any]) -> None:
@@ -133,15 +143,16 @@ def _checked(manager: Manager, step: int, target: Any) -> Restored:
 
   read = manager.read(step, state=ocp.args.StandardRestore(target))
   host = jax.device_get(read.state)
+  record = Record(read.record)
   checked = {'masks': masks.checksum(host.masks), 'state': digest(host)}
-  saved = {'masks': read.record['masks'], 'state': read.record['digest']}
+  saved = {'masks': record['masks'], 'state': record['digest']}
   for what, checksum in checked.items():
     if checksum != saved[what]:
       raise NotReadableError(
         f'checkpoint {manager.directory}/{step}: the {what} has checksum {checksum}, saved as '
         f'{saved[what]}: the checkpoint was altered.'
       )
-  return Restored(read.state, read.record)
+  return Restored(read.state, record)
 
 
 def restore_newest(
@@ -218,12 +229,12 @@ def find(manager: Manager, which: str) -> int:
   return int(which)
 
 
-def record_of(manager: Manager, step: int) -> dict[str, Any]:
+def record_of(manager: Manager, step: int) -> Record:
   """What was saved beside the state at `step`, on all processes as the first reads it.
 
   Raises NotReadableError where that cannot be read.
   """
-  return together.by_first(lambda: manager.read(step).record, NotReadableError)
+  return Record(together.by_first(lambda: manager.read(step).record, NotReadableError))
 
 
 def _best(manager: Manager, steps: list[int]) -> int:

@@ -160,6 +160,11 @@ def rewritten(path, change):
     (lambda header: header['masks'].update(generator='other'), 'must be philox4x64-10'),
     (lambda header: header['masks'].update(sampling='other'), 'sampling must be one of'),
     (lambda header: header['masks'].update(kind='other'), "must be 'seeded' or 'bitmap'"),
+    (lambda header: header.update(masks={'kind': 'other'}), "must be 'seeded' or 'bitmap'"),
+    (
+      lambda header: header.update(masks={'kind': 'seeded', 'generator': 'other'}),
+      'a newer version of this package may know it',
+    ),
     (lambda header: header['masks']['layers'].update(other=1), 'does not have'),
     (lambda header: header['about'].update(width=4), 'not those of the network'),
     (lambda header: header['about'].update(model='other'), 'Unknown model'),
@@ -279,5 +284,5 @@ def test_the_specification_of_the_generator_gives_the_masks():
       bits += [word & 0xFFFFFFFF, word >> 32]
   order = sorted(range(size), key=lambda place: (-bits[place], place))
   fields = {'generator': 'philox4x64-10', 'key': [high, low], 'sampling': 'exact', 'block': 4}
-  mask = seeded.redraw(fields | {'layers': {name: kept}}, {name: (3, 3, 2, 2)})[name]
+  mask = seeded.redraw(seeded.of_file(fields), {name: kept}, {name: (3, 3, 2, 2)})[name]
   assert sorted(order[:kept]) == np.flatnonzero(mask).tolist()

@@ -28,6 +28,16 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
     train.train(tinier_config(), copy, show=False)
 
 
+def test_a_checkpoint_that_another_version_wrote_is_said_to_be_one(copy):
+  shutil.rmtree(copy / 'checkpoints' / '20')
+  record = copy / 'checkpoints' / '10' / 'record' / 'metadata'
+  saved = json.loads(record.read_text())
+  for name in ('per_epoch', 'jax', 'digest', 'compile_seconds'):
+    record.write_text(json.dumps({field: saved[field] for field in saved if field != name}))
+    with pytest.raises(ValueError, match=f'step 10 has no {name!r} beside its state: another'):
+      train.train(tinier_config(), copy, show=False)
+
+
 def test_a_run_does_not_go_on_with_images_that_have_other_labels(copy, monkeypatch):
   load = data.load
 

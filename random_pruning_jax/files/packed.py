@@ -9,7 +9,7 @@ import numpy as np
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import pruning
 from random_pruning_jax.files import bitmap, container, seeded
-from random_pruning_jax.files.stored import About, Stored, check, check_finite, check_shapes
+from random_pruning_jax.files.stored import About, Draw, Stored, check, check_finite, check_shapes
 
 # In the file; numbers are little-endian.
 DTYPES = {'float32': '<f4', 'bfloat16': ml_dtypes.bfloat16, 'float16': '<f2'}
@@ -53,12 +53,12 @@ def read(data: bytes) -> Stored:
   tree = about.blank
   shapes = {name: leaf.shape for name, leaf in masks_lib.named_leaves(tree).items()}
   check_shapes(shapes, {name: tuple(shape) for name, shape, *_ in header['tensors']})
-  masks = _read_masks(header, section, tree['params'])
+  draw = _draw(header['masks'])
+  masks = _read_masks(header, draw, section, tree['params'])
   leaves = _read_values(header['tensors'], values, _named_masks(masks), shapes)
   check_finite(leaves)
   variables = jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in shapes])
-  fields = header['masks']
-  return Stored(about, variables, masks, seeded.of_file(fields) if _seeded(fields) else None)
+  return Stored(about, variables, masks, draw)
 
 
 def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
@@ -73,14 +73,23 @@ def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
   return narrowed
 
 
-def _read_masks(header: dict[str, Any], section: bytes, params) -> masks_lib.Masks:
+def _draw(fields: dict[str, Any]) -> Draw | None:
+  """How the masks were drawn, if they were; raises ValueError for what this version cannot know."""
+  if fields['kind'] not in ('seeded', 'bitmap'):
+    raise ValueError(f"masks must be 'seeded' or 'bitmap', got {fields['kind']!r:.100}.")
+  return seeded.of_file(fields) if fields['kind'] == 'seeded' else None
+
+
+def _read_masks(
+  header: dict[str, Any], draw: Draw | None, section: bytes, params
+) -> masks_lib.Masks:
   fields = header['masks']
   shapes = {name: leaf.shape for name, leaf in masks_lib.named_leaves(params).items()}
   unknown = sorted(set(fields['layers']) - set(shapes))
   if unknown:
     raise ValueError(f'the masks name layers that the network does not have: {unknown}.')
-  if _seeded(fields):
-    found = seeded.redraw(fields, shapes)
+  if draw:
+    found = seeded.redraw(draw, fields['layers'], shapes)
   else:
     counts = {name.removeprefix('params/'): kept for name, _, _, kept in header['tensors']}
     found = bitmap.decode(fields['layers'], section, shapes, counts)
@@ -92,12 +101,6 @@ def _read_masks(header: dict[str, Any], section: bytes, params) -> masks_lib.Mas
       'random masks has changed, or another program wrote the file.'
     )
   return masks
-
-
-def _seeded(fields: dict[str, Any]) -> bool:
-  if fields['kind'] not in ('seeded', 'bitmap'):
-    raise ValueError(f"masks must be 'seeded' or 'bitmap', got {fields['kind']!r:.100}.")
-  return fields['kind'] == 'seeded'
 
 
 def _read_values(tensors, values: bytes, masks, shapes) -> dict[str, np.ndarray]:

@@ -49,13 +49,12 @@ def number_of(draw: Draw, name: str, mask: np.ndarray) -> int | None:
   return number if np.array_equal(_layer(draw, name, mask.shape, number), mask) else None
 
 
-def redraw(fields: dict[str, Any], shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
-  """The masks of every parameter in `shapes`; those that no layer of `fields` names are whole."""
-  draw = of_file(fields)
+def redraw(
+  draw: Draw, layers: Mapping[str, int], shapes: Mapping[str, tuple]
+) -> dict[str, np.ndarray]:
+  """The masks of every parameter in `shapes`; those that `layers` does not name are whole."""
   return {
-    name: _layer(draw, name, shape, fields['layers'][name])
-    if name in fields['layers']
-    else np.ones(shape, bool)
+    name: _layer(draw, name, shape, layers[name]) if name in layers else np.ones(shape, bool)
     for name, shape in shapes.items()
   }
 

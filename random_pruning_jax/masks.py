@@ -64,7 +64,7 @@ def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
   scores of another type, and as `top` does.
   """
   for name, score in named_leaves(scores).items():
-    if name in densities and score.dtype != np.uint32:
+    if densities.get(name, 1.0) != 1.0 and score.dtype != np.uint32:
       raise ValueError(
         f'bernoulli sampling needs random scores (uint32 bits), got {score.dtype} for {name}.'
       )

@@ -183,7 +183,7 @@ def _grasp(apply_fn, params, batches, average):
 
 
 def _sum(trees):
-  return jax.tree.map(lambda *leaves: sum(leaves), *trees)
+  return jax.tree.map(lambda first, *others: sum(others, first), *trees)  # 0 + first is a program
 
 
 def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:

@@ -4,9 +4,9 @@
 
 is the headline: a Wide ResNet-50-2 of which ERK ratios keep a fifth, to be compared with its dense
 twin, `imagenet.py:wrn50_2,erk,1.0`. Each row below is the argument of its command. The paper's
-table with ImageNet accuracies could not be obtained, so no number to expect stands here but the
-claim: sparse as good as dense. (`--config.dense_twin=true` would train the twin by the sparse
-network's schedule, 100 epochs; the paper's has 90, as the twin's own command.)
+table with ImageNet accuracies could not be obtained, so there is no number to expect here, only the
+claim: sparse as good as dense. (Train the twin by its own command, for 90 epochs as in the paper:
+`--config.dense_twin=true` would use the sparse network's schedule, 100 epochs.)
 
 row                epochs    FLOPs  of kept weights  v4-32 (16 chips)  8 x H100  images/s
 -----------------------------------------------------------------------------------------
@@ -21,22 +21,22 @@ resnet101,erk,0.2     100  5.9e+18          1.8e+18             1.9 h     1.4 h 
 wrn50_2,erk,1.0        90  7.8e+18          7.8e+18             1.6 h     1.1 h    28,322
 wrn50_2,erk,0.2       100  8.7e+18          3.2e+18             1.8 h     1.2 h    28,322
 
-Computed by `python -m benchmarks roofline`; nothing of it was measured. FLOPs are those of a
-training as a masked network is computed, like a dense one; the paper's argument counts those of
-kept weights. Wall times assume the batch of 768 spread over the 16 chips of a TPU v4-32 slice or
+Computed by `python -m benchmarks roofline`; nothing of it was measured. FLOPs are those of a whole
+training as a masked network is computed, which is densely; the paper's argument counts only those
+of kept weights. Wall times assume the batch of 768 spread over the 16 chips of a TPU v4-32 slice or
 over 8 GPUs (H100 SXM), 40 % of what their arithmetic or memory allows, and input that keeps up: the
 last column is what it must deliver to the GPUs, more than most hosts can (docs/scaling.md).
 
 Recipe: batch 768 (192 on each of 4 GPUs), learning rate 0.4 after 5 epochs of warm-up, divided by
-10 at 30, 60 and, sparse, 90 or, dense, 80; momentum 0.9, not Nesterov's, which the authors' code
-has for CIFAR alone; weight decay 1e-4, label smoothing 0.1, bfloat16. Their code used ERK+ here
+10 at epochs 30, 60 and 90 (dense: 80); momentum 0.9, not Nesterov's, which the authors' code has
+only for CIFAR; weight decay 1e-4, label smoothing 0.1, bfloat16. Their code used ERK+ here
 (`erk_plus`); `--config.recipe=authors` is their code for CIFAR. Another batch scales the rate:
 
     --config=configs/imagenet.py:wrn50_2,erk,0.2,4096         learning rate 2.13, 0.4 x 4096 / 768
     --config.optimizer.accumulate=4                           where it does not fit into memory
 
-`--config.batch_size=4096` alone would leave the rate as it is. For a look at the whole way, in a
-minute, on bundled images: --config.smoke=true. On a pod: launch/tpu_pod.sh.
+`--config.batch_size=4096` alone would leave the rate as it is. To see a whole run in a minute, on
+bundled images: --config.smoke=true. On a pod: launch/tpu_pod.sh.
 """
 
 from random_pruning_jax.config import default

@@ -3,8 +3,8 @@
 #
 #   launch/gpu.sh [--gpus=0,1] [--mem-fraction=0.9] [--dry-run] -- --config=FILE --workdir=DIR ...
 #
-# What follows -- goes to `random-pruning train`. SIGTERM is passed on: the run saves and ends with
-# status 75, and the same command goes on. --dry-run prints the command.
+# Arguments after -- go to `random-pruning train`. SIGTERM is passed on: the run saves and ends with
+# status 75, and the same command resumes it. --dry-run prints the command.
 set -euo pipefail
 
 usage() {
@@ -26,7 +26,7 @@ while (($#)); do
 done
 (($#)) || { echo 'gpu.sh: --config=FILE must be given after --' >&2 && exit 2; }
 
-# Else JAX would train on the CPU where CUDA does not start.
+# Without this JAX would train on the CPU where CUDA does not start.
 settings=("JAX_PLATFORMS=${JAX_PLATFORMS:-cuda}")
 [[ -z $gpus ]] || settings+=("CUDA_VISIBLE_DEVICES=$gpus")
 [[ -z $fraction ]] || set -- "$@" "--mem-fraction=$fraction"

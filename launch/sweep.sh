@@ -3,7 +3,7 @@
 #
 #   launch/sweep.sh --config=FILE --workdir=DIR --jobs=N [--config.FIELD=VALUE ...] [--dry-run] [-- SBATCH OPTIONS ...]
 #
-# A preempted job is queued again and goes on; the same command again runs what is not finished.
+# A preempted job is queued again and resumes; the same command again runs what is not finished.
 # --dry-run lists the runs with their cost and prints what would be submitted.
 set -euo pipefail
 
@@ -31,7 +31,7 @@ done
 
 part=(random-pruning sweep "--config=$config" "--workdir=$workdir" "${overrides[@]}")
 # Array numbers and shards both count from 1. Status 75 is a run that saved because it had to stop;
-# the trap keeps the shell there until the run, which SLURM signals too, has done so. Without
+# the trap keeps the shell alive until the run, which SLURM signals too, has saved. Without
 # JAX_PLATFORMS JAX would train on the CPU where CUDA does not start.
 script=$(
   cat << EOF

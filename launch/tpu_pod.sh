@@ -12,12 +12,12 @@
 #
 #   --type=v4-32 --version=tpu-ubuntu2204-base --bucket=NAME --spot --attempts=20 --dry-run
 #
-# What follows -- goes to `random-pruning train`. Its work directory must be one that all workers
+# Arguments after -- go to `random-pruning train`. Its work directory must be one that all workers
 # see, as --workdir=/mnt/bucket/runs/NAME. Data are read from tfds/ of the bucket, unless
 # --config.data_dir says where. --dry-run prints every command and runs none.
 set -euo pipefail
 
-# Python is uv's own, since images of TPU VMs may have an older one than this package needs.
+# uv brings its own Python: that of a TPU VM's image may be older than this package needs.
 readonly PYTHON=3.11 UV=https://astral.sh/uv/install.sh
 readonly PREEMPTED=75 MOUNT=/mnt/bucket LOG=random-pruning.log
 
@@ -47,7 +47,7 @@ pause() {
   sleep "${POLL_SECONDS:-30}"
 }
 
-# NONE only where gcloud says so: to take any error for it would give up a place in the queue.
+# NONE only on NOT_FOUND: to take any other error for it would give up a place in the queue.
 state() {
   local error tries
   for ((tries = 0; tries < 20; tries++)); do
@@ -62,7 +62,7 @@ state() {
 
 create() {
   local now=NONE
-  [[ $dry ]] || now=$(state) || return # one that is there, or asked for, is taken
+  [[ $dry ]] || now=$(state) || return # a slice that exists, or is queued, is used
   if [[ $now == NONE ]]; then
     run gcloud compute tpus queued-resources create "$name" "--node-id=$name" "--zone=$zone" \
       "--accelerator-type=$type" "--runtime-version=$version" ${spot:+--spot} || return
@@ -90,8 +90,8 @@ uv/uv pip install --quiet --python venv/bin/python -e './random-pruning[tpu,stre
 
 mount() {
   [[ $bucket ]] || return 0
-  # --implicit-dirs: folders that other tools wrote. --rename-dir-limit: a checkpoint appears by
-  # the renaming of its folder, which is atomic in buckets with a hierarchical namespace.
+  # --implicit-dirs: to see folders that other tools wrote. --rename-dir-limit: a checkpoint appears
+  # by renaming its folder, which is atomic in buckets with a hierarchical namespace.
   on_workers all "command -v gcsfuse >/dev/null || { \
 echo deb https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -c -s) main | \
 sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null && \
@@ -106,8 +106,8 @@ train() {
   local arguments
   arguments=$(printf '%q ' "$@")
   # --distributed: a worker that does not find the others must end, and not train by itself.
-  # The run and its log go on where the connection is gone (tee -p), and while it saves: a machine
-  # that is taken away sends SIGTERM and SIGHUP to all processes of the connection.
+  # The run and its log go on when the connection is lost (tee -p), and until the run has saved: a
+  # machine that is taken away sends SIGTERM and SIGHUP to all processes of the connection.
   on_workers all "trap '' HUP; set -o pipefail; cd random-pruning && \
 TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} ../venv/bin/random-pruning train --distributed \
 $arguments 2>&1 | (trap '' TERM; exec tee -p -a ~/$LOG)"
@@ -117,7 +117,7 @@ delete() {
   run gcloud compute tpus queued-resources delete "$name" "--zone=$zone" --force --quiet
 }
 
-attempt() { # `set -e` does not hold in what is asked for its status, hence each `|| return`
+attempt() { # `set -e` is off inside a command whose status is tested, hence each `|| return`
   part=create && create && part=install && install && part=mount && mount && part=run && train "$@"
 }
 

@@ -5,7 +5,7 @@
 Random masks with every ratio, then masks that are not random: SNIP, GraSP and SynFlow themselves
 (their ratio and their selection), and the largest initial weights with ERK ratios. Four
 sparsities, three seeds and the dense network on CIFAR-10 (`ratios.py:cifar100` for CIFAR-100). A
-ratio or a score that is added to its table joins this sweep by itself. Where a ratio cannot spend a
+ratio or a score that is added to its table is in this sweep too. Where a ratio cannot spend a
 budget (ERK+ at very low densities), the run is recorded as failed, and the others go on.
 """
 

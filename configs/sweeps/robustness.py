@@ -5,8 +5,8 @@
 ResNet-20, -56 and -110 with ERK and uniform ratios at five sparsities and dense, five seeds, since
 AUROC and calibration vary more from seed to seed than accuracy does. 165 runs of 160 epochs on
 CIFAR-10 (`robustness.py:cifar100`), each measured on foreign sets and under FGSM of five epsilons,
-with the gradient norm at initialisation and every 500 steps; undefended networks are near zero
-under stronger attacks, dense and sparse alike.
+with the gradient norm at initialisation and every 500 steps. Stronger attacks are left out: under
+them all undefended networks, dense and sparse, are near zero.
 """
 
 from random_pruning_jax.config_files import beside, changed

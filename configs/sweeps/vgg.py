@@ -3,8 +3,8 @@
     random-pruning sweep --config=configs/sweeps/vgg.py --workdir=runs/vgg
 
 Five sparsities, four ratios and the dense networks, three seeds: 252 runs of 160 epochs on CIFAR-10
-(`vgg.py:cifar100` for CIFAR-100). Liu et al. (2022) give no learning rate for VGG; this is that of
-their ResNets.
+(`vgg.py:cifar100` for CIFAR-100). Liu et al. (2022) give no learning rate for VGG; this sweep uses
+the one of their ResNets.
 """
 
 from random_pruning_jax.config_files import beside, changed

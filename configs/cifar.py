@@ -7,9 +7,10 @@ reproduces a cell of the paper's CIFAR-10 figure: ResNet-20 with ERK ratios at d
 160 epochs of 45,000 images at batch 128, learning rate 0.1 divided by 10 at half and three
 quarters; the best epoch on the last 5,000 training images is tested once.
 
-Cost: minutes on a GPU; on 2 CPU cores 5 hours with AVX2, half of that with AVX-512. For a first
-look, --config.epochs=5. Prepare the data once: `random-pruning prepare cifar10`. Foreign sets that
-are not prepared are skipped, and the row says so. `--config.dense_twin=True` trains the dense
+Cost: on 2 CPU cores 5 hours with AVX2, half of that with AVX-512; on a GPU that sustains 1e12
+FLOP/s half an hour (none has been timed). For a first look, --config.epochs=5. Prepare the data
+once: `random-pruning prepare cifar10`. Foreign sets that are not prepared are skipped, and the row
+says so. `--config.dense_twin=True` trains the dense
 network too; density 1.0 trains it alone. `--config.recipe=authors` does what the authors' code did
 where it differs (docs/architecture.md).
 """

@@ -30,7 +30,7 @@ def command(run: Run) -> str:
 
 
 def _unsaid(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
-  """A line of the attacks and settings that differ, which no argument adds or takes away."""
+  """A line of the attacks and settings that only one config has, which no argument can say."""
   if 'evaluation.attacked_images' not in config:  # a row older than the attacks of a config
     return []
   names = sorted(name for name in config.keys() ^ usual.keys() if name.startswith(ATTACKS))

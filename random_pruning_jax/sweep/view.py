@@ -84,11 +84,11 @@ class View:
     return ', '.join([*parts, *([f'{duration(left)} left'] if left else [])])
 
   def seconds_left(self) -> float | None:
-    """From the runs that are done, of like networks if there are any; None before the first.
+    """Estimated from finished runs, of like networks if there are any; None before the first.
 
-    A network that was not trained yet takes its multiply-adds to the power of 3/4 longer than
-    another: small ones wait for other things than arithmetic. Runs at the same time, in however
-    many processes, are counted by how much was done since this view began.
+    The time of a network not trained yet is scaled by multiply-adds to the power of 3/4: small
+    networks wait for other things than arithmetic. How many runs go on at once, in however many
+    processes, shows in how much was done since this view began.
     """
     known: dict[str, list[float]] = {}
     for job in self._jobs:

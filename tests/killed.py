@@ -48,7 +48,7 @@ def run(workdir: str, epochs: int) -> None:
 
 
 def wait(process: int, workdir: str, rng: random.Random) -> None:
-  """For a while: one time in three from the start, else from when a step more is saved."""
+  """Waits for a while: one time in three from the start, else from the next step saved."""
   if rng.random() < 1 / 3:
     time.sleep(rng.uniform(0, 3))
     return

@@ -164,7 +164,7 @@ def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no
 
 
 def test_a_row_has_the_peak_of_memory_that_training_found(copied, trained):
-  """Which nobody tells on CPUs, and a device that tells it leaves in the checkpoint."""
+  """CPUs do not tell it; a device that does leaves it in the checkpoint."""
   assert trained[1][0]['peak_device_bytes'] is None
   record = copied / 'checkpoints' / '20' / 'record' / 'metadata'
   record.write_text(json.dumps(json.loads(record.read_text()) | {'peak_bytes': 123_456}))

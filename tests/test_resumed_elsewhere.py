@@ -154,8 +154,8 @@ print(checkpoints.digest(train.train(tinier_config(), sys.argv[1], on=on, show=F
 
 @pytest.mark.parametrize('kind', ['stand-in', 'accelerator'])
 def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
-  """It is the same to the bit, and its second half can be trained here. The stand-in is one for
-  JAX (standin.py)."""
+  """It is the same to the bit, and its second half can be trained here. JAX takes the
+  stand-in for one (standin.py)."""
   environment = {name: value for name, value in os.environ.items() if name != 'JAX_PLATFORMS'}
   if kind == 'stand-in' and not standin.plugin():
     pytest.skip(f'{standin.PACKAGE}, which brings the stand-in, is not installed')

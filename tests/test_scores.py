@@ -17,7 +17,7 @@ from random_pruning_jax.suites import gradients
 
 
 def mlp(*sizes, seed=0):
-  """Kernels of linear layers without biases, but for the last."""
+  """Kernels of linear layers; only the last has a bias."""
   rng = np.random.RandomState(seed)
   params = {
     f'layer{i}': {'kernel': rng.randn(a, b).astype(np.float32) / np.sqrt(a)}

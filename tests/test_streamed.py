@@ -230,7 +230,7 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   config.data_workers = 2
   state = train.train(config, tmp_path, show=False)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
-  # Memory that the workers shared, of which Grain has a thread let go.
+  # Memory that the workers shared, which a thread of Grain's releases.
   deadline = time.monotonic() + 10
   # Counted, since a list of them would keep them.
   while held := sum(type(x) is shared_memory.SharedMemory for x in gc.get_objects()):
@@ -316,7 +316,7 @@ def test_the_log_says_how_much_of_the_time_training_waited(whole, data_dir, tmp_
     train.train(streamed_config(data_dir), tmp_path, show=False)
   shares = [line['waiting'] for line in runlog.read_log(tmp_path) if line['kind'] == 'train']
   usual = [line['waiting'] for line in runlog.read_log(whole[0]) if line['kind'] == 'train']
-  # Before the first line threads begin, and with the last one's step no batch is waited for.
+  # The first line includes the start of the threads, and the last one's step awaits no batch.
   for share, few in zip(shares[1:-1], usual[1:-1], strict=True):
     assert few < share and 0.6 < share <= 1
 

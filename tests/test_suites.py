@@ -51,7 +51,7 @@ def settings(sets):
 
 
 def test_every_number_is_the_same_for_any_batch_and_devices(whole, sets):
-  """Of attacks it is tested where they are run, in test_evaluate."""
+  """For attacks, test_evaluate tests it, where they are run."""
   other = run(('calibration', 'ood', 'shifts'), devices=3, batch_size=77, **settings(sets))
   assert len(other.numbers) > 200
   for name, value in other.numbers.items():
@@ -91,7 +91,7 @@ def test_the_temperature_is_fitted_on_validation_images_and_lowers_their_nll(who
 
 
 def test_a_temperature_that_no_validation_image_bounds_is_not_reported():
-  """Sharper is better where all are right, and then one test image that is not costs anything."""
+  """If all are right, sharper is always better; one wrong test image then costs any amount."""
   on = bench()
   for split in ('validation', 'test'):
     logits = 9 * np.eye(10, dtype=np.float32)[on.labels(split=split)]

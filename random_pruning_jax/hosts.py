@@ -73,7 +73,7 @@ def several(environment: Mapping[str, str]) -> bool:
   return (
     'JAX_COORDINATOR_ADDRESS' in environment
     or number is not None
-    # Of the step that srun started: outside of one, SLURM_NTASKS is what the job may start.
+    # Counts tasks of srun's step: outside of one, SLURM_NTASKS is what the job may start.
     or ('SLURM_PROCID' in environment and _count(environment, 'SLURM_STEP_NUM_TASKS') > 1)
     or ',' in in_a_slice
     or _count(environment, 'MEGASCALE_NUM_SLICES') > 1

@@ -37,7 +37,7 @@ def devices(count: int = 0) -> tuple[jax.Device, ...]:
 
 def memory(on: Sequence[jax.Device]) -> dict[str, int]:
   """JAX's memory statistics of one of these devices that is this process's own; {} on CPUs."""
-  # Of other processes' devices there are none, and asking raises.
+  # Other processes' devices have none here, and asking raises.
   own = [device for device in on if device.process_index == jax.process_index()]
   return own[0].memory_stats() or {}
 

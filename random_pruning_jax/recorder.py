@@ -99,7 +99,7 @@ class Recorder:
     if self._written:
       return
     self._written = True
-    for when, numbers in self._flows.take():  # of the call before: an interruption moves no line
+    for when, numbers in self._flows.take():  # of the call before, so an interruption moves no line
       self._log.write('gradient', when, numbers)
     if self.step % self._run.experiment.config.log_every == 0:
       self._log_mean()

@@ -38,7 +38,7 @@ def main(workdir: str, kills: int, seed: int, epochs: int) -> None:
 
 
 def run(workdir: str, epochs: int) -> None:
-  """In the fork: a checkpoint after every step, so that one is nearly always being written."""
+  """Runs in the fork, with a checkpoint after every step: one is nearly always being written."""
   try:
     train.train(tinier_config(epochs=epochs, checkpoint__every_steps=1), workdir, show=False)
     os._exit(0)

@@ -236,7 +236,7 @@ def test_a_checkpoint_of_a_version_whose_state_has_other_parts_is_not_called_dam
 
 
 def test_a_state_that_holds_infinity_takes_no_checkpoints_place(whole, tmp_path):
-  """As where BatchNorm's statistics overflow and the loss stays finite."""
+  """This happens if BatchNorm's statistics overflow while the loss stays finite."""
   _, state = whole
   broken = jax.tree.map(lambda x: x + jnp.inf, state.batch_stats)
   with checkpoints.Manager(tmp_path) as saved:
@@ -273,7 +273,7 @@ def ready_for_a_full_disk(workdir):
 
 
 def together(start, workdir, count, *arguments, **options):
-  """As many processes of one run as `count`."""
+  """Starts `count` processes of one run."""
   address, several = (
     f'localhost:{started.free_port()}',
     options | {'env': started.without_devices()},

@@ -79,7 +79,7 @@ def test_the_rows_of_the_table_add_up(here):
 
 
 def test_a_call_is_as_long_as_the_longest_that_is_made(here):
-  """Of 20 steps of two epochs, with a line of the log after every fourth."""
+  """In 20 steps of two epochs, with a line of the log after every fourth."""
   on = tuple(jax.devices())
   assert here.steps == 1  # on a CPU
   assert footprint.footprint(tiny_config(steps_per_call=2), on).steps == 2
@@ -189,7 +189,7 @@ def test_the_step_compiles_for_chips_that_are_not_here(chip, here):
   assert found['capacity'] == {'v5e:2x2': 16e9, 'v4:2x2x1': 32e9, 'h100:4': 72e9}[chip]
   if chip == 'h100:4':
     assert found['state'] == here.state
-  else:  # of small arrays, which a TPU fills up to its tiles
+  else:  # the arrays are small, and a TPU pads them to its tiles
     assert 1.5 * here.state < found['state'] < found['peak'] / 2
   assert found['outputs'] < 10_000 and found['all_reduces'] > 0
 

@@ -29,7 +29,7 @@ FILES = {
   'restarts': encoded(quality=90, restart_marker_blocks=3),
   'png': encoded('PNG'),
 }
-# Which simplejpeg refuses, and no other decoder.
+# simplejpeg alone refuses it.
 FILES['bytes before a marker'] = FILES['colour'].replace(b'\xff\xda', b'\0\0\xff\xda', 1)
 
 

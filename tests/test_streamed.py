@@ -52,7 +52,7 @@ def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir, decod
 
 
 def test_an_incomplete_batch_at_the_end_of_an_epoch_is_dropped(data_dir):
-  """Of 36 images in batches of 8, four, which are others the next time."""
+  """Of 36 images in batches of 8, four are dropped, and others in the next epoch."""
   seen = who(
     np.concatenate([b['image'] for b in streamed.batches(example(data_dir), 0, 8, workers=0)])
   )
@@ -161,7 +161,7 @@ def test_half_of_the_images_are_mirrored():
 
 @pytest.mark.parametrize('split', ['validation', 'test'])
 def test_evaluation_decodes_every_image_once(data_dir, split):
-  """Those held out are in a folder `val`."""
+  """Images held out are in a folder `val`."""
   experiment = build(streamed_config(data_dir))
   images, labels = feed.held_out(experiment, split)
   assert images.shape == (15, 16, 16, 3) and sorted(who(images)) == all_of(TEST)
@@ -169,7 +169,7 @@ def test_evaluation_decodes_every_image_once(data_dir, split):
 
 
 def test_statistics_are_of_training_images_as_evaluation_shows_images(data_dir):
-  """Whoever decodes those that training sees."""
+  """No matter what decodes the images that training sees."""
   experiment = build(streamed_config(data_dir))
   measured = bench.Bench(experiment, {}, {}).images(split='train')
   wanted, labels = data.load(

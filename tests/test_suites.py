@@ -212,12 +212,12 @@ def test_a_chosen_setting_is_that_of_its_numbers_and_noted_beside_them(sets, mon
   monkeypatch.setitem(ood.ood.SETTINGS, 'odin', ({'temperature': 1.0, 'epsilon': 0.0},))  # msp
   found = run(('ood',), data_dir=sets, foreign=('stripes',), validation_foreign='gaussian_noise')
   assert found.notes['ood/stripes/gen'] == 'gamma=5, top=2, chosen on gaussian_noise'
-  assert 'ood/stripes/msp' not in found.notes  # which has nothing to choose
+  assert 'ood/stripes/msp' not in found.notes  # it has nothing to choose
   n, on = found.numbers, bench(data_dir=sets)
   own, theirs = (np.asarray(ood.ood.gen(on.outputs(of).logits, 5.0, 2)) for of in ('', 'stripes'))
   assert n['ood/stripes/gen/auroc'] == pytest.approx(ood.ood.auroc(own, theirs), abs=1e-4)
   assert n['ood/stripes/odin/auroc'] == pytest.approx(n['ood/stripes/msp/auroc'], abs=1e-4)
-  assert not [name for name in n if name.startswith('ood/gaussian_noise')]  # which chose
+  assert not [name for name in n if name.startswith('ood/gaussian_noise')]  # it only chose
 
 
 def test_statistics_of_training_are_of_each_class():

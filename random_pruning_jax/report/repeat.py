@@ -16,7 +16,7 @@ def command(run: Run) -> str:
   if not run.config:
     return '# a row of an old version, without its config'
   usual = config_lib.flat(config_lib.default())
-  # By whole names: fields of 'evaluation.' are kept, since the command evaluates too.
+  # Compared by whole names: fields of 'evaluation.' stay, since the command evaluates too.
   changes = [
     config_files.argument(name, value)
     for name, value in sorted(run.config.items())

@@ -31,7 +31,7 @@ LEVEL = 0.05
 EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
 SUPPORTED, CONTRADICTED, UNDECIDED = 'supported', 'contradicted', 'cannot decide'
 NOT_HERE = 'not in these runs'  # verdict on a "can" claim, which no run can contradict
-ORDERS = 9999  # of schemes that are tried, where there are more
+ORDERS = 9999  # permutations of schemes to draw, if there are more
 
 Pair = tuple[float, float]
 

@@ -32,7 +32,7 @@ class View:
     self._steps = {j.tag: c.steps if c else None for j, c in zip(jobs, costs, strict=True)}
     self._work = {j.tag: (c and c.dense_flops) or 0.0 for j, c in zip(jobs, costs, strict=True)}
     self._states = {job.tag: agenda.state(directory / job.tag) for job in jobs}
-    self._seconds: dict[str, float] = {}  # that finished runs took
+    self._seconds: dict[str, float] = {}  # {tag: seconds} of finished runs
     for job in jobs:
       if self._states[job.tag] == 'done':
         self._finished(job)

@@ -37,7 +37,7 @@ def work(
   """
   left = [job for job in jobs if not _over(job, directory)]
   sizes: dict[str, int] = {}
-  seconds: dict[str, float] = {}  # that the last few of a group took together
+  seconds: dict[str, float] = {}  # {group: seconds} of the last jobs trained together
   tried: set[str] = set()  # tags; none is tried twice here
   while left and more():
     first = left[0]

@@ -27,7 +27,7 @@ def start(options: argparse.Namespace) -> None:
   """Settings before JAX starts: the CPU alone, memory as the commands keep it there, and a device
   for each core.
 
-  This code takes as many of them as it is told, its rivals in JAX take all.
+  This code uses as many of them as it is told; its rivals in JAX use all.
   """
   import jax
 
@@ -47,9 +47,9 @@ def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
 def race(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
   """Milliseconds of every second call, in turns, so that a busy machine is busy for all of them.
 
-  Each run returns when its work is done. In each turn it is called once before the clock starts, as
-  it is in a loop of its own: threads of the run before it may still wait at full speed for their
-  next work, and the caches hold what was that run's.
+  Each run returns when its work is done. In each turn it is called once before the clock starts, to
+  be timed as in a loop of its own: at first, threads of the run before may still spin for work, and
+  the caches hold that run's data.
   """
   times: dict[str, list[float]] = {name: [] for name in runs}
   for run in runs.values():

@@ -4,16 +4,16 @@
     python -m benchmarks accelerator --small --no-torch # what it does, on any machine
 
 A row is MODEL:BATCH:DTYPE, of resnet20, resnet50 and wrn50_2. This code makes the steps of one call
-of its compiled program, on uint8 images that already lie on the first device, and gathers and
-augments none; PyTorch makes as many, on such images, as a good user of it would: channels_last,
-autocast, cuDNN's fastest algorithms, torch.compile and its graphs of kernels. What a step computes
-is counted as three times the multiply-adds of the network's dense layers. The peak is that of a
-product of two large random matrices in bfloat16, measured here.
+of its compiled program, on uint8 images that already lie on the first device, without gathering or
+augmenting. PyTorch makes as many on the same kind of images, as a good user of it would:
+channels_last, autocast, cuDNN's fastest algorithms, torch.compile and its CUDA graphs. What a step
+computes is counted as three times the multiply-adds of the network's dense layers. The peak is that
+of a product of two large random matrices in bfloat16, measured here.
 
-All rows come first by this code alone, each with what its trace shows, which is kept as
-DIR/MODEL_BATCH_DTYPE.trace.json.gz, for ui.perfetto.dev; then each of PyTorch's ways, timed in
+First, all rows run with this code alone. What each one's trace shows is printed, and the trace kept
+as DIR/MODEL_BATCH_DTYPE.trace.json.gz, for ui.perfetto.dev. Then each of PyTorch's ways is timed in
 turns with this code. All is printed as soon as it is known, so that a time limit costs PyTorch's
-last ways. What fails is said in its place, and the rest goes on.
+last ways. A failure is printed in its place, and the rest goes on.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def _alone(name: str, peak: float, options: argparse.Namespace) -> Row:
       file = pathlib.Path(options.trace) / f'{name.replace(":", "_")}.trace.json.gz'
       found = traced.trace(row.run, file)
       untraced = statistics.median(times[THIS])
-      # Under a profiler XLA launches kernels one by one, also where it else makes graphs of them.
+      # Under a profiler XLA launches kernels one by one, also those that it else joins in graphs.
       print(
         f'\nOne call of {options.steps} steps, which takes {untraced:.3f} ms when it is not '
         f'traced:\n\n{traced.text(found)}',
@@ -166,7 +166,7 @@ def _theirs(row: Row, steps: int) -> dict[str, Callable]:
 def _experiment(name: str, batch: int, dtype: str, options: argparse.Namespace) -> Experiment:
   config = default()
   config.model.name, config.model.dtype, config.batch_size = name, dtype, batch
-  small = name == 'resnet20'  # in images; else one of torchvision's
+  small = name == 'resnet20'  # small images; else one of torchvision's
   config.model.width = (4 if options.small else 16) if small else 8 if options.small else 64
   config.dataset = 'cifar10' if small else 'imagenet2012'
   config.image_size = 32 if small or options.small else 224

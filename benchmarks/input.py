@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
       name: one_thread(augment, encoded, options.block) for name, augment in decoders().items()
     }
     times = in_turns(rows, options.rounds)
-    # Each by itself, since workers go on while others are measured, until their buffers are full.
+    # One at a time: workers go on until their buffers are full, also while others are measured.
     for workers in map(int, options.workers.split(',')):
       name = f'this pipeline, {workers} workers' if workers else 'this pipeline, threads'
       times |= in_turns({name: pipeline(f'{made}/data', workers, options.block)}, options.rounds)
@@ -166,7 +166,7 @@ def pipeline(data_dir: str, workers: int, block: int) -> Iterator[tuple]:
 
 
 def cpu_seconds() -> float:
-  """Of this process and the workers that it has now."""
+  """CPU time of this process and the workers that it has now."""
   ticks = 0
   for child in multiprocessing.active_children():
     with open(f'/proc/{child.pid}/stat') as file:
@@ -193,7 +193,7 @@ def tf_data(python: str, files: pathlib.Path, block: int) -> Iterator[tuple]:
 
 
 def in_turns(rows: dict[str, Iterator], rounds: int) -> dict[str, list[tuple]]:
-  """The seconds of each row's blocks, the first not counted, which is to get warm."""
+  """The seconds of each row's blocks; the first only warms up, and is not counted."""
   times: dict[str, list[tuple]] = {name: [] for name in rows}
   for number in range(rounds + 1):
     for name, row in rows.items():

@@ -1,9 +1,9 @@
 """Memory of a training step of ResNet-20 beside PyTorch's: the most that a process holds.
 
 Each is a process of its own; a second start is one that finds what was compiled before. `compiling`
-is the peak up to the end of the first step, `training` that of the steps after it. `files` is what
-of the latter are pages of libraries, which processes share and the system drops when it needs room;
-`own` is the rest. Processes that it begins to compile meanwhile are not counted.
+is the peak up to the end of the first step, `training` that of the steps after it. Of `training`,
+`files` are pages of libraries, which processes share and the system drops when it needs room, and
+`own` is the rest. Processes started meanwhile to compile are not counted.
 """
 
 import json
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _process(way, options, cache) -> list[float]:
-  # Which imports what the way needs, and not what the other ways need.
+  # It imports what this way needs, and not what the other ways need.
   script = 'import json, sys; from benchmarks import memory; print(json.dumps(memory.measured('
   script += '**json.loads(sys.argv[1]))))'
   settings = {name: value for name, value in vars(options).items() if name != 'rounds'}

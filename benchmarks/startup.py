@@ -118,7 +118,7 @@ def _rows(folder, images):
   first, *later = (_printed(_STEP, environment=own) for _ in range(4))
   yield 'first step of a first start', first, '-'
   yield 'first step of a second start', min(later), 5
-  another = own | {'XDG_CACHE_HOME': str(folder / 'another')}  # so that its first start is one too
+  another = own | {'XDG_CACHE_HOME': str(folder / 'another')}  # so its first start compiles too
   runs = (_printed(_TRAIN, str(folder / f'run{i}'), environment=another) for i in range(4))
   first, *later = runs
   yield 'first step of `random-pruning train --config=configs/digits.py`', first, '-'

@@ -80,7 +80,7 @@ def jax_step(images, labels, width, conv, density, devices=0):
   )
   create = jax.jit(lambda variables, kept: create_state(variables, kept, tx))
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
-  batch = parallel.place_apart(batch, on)  # as PyTorch has its own
+  batch = parallel.place_apart(batch, on)  # placed beforehand, as PyTorch's is
   return stepping(model, tx, create(variables, kept), batch, on)
 
 

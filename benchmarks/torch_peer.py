@@ -110,16 +110,16 @@ def torch_steps(
   """A function that makes `steps` steps where JAX's `platform` says and waits for them.
 
   Images [N, H, W, 3] are uint8 and scaled in each step. Weights are channels_last and float32, and
-  bfloat16 is autocast; `mode` is torch.compile's, '' does not compile. Functions that were compiled
-  before are compiled anew when they are called again. Raises ValueError where the platform is not
-  'cpu' and PyTorch finds no GPU.
+  bfloat16 is autocast; `mode` is torch.compile's, '' does not compile. Functions compiled before
+  are compiled anew at their next call. Raises ValueError if the platform is not 'cpu' and PyTorch
+  finds no GPU.
   """
   if platform != 'cpu' and not torch.cuda.is_available():
     raise ValueError(
       f'PyTorch must find a GPU where JAX runs on {platform}; {torch.__version__} finds none.'
     )
-  # Else what is compiled here counts as the same function for other images, of any size: as a
-  # rule without the layout that makes convolutions fast, and after eight as not to be compiled.
+  # Else PyTorch takes this for one function of images of any size: it compiles it as a rule without
+  # the layout that makes convolutions fast, and after eight images no more.
   torch._dynamo.reset()
   torch.backends.cudnn.benchmark = True  # the fastest algorithm of each convolution, as XLA looks
   device = torch.device('cpu' if platform == 'cpu' else 'cuda')
@@ -127,7 +127,7 @@ def torch_steps(
   optimizer = torch.optim.SGD(
     model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
   )
-  x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # in memory as they were
+  x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # a view: their memory is as it was
   y = torch.from_numpy(labels).to(device, torch.int64)
 
   def loss() -> torch.Tensor:

@@ -32,11 +32,11 @@ class Found(NamedTuple):
 
 
 def trace(run: Callable[[], object], file: pathlib.Path) -> Found:
-  """Of one call of `run`, which returns when its work is done; the trace stays as `file`."""
+  """Traces a call of `run`, which returns when its work is done; the trace stays as `file`."""
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       run()
-    # Many folders deep, where what a borrowed machine sends back does not reach.
+    # Many folders deep, where what fetches files from another machine may not look.
     written = list(pathlib.Path(folder).glob('plugins/profile/*/*.trace.json.gz'))
     if not written:
       raise FileNotFoundError('the profiler wrote no *.trace.json.gz.')
@@ -46,10 +46,10 @@ def trace(run: Callable[[], object], file: pathlib.Path) -> Found:
 
 
 def read(told: dict) -> Found:
-  """Of a trace in Chrome's format; operations are what XLA says belongs to its program.
+  """What a trace in Chrome's format says; operations are what XLA marks as part of its program.
 
-  Those of a TPU do not say so and lie on a thread of the chip's own. A loop is none: its event
-  lasts as long as those of its body.
+  Those of a TPU bear no mark, but have a thread of the chip to themselves. A loop is no operation:
+  its event lasts as long as those of its body.
   """
   spans = [
     event
@@ -82,7 +82,7 @@ def _threads_of_operations(events: list[dict]) -> set[tuple[int, int]]:
 
 
 def measured(events: Iterable[Event]) -> Found:
-  """Of operations in any order, which may overlap; at least one."""
+  """Sums up operations in any order, which may overlap; at least one."""
   events = sorted(events, key=lambda event: event.start)
   gaps, busy, last = [], 0.0, Event('', events[0].start, events[0].start)
   for event in events:

@@ -15,7 +15,7 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
   except OSError as error:
-    error.filename = error.filename or str(path)  # which a full disk does not say
+    error.filename = error.filename or str(path)  # the error of a full disk names none
     with contextlib.suppress(OSError):
       part.unlink()
     raise

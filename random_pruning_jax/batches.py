@@ -9,7 +9,7 @@ import numpy as np
 
 from random_pruning_jax import parallel, together
 
-AHEAD = 8  # batches that devices are given beyond the one that is done
+AHEAD = 8  # batches dispatched beyond the last one that is done
 
 
 def map_batches(
@@ -44,14 +44,14 @@ def begin(
   batch_size: int,
   on: tuple[jax.Device, ...],
 ) -> Callable[[], list[chex.ArrayTree]]:
-  """`map_batches` in two parts: gives the devices all batches, and returns what waits for them.
+  """`map_batches` in two parts: dispatches all batches, returns what fetches the outputs.
 
-  So the devices may be given other work before the outputs are fetched.
+  So other work may be dispatched before they are fetched.
   """
   given = []
   for each in _given(fn, arguments, arrays, batch_size, on):
     given.append(each)
-    if len(given) > AHEAD:  # the images of so many batches lie on the devices
+    if len(given) > AHEAD:  # bounds the images on the devices
       jax.block_until_ready(given[-AHEAD - 1])
   return lambda: [_fetch(*each, on) for each in given]
 
@@ -63,7 +63,7 @@ def _given(
   batch_size: int,
   on: tuple[jax.Device, ...],
 ) -> Iterator[tuple[int, chex.ArrayTree]]:
-  """Rows and outputs of each batch, which the devices have been given and may not have done."""
+  """Rows and outputs of each batch, which is dispatched and may not be done."""
   n = len(arrays[0])
   if any(len(array) != n for array in arrays):
     raise ValueError(f'arrays must have one length, got {[len(array) for array in arrays]}.')

@@ -44,7 +44,7 @@ def restore_or_init(run: Run) -> tuple[TrainState, dict[str, Any]]:
   variables = initial_variables(experiment.model, keys(config.seed).init, experiment.spec.shape)
   batches = score_batches(experiment, run.feed.images)
   mask_tree = initial_masks(experiment, variables, batches)
-  if batches:  # scores that devices compute, and two processes' may round differently
+  if batches:  # devices compute these scores, and two processes may round differently
     mask_tree = _of_first(mask_tree)
   _say_what_is_empty(mask_tree, experiment.structure.shapes)
   state = _creator(config)(variables, mask_tree, optimizers.rates(config))
@@ -54,7 +54,7 @@ def restore_or_init(run: Run) -> tuple[TrainState, dict[str, Any]]:
 
 
 def compile_ahead(experiment: Experiment) -> Callable[[], Any]:
-  """Begins to compile what `restore_or_init` runs without a checkpoint; returns what waits."""
+  """Begins to compile what `restore_or_init` runs without a checkpoint; the result waits for it."""
   draw = ahead(
     initializer(experiment.model, experiment.spec.shape), keys(experiment.config.seed).init
   )
@@ -76,8 +76,7 @@ def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
 def check_record(run: Run, record: dict[str, Any]) -> None:
   """Raises ValueError for other data than a checkpoint's.
 
-  And says where other pixels, another number of devices, or what resizes images, change what is
-  computed.
+  Warns if the numbers change because pixels, the number of devices, or what resizes images did.
   """
   config, step = run.experiment.config, record['step']
   check_data(run.experiment, record, run.facts)
@@ -124,7 +123,7 @@ def _say_other_jax(record: dict[str, Any]) -> None:
 
 
 def _of_first(mask_tree: masks.Masks) -> masks.Masks:
-  """The masks of process 0, on all of them."""
+  """The masks of process 0, on all processes."""
   if jax.process_count() == 1:
     return mask_tree
   flat, unravel = jax.flatten_util.ravel_pytree(mask_tree)
@@ -148,7 +147,7 @@ def _given_to_create(experiment: Experiment) -> tuple:
 
 
 def _creator(config: ConfigDict) -> Callable:
-  # The state is the same whatever the schedule is; this one does not ask how long an epoch is.
+  # The state does not depend on the schedule, and a constant one needs no length of an epoch.
   constant = ConfigDict(config.to_dict())
   constant.schedule.update(name='constant', warmup_epochs=0.0)
   return _creating(optimizers.maker(constant, 1), config.optimizer.average_decay > 0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _thread() -> concurrent.futures.ThreadPoolExecutor:
-  # One for all managers: saves of Orbax's that begin at the same time wait for each other forever.
+  # One for all managers: two saves by Orbax that begin at the same time deadlock.
   return concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
 
 
@@ -27,8 +27,9 @@ class NotReadableError(ValueError):
 class Best:
   """Preserves the checkpoint of the highest validation accuracy, the latest of equal ones.
 
-  Orbax's own policy knows what was saved since its manager was made, and a run that goes on would
-  lose the best one from before; so that is read from its record. One that cannot be read is none.
+  Orbax's own policy knows only what was saved since its manager was made, so a resumed run would
+  lose the best one from before. Here its accuracy is read from its record; a checkpoint whose
+  record cannot be read does not count.
   """
 
   def __init__(self, directory: pathlib.Path):
@@ -48,7 +49,7 @@ class Best:
       place = self._directory / str(checkpoint.step) / 'record'
       try:
         metrics = ocp.JsonCheckpointHandler().restore(place)['validation']
-      except Exception:  # of many kinds, as the damage is; who wants to read it is told
+      except Exception:  # of many kinds, as the damage is; whoever reads it is told
         return None
     return metrics['accuracy'] if metrics else None
 
@@ -56,7 +57,7 @@ class Best:
 class Manager:
   """Checkpoints in `workdir/checkpoints`: the last `keep`, and the best on validation accuracy.
 
-  Orbax takes a quarter of a second to import, so it comes with the first that is read or written.
+  Orbax takes a quarter of a second to import, so its import waits for the first read or write.
   To be closed, or used in a `with` statement.
   """
 
@@ -71,7 +72,7 @@ class Manager:
     from orbax.checkpoint import checkpoint_managers
 
     class Unasking(ocp.CheckpointManager):
-      """Asks JAX's service nothing, which would take it for the run's own (`preemption`)."""
+      """Does not ask JAX's service, which would take that for the run's own (`preemption`)."""
 
       def reached_preemption(self, step: int) -> bool:
         return False
@@ -79,12 +80,12 @@ class Manager:
     policy = checkpoint_managers.AnyPreservationPolicy(
       [checkpoint_managers.LatestN(self._keep), Best(self.directory)]
     )
-    # Saves are made in a thread already. Where the first directory of one has no room, a thread of
-    # Orbax's own would wait for it until minutes later, and the process for that at its end.
+    # Saves already run in a thread. One of Orbax's own would wait minutes for a save whose first
+    # directory has no room, and the process, at its end, would wait for that thread.
     options = {'preservation_policy': policy, 'enable_async_checkpointing': False}
     if jax.process_count() > 1:
-      # The state is the same on all: the first process writes, each reads, and Orbax lets none
-      # wait for another, which may have failed.
+      # All processes hold the same state: the first writes, each reads, and Orbax must not make
+      # one wait for another, which may have failed.
       own = jax.process_index()
       self.directory.mkdir(parents=True, exist_ok=True)
       options |= {'create': False, 'read_only': own > 0}
@@ -94,7 +95,7 @@ class Manager:
     return Unasking(self.directory, options=ocp.CheckpointManagerOptions(**options))
 
   def all_steps(self) -> list[int]:
-    """Steps of which there is a checkpoint, in order; as the first process sees them."""
+    """Steps that have a checkpoint, in order, as the first process sees them."""
 
     def own() -> list[int]:
       self.wait()
@@ -103,9 +104,9 @@ class Manager:
     return together.by_first(own, OSError)
 
   def read(self, step: int, **items: 'ocp.args.CheckpointArgs') -> Any:
-    """The record of a checkpoint, and what other `items` ask of it, as this process sees them.
+    """The record of a checkpoint, and the other `items` asked for, as this process sees them.
 
-    Raises NotReadableError where Orbax cannot read them.
+    Raises NotReadableError if Orbax cannot read them.
     """
     import orbax.checkpoint as ocp
 
@@ -114,17 +115,17 @@ class Manager:
         self.orbax.reload()  # it may have been written since Orbax looked
       args = ocp.args.Composite(record=ocp.args.JsonRestore(), **items)
       return self.orbax.restore(step, args=args)
-    except Exception as error:  # Orbax raises of many kinds, as the damage is
+    except Exception as error:  # of many kinds, as the damage is
       place = self.directory / str(step)
       raise NotReadableError(f'checkpoint {place} {_why_not_read(place, error)}') from error
 
   def later(self, work: Callable[[], None]) -> None:
-    """Does `work` in a thread, after what was begun before. Raises what that raised."""
+    """Does `work` in a thread, once earlier work is done. Raises what the earlier work raised."""
     self.wait()
     self._begun = _thread().submit(work)
 
   def wait(self) -> None:
-    """Returns when what was begun is done. Raises what it raised, once."""
+    """Returns when work given to `later` is done. Raises what it raised, once."""
     begun, self._begun = self._begun, None
     if begun is not None:
       begun.result()

@@ -22,7 +22,7 @@ from random_pruning_jax.checkpoint_manager import Manager, NotReadableError, rea
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
 
-UNREADABLE = 'unreadable'  # where checkpoints are put that a run could not go on from
+UNREADABLE = 'unreadable'  # directory of checkpoints that a run could not go on from
 
 
 class NotWrittenError(OSError):
@@ -30,7 +30,7 @@ class NotWrittenError(OSError):
 
 
 class Record(dict[str, Any]):
-  """What was saved beside a state; to ask for a field that was not is a ValueError."""
+  """What was saved beside a state; asking for a field that was not raises ValueError."""
 
   def __missing__(self, name: str) -> Any:
     raise ValueError(
@@ -47,9 +47,9 @@ class Restored(NamedTuple):
 def save(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   """Fetches and writes in a thread; `record['validation']` may hold the accuracy that ranks it.
 
-  So `state` must not be donated before the next `save`, or `finish`, or the manager's `close`. Of
-  several processes the first writes. Raises NotWrittenError, on all of them, where the last one
-  could not be written (a full disk).
+  So do not donate `state` before the next `save`, `finish`, or `close` of the manager. Only the
+  first process writes. Raises NotWrittenError, on all processes, if the checkpoint before could not
+  be written (a full disk).
   """
   finish(manager)
   if jax.process_index() == 0:
@@ -76,7 +76,7 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
 
 
 def _check_finite(state: Any, step: int) -> None:
-  """Raises runlog.NotFiniteError naming a leaf: a loss may be finite when weights are no more."""
+  """Raises runlog.NotFiniteError naming a leaf: a loss may be finite when weights no longer are."""
   for name, leaf in masks.named_leaves(state).items():
     if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
       raise runlog.NotFiniteError(
@@ -93,9 +93,9 @@ def finish(manager: Manager) -> None:
 
 @contextlib.contextmanager
 def closing(manager: Manager) -> Iterator[Manager]:
-  """Closes the manager on leaving. Raises NotWrittenError where what it still wrote failed.
+  """Closes the manager on leaving. Raises NotWrittenError if its last write failed.
 
-  An error that is already on its way is not hidden by what closing says of it.
+  An error raised inside is not hidden by one from closing.
   """
   try:
     yield manager
@@ -125,7 +125,7 @@ def restore(manager: Manager, like: Any, on: tuple[jax.Device, ...], step: int) 
   steps = manager.all_steps()
   if step not in steps:
     raise ValueError(f'{manager.directory} must hold a checkpoint of step {step}; it has {steps}.')
-  several = jax.process_count() > 1  # each of which reads for itself, onto the host
+  several = jax.process_count() > 1  # each reads for itself, onto the host
   blank = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731
   target = jax.tree.map(blank, like) if several else parallel.abstract_replicated(like, on)
   state, record = together.read_same(
@@ -160,11 +160,11 @@ def restore_newest(
 ) -> Restored | None:
   """The newest checkpoint that can be read, or None where there is none at all.
 
-  `like(record)` gives a state of the same shape, or raises where the record is of another run: it
-  is asked before arrays are read, whose shapes that may change.
+  `like(record)` gives a state of the same shape, or raises if the record is of another run. It is
+  called before arrays are read, since those of another run may have other shapes.
 
-  Newer ones that cannot be read are named, and moved beside the others. Raises NotReadableError
-  where none can be.
+  Newer checkpoints that cannot be read are named, and moved to `UNREADABLE`. Raises
+  NotReadableError if none can be read.
   """
   refused: dict[int, NotReadableError] = {}
   for step in reversed(manager.all_steps()):
@@ -213,9 +213,9 @@ def digest(tree: chex.ArrayTree) -> str:
 def find(manager: Manager, which: str) -> int:
   """The step of the checkpoint 'best' on validation accuracy, the 'latest', or a step itself.
 
-  'best' leaves out one whose record cannot be read, and says so: a process that is killed while it
-  deletes an old checkpoint leaves a part of it. Raises ValueError where there is no such checkpoint
-  and NotReadableError where no record can be read.
+  'best' skips a checkpoint whose record cannot be read, and says so: a process killed while it
+  deletes an old checkpoint leaves part of it. Raises ValueError if there is no such checkpoint and
+  NotReadableError if no record can be read.
   """
   steps = manager.all_steps()
   if not steps:
@@ -230,9 +230,9 @@ def find(manager: Manager, which: str) -> int:
 
 
 def record_of(manager: Manager, step: int) -> Record:
-  """What was saved beside the state at `step`, on all processes as the first reads it.
+  """What was saved beside the state at `step`; all processes get what the first one reads.
 
-  Raises NotReadableError where that cannot be read.
+  Raises NotReadableError if it cannot be read.
   """
   return Record(together.by_first(lambda: manager.read(step).record, NotReadableError))
 

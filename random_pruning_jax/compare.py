@@ -18,7 +18,7 @@ _WIDTH = 48  # of a sparkline
 
 
 def compare(a: pathlib.Path, b: pathlib.Path) -> str:
-  """All of it, one part after the other; a part that a run cannot give says why."""
+  """The whole comparison, part by part; a part that a run cannot give says why."""
   parts = {
     'Configs': configs(a, b),
     'Numbers': numbers(a, b),
@@ -70,7 +70,7 @@ def numbers(a: pathlib.Path, b: pathlib.Path) -> str:
 
 
 def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
-  """Weights that both masks keep, layer by layer, beside what chance would make of it.
+  """Weights that both masks keep, layer by layer, beside the number expected by chance.
 
   Of two independent random masks of densities d and e, d e n weights are expected in both; of two
   drawn from one key, the sparser lies in the denser.
@@ -86,7 +86,7 @@ def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
       continue
     counts = np.array([x.sum(), y.sum(), (x & y).sum(), x.mean() * y.sum()], float)
     total += counts
-    if counts[2] != counts[3]:  # nor is one of them dense
+    if counts[2] != counts[3]:  # so neither mask is dense
       nested.append(counts[2] == counts[:2].min())
     lines.append([name, *_counts(counts)])
   left_out += [name for name in second if is_kernel(name) and name not in first]

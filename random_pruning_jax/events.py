@@ -16,7 +16,7 @@ FLUSH_EVERY = 10.0  # seconds
 
 
 class Events:
-  """A new event file in `directory`: what older ones hold of `step` and later counts no more."""
+  """A new event file in `directory`; it supersedes what older ones hold of `step` and later."""
 
   def __init__(self, directory: str | os.PathLike, step: int):
     # Here, because they are slow to import.
@@ -27,7 +27,7 @@ class Events:
     self._event, self._scalar = event_pb2.Event, summary.scalar
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    # The name has seconds: an attempt that follows within the same one needs more of its own.
+    # The name holds the time in seconds; a second attempt within one second needs more to differ.
     more = f'.{os.getpid()}.{time.time_ns()}'
     self._file = event_file_writer.EventsWriter(str(directory / 'events'), more)
     self._flushed = time.monotonic()
@@ -49,10 +49,10 @@ class Events:
 
 @contextlib.contextmanager
 def _without(module: str) -> Iterator[None]:
-  """Imports in here find no such module, unless it has been imported before.
+  """Inside, `module` cannot be imported, unless it already has been.
 
   tensorboardX imports PyTorch wherever it is installed, which takes seconds, for tensors alone. Not
-  for several threads: what another imports meanwhile may not find it either.
+  thread-safe: imports in other threads may not find the module either.
   """
   if module in sys.modules:
     yield

@@ -40,8 +40,8 @@ def build(
 ) -> Experiment:
   """Checks a config and builds what it names. Raises ValueError in one line for what is wrong.
 
-  Where the network `trains`, the devices must divide its batch; what looks at a trained one may
-  have other devices.
+  If the network `trains`, the number of devices must divide its batch; to look at a trained one,
+  any number will do.
   """
   config = resolve(config, trains=trains)
   on = parallel.devices() if on is None else on
@@ -90,7 +90,7 @@ def at_size(config: ConfigDict, spec: data.Spec) -> data.Spec:
 
 
 def network(config: ConfigDict, spec: data.Spec, platform: str = '') -> models.Network:
-  """The config's network, normalising by the data set's statistics, as it is fast on a platform."""
+  """The config's network, normalising by the data set's statistics, as is fastest on `platform`."""
   return models.create(
     config.model.name,
     spec.num_classes,
@@ -122,7 +122,7 @@ def initializer(model: models.Network, shape: tuple[int, int, int]) -> Callable[
 
 
 def initial_shapes(model: models.Network, shape: tuple[int, int, int]) -> dict:
-  """The same tree with shapes and dtypes in place of arrays; nothing is computed."""
+  """`initial_variables` with shapes and dtypes in place of arrays; nothing is computed."""
   return initializer(model, shape).eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
 
 
@@ -170,7 +170,7 @@ def initial_masks(experiment: Experiment, variables: dict, batches: dict[str, di
 
 
 def score_batches(experiment: Experiment, images: data.Images | None) -> dict[str, dict]:
-  """What each score of the config looks at, by the score's name; nothing where none looks.
+  """What each score of the config looks at, by the score's name; empty if none looks at any.
 
   `images` are those of training; they may be None where no score is of data (`scores.OF_DATA`).
   """

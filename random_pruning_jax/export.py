@@ -11,7 +11,7 @@ from random_pruning_jax import files, measure
 from random_pruning_jax.experiment import keys
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo'}
-# Of formats that are not written here, by whose names other programs would take the file.
+# Suffixes of formats not written here: other programs would take the file for one of these.
 _FOREIGN = ('.pt', '.pth', '.ckpt', '.pkl', '.npy', '.npz', '.h5', '.hdf5', '.onnx', '.msgpack')
 # Fields of the config that say nothing of the network, and may say something of a machine.
 _LEFT_OUT = (
@@ -36,8 +36,8 @@ def export(
 ) -> pathlib.Path:
   """Writes a checkpoint of a run ('best', 'latest' or a step; '' as its config says) to a file.
 
-  Without a `format` it is that of the file's suffix (.safetensors, .stablehlo), or else seeded for
-  random masks and bitmap for others. Raises ValueError for what cannot be exported so, and for the
+  `format` defaults to that of the file's suffix (.safetensors, .stablehlo), else to seeded for
+  random masks and bitmap for others. Raises ValueError for what a format cannot hold, and for the
   suffix of a foreign format.
   """
   suffix = pathlib.Path(out).suffix.lower()

@@ -1,7 +1,7 @@
 """How training images reach the step: from device memory, or streamed from files.
 
-Either way a feed gives the inputs of any call (`calls.py`) without those before it, and `gather`
-makes those of a step the batch {'image' in [0, 1], 'label'} inside the compiled program.
+Either way a feed can begin at any call (`calls.py`), and `gather`, inside the compiled program,
+turns the inputs of a step into the batch {'image' in [0, 1], 'label'}.
 """
 
 import functools
@@ -30,12 +30,12 @@ class Feed(NamedTuple):
   """Training images on their way to the devices."""
 
   loading: str  # 'resident' or 'streamed'
-  images: data.Images  # all of them, or what looks like them and decodes those that are asked for
-  # (what is shared, the run's key, inputs of a step) -> batch; equal settings, the same function
+  images: data.Images  # all of them, or a view that decodes those asked for
+  # (shared, the run's key, inputs of a step) -> batch; the same function for equal settings
   gather: Callable
   shared: Callable[[], tuple]  # what every step needs, put on the devices
   axes: tuple  # of a call's inputs, for `parallel.parallel`
-  # Of each call its inputs [D, S, ...] or [S, ...]; to be closed.
+  # Yields the inputs of each call, [D, S, ...] or [S, ...]; to be closed.
   stream: Callable[[Calls], Generator[tuple]]
 
 
@@ -51,7 +51,7 @@ def feed(experiment: Experiment) -> Feed:
 
 
 def check_mode(config: ConfigDict, loading: str) -> None:
-  """Raises ValueError for an augmentation that images which are so loaded cannot have."""
+  """Raises ValueError for an augmentation that images loaded in this way cannot have."""
   known = {'resident': resident.MODES, 'streamed': ('resized', 'none')}[loading]
   if config.augment.mode not in known:
     raise ValueError(
@@ -61,7 +61,7 @@ def check_mode(config: ConfigDict, loading: str) -> None:
 
 
 def loading_of(config: ConfigDict) -> str:
-  """'resident' or 'streamed': as the config says, or as its images are."""
+  """'resident' or 'streamed': as the config says, or for 'auto' as suits its images."""
   if config.data_loading != 'auto':
     return config.data_loading
   resized = config.augment.mode == 'resized'
@@ -69,7 +69,7 @@ def loading_of(config: ConfigDict) -> str:
 
 
 def shapes(experiment: Experiment, loading: str, steps: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-  """Of the inputs of a call of so many steps, for the devices of one process that has them all."""
+  """Shapes of the inputs of a call of `steps` steps, in a process that has all the devices."""
   devices = len(experiment.on)
   head = (devices, steps, experiment.config.batch_size // devices)
   if loading == 'resident':
@@ -92,10 +92,10 @@ def check_same(what: str, images: data.Images) -> None:
 
 
 def checksums(images: data.Images) -> dict[str, str]:
-  """What tells images and labels from others, by name: 'labels' and 'pixels', or else 'images'.
+  """Checksums that tell a set from others: of 'labels' and 'pixels', or of 'images' if streamed.
 
-  Of a set of more than `MOST_COMPARED` bytes images are read that are evenly spread over it, and of
-  one that is streamed it is what `EncodedImages.identity` says.
+  In a set of more than `MOST_COMPARED` bytes, only images evenly spread over it are read. For
+  streamed images it is `EncodedImages.identity`.
   """
   if isinstance(images.images, streamed.Pixels):
     return {'images': images.images.identity()}
@@ -167,7 +167,7 @@ def _streamed(experiment: Experiment) -> Feed:
 
   def stream(calls: Calls) -> Iterator[tuple]:
     decoded = None
-    # Of this process alone, so that the parts of its devices are next to each other.
+    # A process decodes for its own devices alone, whose parts of a batch lie side by side.
     local = sum(device.process_index == jax.process_index() for device in experiment.on)
     try:
       for start, stop in calls:
@@ -176,7 +176,7 @@ def _streamed(experiment: Experiment) -> Feed:
         steps = list(itertools.islice(decoded, stop - start))
         image = np.stack([each['image'].reshape(local, -1, *shape) for each in steps], 1)
         label = np.stack([each['label'].reshape(local, -1) for each in steps], 1)
-        del steps  # which lie in memory that is shared with the workers
+        del steps  # they lie in memory shared with the workers
         yield image, label
     finally:
       if decoded is not None:

@@ -21,7 +21,7 @@ from random_pruning_jax.experiment import Experiment, build, check_budget, keys
 from random_pruning_jax.program import Own, compiled, step_of
 from random_pruning_jax.tables import prefixed
 
-PER_EPOCH = 1000  # steps, where the data set is not here to tell
+PER_EPOCH = 1000  # steps assumed if the data set is not here
 
 
 class DoesNotFitError(ValueError):
@@ -30,7 +30,7 @@ class DoesNotFitError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-  """What a call of the compiled step takes of one chip; sizes in bytes, as they lie there."""
+  """What a call of the compiled step takes of one chip; sizes in bytes, as laid out there."""
 
   model: str
   dtype: str
@@ -43,21 +43,21 @@ class Footprint:
   temporary: int  # activations and gradients
   outputs: int  # beside the new state, which takes the memory of the old one
   program: int
-  capacity: int | None  # None where nothing tells
+  capacity: int | None  # None if unknown
   flops: float  # of a step: three forward passes' multiply-adds (`cost.training_flops`)
-  # Flops, bytes, cycles by the compiler, of loops one turn; nothing of a CPU.
+  # Flops, bytes, cycles by the compiler, counting one turn of each loop; {} on a CPU.
   counted: dict[str, float]
   all_reduces: int  # places in the program where chips wait for each other
   seconds: float  # of compiling
 
   @property
   def peak(self) -> int:
-    """All together, and the state once more, which is what a checkpoint reads."""
+    """All together, and a copy of the state for checkpoints."""
     return 2 * self.state + self.images + self.temporary + self.outputs + self.program
 
   @property
   def fits(self) -> bool:
-    """Whether a chip has so much, as far as it is known."""
+    """Whether a chip has that much memory; True if its capacity is unknown."""
     return self.capacity is None or self.peak <= self.capacity
 
 
@@ -66,8 +66,8 @@ def footprint(
 ) -> Footprint:
   """Compiles the config's step for `on`, which may be the devices of a `chip` that is not here.
 
-  Raises ValueError for a config that cannot be and in one of several processes, DataError where
-  resident images are wanted and not here, and DoesNotFitError.
+  Raises ValueError for an invalid config and in one of several processes, DataError if resident
+  images are needed and not here, and DoesNotFitError.
   """
   if jax.process_count() > 1:
     raise ValueError(
@@ -82,7 +82,7 @@ def footprint(
   own = jax.eval_shape(
     lambda: Own(keys(0).augment, jax.tree.map(jnp.asarray, optimizers.rates(config)))
   )
-  step = step_of(experiment, PER_EPOCH, gather)  # when the rate changes is no matter of size
+  step = step_of(experiment, PER_EPOCH, gather)  # the schedule changes no size
   lowered = compiled(step, axes, on).lower(state, shared, own, *inputs)
   start = time.perf_counter()
   try:
@@ -100,8 +100,8 @@ def footprint(
     chips=len(on),
     batch_size=config.batch_size,
     steps=steps,
-    # Counted as the chip holds it, where a TPU fills up its tiles. The new state takes the memory
-    # of the old one, and of no other argument.
+    # As the chip holds it: a TPU pads arrays to its tiles. The state is the only donated argument,
+    # so what is aliased is the state.
     state=memory.alias_size_in_bytes,
     images=memory.argument_size_in_bytes - memory.alias_size_in_bytes,
     temporary=memory.temp_size_in_bytes,
@@ -122,16 +122,16 @@ def _reason(text: str) -> str:
 
 
 def _counted(analysis: dict[str, float], text: str) -> dict[str, float]:
-  """What the compiler says of its program; a TPU's notes at each operation how long it expects."""
+  """The compiler's counts of its program; a TPU's notes the cycles it expects of each operation."""
   cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
   found = {'flops': analysis.get('flops'), 'bytes': analysis.get('bytes accessed')}
   return {name: value for name, value in {**found, 'cycles': cycles}.items() if value}
 
 
 def _arriving(experiment: Experiment) -> tuple[Callable, tuple, tuple, tuple, int]:
-  """How images reach the step (`feed.Feed`): gather, axes, and shapes of what is shared and given.
+  """How images reach the step (`feed.Feed`): gather, axes, shapes of `shared` and of the inputs.
 
-  And the steps of the longest call. No image is read where they are streamed.
+  Also the steps of the longest call. Streamed images are not read.
   """
   config = experiment.config
   if _streamed(config):
@@ -163,7 +163,7 @@ def _steps_per_epoch(config: ConfigDict) -> int:
 
 
 def _longest(made: feed.Calls, length: int) -> int:
-  """Steps of the longest of the calls: one, where none has room for `length`."""
+  """Steps of the longest call: `length`, or 1 if no call has room for that."""
   return length if any(stop - start == length for start, stop in made) else 1
 
 

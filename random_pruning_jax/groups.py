@@ -44,13 +44,13 @@ class Member:
     self.recorder = Recorder(self.run, self.state, record, log, silent)
 
   def close(self, *raised: Any) -> None:
-    """As a context's `__exit__`: what is saved waits for other processes unless an error came."""
+    """As a context's `__exit__`: the last save waits for other processes, unless an error came."""
     with self.guarded():
       self._held.__exit__(*raised)
 
   @contextlib.contextmanager
   def guarded(self) -> Iterator[None]:
-    """An error inside is this network's alone, and ends it; the first is its outcome."""
+    """An error inside ends this network alone; the first one becomes its outcome."""
     try:
       yield
     except Exception as error:
@@ -62,7 +62,7 @@ class Member:
 
 
 def calls_of(members: list[Member]) -> list[tuple[int, int]]:
-  """Steps before and after each call, which ends wherever a member stands."""
+  """Steps before and after each call; calls also end at each step where a member stands."""
   steps = [member.recorder.step for member in members]
   return list(members[0].run.calls(min(steps), at=tuple(steps)))
 
@@ -84,12 +84,12 @@ class Group:
     self._members, self._shared, self._on, self._way = members, shared, on, way
     rows = self._rows()
     states, own = zip(*((member.state, member.run.own) for member in rows), strict=True)
-    # All of what the program gives back is placed as it will be, or it would be compiled twice.
+    # Placed as the program will return them, or its second call would compile it again.
     self._states, self._own, self._alive = self._place(
       (stacked.stack(states), stacked.stack(own), np.ones(len(rows), bool))
     )
     for member in members:
-      del member.state  # the devices' memory
+      del member.state  # frees the devices' memory
     self._going = np.zeros(len(rows), bool)
     self._streams = [member.run.feed.stream(spans) for member in members]
     self._program = self._compiled()
@@ -110,7 +110,7 @@ class Group:
       )
 
   def tell(self, end: int, save: bool) -> None:
-    """Tells the recorders of those that took the call, once what was due before it is done."""
+    """Does what was due before the call, then tells the recorders of those that took it."""
     for i, member in enumerate(self._members):
       if member.outcome is None:
         with member.guarded():
@@ -147,11 +147,11 @@ class Group:
 
 
 class Apart(Group):
-  """Networks of which each device has some, as many as the others.
+  """Networks divided over the devices, equally many on each.
 
-  Where they do not come out even, some are there twice, standing still: another number of networks
-  would be another program to compile. States [M, ...] and indices [M, S, B] are cut over
-  the devices; M counts those that are there twice.
+  If they do not divide evenly, copies of the first fill up the rest and stand still: another number
+  of networks would be another program to compile. States [M, ...] and indices [M, S, B] are sharded
+  over the devices; M counts the copies too.
   """
 
   def _rows(self) -> list[Member]:
@@ -174,7 +174,7 @@ class Apart(Group):
     ]
 
   def _state(self, i: int) -> TrainState:
-    """On the host, where a program for each device to cut it out would take longer to compile."""
+    """On the host: a program to cut it out on each device would take longer to compile."""
     return jax.tree.map(lambda x: np.array(parallel.row_apart(x, i))[0], self._states)
 
   def _metrics_of(self, i: int) -> dict[str, jax.Array]:

@@ -20,7 +20,7 @@ WANTED = (
   'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; one that is to be alone needs '
   '--num-processes=1.'
 )
-SHUTDOWN = 60  # seconds that one which failed waits for others, which may be busy, to end with it
+SHUTDOWN = 60  # seconds that a failed process waits for others, perhaps busy, to end with it
 WAIT = 300.0  # seconds for process 0 to answer, and then for all others to come
 
 
@@ -73,7 +73,7 @@ def several(environment: Mapping[str, str]) -> bool:
   return (
     'JAX_COORDINATOR_ADDRESS' in environment
     or number is not None
-    # Of the step that srun started: outside of one, SLURM_NTASKS is what the job may start.
+    # Counts tasks of srun's step: outside of one, SLURM_NTASKS is what the job may start.
     or ('SLURM_PROCID' in environment and _count(environment, 'SLURM_STEP_NUM_TASKS') > 1)
     or ',' in in_a_slice
     or _count(environment, 'MEGASCALE_NUM_SLICES') > 1
@@ -81,20 +81,21 @@ def several(environment: Mapping[str, str]) -> bool:
 
 
 def on_tpu_vm(environment: Mapping[str, str], platforms: str | None) -> bool:
-  """Whether this is a TPU VM that only its metadata server can tell of others.
+  """Whether this is a TPU VM that can learn of others from its metadata server alone.
 
-  A queued resource is, where no variable names the workers, as GKE does. As it is imported, JAX
-  puts 'tpu' into `platforms` where it found chips and libtpu and nobody chose others, and sets
-  TPU_SKIP_MDS_QUERY where there is no chip: so nothing is asked of a network anywhere else.
+  A queued resource is: no variable names its workers, as GKE's do. When imported, JAX puts 'tpu'
+  into `platforms` if it finds chips and libtpu and nobody chose a platform, and sets
+  TPU_SKIP_MDS_QUERY if there is no chip. So no network is asked anywhere else.
   """
   named = ('TPU_PROCESS_ADDRESSES', 'TPU_WORKER_HOSTNAMES', 'TPU_SKIP_MDS_QUERY')
   return 'tpu' in (platforms or '').split(',') and not any(name in environment for name in named)
 
 
 def given(environment: Mapping[str, str]) -> tuple[str | None, int | None, int | None]:
-  """Address, number of processes and this one's, as far as variables say; JAX finds the others.
+  """Address, number of processes and this one's, as far as variables say; JAX finds the rest.
 
-  JAX reads the address alone. The names are those of JAX's flags, or of XPK and MaxText.
+  Of these, JAX itself reads only the address. The names are those of JAX's flags, or of XPK and
+  MaxText.
   """
   address = environment.get('JAX_COORDINATOR_ADDRESS')
   if address and ':' not in address:
@@ -126,19 +127,19 @@ def _count(environment: Mapping[str, str], name: str) -> int:
 
 
 def _pod_of_many(environment: Mapping[str, str]) -> bool:
-  """Whether this pod is certainly one of several of its Job. The first may be the only one: it is
-  let be, and Kubernetes ends it when the refusals of the others have failed the Job."""
+  """Whether this pod is certainly one of several of its Job. The first may be the only one, so it
+  goes on; Kubernetes ends it once the others, which refuse, have failed the Job."""
   kubernetes = 'KUBERNETES_SERVICE_HOST' in environment and _number(environment) is None
   return kubernetes and (_integer(environment, 'JOB_COMPLETION_INDEX') or 0) > 0
 
 
 def _join(address: str | None, processes: int | None, process: int | None) -> None:
-  """`jax.distributed.initialize`, whose errors are then a line that says what is wanted."""
+  """`jax.distributed.initialize`, with errors that say in one line what is wanted."""
   if address and not address.rpartition(':')[2].isdigit():
     raise ValueError(f'the address of process 0 must be HOST:PORT, got {address!r}.')
   if address and process is not None:
     _check_address(address, process)
-  # Where nothing is to be found, JAX would only warn that it could not ask Kubernetes.
+  # With nothing left to find out, JAX would only warn that it could not ask Kubernetes.
   known = None not in (address, processes, process) and 'KUBERNETES_SERVICE_HOST' in os.environ
   detection = 'deactivate' if known else None
   try:
@@ -154,12 +155,12 @@ def _join(address: str | None, processes: int | None, process: int | None) -> No
 def _initialize(*given: Any, **options: Any) -> None:
   """`jax.distributed.initialize` in a thread, since it waits for the others in C++.
 
-  There no signal is heard, and where others do not come JAX ends the process by SIGABRT. Raises
-  what it raises, and RuntimeError where not all come in `WAIT` seconds.
+  There no signal is handled, and if others do not come, JAX ends the process by SIGABRT. Raises
+  what JAX raises, and RuntimeError if not all come in `WAIT` seconds.
   """
   done: concurrent.futures.Future[None] = concurrent.futures.Future()
   options |= {'shutdown_timeout_seconds': SHUTDOWN}
-  options |= {'initialization_timeout': int(2 * WAIT)}  # which ends the process: never reached
+  options |= {'initialization_timeout': int(2 * WAIT)}  # never reached: it would end the process
 
   def work() -> None:
     try:
@@ -195,7 +196,7 @@ def _check_address(address: str, process: int) -> None:
     try:
       socket.create_connection((host.strip('[]'), int(port)), timeout=10).close()
       return
-    except OSError as error:  # a name that is not known yet too: its pod may come later
+    except OSError as error:  # also for an unknown name: its pod may come later
       if time.monotonic() > until:
         raise ConnectionError(
           f'process {process} got no answer from process 0 at {address} in {WAIT:g} seconds '

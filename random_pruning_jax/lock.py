@@ -1,4 +1,4 @@
-"""One process at a time in a directory; the system ends that when a process dies."""
+"""One process at a time in a directory; the system frees the lock when a process dies."""
 
 import contextlib
 import pathlib
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def alone(directory: pathlib.Path, wait: bool = True, name: str = '.lock') -> Iterator[None]:
-  """Only one process is inside, for a directory and a name of what is done there.
+  """Only one process is inside at a time, for a directory and the `name` of what is done there.
 
   Others wait or, without `wait`, get BlockingIOError. Raises ImportError on Windows, and an OSError
   that names the directory where the file system has no locks.

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _refuse(f'unknown argument {rest[0]}; see random-pruning {args.command} --help.')
   try:
     status = args.run(args, rest) or 0
-    sys.stdout.flush()  # here, where whoever reads no further is noticed
+    sys.stdout.flush()  # here, where a closed pipe is caught
     return status
   except (ValueError, OSError) as error:
     if own_argv and isinstance(error, BrokenPipeError) and _nobody_reads():
@@ -99,7 +99,7 @@ def _hyphened(argument: str) -> str:
 
 
 def _say_unraisable(found: 'sys.UnraisableHookArgs') -> None:
-  """All but what TensorStore's threads say, six lines each, when a read or a write has failed."""
+  """Prints all but what TensorStore's threads say, six lines each, after a failed read or write."""
   if not isinstance(found.exc_value, RuntimeError) or str(found.exc_value) != _LOOP_CLOSED:
     sys.__unraisablehook__(found)
 
@@ -117,7 +117,7 @@ def _of_backend(error: Exception) -> str:
   if os.path.basename(raised_in) != 'xla_bridge.py':
     return ''
   asked = os.environ.get('JAX_PLATFORMS', '')
-  # Of CUDA where the system shows no GPU JAX says nothing.
+  # JAX says nothing about CUDA if the system shows no GPU.
   why = str(error) or 'JAX sees none here, or has no plugin for it that loads'
   return f'no device of JAX_PLATFORMS={asked!r}: {why}'
 

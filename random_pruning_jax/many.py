@@ -2,7 +2,7 @@
 
 Each is computed as it is alone, to rounding, from its own images in its own order, and keeps its
 own log and checkpoints: a run that was begun here goes on in `train.train`, and the other way
-round. A network whose loss is no number any more stands still, and the others do not notice.
+round. A network whose loss is no longer a number stands still, and the others do not notice.
 """
 
 import contextlib
@@ -36,19 +36,20 @@ def train_many(
 ) -> list[TrainState | Exception]:
   """Trains the networks of several configs at once; each goes on from its own latest checkpoint.
 
-  `way` is one of `stacked.WAYS`; '' is 'vmap' on GPU and TPU, and 'turn' on a CPU. Where `apart`,
-  each device has some of the networks and not a part of each batch, which is faster where they need
-  no more than a device (default: on CPUs, where that changes no number). Returns for each its last
-  state, or the error that ended it: what `train.train` raises, which stops no other. Raises
-  ValueError naming the fields in which configs differ that must not, and for streamed images; and
-  preemption.Preempted after SIGTERM, once all are saved.
+  `way` is one of `stacked.WAYS`; '' is 'vmap' on GPU and TPU, and 'turn' on a CPU. With `apart`,
+  each device has some of the networks instead of a part of each batch, which is faster if a network
+  needs no more than one device (default: on CPUs, if that changes no number).
+
+  Returns for each network its last state, or the error of `train.train` that ended it, which stops
+  no other. Raises ValueError for streamed images and for fields in which configs must not differ
+  but do, which it names; and preemption.Preempted after SIGTERM, once all are saved.
   """
   on = parallel.devices() if on is None else on
   apart = all(_by_itself(config, on) for config in configs) if apart is None else apart
   if apart and jax.process_count() > 1:
     raise ValueError('apart must be False on several hosts.')
   apart = apart and len(on) > 1
-  # Of networks that train apart, one device does what is to be done of each beside its steps.
+  # With `apart`, one device does all the work on a network other than its steps.
   experiments = [build(config, on[:1] if apart else on) for config in configs]
   check_alike([experiment.config for experiment in experiments])
   if feed.loading_of(experiments[0].config) != 'resident':
@@ -106,7 +107,7 @@ def check_alike(configs: Sequence[ConfigDict]) -> None:
 
 
 def _by_itself(config: ConfigDict, on: Sequence[jax.Device]) -> bool:
-  """Whether a CPU may train it on one device, which gives what several give, to rounding."""
+  """Whether this is a CPU and one device gives what several give, to rounding."""
   whole = config.model.sync_batch_norm and config.optimizer.accumulate == 1
   return on[0].platform == 'cpu' and jax.process_count() == 1 and whole
 
@@ -116,7 +117,7 @@ def _common(config: ConfigDict) -> dict[str, Any]:
 
 
 def _loop(members: list[Member], groups: list[Group], spans: list, show: bool) -> None:
-  """Until the last step of all; who has come further than others waits for them, standing still."""
+  """Runs to the last step; a network that is ahead stands still until the others catch up."""
   run, steps = members[0].run, [member.recorder.step for member in members]
   show, stop = show and jax.process_index() == 0, False
   with Progress(run.last_step, done=min(steps), show=show) as bar, preemption.Watch() as watch:
@@ -133,6 +134,6 @@ def _loop(members: list[Member], groups: list[Group], spans: list, show: bool) -
         break
     for group in groups:
       group.finish()
-    stop = stop or watch.asked()  # the last validations and checkpoints take their time
+    stop = stop or watch.asked()  # it may have come during the last validations and saves
   if stop:
     raise preemption.Preempted(f'{preemption.ASKED}; saved {len(members)} networks at step {end}')

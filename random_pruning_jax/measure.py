@@ -42,15 +42,19 @@ def evaluate_run(
 ) -> dict[str, Any]:
   """Runs suites on a checkpoint of a run and appends the row to its results.
 
-  Numbers that other suites found of that checkpoint before stay in the row. `suite` names keys of
-  `suites.SUITES` (default: as the config says); `checkpoint` is 'best', 'latest' or a step, '' as
-  the config says; `data_dir` replaces the config's, and `changes` some of its fields
-  ('evaluation.attacked_images', 100). `on` are the devices (default: all). `trained` is a state of
-  the run in memory, which is not read again where its step is the checkpoint's. The row's
-  'settings' are, for each suite, the fields of `evaluation` under which it was last run; the row is
-  'final' where the run has come to its end and this is the checkpoint that its config names. Raises
-  ValueError where there is no such checkpoint, and OSError where rows cannot be written, before
-  anything is measured.
+  Numbers that other suites found of that checkpoint before stay in the row.
+
+  - `suite` names keys of `suites.SUITES` (default: as the config says).
+  - `checkpoint` is 'best', 'latest' or a step; '' is as the config says.
+  - `data_dir` replaces the config's, and `changes` some of its fields
+    ('evaluation.attacked_images', 100).
+  - `on` are the devices (default: all).
+  - `trained`, a state of the run in memory, saves reading the checkpoint if it is at its step.
+
+  The row's 'settings' are, for each suite, the fields of `evaluation` under which it last ran. The
+  row is 'final' if the run has ended and this is the checkpoint that its config names. Raises
+  ValueError if there is no such checkpoint, and OSError if rows cannot be written, before anything
+  is measured.
   """
   experiment = _experiment(workdir, data_dir, on, changes)
   names = tuple(suite) or experiment.config.evaluation.suites
@@ -130,8 +134,8 @@ def load_state(
 ) -> Loaded:
   """A checkpoint of a run: 'best' on validation, 'latest', a step, or '' as the config says.
 
-  `trained` is given back if that is it. Raises ValueError where the experiment's data set is not
-  the one that the run was trained on.
+  `trained` is returned if it is that checkpoint. Raises ValueError if the experiment's data set is
+  not the one that the run was trained on.
   """
   with checkpoints.Manager(workdir, experiment.config.checkpoint.keep) as saved:
     step = checkpoints.find(saved, checkpoint or experiment.config.evaluation.checkpoint)
@@ -146,12 +150,12 @@ def load_state(
 
 
 def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int, asked: str) -> bool:
-  """Of the step that was found for `asked`."""
+  """Whether the step found for `asked` is `Loaded.final`."""
   named = config.evaluation.checkpoint
   try:
     of_named = step if asked in ('', named) else checkpoints.find(saved, named)
     newest = checkpoints.record_of(saved, saved.all_steps()[-1])
-  except checkpoints.NotReadableError:  # of a step that nobody asked for
+  except checkpoints.NotReadableError:  # of a checkpoint that nobody asked for
     return False
   return newest['step'] == config.epochs * newest['per_epoch'] and step == of_named
 
@@ -165,9 +169,9 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
 def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]:
   """The row with what was found of the same checkpoint before; what is new replaces what is old.
 
-  Of a suite that is run again nothing old stays: there might be means of other parts, or numbers
-  measured in another way than its settings say. `quick` measures what other suites do too, and
-  takes away only means of other foreign sets than its own.
+  A suite that is run again keeps nothing old, which might be means of other parts, or numbers
+  measured in another way than its settings say. `quick` repeats numbers of other suites, and
+  removes only means over other foreign sets than its own.
   """
   before = results.of_checkpoint(workdir, row['step'], row['masks'])
   if not before:
@@ -176,7 +180,7 @@ def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]
   for part in GATHERED:
     old = before.get(part, {})
     joined[part] = {name: old[name] for name in old if _stays(name, before, row)} | row[part]
-  for part in ('skipped', 'notes'):  # of what is there now, or was measured anew
+  for part in ('skipped', 'notes'):  # out of date for numbers that are there now
     for name in joined[part].keys() - row[part].keys():
       if any(number == name or number.startswith(f'{name}/') for number in row['metrics']):
         del joined[part][name]
@@ -184,14 +188,14 @@ def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]
 
 
 def _stays(name: str, before: dict[str, Any], row: dict[str, Any]) -> bool:
-  """Whether what was found `before` of that name belongs into the row still."""
+  """Whether what was found `before` under that name still belongs into the row."""
   suite, *rest = name.split('/')
   if suite.removesuffix('_regenerated') in row['settings']:
     return False
   group = '/'.join([suite, *rest[:1]])
   if 'quick' not in row['settings'] or group not in ('ood/near', 'ood/far'):
     return True
-  return before.get('notes', {}).get(group) == row['notes'].get(group)  # which name the sets
+  return before.get('notes', {}).get(group) == row['notes'].get(group)  # the notes name the sets
 
 
 def _gradient_flow(workdir: str | os.PathLike) -> dict[str, list[float]]:
@@ -213,7 +217,7 @@ def _row(experiment: Experiment, state: TrainState, record: dict[str, Any]) -> d
     'seed': experiment.config.seed,
     'step': record['step'],
     'train_seconds': record['seconds'],
-    'compile_seconds': record['compile_seconds'],  # of these, in the first call of each program
+    'compile_seconds': record['compile_seconds'],  # part of these: first calls of each program
     'peak_device_bytes': record['peak_bytes'],  # of training; None on CPUs
     'validation': record['validation'],
     'density': remaining / prunable,

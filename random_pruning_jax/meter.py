@@ -32,7 +32,7 @@ class Meter:
     self.restart_clock()
 
   def add(self, metrics: dict[str, Any]) -> None:
-    """Of one call: loss and accuracy [S] of its steps."""
+    """Adds loss and accuracy [S] of the steps of one call."""
     if not self._leaves_out:
       self._new += np.size(metrics['loss'])
     self._leaves_out = False
@@ -47,8 +47,8 @@ class Meter:
     return {'pending': list(self._metrics), 'epoch': list(self._epoch)}
 
   def mean(self) -> dict[str, float]:
-    """Mean loss and accuracy since the last call, steps per second, and the share of the time in
-    which the devices waited for images; begins anew."""
+    """Mean loss and accuracy since this was last asked, steps per second, and the share of the time
+    in which the devices waited for images; begins anew."""
     self._fetch()
     loss, accuracy = np.mean(self._metrics, axis=0).tolist()
     seconds = time.perf_counter() - self._since
@@ -62,10 +62,10 @@ class Meter:
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Around what waits for the images of a call.
+    """Context around the wait for the images of a call.
 
-    It counts from when the devices have nothing left to do: accelerators take calls ahead, and
-    images that come while they are busy keep nobody waiting.
+    The wait counts from when the devices are idle: calls are dispatched ahead on accelerators, and
+    images that come while those are busy keep nobody waiting.
     """
     began = time.perf_counter()
     last = self._coming[-1]['loss'] if self._coming else None
@@ -85,22 +85,22 @@ class Meter:
     return {'loss': loss / steps, 'accuracy': accuracy / steps}
 
   def restart_clock(self) -> None:
-    """Speed is of what comes from here on: after a line, and after a program was compiled."""
+    """Measures speed from here on: after a line, and after a program was compiled."""
     self._since = time.perf_counter()
     self._new = 0
     self._waited = 0.0
 
   @contextlib.contextmanager
   def untimed_with_next(self) -> Iterator[None]:
-    """`untimed`, around what gives the devices other work between two calls. The call that they
-    took meanwhile, which is the next to be added, is left out too."""
+    """`untimed`, around other work that is dispatched between two calls. The call that the devices
+    took meanwhile, the next to be added, is left out too."""
     with self.untimed():
       yield
     self._leaves_out = True
 
   @contextlib.contextmanager
   def untimed(self) -> Iterator[None]:
-    """Around what waits for other work than steps, whose time is left out of the speed."""
+    """Context around other work than steps, whose time is left out of the speed."""
     began = time.perf_counter()
     yield
     self._since += time.perf_counter() - began

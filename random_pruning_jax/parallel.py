@@ -21,7 +21,7 @@ AXIS = 'devices'
 def devices(count: int = 0) -> tuple[jax.Device, ...]:
   """The first `count` devices of all hosts, or all for 0. Raises ValueError if there are fewer."""
   known = jax.devices()
-  # A TPU slice is one for its devices, whether or not its processes can talk to each other.
+  # JAX lists the devices of a whole TPU slice, whether or not its processes have found each other.
   if jax.process_count() > 1 and not jax.distributed.is_initialized():
     raise ValueError(
       f'the devices are those of {jax.process_count()} processes that have not found each other: '
@@ -31,13 +31,13 @@ def devices(count: int = 0) -> tuple[jax.Device, ...]:
     raise ValueError(f'devices must lie in [0, {len(known)}] on this machine, got {count}.')
   if count and jax.process_count() > 1 and count != len(known):
     raise ValueError(f'a run on several hosts uses all {len(known)} devices, got {count}.')
-  # Those of one process side by side, as what processes make is put together (`batches`).
+  # Those of one process side by side: in that order `batches` joins what processes make.
   return tuple(sorted(known, key=lambda device: device.process_index)[: count or len(known)])
 
 
 def memory(on: Sequence[jax.Device]) -> dict[str, int]:
   """JAX's memory statistics of one of these devices that is this process's own; {} on CPUs."""
-  # Of other processes' devices there are none, and asking raises.
+  # Other processes' devices have none here, and asking raises.
   own = [device for device in on if device.process_index == jax.process_index()]
   return own[0].memory_stats() or {}
 
@@ -72,12 +72,12 @@ def parallel(
   out_axes: Any = None,
   donate: tuple[int, ...] = (),
 ) -> Callable:
-  """`fn` compiled for one program on every device, joined by the axis `AXIS`.
+  """`fn` compiled as one program on every device, joined by the axis `AXIS`.
 
   An argument with axis None is replicated; one with axis 0 has a leading device axis (`split`). An
-  output with axis None must be the same on every device (averaged or summed over `AXIS`): nothing
-  checks that, and device 0's value would be returned. Remembered by its arguments, so that the runs
-  of a sweep share one compilation.
+  output with axis None must be the same on every device (averaged or summed over `AXIS`): this is
+  not checked, and device 0's value is returned. Cached by its arguments, so that the runs of a
+  sweep share one compilation.
   """
   mapped = jax.pmap(
     fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, devices=on, donate_argnums=donate
@@ -85,8 +85,8 @@ def parallel(
   if len(on) == 1 or on[0].platform != 'cpu':
     return mapped
 
-  # CPU devices share their threads. Two programs at once may each wait, on all of them, for a
-  # device that has no thread left, and XLA then ends the process: so one after the other.
+  # CPU devices share their threads. Two programs at once may hold all of them, each waiting for a
+  # device that has no thread left, and XLA then ends the process. So they run one by one.
   @functools.wraps(fn)
   def blocking(*arguments):
     return jax.block_until_ready(mapped(*arguments))
@@ -116,7 +116,7 @@ def place_apart(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayT
 
 
 def row_apart(array: jax.Array, i: int) -> jax.Array:
-  """Row i of an array that is cut over devices, [1, ...], on its device; no host waits for it."""
+  """Row i, [1, ...], of an array sharded over devices, on its device; the host does not wait."""
   for shard in array.addressable_shards:
     start, stop, _ = shard.index[0].indices(len(array))
     if start <= i < stop:
@@ -166,7 +166,7 @@ def split(array: np.ndarray, on: Sequence[jax.Device]) -> np.ndarray:
 
 
 def mine(array: np.ndarray, on: Sequence[jax.Device]) -> np.ndarray:
-  """The rows [D, ...] of this process's devices, of those of all devices."""
+  """Out of one row for each device, those [D, ...] of this process's devices."""
   return array[[i for i, device in enumerate(on) if device.process_index == jax.process_index()]]
 
 

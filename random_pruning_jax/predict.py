@@ -42,7 +42,7 @@ def of_files(
   batch_size: int = 32,
   show: bool = True,
 ) -> Iterator[Prediction]:
-  """Of image files of any size: what evaluation shows of them, as a data set of such would be.
+  """For image files of any size, prepared as evaluation would prepare a data set of them.
 
   Raises ValueError naming a file that is no image.
   """
@@ -63,9 +63,9 @@ def of_dataset(
   batch_size: int = 32,
   show: bool = True,
 ) -> Iterator[Prediction]:
-  """Of a split's images in their order, adapted to the size that the network takes.
+  """For a split's images in order, adapted to the size that the network takes.
 
-  Labels are given where it is the data set that the network was trained on.
+  Labels are given if the network was trained on this data set.
   """
   about = network.about
   (images, labels), _ = data.load_adapted(name, split, about.shape, data_dir, about.resize)

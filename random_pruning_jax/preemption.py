@@ -14,9 +14,9 @@ from typing import Any
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 ASKED = 'asked to stop (SIGTERM)'
-# JAX's service counts the questions of a process, over all that it trains: once signalled, it lets
-# all processes stop at one number, which must still come. So nobody else may ask it with numbers of
-# their own, as Orbax does with steps: see `checkpoint_manager`.
+# Each question to JAX's service bears a number, counted over all that a process trains. Once
+# signalled, the service stops all processes at one number that is still to come. So nobody else may
+# ask it with numbers of their own, as Orbax does with steps: see `checkpoint_manager`.
 _questions = itertools.count(1)
 
 
@@ -56,8 +56,8 @@ class Watch:
 
 
 class _Stop:
-  """A handler that raises `Preempted`, and remembers it: code inside may turn that into another
-  error, as a module that is being imported does, or have nobody to raise it to."""
+  """A handler that raises `Preempted` and remembers that: the code it interrupts may turn it into
+  another error, as a module being imported does, or drop it, as a destructor does."""
 
   asked = False
 
@@ -70,7 +70,7 @@ class _Stop:
 def raise_when_asked() -> Iterator[None]:
   """SIGTERM raises `Preempted` inside, where no `Watch` waits for the end of a step.
 
-  JAX need not have been imported. As it joins several hosts, its service takes the signal instead.
+  JAX need not have been imported. Once JAX joins several hosts, its service takes the signal.
   """
   if not _alone():
     yield
@@ -91,9 +91,9 @@ def raise_when_asked() -> Iterator[None]:
 
 
 def check() -> None:
-  """Raises `Preempted` on all of several hosts where any was asked to stop; to be called on all.
+  """Raises `Preempted` on all of several hosts if any was asked to stop; to be called on all.
 
-  For where no call ends and hosts may stop nevertheless. One that is alone is stopped by
+  For places where hosts may stop although no call ends. A host that is alone is stopped by
   `raise_when_asked`.
   """
   if not _alone() and _asked_together():
@@ -107,5 +107,5 @@ def _asked_together() -> bool:
 
 
 def _alone() -> bool:
-  jax = sys.modules.get('jax')  # which is neither imported nor started before its time
+  jax = sys.modules.get('jax')  # without importing or starting JAX too early
   return jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1

@@ -23,7 +23,7 @@ class Run(NamedTuple):
   validation: data.Images
   saved: checkpoints.Manager | None  # in its workdir
   per_epoch: int  # steps
-  facts: dict[str, Any]  # of its data: `data_of`, and which images it trains on
+  facts: dict[str, Any]  # of its data: `data_of`, and checksums of its training images
 
   @property
   def last_step(self) -> int:
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 
 def claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
-  """Makes the workdir that of this config, which is the same on all processes, or fails on all."""
+  """Claims the workdir for this config, once all processes agree on it, or fails on all."""
   together.check_same('the config', experiment.config.to_json())
   with together.failing_together():
     if jax.process_index() == 0:
@@ -68,9 +68,9 @@ def check_claim(experiment: Experiment, workdir: str | os.PathLike) -> None:
 
 
 def open_run(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
-  """Reads the images of a run, which are the same on all processes, or fails on all.
+  """Reads the images of a run and checks that all processes have the same, or fails on all.
 
-  The checkpoints in its workdir, if it has one yet, are not looked at.
+  It does not look at the checkpoints in its workdir, if it has one yet.
   """
   config = experiment.config
   with together.failing_together():
@@ -87,7 +87,7 @@ def open_run(experiment: Experiment, workdir: str | os.PathLike = '') -> Run:
 
 
 def data_of(experiment: Experiment) -> dict[str, Any]:
-  """What a network was given of its data set, which checkpoints keep: values for JSON by name."""
+  """What a network is told of its data set, to be kept in checkpoints: {name: value for JSON}."""
   spec = experiment.spec
   facts = {'number of classes': spec.num_classes, 'shape of an image': list(spec.shape)}
   facts |= {f'class {number}': name for number, name in enumerate(spec.class_names)}
@@ -95,15 +95,15 @@ def data_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def _alike(before: Any, now: Any) -> bool:
-  if isinstance(now, list):  # of numbers measured on decoded images: to a quarter of a grey level
+  if isinstance(now, list):  # measured on decoded images: equal to a quarter of a grey level
     return len(before) == len(now) and bool(np.allclose(before, now, 0, 1e-3))
   return before == now
 
 
 def check_data(experiment: Experiment, record: dict[str, Any], here: dict[str, Any]) -> None:
-  """Raises ValueError where data `here` are not those of a checkpoint's record.
+  """Raises ValueError where the data `here` are not those of a checkpoint's record.
 
-  A record without some of them, as older ones are, is of any. Pixels may differ as decoders do.
+  What the record lacks, as older ones may, is not compared. Pixels may differ, as decoders do.
   """
   config, before = experiment.config, record.get('data', {})
   for name, now in here.items():

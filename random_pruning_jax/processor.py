@@ -1,7 +1,7 @@
 """Settings of a process that trains on a CPU, to be made before JAX starts; harmless to others.
 
-The commands keep memory. A program on one device, without the kernels of `kernels/`, calls
-`prepare()` as its first line.
+The commands call `keep_memory()`. A program on one device, without the kernels of `kernels/`,
+calls `prepare()` as its first line.
 """
 
 import ctypes
@@ -20,15 +20,15 @@ _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = (-1, -1), (-4, 0), (-8, 1)
 _GAP = 64 << 20  # bytes
 _CALLS = 256
-# Where the system shows chips, by the name of JAX's support for them; dxg is a GPU's under Windows.
+# Files in /dev that show chips, by the name of JAX's support; dxg is a GPU under Windows.
 _DEVICES = {'libtpu': ('accel*', 'vfio/*'), 'xla_cuda': ('nvidia*', 'dxg')}
 
 
 def prepare() -> None:
   """Chooses XLA's routines for CPUs, and keeps freed memory for the next step where only a CPU is.
 
-  Must come before JAX finds its devices: it reads flags then, and starts threads, whose memory is
-  not kept if they run already.
+  Must come before JAX finds its devices: JAX then reads flags, and starts threads, and the memory
+  of threads that already run is not kept.
   """
   os.environ.update(environment(os.environ, importlib.metadata.version('jaxlib')))
   if only_cpu(os.environ):
@@ -48,16 +48,16 @@ def environment(before: Mapping[str, str], jaxlib: str) -> dict[str, str]:
 
 
 def cores() -> int:
-  """Those that this process may use."""
+  """How many cores this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def only_cpu(environ: Mapping[str, str], dev: pathlib.Path = pathlib.Path('/dev')) -> bool:
-  """Whether JAX can find nothing but a CPU: told so, or without support for others that are here.
+  """Whether JAX can find nothing but a CPU: it is told so, or supports no chip that is here.
 
-  The support alone may be installed for its compiler (`chips.py`).
+  Support may be installed without a chip, for its compiler (`chips.py`).
   """
   asked = environ.get('JAX_PLATFORMS')
   if asked:
@@ -71,7 +71,7 @@ def only_cpu(environ: Mapping[str, str], dev: pathlib.Path = pathlib.Path('/dev'
 
 
 def _chip_here(support: str, dev: pathlib.Path) -> bool:
-  """Whether the system shows a chip of this kind; of kinds that are not known, True."""
+  """Whether the system shows a chip of this kind; True for unknown kinds."""
   known = [devices for name, devices in _DEVICES.items() if support.startswith(name)]
   return not known or any(any(dev.glob(pattern)) for pattern in known[0])
 
@@ -91,12 +91,13 @@ def keep_memory() -> None:
 def give_back(call: int = 1) -> None:
   """Gives back what compiling has freed, and keeps the memory of the steps in one piece.
 
-  For a loop of steps, after each `call` of it, counted from 1; only the first and every 256th do
-  anything. A step's temporary memory is one large block. A small allocation inside it, made while
-  it is free, would force the next step to ask for a new block; a free gap beside it takes the small
-  ones. And where a thread of XLA's comes late to free the block, the next step finds it taken and
-  the process holds two from then on; what is free is given back now and then, which costs a fifth
-  of a step.
+  To be called after each `call` in a loop of steps, counted from 1; only the first and every 256th
+  do anything. A step's temporary memory is one large block.
+
+  - A small allocation inside it, made while it is free, would force the next step to ask for a new
+    block. So a free gap beside it takes the small ones.
+  - If a thread of XLA's frees the block late, the next step finds it taken, and the process holds
+    two from then on. So free memory is given back now and then, which costs a fifth of a step.
   """
   if not _gnu() or (call > 1 and call % _CALLS):
     return
@@ -110,7 +111,7 @@ def give_back(call: int = 1) -> None:
   library.free.argtypes = [ctypes.c_void_p]
   gap, fence = library.malloc(_GAP), library.malloc(_GAP)
   library.realloc(fence, 1)  # what is left of it stays behind the gap
-  library.free(gap)  # whose pages come into being where they are used
+  library.free(gap)  # its pages take memory only where they are used
 
 
 def _gnu() -> bool:

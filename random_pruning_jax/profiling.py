@@ -21,7 +21,7 @@ class Trace:
   """Traces steps `first` to `last`, both included, into `workdir/profile`; nothing without them."""
 
   def __init__(self, workdir: str | os.PathLike, steps: tuple[int, int] | None):
-    # Of several processes the first: JAX looks for one trace, and they share the workdir.
+    # Only the first process traces: JAX looks for one trace, and all share the workdir.
     self._steps = steps if jax.process_index() == 0 else None
     self._folder = pathlib.Path(workdir) / FOLDER
     self._running = False

@@ -29,7 +29,7 @@ def step_of(experiment: Experiment, per_epoch: int, gather: Callable) -> Callabl
 
 @functools.lru_cache(maxsize=64)
 def one_step(model, make_optimizer, options, gather):
-  """`step(state, shared, own, inputs)`; of one step, `inputs` are what `gather` takes besides."""
+  """`step(state, shared, own, inputs)`; `inputs` are what `gather` takes besides, for one step."""
 
   def step(state, shared, own, inputs):
     batch = gather(shared, own.key, *inputs)
@@ -52,8 +52,8 @@ def compiled(step, axes, on):
 def ahead(call: Callable, *arguments: Any) -> Callable[[], Any]:
   """Begins to compile `call` for arguments of these shapes, types and places.
 
-  Returns, once it is lowered, a function that waits for the compiler and raises what that does.
-  JAX remembers what is made: a call with such arguments then compiles nothing.
+  Once it is lowered, returns a function that waits for the compiler and raises its errors. JAX
+  caches the program, so a call with such arguments then compiles nothing.
   """
   lowered = call.lower(*arguments)  # in Python: two threads would only take turns
   aside = concurrent.futures.ThreadPoolExecutor(1)

@@ -40,7 +40,7 @@ class Progress:
 
 
 class Stages:
-  """A bar over the images of one stage after another; elsewhere a line where one takes long."""
+  """A bar over the images of one stage after another; elsewhere, lines for a stage that is long."""
 
   PAUSE = 10.0  # seconds between lines, where there is no terminal
 

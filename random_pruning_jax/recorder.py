@@ -58,12 +58,12 @@ class Recorder:
       self._measure_flow(0, state)
 
   def waiting(self) -> contextlib.AbstractContextManager:
-    """Around what waits for the images of a call."""
+    """Context around the wait for the images of a call."""
     return self._meter.waiting()
 
   @contextlib.contextmanager
   def compiling(self, program: str) -> Iterator[None]:
-    """Around a call of a program, the first of which compiles it: what that takes is recorded, and
+    """Context around a call of a program. The first call compiles it: its time is recorded, and
     left out of the speed."""
     began = time.perf_counter()
     yield
@@ -75,14 +75,14 @@ class Recorder:
   def call_ended(
     self, step: int, copy: Callable[[], TrainState], training: dict[str, Any], save: bool = False
   ) -> None:
-    """After `step` steps: loss and accuracy of the call's own, and what copies the state.
+    """Takes the loss and accuracy of a call that ended at `step`, and a function to copy the state.
 
-    The state is saved where that is due, or with `save`.
+    The state is saved if that is due, or with `save`.
     """
     state = None
     if save or any(self._due(step)) or self._flows.due(step):
       self.flush()  # else two copies may be held
-      state = copy()  # the next call takes the state's memory
+      state = copy()  # the state itself is donated to the next call
     self._meter.add(training)
     self._measure_flow(step, state)
     self._progress.advance(step - self.step)
@@ -91,7 +91,7 @@ class Recorder:
       self._kept = state
 
   def write_due(self) -> None:
-    """Does what is due where the last call ended, once; `flush` does the rest.
+    """Does what the end of the last call made due, once; `flush` does the rest.
 
     Raises runlog.NotFiniteError and checkpoints.NotWrittenError.
     """
@@ -99,7 +99,7 @@ class Recorder:
     if self._written:
       return
     self._written = True
-    for when, numbers in self._flows.take():  # of the call before: an interruption moves no line
+    for when, numbers in self._flows.take():  # of the call before, so an interruption moves no line
       self._log.write('gradient', when, numbers)
     if self.step % self._run.experiment.config.log_every == 0:
       self._log_mean()
@@ -129,7 +129,7 @@ class Recorder:
         self._flows.measure(step, state)
 
   def _due(self, step: int) -> tuple[bool, bool]:
-    """Whether to validate, and whether to save besides, after `step` steps."""
+    """Whether to validate and save after `step` steps, and whether to save in any case."""
     config, (epochs, rest) = self._run.experiment.config, divmod(step, self._run.per_epoch)
     at_end = epochs % config.checkpoint.every_epochs == 0 or epochs == config.epochs
     every = config.checkpoint.every_steps
@@ -138,7 +138,7 @@ class Recorder:
   def _log_mean(self) -> None:
     mean = self._meter.mean()
     speed = mean.pop('steps_per_second') * self._run.experiment.config.batch_size
-    # Unknown right after the first validation, beside which the only call since then is left out.
+    # Unknown right after the first validation: the only call since then ran beside it, untimed.
     known = {'images_per_second': speed} if speed else {}
     lr = float(self._rates[self.step - 1])
     self._log.write('train', self.step, mean | {'lr': lr} | known)

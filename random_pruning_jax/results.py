@@ -47,7 +47,7 @@ def commit() -> str:
     return done.stdout.strip()
 
   try:
-    if not git('ls-files', __file__):  # a repository that a virtual environment lies in
+    if not git('ls-files', __file__):  # a repository that only holds a virtual environment
       return ''
     return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '-uno') else '')
   except (OSError, subprocess.CalledProcessError):
@@ -78,7 +78,7 @@ def append(workdir: str | os.PathLike, row: dict[str, Any]) -> None:
 def read(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
   """The row of every `results.jsonl` at or below the paths, with the run's directory in it.
 
-  It is the last one that is final, or the last one where none is. A line cut short by a crash, or
+  That is the last final row, or the last row if none is final. A line cut short by a crash, or
   damaged, is passed over. Raises ValueError where a path does not exist and for rows of a later
   format than this code knows.
   """

@@ -9,17 +9,17 @@ from random_pruning_jax.beginning import abstract_state
 from random_pruning_jax.experiment import build
 from random_pruning_jax.prepared import Run, open_run
 
-MOST = 64  # beyond, a network gains nothing from more beside it, and all are lost with one process
-# Of the memory that is free. Of several networks XLA's program for an H100 needs up to a sixth more
-# for each than its program of one, which is what is measured; the rest is for evaluation and the
+MOST = 64  # beyond, more networks gain nothing, and all are lost with their process
+# Share of the free memory to use. The program of one network is what is measured; XLA's program of
+# several needs, for an H100, up to a sixth more for each. The rest is for evaluation and the
 # allocator's gaps.
 SHARE = 0.7
 
 
 def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | None = None) -> int:
-  """Networks like the config's that train at once: as asked, or for 0 as these devices allow.
+  """How many networks like the config's train at once: `asked`, or for 0 what the devices allow.
 
-  On CPUs that is one for each device, which trains it by itself; and one where images are streamed.
+  On CPUs that is one for each device, which trains it by itself. With streamed images it is 1.
   """
   experiment = build(config, on)
   stats = parallel.memory(experiment.on)
@@ -40,7 +40,7 @@ def fitting(free: int, shared: int, member: int) -> int:
 def of_one(run: Run, shared: int) -> int:
   """Bytes that one network needs of each device, as its compiled program says, without `shared`.
 
-  That is its state, what a call computes, and the state again, which is what a checkpoint reads.
+  That is its state, what a call computes, and a copy of the state for checkpoints.
   """
   experiment = run.experiment
   state = abstract_state(experiment)
@@ -54,6 +54,6 @@ def of_one(run: Run, shared: int) -> int:
     run.step, run.feed.axes, experiment.on, stacked.default_way(experiment.on), 1
   )
   found = program.lower(state, flags, flags, images, own, *inputs).compile().memory_analysis()
-  # The new state takes the memory of the old one: counted as an output, it stands for the copy.
+  # The old state is donated to the new one, whose bytes among the outputs stand for the copy.
   made = found.temp_size_in_bytes + found.output_size_in_bytes
   return found.argument_size_in_bytes - shared + made

@@ -83,7 +83,7 @@ def run_many(
     found |= {i: end for i, end in zip(fine, trained, strict=True) if isinstance(end, Exception)}
     states = {i: end for i, end in zip(fine, trained, strict=True) if i not in found}
     states = jax.device_get(states)
-    del trained  # the devices' memory
+    del trained  # frees the devices' memory
     for i, state in states.items():
       try:
         found[i] = _row(configs[i], places[i], show, state)
@@ -101,7 +101,7 @@ def dense(config: ConfigDict) -> ConfigDict:
 
 
 def _lock(held: contextlib.ExitStack, workdir: pathlib.Path) -> None:
-  """Keeps other processes out of the workdir while `held` is; InUseError where one is inside."""
+  """Keeps other processes out of the workdir until `held` closes; InUseError if one is inside."""
   with together.failing_together():
     if jax.process_index() > 0:  # one lock for the processes of a run
       return
@@ -121,7 +121,7 @@ def _train_and_measure(
   profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
   if show and jax.process_index() == 0:
-    resolved = config_lib.resolve(config)  # which names what is trained, in smoke mode too
+    resolved = config_lib.resolve(config)  # in smoke mode, it names what is trained
     pruned = f'{config.pruning.ratio}/{config.pruning.select} at density {config.pruning.density:g}'
     what = 'dense' if config.pruning.density == 1.0 else pruned
     say(f'{resolved.model.name} on {resolved.dataset}, {what} -> {workdir}')
@@ -131,13 +131,13 @@ def _train_and_measure(
 
 
 def _checked(config: ConfigDict) -> Experiment:
-  """The experiment, or ValueError for all that can be known to be wrong before the first step."""
+  """The experiment, or ValueError for whatever can be found wrong before the first step."""
   with together.failing_together():
     experiment = build(config)
     check_budget(experiment)
     suites.check(experiment.config.evaluation)
     config = experiment.config
-    data.check_splits(config.dataset, config.data_dir)  # else one would be missed at the end
+    data.check_splits(config.dataset, config.data_dir)  # else a missing one shows at the end only
   return experiment
 
 
@@ -146,8 +146,8 @@ def _row(
 ) -> dict[str, Any]:
   """The final row of a trained network: the one that is there, or one measured now."""
   row = together.by_first(lambda: results.row_of(workdir))
-  # A row of a run that had not come to its end, of another checkpoint, or measured in another way
-  # than this config asks for is not that run's: it is measured again.
+  # A row counts if its run had ended, if it is of the checkpoint that the config names, and if it
+  # was measured as this config asks. Else it is measured again.
   asked = config_lib.flat(config_lib.resolve(config))
   if row and results.is_final(row) and row['config'] == asked:
     return row

@@ -14,7 +14,7 @@ from random_pruning_jax.events import Events
 CONFIG_FILE = 'config.json'
 LOG_FILE = 'train.jsonl'
 CHECKPOINTS = 'checkpoints'
-KEPT = (CHECKPOINTS, 'results.jsonl')  # what a workdir has of a run that came so far
+KEPT = (CHECKPOINTS, 'results.jsonl')  # in a workdir only once its run has saved something
 
 
 class NotFiniteError(ArithmeticError):
@@ -22,7 +22,7 @@ class NotFiniteError(ArithmeticError):
 
 
 def check_local(workdir: str | os.PathLike) -> None:
-  """Raises ValueError for what is a file, and for the address of a bucket, which would become a
+  """Raises ValueError for a file, and for the address of a bucket, which would become a local
   directory of that name."""
   if pathlib.Path(workdir).is_file():
     raise ValueError(f'workdir must be a directory, got the file {os.fspath(workdir)}.')
@@ -47,7 +47,7 @@ def claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
 def check_claim(workdir: str | os.PathLike, config: ConfigDict) -> None:
   """Raises ValueError where `claim` would."""
   here = pathlib.Path(workdir)
-  # Where a run never saved anything, its config may have been what was wrong.
+  # A run that never saved anything may be given another config: its own may have been wrong.
   if not (here / CONFIG_FILE).exists() or not any((here / name).exists() for name in KEPT):
     return
   changed = config_lib.differences(config_lib.flat(read_config(workdir)), config_lib.flat(config))
@@ -115,7 +115,7 @@ class RunLog:
       with self._lines:
         self._events.close()
     except OSError:
-      if error is None:  # one that is already on its way says what was lost
+      if error is None:  # else that error already says what was lost
         raise
 
   def write(self, kind: str, step: int, metrics: dict[str, float]) -> None:

@@ -54,7 +54,7 @@ def smoked(config: ConfigDict) -> ConfigDict:
   config.update_from_flattened_dict(most)
   config.optimizer.accumulate = min(config.optimizer.accumulate, 2)
   config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 0.2)
-  # Else rows that are trained for longer would compile a step of their own.
+  # Even spacing: configs for longer training then share a compiled step with the others.
   count = len(config.schedule.milestones)
   config.schedule.milestones = tuple(i / (count + 1) for i in range(1, count + 1))
   config.evaluation.epsilons = config.evaluation.epsilons[:1]
@@ -63,6 +63,6 @@ def smoked(config: ConfigDict) -> ConfigDict:
 
 def _field(config: ConfigDict, name: str) -> int:
   value = value_of(config, name)
-  # As many as there are: images, or a worker for each core.
+  # These values mean no limit: all images, or a worker for each core.
   unlimited = 0 if name.startswith('evaluation.') else -1
   return MOST[name] if value == unlimited else value

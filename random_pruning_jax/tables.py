@@ -42,7 +42,7 @@ SHOWN_LAST_PART = {
   'relative_mce': Column('relative mCE', 'lower', '{:.1%}'),
   'top_eigenvalue': Column('Hessian top eigenvalue', '', '{:.4g}'),
 }
-# Paragraphs of a whole table, in this order; what comes before the slash in a number's name.
+# Paragraphs of a whole table, in order: what comes before the first slash in a number's name.
 FAMILIES = (
   'ood',
   'adversarial',
@@ -83,7 +83,7 @@ def side_by_side(
 ) -> str:
   """Result rows as columns, the better number of each line marked with *, but of `unlike` ones.
 
-  Only the `brief` numbers, or the `whole`, a paragraph a family.
+  Only the `brief` numbers, or if `whole` all of them, one paragraph for each family.
   """
   head = ['', *_titles(rows)]
   lines = [
@@ -122,7 +122,7 @@ def attack_note(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _seconds(row: dict[str, Any]) -> float:
-  """Of training, without first calls, in which one run compiles what the next finds compiled."""
+  """Training time without first calls, in which one run compiles what the next finds compiled."""
   return row['train_seconds'] - (row.get('compile_seconds') or 0.0)
 
 

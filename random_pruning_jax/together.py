@@ -35,11 +35,10 @@ def check_same(what: str, text: str) -> None:
 
 @contextlib.contextmanager
 def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
-  """Around what may raise on one process alone and holds no collective: it then raises on every
-  process.
+  """Makes an error on one process an error on all; there must be no collective inside.
 
-  Else the others would wait, in what they do next together, for one that has ended. They raise
-  `kind`, with the message of the first that raised.
+  Else the others would wait, at the next collective, for a process that has ended. They raise
+  `kind`, with the message of the first process that raised.
   """
   error = None
   try:
@@ -57,8 +56,8 @@ def failing_together(kind: type[Exception] = ValueError) -> Iterator[None]:
 def gather(array: np.ndarray) -> np.ndarray:
   """[n, ...] of every process, which must be of one shape and type -> [P n, ...], on all of them.
 
-  All devices of this process have it then. JAX's `process_allgather` waits for one of them, and a
-  process that ended meanwhile would leave the others' devices to wait for its own.
+  It returns once all devices of this process have the result. JAX's `process_allgather` waits for
+  one of them: a process that ended then would leave the others' devices waiting for its own.
   """
   if jax.process_count() == 1:
     return np.asarray(array)
@@ -66,7 +65,7 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 
 def array_of_first(array: np.ndarray) -> np.ndarray:
-  """That of process 0, on all of them; each must bring one of the same shape and type."""
+  """The array of process 0, on all processes; each must pass one of the same shape and type."""
   array = np.asarray(array)
   if jax.process_count() == 1:
     return array
@@ -74,7 +73,7 @@ def array_of_first(array: np.ndarray) -> np.ndarray:
 
 
 def _everywhere(fn: Callable[[jax.Array], jax.Array], array: np.ndarray) -> np.ndarray:
-  """`fn` of the arrays of all processes, one below the other."""
+  """`fn` of the arrays of all processes, concatenated."""
   grid = np.array(parallel.devices()).reshape(jax.process_count(), -1)
   mesh = jax.sharding.Mesh(grid, ('processes', parallel.AXIS))
   cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('processes'))
@@ -93,7 +92,7 @@ def _sum(array: jax.Array) -> jax.Array:
 
 
 def _every(content: bytes) -> list[bytes]:
-  """That of every process, of which at most 4,096 bytes are kept."""
+  """The content of every process, cut to 4,096 bytes."""
   if jax.process_count() == 1:
     return [content]
   row = np.frombuffer(content[:4096].ljust(4096, b'\0'), np.uint8)
@@ -101,16 +100,16 @@ def _every(content: bytes) -> list[bytes]:
 
 
 def of_first(text: str) -> str:
-  """That of process 0, on all processes."""
+  """The text of process 0, on all processes."""
   content = np.frombuffer(text.encode(), np.uint8)
   size = int(array_of_first(np.int32(len(content))))
   return array_of_first(np.resize(content, size)).tobytes().decode()
 
 
 def by_first(find: Callable[[], Any], kind: type[Exception] = ValueError) -> Any:
-  """What process 0 finds, which JSON can hold, on all processes; the others do not look.
+  """What process 0 finds, a value for JSON, on all processes; the others do not look.
 
-  What `find` raises there fails on all, as in `failing_together`.
+  What `find` raises there is raised on all, as in `failing_together`.
   """
   if jax.process_count() == 1:
     return find()
@@ -127,9 +126,9 @@ def read_same(
 ) -> T:
   """`read()` of shared files on every process, once it is what process 0 reads there.
 
-  It is that where its `text` is. The others may see late what was written, and read again for up to
-  `SHARED_WITHIN` seconds. What process 0 cannot read fails on all, as in `failing_together`; what
-  another cannot, or reads otherwise, is a ValueError on all.
+  Two are the same if their `text` is. The others may see late what was written, so they read again
+  for up to `SHARED_WITHIN` seconds. If process 0 cannot read, all fail as in `failing_together`; if
+  another cannot, or reads something else, all raise ValueError.
   """
   if jax.process_count() == 1:
     return read()
@@ -172,7 +171,7 @@ def check_shared(what: str, directory: str | os.PathLike) -> None:
 
 
 def _in_time(why_not: Callable[[], str]) -> str:
-  """'' as soon as `why_not()` is; what it says at last, where that takes too long."""
+  """'' as soon as `why_not()` returns that; its last answer if `SHARED_WITHIN` seconds pass."""
   until = time.monotonic() + SHARED_WITHIN
   while (said := why_not()) and time.monotonic() < until:
     time.sleep(0.2)
@@ -180,5 +179,5 @@ def _in_time(why_not: Callable[[], str]) -> str:
 
 
 def wait_for_all(what: str) -> None:
-  """Returns when every process has come here. Raises ValueError if one waits for other things."""
+  """Returns when every process has come here. Raises ValueError if one waits for something else."""
   check_same('what processes wait for', what)

@@ -39,10 +39,12 @@ def train(
 ) -> TrainState:
   """Trains the config's network in `workdir`, going on from its latest checkpoint if there is one.
 
-  `profile` names the first and last step of a trace. Returns the last state. Raises ValueError for
-  a config or data that cannot be and for a workdir that holds another config,
-  runlog.NotFiniteError where the loss stops being a number,
-  checkpoints.NotWrittenError for a full disk, and preemption.Preempted after SIGTERM, once saved.
+  `profile` names the first and last step of a trace. Returns the last state. Raises
+
+  - ValueError for an invalid config or data, and for a workdir that holds another config;
+  - runlog.NotFiniteError if the loss stops being a number;
+  - checkpoints.NotWrittenError for a full disk;
+  - preemption.Preempted after SIGTERM, once the state is saved.
   """
   with together.failing_together():
     experiment = build(config, on)
@@ -78,10 +80,10 @@ def train(
 def _begin_to_compile(run: Run, at: tuple[int, ...]) -> tuple[Callable[[], Any], Callable[[], Any]]:
   """Begins to compile what `restore_or_init` runs, and the program of the first call.
 
-  Shapes are enough for that. So programs are compiled, or read from the cache, while the next one
-  is traced, and that of the step while weights are drawn. Returns `wait_for_init`, which waits for
-  nothing where there is a checkpoint, and `wait_for_step`; neither waits where no step is left, or
-  on several processes.
+  Compiling needs shapes alone. So each program is compiled, or read from the cache, while the next
+  one is traced, and the step's while weights are drawn. Returns `wait_for_init`, which waits for
+  nothing if there is a checkpoint, and `wait_for_step`. Neither waits if no step is left, or if
+  there are several processes.
   """
   experiment, on, steps = run.experiment, run.experiment.on, run.saved.all_steps()
   start, end = next(run.calls(max(steps, default=0), at), (0, 0))
@@ -120,7 +122,7 @@ def _loop(
       recorder.call_ended(end, functools.partial(parallel.copy, state), metrics, save=stop)
       if stop:
         break
-    recorder.finish()  # before the feed is closed, which may take as long as a scheduler waits
-  if stop or watch.asked():  # the last validation and checkpoint take their time
+    recorder.finish()  # first: closing the feed may take as long as a scheduler waits
+  if stop or watch.asked():  # it may have come during the last validation and save
     raise preemption.Preempted(f'{preemption.ASKED}; saved at step {recorder.step}')
   return state

@@ -14,8 +14,8 @@ from random_pruning_jax.measure import load_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS
 
-# Share of a layer's weights by which a score may differ on other devices than those of training:
-# weights next to the threshold of a global ranking.
+# Share of a layer's weights that a score may rank otherwise on other devices than those of
+# training: those next to the threshold of a global ranking.
 _ROUNDING = 1e-3
 _TOTAL = ''  # stands for all layers together, where only their sum is known
 
@@ -36,7 +36,7 @@ class CheckedLayer:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """`failures` says in one line each what does not hold, and of which layer; none is good."""
+  """`failures` has a line for each thing that does not hold, naming its layer; none is good."""
 
   workdir: str
   step: int
@@ -63,10 +63,10 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
 
   `data_dir` replaces the config's, where data have moved.
 
-  Its numbers are those that are evaluated: the averaged weights, where there are any.
+  The weights are those that are evaluated: the averaged ones, if there are any.
   A ratio that is a score is computed again, which reads data if it is a score of data. Raises
-  ValueError where there is no such checkpoint and where its masks do not have the checksum that was
-  saved with them.
+  ValueError if there is no such checkpoint, or if its masks do not have the checksum that was saved
+  with them.
   """
   experiment, (state, record, _) = load_run(workdir, checkpoint, data_dir, parallel.devices(1))
   variables, mask_tree = jax.device_get((state.variables, state.masks))
@@ -123,8 +123,8 @@ def _is_drawn(draw: files.Draw, name: str, mask: np.ndarray) -> bool:
 def _planned(experiment: Experiment, mask_tree: masks.Masks) -> dict[str, int]:
   """Weights that each layer should keep.
 
-  Where the ratio is a score, it is that of the initial weights, computed again; where the images
-  that it looks at are not here, only the total of all layers is known, under the name _TOTAL.
+  A ratio that is a score is computed again from the initial weights. If it needs images that are
+  not here, only the total of all layers is known, under the name _TOTAL.
   """
   settings, structure = experiment.config.pruning, experiment.structure
   size = {layer.name: layer.size for layer in structure.layers}
@@ -144,7 +144,7 @@ def _planned(experiment: Experiment, mask_tree: masks.Masks) -> dict[str, int]:
     wanted = plan.densities(experiment.config, structure)
   except data.DataError as error:  # of a score of data
     say(f'only the total of all layers is compared, because {settings.ratio} needs data: {error}')
-    if settings.sampling != 'exact':  # then the total is near the budget and not on it
+    if settings.sampling != 'exact':  # then the total is only near the budget
       return {}
     shapes = pruning.pruned(structure.shapes, settings.dense)
     held = sum(size.values()) - sum(size[name] for name in shapes)

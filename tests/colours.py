@@ -11,8 +11,8 @@ TRAIN, TEST = 12, 5  # images of each class
 
 
 def jpeg(path, colour, number, rng):
-  """An image of any size, lighter towards its right, so that crops differ. The number of an image
-  is in how strong its colour is, so that it is seen in any crop."""
+  """An image of any size, lighter towards its right, so that crops differ. The strength of its
+  colour encodes its number, so that any crop shows it."""
   height, width = rng.integers(20, 60, 2)
   pixels = np.ones((height, width, 3)) * np.array(colour) / 255 * (100 + 8 * number)
   pixels += np.linspace(0, 60, width)[None, :, None]

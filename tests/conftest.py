@@ -12,9 +12,9 @@ import pytest
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 FLAGS = '--xla_force_host_platform_device_count=4'
 if importlib.metadata.version('jaxlib').startswith('0.10.'):  # an unknown flag ends the process
-  # The newer way to compile what is fused takes three times as long, without optimisations.
+  # Without optimisations, the newer fusion emitters take three times as long to compile.
   FLAGS += ' --xla_cpu_use_fusion_emitters=false'
-if FLAGS not in os.environ.get('XLA_FLAGS', ''):  # as the processes of pytest-xdist inherit it
+if FLAGS not in os.environ.get('XLA_FLAGS', ''):  # the processes of pytest-xdist inherit it
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {FLAGS}'.strip()
 _CACHE = pathlib.Path(tempfile.gettempdir()) / f'random_pruning_jax_test_cache_{os.getuid()}'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
@@ -23,11 +23,11 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # What is compiled here runs for moments: optimising it would take most of the tests' time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
-# As the commands do, with a larger number (commands/arguments.py): JAX makes many that stay.
+# The commands set more (commands/arguments.py), and for the same reason: JAX's many objects stay.
 gc.set_threshold(100_000)
 
-# Files are given to processes in this order, then as they come: one that takes minutes and is
-# begun last would leave the other processes nothing to do.
+# Files are given to processes in this order, then as they come: a file that takes minutes, begun
+# last, would leave the other processes idle.
 LONGEST = (
   'test_processes.py',
   'test_faults.py',
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='module', autouse=True)
 def known_networks():
-  """Those that the tests of a file add (tiny.tinier_config) are unknown to the next file's."""
+  """Forgets the networks that a file's tests add (tiny.tinier_config) before the next file."""
   from random_pruning_jax import models
 
   before = dict(models.MODELS)

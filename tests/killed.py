@@ -38,7 +38,7 @@ def main(workdir: str, kills: int, seed: int, epochs: int) -> None:
 
 
 def run(workdir: str, epochs: int) -> None:
-  """In the fork: a checkpoint after every step, so that one is nearly always being written."""
+  """Runs in the fork, with a checkpoint after every step: one is nearly always being written."""
   try:
     train.train(tinier_config(epochs=epochs, checkpoint__every_steps=1), workdir, show=False)
     os._exit(0)
@@ -48,7 +48,7 @@ def run(workdir: str, epochs: int) -> None:
 
 
 def wait(process: int, workdir: str, rng: random.Random) -> None:
-  """For a while: one time in three from the start, else from when a step more is saved."""
+  """Waits for a while: one time in three from the start, else from the next step saved."""
   if rng.random() < 1 / 3:
     time.sleep(rng.uniform(0, 3))
     return

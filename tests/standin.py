@@ -16,8 +16,8 @@ import sys
 
 NAME = b'standin'
 PACKAGE = 'lammps_jax_pjrt_cpu'  # which brings XLA's CPU as a plugin
-# Of PJRT_Api in pjrt_c_api.h, whose beginning is fixed: after two words and a version of three
-# words come functions, and that of a client's platform is the thirteenth.
+# Offset in PJRT_Api (pjrt_c_api.h), whose beginning is fixed: two words, a version of three words,
+# then functions, of which that for a client's platform is the thirteenth.
 _PLATFORM_NAME = (2 + 3 + 12) * ctypes.sizeof(ctypes.c_void_p)
 
 

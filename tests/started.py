@@ -27,7 +27,7 @@ def python(code: str, **env: str) -> subprocess.Popen:
 
 
 def free_port(above: int = 0) -> int:
-  """One that is free, of all or of those from `above` on."""
+  """A free port, of all or of those from `above` on."""
   for port in range(above, 65536):
     with socket.socket() as sock, contextlib.suppress(OSError):
       sock.bind(('localhost', port))

@@ -116,7 +116,7 @@ def test_it_is_measured_there(facts):
 
 
 def test_a_run_that_is_asked_to_stop_there_goes_on_on_a_cpu(tmp_path):
-  """SIGTERM to the command; what it saved is the same network, to rounding, when it is done.
+  """What the command saved at SIGTERM becomes, on a CPU, the network of a whole run, to rounding.
 
   It saves after each of 60 steps, and so is far from its end when the signal comes.
   """

@@ -381,7 +381,7 @@ def test_losses_of_a_case_worked_by_hand():
   np.testing.assert_allclose(targeted, [-3 / 3.5, 1 / 3.5])
   p = np.exp(4) / np.exp([4, 1, 3, 0]).sum()
   assert attacks.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p))
-  half = logits.astype(jnp.bfloat16)  # whose losses are not rounded as it is
+  half = logits.astype(jnp.bfloat16)  # its losses are not rounded to bfloat16
   for loss in (attacks.margin, attacks.dlr, attacks.cross_entropy):
     np.testing.assert_array_equal(loss(half, labels), loss(logits, labels))
     assert loss(half, labels).dtype == jnp.float32

@@ -118,7 +118,7 @@ def test_rows_of_this_code_come_first_and_do_not_need_pytorch(monkeypatch, capsy
   tables, *without = re.split(r'\n\S+, PyTorch: ', printed)
   assert re.findall(r'\n(\S+:float32)\n\nby ', tables) == rows
   assert tables.count('operations in') == len(without) == 2
-  # As a borrowed machine sends files back: from no deep folders, of few characters.
+  # Names that survive being copied from a machine: no deep folders, few kinds of characters.
   names = [f'{row.replace(":", "_")}.trace.json.gz' for row in rows]
   assert sorted(path.name for path in tmp_path.iterdir()) == names
 

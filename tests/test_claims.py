@@ -103,7 +103,7 @@ RATIOS = ('uniform', 'uniform_plus', 'er', 'snip', 'erk')
 
 
 def flow_runs(norms, seeds=2, worst=0.5, **same):
-  """Of one network and sparsity whose ratios, from the one that loses most, have these norms."""
+  """Runs of one network and sparsity; `norms` are of its ratios, from the one that loses most."""
   every = accuracies(same | {'pruning__density': 1.0}, [0.9] * seeds)
   for step, (ratio, norm) in enumerate(zip(RATIOS, norms, strict=False)):
     for run in accuracies(same | {'pruning__ratio': ratio}, [worst + step / 100] * seeds):
@@ -192,7 +192,7 @@ def test_a_claim_is_supported_below_five_percent():
 
 
 def test_equal_differences_decide_by_their_number_alone():
-  """Accuracies of few images may be equal by chance, which is no certainty."""
+  """Accuracies on few images may differ equally by chance, which is no certainty."""
   for n, p in ((2, 0.25), (3, 0.125), (5, 0.03125)):
     right = [(331 - 7 * seed, 334 - 7 * seed) for seed in range(n)]  # of 360, always three apart
     for kind in (float, np.float32):  # as rows hold them

@@ -117,7 +117,7 @@ def test_masks_that_lie_in_each_other_are_called_nested_and_others_are_not():
   assert nested in compare.overlap(sparse, draw(0, 'uniform', 0.3))
   for pair in ((sparse, other), (sparse, sparse), (sparse, dense)):
     assert nested not in compare.overlap(*pair)
-  # Of a body 20 of 50 in both, where chance would give 25; the stem of one lies in the other's.
+  # The bodies share 20 of 50, where chance would give 25; one stem lies in the other.
   a, b = (
     {'stem': {'kernel': np.arange(4) < n}, 'body': {'kernel': np.roll(np.arange(100) < 50, shift)}}
     for n, shift in ((1, 0), (2, 30))

@@ -65,7 +65,7 @@ def test_every_command_is_a_file(name):
   assert module.add_arguments and module.run
 
 
-# As typed, but on shrunk configs, a sweep's first run alone, and the cheapest suite.
+# Commands run as typed, but on shrunk configs, with a sweep's first run and the cheapest suite.
 CHANGES = {
   'train': ['--config.smoke=true'],
   'sweep': ['--shard=1/63', '--config.epochs=2'],
@@ -75,7 +75,7 @@ CHANGES = {
 
 
 def can_run(words):
-  """Not those that download a data set, need one, or measure what a sweep will cost."""
+  """False for those that download a data set, need one, or measure what a sweep will cost."""
   whole = ' '.join(words)
   if words[0] in ('sweep', 'report'):
     return 'digits' in whole and '--dry-run' not in words
@@ -83,7 +83,7 @@ def can_run(words):
 
 
 def test_the_commands_of_the_pages_run_one_after_the_other(tmp_path, monkeypatch):
-  """A reader of all pages: what one page made, the next one finds."""
+  """As a reader of all pages would run them: each page finds what the one before made."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'configs').symlink_to(ROOT / 'configs')
   for name in ('cat', 'dog'):

@@ -13,7 +13,7 @@ from random_pruning_jax.sweep import agenda, estimate, view, work
 
 
 def test_what_is_left_is_of_like_networks_or_grows_less_than_their_work(tmp_path):
-  """Before this view has seen a run end, one after the other as long as those before took."""
+  """Before this view has seen a run end: one after the other, each as long as earlier runs took."""
   both = agenda.make([small(), small(seed=1), small(model__width=4)])
   costs = estimate.costs(both.jobs, both.experiments)
   (tmp_path / both.jobs[0].tag).mkdir()

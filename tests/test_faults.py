@@ -236,7 +236,7 @@ def test_a_checkpoint_of_a_version_whose_state_has_other_parts_is_not_called_dam
 
 
 def test_a_state_that_holds_infinity_takes_no_checkpoints_place(whole, tmp_path):
-  """As where BatchNorm's statistics overflow and the loss stays finite."""
+  """This happens if BatchNorm's statistics overflow while the loss stays finite."""
   _, state = whole
   broken = jax.tree.map(lambda x: x + jnp.inf, state.batch_stats)
   with checkpoints.Manager(tmp_path) as saved:
@@ -273,7 +273,7 @@ def ready_for_a_full_disk(workdir):
 
 
 def together(start, workdir, count, *arguments, **options):
-  """As many processes of one run as `count`."""
+  """Starts `count` processes of one run."""
   address, several = (
     f'localhost:{started.free_port()}',
     options | {'env': started.without_devices()},
@@ -286,7 +286,7 @@ def together(start, workdir, count, *arguments, **options):
 def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(
   whole, start, copy, processes
 ):
-  """Files can grow to 4 kB only, which the log stays under and a checkpoint does not."""
+  """Files can grow only to 4 kB: enough for the log, not for a checkpoint."""
   ready_for_a_full_disk(copy)
   limited = {'prefix': ['bash', '-c', 'ulimit -f 4; exec "$@"', 'bash']}
   if processes == 1:
@@ -304,7 +304,7 @@ def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(
   assert log_of(copy) == log_of(whole[0])
 
 
-# In a file system of its own, with room for the run as it is and little more; then it is taken out.
+# Runs in a file system of its own, with room for little more than the run; then copies it out.
 FULL = """
 mount -t tmpfs -o size=$SIZE tmpfs "$PLACE" && cp -r "$FROM"/. "$PLACE" || exit 99
 "$@"; status=$?
@@ -328,8 +328,8 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on_with_room(
   process = start(place, prefix=[*alone, 'bash', '-c', FULL, 'bash'], env=os.environ | names)
   _, error = process.communicate(timeout=180)
   assert process.returncode == 2, error
-  # For a checkpoint, or for a line of the log. On a busy machine TensorStore's threads write into
-  # the same line that their event loop is closed.
+  # There is no room for a checkpoint, or for a line of the log. On a busy machine, TensorStore's
+  # threads add to the same line that their event loop is closed.
   _, said = error.split('random-pruning: ')
   assert 'No space left on device' in said, error
   state = train.train(tinier_config(checkpoint__every_steps=1), out, show=False)

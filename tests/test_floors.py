@@ -75,7 +75,7 @@ def test_imports_only_go_down(path):
 
 
 def test_no_imports_go_in_a_circle():
-  """But for the face of a package, which may hand on what is inside."""
+  """Except through the `__init__` of a package, which may hand on what is inside."""
   imports = {name_of(path): set(imported(path)) for path in FILES if path != FACE}
   for name, found in imports.items():
     found -= {other for other in found if f'{other}.'.startswith(f'{name}.')}

@@ -18,7 +18,7 @@ IMAGES = jnp.array(rng.random((4, 16, 16, 3)), jnp.float32)
 
 
 def network(name='cifar_resnet8', width=8):
-  """The model, and variables whose statistics and offsets are none of those that it begins with."""
+  """The model, and variables whose statistics and offsets are not the initial ones."""
   model = models.create(name, 5, width=width, conv_general_dilated=convolution.by_kernels)
   variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
   moved = lambda x: x + jnp.array(rng.random(x.shape), x.dtype) / 4  # noqa: E731

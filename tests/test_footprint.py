@@ -63,7 +63,7 @@ def test_of_a_chips_memory_that_counts_which_jax_takes():
 def test_the_table_says_what_is_where(here):
   text = footprint.show(dataclasses.replace(here, capacity=here.peak // 2))
   assert '120 images on 4 x cpu' in text and '200.0%, so it does NOT fit' in text
-  assert 'by the compiler' not in text  # which knows nothing of the kernels of a CPU
+  assert 'by the compiler' not in text  # it knows nothing of the kernels of a CPU
   assert 'all-reduces' in text
   assert 'all-reduces' not in footprint.show(dataclasses.replace(here, chips=1))
 
@@ -79,7 +79,7 @@ def test_the_rows_of_the_table_add_up(here):
 
 
 def test_a_call_is_as_long_as_the_longest_that_is_made(here):
-  """Of 20 steps of two epochs, with a line of the log after every fourth."""
+  """In 20 steps of two epochs, with a line of the log after every fourth."""
   on = tuple(jax.devices())
   assert here.steps == 1  # on a CPU
   assert footprint.footprint(tiny_config(steps_per_call=2), on).steps == 2
@@ -87,7 +87,7 @@ def test_a_call_is_as_long_as_the_longest_that_is_made(here):
 
 
 def test_streamed_calls_are_no_longer_than_an_epoch_of_a_set_that_is_here():
-  """Which is one step of 1,200 of the 1,257 digits."""
+  """That epoch is one step of 1,200 of the 1,257 digits."""
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized'}
   config = tiny_config(**streamed, batch_size=1200, steps_per_call=2)
   assert footprint.footprint(config, tuple(jax.devices())).steps == 1
@@ -160,9 +160,9 @@ def needs_compiler(chip):
 
 
 def run_python(*words):
-  """In a process of its own, since these compilers print and stay; compiling as users do.
+  """Runs in a process of its own, since these compilers print and stay; it compiles as users do.
 
-  That is without what conftest.py sets, but for the platform, and without what was kept of it.
+  That is without what conftest.py sets, except for the platform, and without its cache.
   """
   environment = {name: value for name, value in os.environ.items() if name not in OF_TESTS}
   environment['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
@@ -189,7 +189,7 @@ def test_the_step_compiles_for_chips_that_are_not_here(chip, here):
   assert found['capacity'] == {'v5e:2x2': 16e9, 'v4:2x2x1': 32e9, 'h100:4': 72e9}[chip]
   if chip == 'h100:4':
     assert found['state'] == here.state
-  else:  # of small arrays, which a TPU fills up to its tiles
+  else:  # the arrays are small, and a TPU pads them to its tiles
     assert 1.5 * here.state < found['state'] < found['peak'] / 2
   assert found['outputs'] < 10_000 and found['all_reduces'] > 0
 

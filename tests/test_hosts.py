@@ -114,7 +114,7 @@ def joined(place, environments, before=''):
 
 @pytest.mark.parametrize('launcher', [slurm, indexed_job])
 def test_processes_find_each_other_by_what_their_launcher_sets(launcher, tmp_path):
-  # From 61440 on JAX counts those of SLURM's jobs. What one launcher left, the next shall not find.
+  # JAX gives SLURM's jobs the ports from 61440 on. One that a launcher left must not be met again.
   port = started.free_port(61440 + os.getpid() % 4000) if launcher is slurm else started.free_port()
   assert joined(tmp_path, [launcher(i, port) for i in range(2)]) == ['0 2 4', '1 2 4']
 
@@ -214,7 +214,7 @@ def test_a_pod_of_an_indexed_job_without_an_address_does_not_train_alone(monkeyp
   hosts.connect()
 
 
-# Which wait a second for each other.
+# Processes that wait only a second for each other.
 IMPATIENT = """
 import sys
 from random_pruning_jax import hosts, main

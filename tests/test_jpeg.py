@@ -29,7 +29,7 @@ FILES = {
   'restarts': encoded(quality=90, restart_marker_blocks=3),
   'png': encoded('PNG'),
 }
-# Which simplejpeg refuses, and no other decoder.
+# simplejpeg alone refuses it.
 FILES['bytes before a marker'] = FILES['colour'].replace(b'\xff\xda', b'\0\0\xff\xda', 1)
 
 
@@ -76,7 +76,7 @@ def test_simplejpeg_and_opencv_give_the_same_pixels(name, channels):
 
 
 def centre(pixels):
-  """Of mass, down and across."""
+  """Centre of mass, down and across."""
   grey = pixels[..., 0].astype(float)
   return [(grey.sum(axis) @ np.arange(grey.shape[1 - axis])) / grey.sum() for axis in (1, 0)]
 
@@ -88,7 +88,7 @@ def test_no_side_is_decoded_smaller_than_it_is_shown():
 
 @pytest.mark.parametrize('decoder', crops.DECODERS)
 @pytest.mark.parametrize(
-  ('kind', 'side', 'region'),  # whose edges are those of pixels of an image of an eighth
+  ('kind', 'side', 'region'),  # its edges are edges of pixels of the image at an eighth
   [('JPEG', 1201, (0, 0, 1200, 1200)), ('PNG', 1239, (354, 354, 708, 708))],
 )
 def test_an_image_decoded_smaller_shows_things_where_they_are(decoder, kind, side, region):

@@ -198,7 +198,7 @@ USES = {
 
 
 def _used(kernel, before='', **environment):
-  """What a process says that calls a kernel, and whether it imported Numba."""
+  """What a process prints that calls a kernel, and whether it imported Numba."""
   script = f"""
 import sys
 import jax.numpy as jnp, numpy as np

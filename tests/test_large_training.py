@@ -35,14 +35,14 @@ def close(a, b, tolerance=1e-5):
 
 
 def test_two_equal_halves_accumulate_to_the_gradient_of_one():
-  """Each part is normalised by itself, so that the same images twice give what they give once."""
+  """Each part is normalised by itself, so the same images twice give what they give once."""
   half = a_batch(4)
   whole = jax.tree.map(lambda x: jnp.concatenate([x, x]), half)
   start, once, metrics = stepped(half)
   _, twice, same = stepped(whole, accumulate=2)
   close(once.params, twice.params)
   close(metrics, same)
-  # Running statistics go a tenth of the way with each part.
+  # Each part moves the running statistics a tenth of the way.
   moved = jax.tree.map(lambda a, b: a + 1.9 * (b - a), start.batch_stats, once.batch_stats)
   close(twice.batch_stats, moved)
   assert all(once.batch_stats['stem_norm']['mean'] != 0)

@@ -299,7 +299,7 @@ def test_a_dry_run_of_slurm_prints_what_a_job_would_run_and_runs_nothing(stand_i
 def test_slurm_passes_a_signal_on_and_requeues_what_has_saved(
   tmp_path, stand_in, calls, scancel_takes
 ):
-  # As srun does, whose steps scancel signals, and which kills them where it is signalled itself.
+  # Like srun: scancel signals its steps, and a signal to itself kills them.
   srun = 'echo $$ > "$HERE/step"; trap "exit 137" TERM; trap "sleep 0.3; exit 75" USR1; '
   stand_in('srun', srun + 'touch "$HERE/up"; sleep 30 & wait $!')
   stand_in('scancel', f'kill -USR1 "$(cat "$HERE/step")"; sleep {scancel_takes}')

@@ -125,7 +125,7 @@ def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone
   assert isinstance(found[1], runlog.NotFiniteError)
   with pytest.raises(runlog.NotFiniteError) as by_itself:
     train.train(absurd, tmp_path / 'by itself', on=ONE_DEVICE, show=False)
-  if way == 'turn':  # in another order of sums it overflows in another step
+  if way == 'turn':  # vmap sums in another order, and so overflows in another step
     assert str(found[1]) == str(by_itself.value)
     assert log_of(tmp_path / '1') == log_of(tmp_path / 'by itself')
   close(found[0], alone[1][0])

@@ -164,7 +164,7 @@ def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no
 
 
 def test_a_row_has_the_peak_of_memory_that_training_found(copied, trained):
-  """Which nobody tells on CPUs, and a device that tells it leaves in the checkpoint."""
+  """CPUs do not tell it; a device that does leaves it in the checkpoint."""
   assert trained[1][0]['peak_device_bytes'] is None
   record = copied / 'checkpoints' / '20' / 'record' / 'metadata'
   record.write_text(json.dumps(json.loads(record.read_text()) | {'peak_bytes': 123_456}))
@@ -178,7 +178,7 @@ def test_another_checkpoint_begins_a_row_of_its_own(copied):
   row = measure.evaluate_run(copied, suite=('calibration',), checkpoint=other, show=False)
   assert row['step'] == int(other) and not row['final']
   assert not any(name.startswith('ood/') for name in row['metrics'])
-  assert results.row_of(copied)['step'] == best['step']  # which is the run's result still
+  assert results.row_of(copied)['step'] == best['step']  # still the run's result
   again = measure.evaluate_run(copied, suite=('calibration',), show=False)
   assert again['final'] and again['metrics'].keys() == best['metrics'].keys()
 
@@ -189,7 +189,7 @@ def change_record(workdir, step, change):
 
 
 def test_the_newest_checkpoint_says_whether_the_run_has_ended(copied):
-  """Not the one that is measured, which may be an older one."""
+  """The one that is measured does not say it, and may be older."""
   config = json.loads((copied / runlog.CONFIG_FILE).read_text())
   change_record(copied, '10', lambda record: record | {'validation': {'accuracy': 1.0, 'nll': 0.0}})
   for epochs, ended in ((2, True), (4, False)):
@@ -281,7 +281,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(copied):
     other.dense_twin = False
     (error,) = run.run_many([other], [copied], show=False)
     assert 'is being trained by another process' in str(error)
-    # By which the other process measures.
+    # The other process still measures by its own config.
     assert runlog.read_config(copied).evaluation.epsilons == config.evaluation.epsilons
   assert run.run(config, copied, show=False)[0]['step'] == 20
 

@@ -157,7 +157,7 @@ def test_features_are_averages_in_float32_whatever_the_network_computes_in():
 
 def test_a_tenth_of_running_statistics_is_of_the_newest_batch():
   model, variables, images = small(*SMALL[0])
-  grey = np.broadcast_to(np.float32(model.mean), images.shape)  # of which convolutions make 0
+  grey = np.broadcast_to(np.float32(model.mean), images.shape)  # which convolutions map to 0
   before = variables['batch_stats']['stem_norm']
   after = trained(model, variables, grey)[1]['batch_stats']['stem_norm']
   for name in ('mean', 'var'):

@@ -25,7 +25,7 @@ LACKING = kernels.lacking()
 
 @functools.cache
 def layers(kind):
-  """(kernel shape, strides, padding) of its convolutions that no kind before it has, each once."""
+  """(kernel shape, strides, padding) of the convolutions new with this kind, each once."""
   before = list(KINDS)[: list(KINDS).index(kind)]
   known = {layer for other in before for layer in layers(other)}
   found = {}

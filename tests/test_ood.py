@@ -43,9 +43,9 @@ def test_metrics_of_a_case_worked_by_hand():
   own, foreign = np.array([4.0, 3.0, 1.0]), np.array([2.0, 0.0])
   # Of 6 pairs only (1, 2) is the wrong way round.
   assert ood.auroc(own, foreign) == pytest.approx(5 / 6)
-  # To find both foreign images, reject up to 2: that is the one own image at 1.
+  # To find both foreign images, reject up to 2: that costs one in-distribution image, at 1.
   assert ood.fpr95_ood_positive(own, foreign) == pytest.approx(1 / 3)
-  # To keep all three own, accept from 1: that is the foreign image at 2.
+  # To keep all three in-distribution images, accept from 1: that lets in the foreign one at 2.
   assert ood.fpr95_id_positive(own, foreign) == pytest.approx(1 / 2)
   # (recall, precision): (0, 1), (1/3, 1), (2/3, 1), (2/3, 2/3), (1, 3/4), by trapezoids.
   assert ood.aupr_in(own, foreign) == pytest.approx(2 / 3 + (2 / 3 + 3 / 4) / 6)
@@ -76,7 +76,7 @@ def test_metrics_agree_with_scikit_learn_where_scores_are_tied():
   assert ood.aupr_out(own, foreign) == pytest.approx(sklearn.metrics.auc(recall, precision))
   false, true, _ = sklearn.metrics.roc_curve(truth, scores, drop_intermediate=False)
   assert ood.fpr95_id_positive(own, foreign) == false[np.argmax(true >= 0.95)]
-  # The definition: the strictest threshold that keeps 95 % of one's own.
+  # The definition: the strictest threshold that keeps 95 % of the in-distribution images.
   thresholds = [t for t in np.unique(scores) if np.mean(own >= t) >= 0.95]
   assert ood.fpr95_id_positive(own, foreign) == np.mean(foreign >= max(thresholds))
   thresholds = [t for t in np.unique(scores) if np.mean(foreign <= t) >= 0.95]

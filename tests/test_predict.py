@@ -116,7 +116,7 @@ def test_an_image_that_is_too_large_or_damaged_is_refused_by_its_name(loaded, tm
   about = dataclasses.replace(loaded.about, resize=resize)
   Image.new('1', (20_000, 20_000)).save(tmp_path / 'huge.png')
   (tmp_path / 'text.png').write_text('hello')
-  Image.new('RGB', (8, 8)).convert('LAB').save(tmp_path / 'lab.tiff')  # of which none makes grey
+  Image.new('RGB', (8, 8)).convert('LAB').save(tmp_path / 'lab.tiff')  # none makes it grey
   whole = (tmp_path / 'huge.png').read_bytes()
   (tmp_path / 'broken.png').write_bytes(whole[:8] + b'\xff' + whole[9:])
   for name in ('huge.png', 'text.png', 'broken.png', 'lab.tiff'):

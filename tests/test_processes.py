@@ -16,10 +16,13 @@ from random_pruning_jax import beginning, checkpoints, parallel
 from random_pruning_jax.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[1]
-# A run that trains and evaluates; SNIP's densities come from gradients on all the processes, as
-# do the other scores' masks. A streamed run loses its last checkpoint, and goes on. So does a run
-# of one process, where there is one; process 1 sees a workdir late, and another in part; and
-# processes that disagree stop. All in one start of the processes, since each compiles for itself.
+# All in one start of the processes, since each compiles for itself:
+# - A run trains and evaluates; SNIP's densities come from gradients on all the processes, as do the
+#   other scores' masks.
+# - A streamed run loses its last checkpoint and goes on; so does a run of one process, if there is
+#   one.
+# - Process 1 sees one workdir late, and another in part.
+# - Processes that disagree stop.
 SCRIPT = """
 import json
 import sys
@@ -214,7 +217,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def two(alone, tmp_path_factory):
-  """That of two processes of two; in `of_one` is the run of one process, from its step 10 on."""
+  """The workdir of two processes of two devices; `of_one` in it goes on from step 10 of `alone`."""
   workdir = tmp_path_factory.mktemp('two')
   kept = ('config.json', 'train.jsonl', 'checkpoints')
   others = [path.name for path in alone.iterdir() if path.name not in kept]
@@ -359,7 +362,7 @@ def test_a_sweep_of_processes_that_found_each_other_is_refused(said):
 
 def test_a_signal_between_two_runs_stops_the_next(two):
   asked = [int((two / f'asked{i}').read_text()) for i in range(2)]
-  assert asked[0] == asked[1] < 50  # and not after as many calls as the first had
+  assert asked[0] == asked[1] < 50  # not after as many calls as the first made
 
 
 def test_what_is_refused_on_one_process_ends_all(said):

@@ -125,7 +125,7 @@ with checkpoints.Manager(sys.argv[1]) as saved:
 
 @pytest.fixture(scope='module')
 def on_eight(whole):
-  """The digests of a checkpoint of four devices, read on some of eight: {devices: digest}."""
+  """The digests of a checkpoint of four devices, read on some of eight devices: {count: digest}."""
   command = [sys.executable, '-c', EIGHT, str(whole[0])]
   environment = started.without_devices() | {'JAX_NUM_CPU_DEVICES': '8'}
   read = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -154,8 +154,8 @@ print(checkpoints.digest(train.train(tinier_config(), sys.argv[1], on=on, show=F
 
 @pytest.mark.parametrize('kind', ['stand-in', 'accelerator'])
 def test_a_checkpoint_of_an_accelerator_goes_on_on_a_cpu(whole, tmp_path, kind):
-  """It is the same to the bit, and its second half can be trained here. The stand-in is one for
-  JAX (standin.py)."""
+  """It is the same to the bit, and its second half can be trained here. The stand-in counts as
+  an accelerator for JAX (standin.py)."""
   environment = {name: value for name, value in os.environ.items() if name != 'JAX_PLATFORMS'}
   if kind == 'stand-in' and not standin.plugin():
     pytest.skip(f'{standin.PACKAGE}, which brings the stand-in, is not installed')

@@ -73,7 +73,7 @@ def ran(tmp_path_factory):
 
 
 def test_a_run_of_the_command_takes_its_settings_of_the_machine(ran):
-  """What GPUs read of them, a CPU takes and does not look at."""
+  """A CPU accepts those that only GPUs read, and ignores them."""
   workdir, said = ran
   last = said.splitlines()[-1].split()
   assert '--xla_gpu_deterministic_ops=true' in last and last[-1] == '0.5'
@@ -190,7 +190,7 @@ def faults():
 
 
 def memory(script: str) -> list[int]:
-  """What a process prints, whose C library is that of `MEMORY`."""
+  """What a script prints that can use the functions of `MEMORY`."""
   command = [sys.executable, '-c', MEMORY + script]
   return list(
     map(int, subprocess.check_output(command, env=os.environ | {'JAX_PLATFORMS': 'cpu'}).split())

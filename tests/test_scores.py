@@ -17,7 +17,7 @@ from random_pruning_jax.suites import gradients
 
 
 def mlp(*sizes, seed=0):
-  """Kernels of linear layers without biases, but for the last."""
+  """Kernels of linear layers; only the last has a bias."""
   rng = np.random.RandomState(seed)
   params = {
     f'layer{i}': {'kernel': rng.randn(a, b).astype(np.float32) / np.sqrt(a)}
@@ -80,7 +80,7 @@ def close(a, b, tolerance=1e-5):
 
 
 def test_snip_is_weight_times_gradient_of_the_cross_entropy():
-  """Of a linear classifier, where the gradient is x^T (softmax - one hot) / B."""
+  """For a linear classifier, whose gradient is x^T (softmax - one hot) / B."""
   params, batch = mlp(4, 3), a_batch()
   x, w = batch['image'].reshape(-1, 4).astype(np.float64), params['layer0']['kernel']
   exp = np.exp(x @ w)
@@ -259,7 +259,7 @@ def on_devices(name, model, params, batches, devices, most=40, **options):
 
 @pytest.mark.parametrize('name', sorted(scores.OF_DATA))
 def test_one_device_equals_four(name):
-  """With statistics over all devices, even where training takes each device's own."""
+  """Statistics are over all devices, even where training takes each device's own."""
   model = TinyNetwork(10)
   labels = np.arange(400, dtype=np.int32) % 10
   images = data.Images(np.random.RandomState(0).randint(0, 256, (400, 6, 6, 1), np.uint8), labels)

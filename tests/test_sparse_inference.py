@@ -44,7 +44,7 @@ def test_ways_and_layers_that_are_unknown_are_named():
 
 
 class Convolutions(nn.Module):
-  """Some that WAYS can compute and four that they cannot, with Flax's words for the usual."""
+  """Some that WAYS can compute, as Flax lets one write them, and four that they cannot."""
 
   @nn.compact
   def __call__(self, x, train=True):

@@ -52,7 +52,7 @@ def test_an_epoch_shows_each_image_once_in_the_order_of_its_seed(data_dir, decod
 
 
 def test_an_incomplete_batch_at_the_end_of_an_epoch_is_dropped(data_dir):
-  """Of 36 images in batches of 8, four, which are others the next time."""
+  """Of 36 images in batches of 8, four are dropped, and others in the next epoch."""
   seen = who(
     np.concatenate([b['image'] for b in streamed.batches(example(data_dir), 0, 8, workers=0)])
   )
@@ -161,7 +161,7 @@ def test_half_of_the_images_are_mirrored():
 
 @pytest.mark.parametrize('split', ['validation', 'test'])
 def test_evaluation_decodes_every_image_once(data_dir, split):
-  """Those held out are in a folder `val`."""
+  """Images held out are in a folder `val`."""
   experiment = build(streamed_config(data_dir))
   images, labels = feed.held_out(experiment, split)
   assert images.shape == (15, 16, 16, 3) and sorted(who(images)) == all_of(TEST)
@@ -169,7 +169,7 @@ def test_evaluation_decodes_every_image_once(data_dir, split):
 
 
 def test_statistics_are_of_training_images_as_evaluation_shows_images(data_dir):
-  """Whoever decodes those that training sees."""
+  """No matter what decodes the images that training sees."""
   experiment = build(streamed_config(data_dir))
   measured = bench.Bench(experiment, {}, {}).images(split='train')
   wanted, labels = data.load(
@@ -230,7 +230,7 @@ def test_an_interrupted_streamed_run_goes_on_to_the_very_same_numbers(whole, dat
   config.data_workers = 2
   state = train.train(config, tmp_path, show=False)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole[1]))
-  # Memory that the workers shared, of which Grain has a thread let go.
+  # Memory that the workers shared, which a thread of Grain's releases.
   deadline = time.monotonic() + 10
   # Counted, since a list of them would keep them.
   while held := sum(type(x) is shared_memory.SharedMemory for x in gc.get_objects()):
@@ -316,7 +316,7 @@ def test_the_log_says_how_much_of_the_time_training_waited(whole, data_dir, tmp_
     train.train(streamed_config(data_dir), tmp_path, show=False)
   shares = [line['waiting'] for line in runlog.read_log(tmp_path) if line['kind'] == 'train']
   usual = [line['waiting'] for line in runlog.read_log(whole[0]) if line['kind'] == 'train']
-  # Before the first line threads begin, and with the last one's step no batch is waited for.
+  # The first line includes the start of the threads, and the last one's step awaits no batch.
   for share, few in zip(shares[1:-1], usual[1:-1], strict=True):
     assert few < share and 0.6 < share <= 1
 

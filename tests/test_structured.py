@@ -111,7 +111,7 @@ def test_every_unit_has_the_same_fan_in_and_the_total_is_on_budget(ratio, densit
 
 
 def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
-  """Of 700 and 39 weights: 10 more, or 64."""
+  """Of 700 and 39 weights wanted, possible are 10 more of the second layer, or 64 of the first."""
   two = {'a/kernel': (100, 64), 'b/kernel': (64, 10)}
   with pytest.raises(
     ValueError, match=r'cannot keep 739 of 7,040 weights; possible are 0.100852273 and 0.108522727'

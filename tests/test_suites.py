@@ -51,7 +51,7 @@ def settings(sets):
 
 
 def test_every_number_is_the_same_for_any_batch_and_devices(whole, sets):
-  """Of attacks it is tested where they are run, in test_evaluate."""
+  """For attacks, test_evaluate tests it, where they are run."""
   other = run(('calibration', 'ood', 'shifts'), devices=3, batch_size=77, **settings(sets))
   assert len(other.numbers) > 200
   for name, value in other.numbers.items():
@@ -91,7 +91,7 @@ def test_the_temperature_is_fitted_on_validation_images_and_lowers_their_nll(who
 
 
 def test_a_temperature_that_no_validation_image_bounds_is_not_reported():
-  """Sharper is better where all are right, and then one test image that is not costs anything."""
+  """If all are right, sharper is always better; one wrong test image then costs any amount."""
   on = bench()
   for split in ('validation', 'test'):
     logits = 9 * np.eye(10, dtype=np.float32)[on.labels(split=split)]
@@ -212,12 +212,12 @@ def test_a_chosen_setting_is_that_of_its_numbers_and_noted_beside_them(sets, mon
   monkeypatch.setitem(ood.ood.SETTINGS, 'odin', ({'temperature': 1.0, 'epsilon': 0.0},))  # msp
   found = run(('ood',), data_dir=sets, foreign=('stripes',), validation_foreign='gaussian_noise')
   assert found.notes['ood/stripes/gen'] == 'gamma=5, top=2, chosen on gaussian_noise'
-  assert 'ood/stripes/msp' not in found.notes  # which has nothing to choose
+  assert 'ood/stripes/msp' not in found.notes  # it has nothing to choose
   n, on = found.numbers, bench(data_dir=sets)
   own, theirs = (np.asarray(ood.ood.gen(on.outputs(of).logits, 5.0, 2)) for of in ('', 'stripes'))
   assert n['ood/stripes/gen/auroc'] == pytest.approx(ood.ood.auroc(own, theirs), abs=1e-4)
   assert n['ood/stripes/odin/auroc'] == pytest.approx(n['ood/stripes/msp/auroc'], abs=1e-4)
-  assert not [name for name in n if name.startswith('ood/gaussian_noise')]  # which chose
+  assert not [name for name in n if name.startswith('ood/gaussian_noise')]  # it only chose
 
 
 def test_statistics_of_training_are_of_each_class():

@@ -96,7 +96,7 @@ def test_sigterm_outside_of_a_step_ends_the_sweep_with_its_own_status(
   assert process.returncode == preemption.EXIT_STATUS, said
 
 
-# Which is asked to stop as the network of its runs is built.
+# Code of a sweep that is asked to stop while it builds the network of its runs.
 STOPPED = """
 import os, signal
 from random_pruning_jax import models

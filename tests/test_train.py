@@ -232,7 +232,7 @@ def test_the_speed_of_a_line_is_of_its_own_steps_and_not_of_the_compiler(tmp_pat
   assert rates == pytest.approx(optimizers.learning_rates(config, 10)) and len(set(rates)) == 3
   speeds = [line['images_per_second'] for line in lines]
   assert speeds[0] > 120 / 2
-  assert len(set(speeds)) > 15  # of 20: a validation keeps the devices
+  assert len(set(speeds)) > 15  # of 20: a validation occupies the devices
 
 
 def test_a_speed_that_is_not_known_yet_is_not_logged_as_none(tmp_path):
@@ -254,7 +254,7 @@ def test_the_last_checkpoints_stay_and_an_early_best_one(whole, tmp_path):
   with checkpoints.Manager(tmp_path, keep=2) as saved:
     assert saved.all_steps() == [3, 6, 7]
     assert checkpoints.find(saved, 'best') == 3
-    (tmp_path / 'checkpoints/6/record/metadata').write_text('{"valid')  # and no harm is done
+    (tmp_path / 'checkpoints/6/record/metadata').write_text('{"valid')  # this does no harm
     checkpoints.save(saved, whole[1].replace(step=jnp.int32(8)), {'validation': {'accuracy': 0.1}})
     checkpoints.finish(saved)
     assert saved.all_steps() == [3, 7, 8]

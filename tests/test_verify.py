@@ -105,7 +105,7 @@ def one_more(state):
 
 @pytest.mark.parametrize('changes', [{'model__width': 4}, {'pruning__ratio': 'magnitude'}])
 def test_of_a_large_layer_too_one_weight_more_than_planned_is_found(tmp_path, changes):
-  """Of 2,304; of 576 where the ratio is a score, which may differ by a weight in a thousand."""
+  """A layer of 2,304; or of 576 for a score as ratio, which may differ by a weight in 1,000."""
   untrained(tiny_config(**changes), tmp_path, change=one_more)
   [failure] = verify.verify(tmp_path, 'latest').failures
   assert failure.startswith('stage3_block0/conv2/kernel: ') and 'weights kept, planned' in failure

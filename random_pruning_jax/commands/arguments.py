@@ -115,16 +115,16 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-  """Not what Orbax's threads say, a page each, of an error that it raises too."""
+  """False for what Orbax's threads log, a page each, about an error that it also raises."""
   return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
 def use_cpu(devices: int) -> None:
-  """Makes the cores so many devices, where there is no accelerator."""
+  """Divides the cores into so many devices, if there is no accelerator."""
   import jax
 
   jax.config.update('jax_num_cpu_devices', devices)
-  # Else the next step takes its memory while the one before it still has its own.
+  # Else a step would take its memory while the one before still holds its own.
   jax.config.update('jax_cpu_enable_async_dispatch', devices > 1)
 
 
@@ -156,9 +156,9 @@ def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> 
 def cpu_devices(apart: bool) -> int:
   """How many devices the cores are to be.
 
-  Networks that train `apart` have one each. One network is fastest on one, where the kernels share
-  their work among the cores, and else on as many as there are cores; that is the largest power of
-  two of them, since it divides usual batch sizes.
+  Networks that train `apart` have one each. A single network is fastest on one device if the
+  kernels share their work among the cores, and else on one for each core. The number of cores is
+  rounded down to a power of two, which divides usual batch sizes.
   """
   from random_pruning_jax import kernels, processor
 

@@ -29,17 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-  if args.deterministic and args.chips.startswith('h100'):  # as XLA's errors say in a page
+  if args.deterministic and args.chips.startswith('h100'):  # XLA's own error is a page
     raise ValueError(f'--deterministic needs GPUs that are here, got --chips={args.chips}.')
   config = arguments.load_config(args.config, rest)
   if args.chips:
-    os.environ['JAX_PLATFORMS'] = 'cpu'  # which asks nothing of accelerators that may be here
+    os.environ['JAX_PLATFORMS'] = 'cpu'  # which leaves any accelerators here alone
   arguments.start_jax(args)
   import jax
 
   from random_pruning_jax import chips, footprint, parallel
 
-  if args.chips:  # whose programs only a machine that has them can read from the cache again
+  if args.chips:  # only a machine with such chips can read their programs from the cache
     jax.config.update('jax_enable_compilation_cache', False)
   chip, on = chips.find(args.chips) if args.chips else (None, parallel.devices())
   if chip and chip.share < 1 and args.mem_fraction > 0:

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
       jax.config.update('jax_platforms', 'cpu')  # the GPUs are the workers'
     _check_alone()
-    with preemption.raise_when_asked():  # again: JAX's service of one host took the signal
+    with preemption.raise_when_asked():  # again: JAX's service takes the signal even on one host
       return _sweep(args, rest, configs, parent)
 
 

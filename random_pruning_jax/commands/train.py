@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     profile = profiling.span(args.profile) if args.profile else None
     workdir = args.workdir or arguments.default_workdir(args.config)
-    with preemption.raise_when_asked():  # again: JAX's service of one host took the signal
+    with preemption.raise_when_asked():  # again: JAX's service takes the signal even on one host
       rows = run_lib.run(config, workdir, profile=profile)
   if jax.process_index() == 0:
     print(tables.side_by_side(rows))

@@ -100,7 +100,7 @@ def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
     sizes = {size(each) for each in (*cell.sparse, *cell.dense)} - {None}
     if sizes:
       alike.setdefault(key, {})[min(sizes)] = cell
-    elif failed := cell.compared('accuracy').failed:  # of a size that no run was left to tell
+    elif failed := cell.compared('accuracy').failed:  # no run is left to tell its size
       found.append(Comparison(cell.name, {}, failed))
   for members in alike.values():
     small, large = members[min(members)], members[max(members)]
@@ -133,9 +133,9 @@ def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
 def flow_matters(claim: str, cells: Sequence[Cell]) -> Answer:
   """Whether sparse networks with a larger gradient at initialisation lose less accuracy.
 
-  Spearman's rank correlation over the ratios of one network and sparsity between the norm of the
-  masked gradient before the first step and accuracy minus the dense network's, both of them means
-  over seeds. Other networks and sparsities are not ranked with these: both move the two numbers.
+  Spearman's rank correlation between two means over seeds: the norm of the masked gradient before
+  the first step, and accuracy minus the dense network's. Only the ratios of one network and
+  sparsity are ranked together, because network and sparsity move both numbers.
   """
   points: dict[str, dict[str, tuple[float, float]]] = {}
   for cell in cells:

@@ -12,9 +12,9 @@ from random_pruning_jax.report.runs import Run, grouped
 
 
 class Kind(NamedTuple):
-  """A figure: its caption, and a function of runs of one data set and setting; None: nothing.
+  """A figure: its caption, and a function of runs of one data set and setting; None: no figure.
 
-  The caption goes on with `dense` where one of these runs is.
+  `dense` is added to the caption if one of these runs is dense.
   """
 
   caption: str

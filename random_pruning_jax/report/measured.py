@@ -11,10 +11,10 @@ _WORDS = {'auroc': 'AUROC over', 'fgsm': 'FGSM at'}
 
 
 def parts(metric: str, every: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
-  """Names of the numbers whose mean the metric is, of rows' numbers that are to be compared.
+  """Names of the numbers whose mean is the metric, given those of all rows to be compared.
 
-  `auroc` is of the foreign sets, and `fgsm` of the largest epsilon up to 8/255, that all rows with
-  any have: () where they share none. Any other metric is a number of that name.
+  `auroc` is over the foreign sets, and `fgsm` at the largest epsilon up to 8/255, that all rows
+  with any have in common; () if there is none. Any other metric is the number of that name.
   """
   if metric not in _WANTED:
     return (metric,)
@@ -27,7 +27,7 @@ def parts(metric: str, every: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
 
 
 def on(metric: str, every: Sequence[Mapping[str, float]]) -> str:
-  """'8/255', 'svhn_cropped, cifar100', or that nothing is common; '' for one number's own name."""
+  """'8/255', 'svhn_cropped, cifar100', or that nothing is shared; '' for any other metric."""
   if metric not in _WANTED:
     return ''
   names = parts(metric, every)
@@ -78,7 +78,7 @@ def _wanted(metric: str, row: Mapping[str, Any]) -> str:
 
 
 def differing(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  """What of `how` differs among rows, for each of them: 'attacks.pgd.steps=50', or ''."""
+  """For each row, the fields of `how` in which rows differ: 'attacks.pgd.steps=50', or ''."""
   found = [how(metric, row) for row in rows]
   values: dict[str, set[str]] = {}
   for each in found:
@@ -89,7 +89,7 @@ def differing(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def unlike(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-  """{metric: how each row was measured} of the numbers that rows do not measure alike."""
+  """{metric: how each row was measured} of the numbers that were not measured alike in all rows."""
   common = [
     name for name in rows[0]['metrics'] if all(row['metrics'].get(name) is not None for row in rows)
   ]

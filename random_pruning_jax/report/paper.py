@@ -3,7 +3,7 @@
 Source: `depth_cf10-1.png` in the authors' repository (github.com/VITA-Group/Random_Pruning), the
 picture of arXiv 2202.02643. Markers were digitised: about 0.02 points where a marker is visible and
 0.1 where another one covers it (`occluded`). Dense networks are single readings of the dense band.
-No other number of the paper is known here, so that none is drawn or printed anywhere else.
+No other number of the paper is known here, so none is drawn or printed anywhere else.
 """
 
 import csv
@@ -44,7 +44,7 @@ def reading(
 ) -> Reading | None:
   """The paper's number for a cell; None where the figure has none.
 
-  So for every other data set, and beside networks that were trained for longer or less long.
+  It has none for other data sets, nor for networks trained for more or fewer epochs.
   """
   network = network.removesuffix('-w16')  # the family's own width
   if (dataset, epochs) != (DATASET, EPOCHS):

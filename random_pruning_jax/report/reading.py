@@ -12,15 +12,15 @@ from random_pruning_jax.report.runs import DENSE, Run, with_settings
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   """Every run at or below the paths, in a fixed order.
 
-  Raises ValueError where there is none, or none that has come to its end or is planned, and for
-  files that are damaged or that no run wrote.
+  Raises ValueError if there is none, or none that has ended or is planned, and for files that are
+  damaged or that no run wrote.
   """
   rows = results.read(paths)
   for row in rows:
     _check(pathlib.Path(row['run']) / results.FILE, row, metrics=dict)
   final = [row for row in rows if results.is_final(row)]
   done = [Run('done', row['run'], row.get('config', {}), row) for row in final]
-  # Of a run that has not come to its end, numbers are not its result.
+  # The numbers of a run that has not ended are not its result.
   begun = [Run('missing', row['run'], row.get('config', {}), {}) for row in rows]
   known: dict[pathlib.Path, Run] = {}
   for run in [*done, *_others(paths), *begun]:
@@ -76,7 +76,7 @@ def _read(file: pathlib.Path, **kinds: type) -> dict[str, Any]:
 
 
 def _check(file: pathlib.Path, content: Any, **kinds: type) -> None:
-  """Raises ValueError for a file that bears the name of one of ours and lacks what it holds."""
+  """Raises ValueError for a file that has the name of one of ours, but not its fields."""
   if not isinstance(content, dict) or any(
     not isinstance(content.get(field), kind) for field, kind in kinds.items()
   ):

@@ -16,7 +16,7 @@ def command(run: Run) -> str:
   if not run.config:
     return '# a row of an old version, without its config'
   usual = config_lib.flat(config_lib.default())
-  # By whole names: fields of 'evaluation.' are kept, since the command evaluates too.
+  # Compared by whole names: fields of 'evaluation.' stay, since the command evaluates too.
   changes = [
     config_files.argument(name, value)
     for name, value in sorted(run.config.items())
@@ -30,7 +30,7 @@ def command(run: Run) -> str:
 
 
 def _unsaid(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
-  """A line of the attacks and settings that differ, which no argument adds or takes away."""
+  """A line of the attacks and settings that only one config has, which no argument can say."""
   if 'evaluation.attacked_images' not in config:  # a row older than the attacks of a config
     return []
   names = sorted(name for name in config.keys() ^ usual.keys() if name.startswith(ATTACKS))

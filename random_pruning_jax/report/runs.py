@@ -96,8 +96,7 @@ class Run:
   def scheme(self) -> str:
     """'erk', 'erk/magnitude', 'erk, fan_in', 'erk, dense stem', or 'dense'.
 
-    What a recipe chooses by itself has the same name in either; what a config chooses besides has
-    one of its own.
+    What either recipe chooses by itself shares one name; what a config chooses besides has its own.
     """
     if self.dense:
       return DENSE
@@ -132,8 +131,8 @@ class Run:
   def metric(self, name: str, parts: Sequence[str] | None = None) -> float | None:
     """A number of the row, or one of this report's own: the mean of `parts` of it.
 
-    These default to those of this run alone (`measured.parts`); runs that are compared take them
-    of all. None where the row has no such number, or lacks a part.
+    `parts` default to what this run alone has (`measured.parts`); to compare runs, pass what all of
+    them have. None if the row has no such number, or lacks a part.
     """
     names = measured.parts(name, [self.numbers]) if parts is None else parts
     values = [self._number(part) for part in names]
@@ -148,8 +147,8 @@ class Run:
   def field(self, name: str) -> Any:
     """A field for rows and columns: 'network', 'scheme', 'sparsity', or any of the config's.
 
-    A dense network has no ratio and no selection, whatever its config says: it is 'dense'. Lists
-    are text, and 'none' where they are empty.
+    A dense network has no ratio and no selection, whatever its config says: both are 'dense'. Lists
+    become text, or 'none' if they are empty.
     """
     if name in FIELDS:
       return getattr(self, name)
@@ -165,7 +164,7 @@ class Run:
     return self.setting_beside()
 
   def setting_beside(self, axes: Iterable[str] = ()) -> str:
-    """'epochs=5, optimizer.lr=0.2': what else differs and is no field of these."""
+    """'epochs=5, optimizer.lr=0.2': the settings that differ and are not among `axes`."""
     said = {self._known(name) for name in axes}
     return ', '.join(f'{name}={value}' for name, value in self.settings if name not in said)
 
@@ -189,7 +188,8 @@ def grouped(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Ru
 def with_settings(runs: list[Run]) -> list[Run]:
   """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged.
 
-  Nor compared: but on ImageNet the paper trains dense networks by a schedule of their own.
+  Nor are they compared, except on ImageNet, where the paper trains dense networks by a schedule of
+  their own.
   """
   names = sorted({name for run in runs for name in run.config if _is_setting(name)})
   differing: dict[str, list[str]] = {}  # of each data set
@@ -211,8 +211,8 @@ def with_settings(runs: list[Run]) -> list[Run]:
 
 
 def _says(run: Run, name: str) -> bool:
-  """Whether the config says what the field is: rows of older versions may lack it, and a config
-  that could not be resolved, of a run that never began, holds words in its place."""
+  """Whether the config has a value for the field. Rows of older versions may lack it, and the
+  config of a run that never began, which could not be resolved, holds words in its place."""
   unresolved = (*_UNRESOLVED, *_UNRESOLVED_NUMBERS.get(name, ()))
   return name in run.config and run.config[name] not in unresolved
 

@@ -75,7 +75,7 @@ def _log_axis(ax: Axes) -> None:
   ax.set_xscale('log')
   low, high = ax.get_xlim()
   subs = (1, 2, 5) if high < 30 * low else (1,)
-  if high < 5 * low:  # where one of these may be all in view, and matplotlib then chooses too many
+  if high < 5 * low:  # else a single tick may be in view, and matplotlib adds too many
     subs = (1, 1.5, 2, 3, 5, 7)
   ax.xaxis.set_major_locator(LogLocator(subs=subs))
   ax.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))

@@ -89,7 +89,7 @@ def ordered(things: Collection[Any]) -> Iterator[tuple[Any, Any, str]]:
 
 @contextlib.contextmanager
 def paper_style(name: str) -> Iterator[None]:
-  """Settings of every figure; `name` makes the identifiers in its SVG its own, and repeatable."""
+  """Settings of every figure; `name` makes the identifiers in its SVG unique and repeatable."""
   settings = {
     'font.family': 'DejaVu Sans',
     'font.size': 9,
@@ -144,7 +144,7 @@ def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
       found.setdefault(label, handle)
   if found:
-    # Lines come before error bars in a panel: what all is compared with first, the paper last.
+    # matplotlib puts lines before error bars; here the dense network is first, the paper last.
     found = dict(sorted(found.items(), key=lambda x: (not x[0].startswith('dense'), x[0] == PAPER)))
     width = figure.get_size_inches()[0]
     figure.legend(

@@ -20,7 +20,7 @@ _OWN = {
 _DENSITY = {'density', 'pruning.density'}
 _NAME, _WIDTH = {'name', 'model.name'}, {'width', 'model.width'}
 _HOW = 'how it was measured'
-# Of a table with one of these along its side, dense runs have rows or columns of their own.
+# In a table by one of these, dense runs have a row or column of their own.
 _APART = {'scheme', 'sparsity'} | _DENSITY | RATIO | SELECT
 
 
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-  """Cells by row and column; equal in everything else but the seed."""
+  """Cells by row and column; all else is equal in them, but for the seed."""
 
   title: str
   rows: list[Any]
@@ -86,7 +86,7 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
 
 
 def cell_of(runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None) -> Cell:
-  """The numbers of runs that differ in their seed alone; of copies, which sweeps may share, one.
+  """Numbers of runs that differ in their seed alone; copies, which sweeps may share, count once.
 
   `parts` are what the metric is taken from (`measured.parts`), by default of these runs alone.
   """
@@ -103,7 +103,7 @@ def cell_of(runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None
 
 
 def one_a_seed(runs: Sequence[Run]) -> dict[int, Run]:
-  """{seed: run}: a run that is done, if there is one, and of those the last that was measured."""
+  """{seed: run}: of several runs the one that is done, and of those the last measured."""
 
   def rank(run: Run) -> tuple:
     return run.state == 'done', run.state == 'failed', run.row.get('time', '')
@@ -133,7 +133,7 @@ def paired(sparse: Sequence[Run], dense: Sequence[Run], metric: str) -> dict[int
 
 
 def column(metric: str) -> text_tables.Column:
-  """Label and format of a metric, those of this report's own names too."""
+  """Label and format of a metric, including the names that only reports have."""
   return _OWN[metric] if metric in _OWN else text_tables.column(metric)
 
 
@@ -158,7 +158,7 @@ def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
 
 
 def _how_measured(runs: Sequence[Run], metric: str) -> list[str | None]:
-  """How each run was measured, where that differs; None of a run that has no such number."""
+  """How each run was measured, where that differs; None for a run that has no such number."""
   have = [run for run in runs if run.metric(metric) is not None]
   hows = dict(
     zip(map(id, have), measured.differing(metric, [run.row for run in have]), strict=True)
@@ -177,7 +177,7 @@ def _rest_of_network(run: Run, axes: set[str]) -> str:
 
 
 def _rest_of_scheme(run: Run, axes: set[str]) -> str:
-  """What they do not say of a scheme: they may say ratio and selection of 'erk/snip, n_m of 4'."""
+  """What they do not say of a scheme; of 'erk/snip, n_m of 4' they may say ratio and selection."""
   if 'scheme' in axes or run.dense:
     return '' if 'scheme' in axes else DENSE
   first, *notes = run.scheme.split(', ')

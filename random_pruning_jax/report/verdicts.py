@@ -30,8 +30,8 @@ from scipy import stats
 LEVEL = 0.05
 EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
 SUPPORTED, CONTRADICTED, UNDECIDED = 'supported', 'contradicted', 'cannot decide'
-NOT_HERE = 'not in these runs'  # of a claim that something can be, which no run can contradict
-ORDERS = 9999  # of schemes that are tried, where there are more
+NOT_HERE = 'not in these runs'  # verdict on a "can" claim, which no run can contradict
+ORDERS = 9999  # permutations of schemes to draw, if there are more
 
 Pair = tuple[float, float]
 
@@ -77,8 +77,8 @@ def evidence(comparison: Comparison, above: float = 0.0) -> Evidence:
     return Evidence(what, mean, None, n, None, None, failed)
   sd = statistics.stdev(values)
   if sd < EQUAL:
-    # Accuracies are multiples of one image, so that a few differences may be equal by chance. A
-    # t-test would have no doubt; a sign test has.
+    # Accuracies are multiples of one image, so a few differences may be equal by chance. A t-test
+    # would then be certain; a sign test is not.
     same = 0.5**n
     p_for, p_against = (same if side > EQUAL else 1.0 for side in (mean - above, above - mean))
     return Evidence(what, mean, sd, n, p_for, p_against, failed)
@@ -135,7 +135,7 @@ def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> An
   """A claim of the kind "ranks": within groups, the two numbers of a scheme rise together.
 
   `groups` are {group: {scheme: (x, y)}}. Spearman's rank correlation in each group of three schemes
-  at least, averaged over groups; for p-values schemes change places, the same in every group.
+  or more, averaged over groups. p-values come from permuting schemes, alike in every group.
   """
   schemes = sorted({scheme for group in groups.values() for scheme in group})
   products, found = np.zeros((len(schemes), len(schemes))), []
@@ -167,7 +167,7 @@ def _standard_ranks(values: Sequence[float]) -> np.ndarray:
 
 
 def _orders(n: int) -> np.ndarray:
-  """Orders [M, n] of n, as they are first: all of them, or so many by chance."""
+  """Permutations [M, n] of n, the identity first: all of them, or `ORDERS` random ones besides."""
   if math.factorial(n) <= ORDERS:
     return np.array(list(itertools.permutations(range(n))))
   drawn = np.random.default_rng(0).permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)
@@ -187,7 +187,7 @@ def _in_common(cells: Sequence[Mapping[int, float]]) -> tuple[list[int], list[Ma
   """The seeds, and the cells that have all of them, such that seeds times cells is largest.
 
   So a seed that failed in one of many cells costs that cell, and one that few cells have is left
-  out. Two seeds at least, where there are such, since one decides nothing.
+  out. At least two seeds, if possible, since one decides nothing.
   """
   count = collections.Counter(seed for cell in cells for seed in cell)
   ranked = sorted(count, key=lambda seed: (-count[seed], seed))
@@ -204,7 +204,7 @@ def _in_common(cells: Sequence[Mapping[int, float]]) -> tuple[list[int], list[Ma
 
 
 def _needed(tested: Sequence[Evidence]) -> str:
-  """What the correction asks of one cell, which few seeds can hardly give."""
+  """What the correction for many cells asks of a single one, which few seeds can hardly reach."""
   n = max(each.n for each in tested)
   sds = float(stats.t.isf(LEVEL / len(tested), n - 1)) / n**0.5
   times = f'{sds:.2g}' if sds < 10 else f'{sds:,.0f}'

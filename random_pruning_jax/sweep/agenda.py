@@ -24,7 +24,7 @@ class Job(NamedTuple):
 
   tag: str  # the name of its directory
   config: ConfigDict
-  group: str  # equal for runs that share one compilation, and can train together; '' of invalid
+  group: str  # equal for runs that share one compilation, and can train together; '' if invalid
   error: str = ''  # why it cannot be run
 
 
@@ -38,7 +38,7 @@ def make(
 ) -> Agenda:
   """Checks every config and orders the jobs. Raises one ValueError that names all that is wrong.
 
-  A budget that a network cannot spend is not: the run says it, and before that `infeasible`.
+  Budgets that a network cannot spend are not named here: `infeasible` does that, and the run.
 
   With `skip_invalid`, configs that are invalid become jobs with an `error` instead. Without
   `need_data`, the data need not be on this machine.
@@ -115,7 +115,7 @@ def state(directory: pathlib.Path) -> str:
 
 
 def measured_otherwise(job: Job, directory: pathlib.Path) -> list[str]:
-  """Fields in which a run that is done was measured in another way than its config asks.
+  """Fields by which a finished run was measured in another way than its config asks.
 
   'evaluation.suites' is one of them where the config names some that were not run.
   """

@@ -31,7 +31,7 @@ _PATIENCE = 20.0  # seconds of measuring steps; what is left is scaled from what
 
 
 class Cost(NamedTuple):
-  """Of one job; None where it depends on the weights (scores) or on data that are not here."""
+  """Cost of a job; None where it depends on the weights (scores) or on data that are not here."""
 
   parameters: int
   kept: int | None  # weights
@@ -80,8 +80,8 @@ def _train_images(name: str, data_dir: str, spec: data.Spec) -> int | None:
 def seconds_per_step(jobs: Sequence[Job], experiments: dict[str, Experiment]) -> dict[str, float]:
   """Seconds of a training step of each group, measured on blank images, smallest network first.
 
-  Measuring ends some seconds after the first, in which a first start compiles; the groups that are
-  left get the time of the largest network that was measured, times the ratio of their
+  The first group is always measured, however long it compiles; measuring ends `_PATIENCE` seconds
+  later. Groups that are left get the time of the largest network measured, times the ratio of their
   multiply-adds.
   """
   work = {
@@ -123,7 +123,7 @@ def _measure(experiment: Experiment) -> float:
     began = time.perf_counter()
     state, _ = jax.block_until_ready(compiled(state, batch))
     times.append(time.perf_counter() - began)
-  return min(times)  # what else runs here makes some of them longer
+  return min(times)  # other work on this machine makes some of them longer
 
 
 def share_trained(directory: pathlib.Path, steps: int | None) -> float:
@@ -147,9 +147,9 @@ def table(
   workers: int,
   retry: bool = False,
 ) -> str:
-  """Every run with its state and cost, and what all that is to do will take.
+  """Every run with its state and cost, and the time that all runs still to do will take.
 
-  With `retry`, what failed before is to do too.
+  With `retry`, failed runs are to do too.
   """
   over = ('done',) if retry else agenda.OVER
   every = costs(jobs, experiments)
@@ -204,7 +204,7 @@ def _notes(
     + (f' (without {unknown} runs whose ratio is a score).' if unknown else '.'),
     'A training step is three forward passes (Evci et al., 2020); BatchNorm is not counted.',
     f'A step of one network on this machine: {steps}.',
-    # Workers divide the cores of a machine without GPUs, all of which the measured step had.
+    # Without GPUs, workers divide the cores, all of which the measured step had to itself.
     f'What is not done takes about {duration(left / (1 if _on_cpu() else workers))} here'
     + (f' with {workers} workers' if workers > 1 else '')
     + ', besides compilation, data and evaluation'

@@ -73,7 +73,7 @@ def _me() -> dict[str, Any]:
 
 
 def _started(pid: int) -> str:
-  """When a process started, so that a number used again is not taken for it; '' if it is gone."""
+  """When a process started, to tell it from a later one of the same number; '' if it is gone."""
   try:
     fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     return '' if fields[0] == 'Z' else fields[19]
@@ -97,9 +97,9 @@ def _touch(path: pathlib.Path, over: threading.Event) -> None:
 
 
 def _now(directory: pathlib.Path) -> float:
-  """The file system's time, which is what the leases of all hosts are stamped with.
+  """The file system's time, with which the leases of all hosts are stamped.
 
-  This host's own where nothing may be written, as by one who only looks.
+  This host's own time if it may not write there, as when someone only looks.
   """
   clock = directory / '.clock'
   try:

@@ -32,7 +32,7 @@ class View:
     self._steps = {j.tag: c.steps if c else None for j, c in zip(jobs, costs, strict=True)}
     self._work = {j.tag: (c and c.dense_flops) or 0.0 for j, c in zip(jobs, costs, strict=True)}
     self._states = {job.tag: agenda.state(directory / job.tag) for job in jobs}
-    self._seconds: dict[str, float] = {}  # that finished runs took
+    self._seconds: dict[str, float] = {}  # {tag: seconds} of finished runs
     for job in jobs:
       if self._states[job.tag] == 'done':
         self._finished(job)
@@ -84,11 +84,11 @@ class View:
     return ', '.join([*parts, *([f'{duration(left)} left'] if left else [])])
 
   def seconds_left(self) -> float | None:
-    """From the runs that are done, of like networks if there are any; None before the first.
+    """Estimated from finished runs, of like networks if there are any; None before the first.
 
-    A network that was not trained yet takes its multiply-adds to the power of 3/4 longer than
-    another: small ones wait for other things than arithmetic. Runs at the same time, in however
-    many processes, are counted by how much was done since this view began.
+    The time of a network not trained yet is scaled by multiply-adds to the power of 3/4: small
+    networks wait for other things than arithmetic. How many runs go on at once, in however many
+    processes, shows in how much was done since this view began.
     """
     known: dict[str, list[float]] = {}
     for job in self._jobs:

@@ -14,11 +14,11 @@ from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import agenda, lease
 from random_pruning_jax.sweep.agenda import Job
 
-QUICK = 120.0  # seconds: runs that compile longer than they would gain from all devices for each
+QUICK = 120.0  # seconds; runs this short gain less from all devices than another compilation takes
 
 
 def forget_failures(jobs: Sequence[Job], directory: pathlib.Path) -> None:
-  """So that failed runs are tried again, from their last checkpoint."""
+  """Lets failed runs be tried again, from their last checkpoint."""
   for job in jobs:
     (directory / job.tag / results.FAILED).unlink(missing_ok=True)
 
@@ -32,13 +32,13 @@ def work(
   """Trains and evaluates every job that is neither done, failed nor another process's.
 
   Up to `together` jobs of a group train at once; 0 is as many as the devices have room for. `more`
-  is asked before each group whether to go on. A run that raises is recorded and left. What another
-  process had is looked at again at the end, and taken over where that process is gone.
+  is asked before each group whether to go on. A run that raises is recorded and left. Runs that
+  another process held are looked at again at the end, and taken over if that process is gone.
   """
   left = [job for job in jobs if not _over(job, directory)]
   sizes: dict[str, int] = {}
-  seconds: dict[str, float] = {}  # that the last few of a group took together
-  tried: set[str] = set()  # tags already tried here; none is tried twice
+  seconds: dict[str, float] = {}  # {group: seconds} of the last jobs trained together
+  tried: set[str] = set()  # tags; none is tried twice here
   while left and more():
     first = left[0]
     chosen = [first]
@@ -53,7 +53,7 @@ def work(
       mine = [job for job in chosen if held.enter_context(lease.hold(directory / job.tag))]
       mine = [job for job in mine if not _over(job, directory)]  # as it may be since we looked
       tried.update(job.tag for job in mine)
-      # One that is left over trains sooner in the program that is there than alone in a new one.
+      # A single leftover is done sooner in the program at hand than alone in a new one (if quick).
       if len(mine) > 1 or (mine and seconds.get(first.group, QUICK) < QUICK):
         began = time.monotonic()
         _run_together(mine, directory)
@@ -90,7 +90,7 @@ def _size(job: Job, together: int) -> int:
   """How many jobs like this one train at once."""
   try:
     return together if together == 1 else room.group_size(job.config, together)
-  except Exception as error:  # no run's own, which would be recorded: as no room for even one
+  except Exception as error:  # not of one run, or it would be recorded: no room for even one, say
     say(f'how many runs there is room for is not known, and they train in turn: {error}')
     return 1
 
@@ -99,10 +99,10 @@ def _run_together(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   places = [directory / job.tag for job in jobs]
   try:
     ends = run.run_many([job.config for job in jobs], places, show=False)
-  except Exception as error:  # no run's own, as too little memory is for all at once
+  except Exception as error:  # not of one run: too little memory for all at once, say
     say(f'{len(jobs)} runs could not train together, and train in turn: {error}')
     ends = None
-  if ends is None:  # only here, as the error held what had filled the memory
+  if ends is None:  # only here: the error held on to what had filled the memory
     for job, place in zip(jobs, places, strict=True):
       _run(job, place)
     return
@@ -121,7 +121,7 @@ def _run(job: Job, place: pathlib.Path) -> None:
     return
   try:
     run.run(job.config, place, show=False)
-  except run.InUseError as error:  # it was slow to say that it lives, and does
+  except run.InUseError as error:  # its process was slow to touch the lease, but lives
     say(f'{error}')
   except Exception as error:  # whatever it is, it is this run's alone
     record_failure(job, place, f'{type(error).__name__}: {error}', traceback.format_exc())

@@ -41,13 +41,13 @@ def environment(number: int, workers: int) -> dict[str, str]:
 
 
 def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pathlib.Path) -> int:
-  """Starts `command --worker=I` that many times and waits until nothing is left for them to do.
+  """Starts `command --worker=I` for each of `workers`, and waits until nothing is left to do.
 
-  Returns 0, or where runs are left the status of a worker that gave up, whose log is named.
+  Returns 0, or if runs are left the status of a worker that gave up, whose log is named.
 
   A worker that dies (out of memory, killed) costs the run that it had: that run is recorded as
-  failed and the worker is started again. One that had several is started again to train them in
-  turn, which shows whose fault it is. An interrupt ends every worker.
+  failed and the worker is started again. If it had several, it is started again to train them in
+  turn, which shows which one is at fault. An interrupt ends every worker.
   """
   status = 0
   environments = [environment(i, workers) for i in range(workers)]
@@ -70,14 +70,14 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
 def _after(
   worker: Worker, jobs: Sequence[Job], directory: pathlib.Path
 ) -> tuple[int, Sequence[str] | None]:
-  """The status that a worker leaves, and the command that starts it again, where one does."""
+  """The status that a worker leaves, and the command that starts it again, if any."""
   code, log = worker.process.returncode, log_file(directory, worker.number)
   if code >= 0:
     if code:
       say(f'worker {worker.number} gave up with status {code}; see {log}')
     return code, None
   held = _held(worker, jobs, directory)
-  if not held:  # as it died before it had a run, the next would too
+  if not held:  # it died before it had a run, and the next would too
     say(f'worker {worker.number} was ended by {signal.Signals(-code).name}; see {log}')
     return 128 - code, None
   if len(held) == 1:

@@ -19,7 +19,8 @@ SHARE = 0.7
 def group_size(config: ConfigDict, asked: int = 0, on: tuple[jax.Device, ...] | None = None) -> int:
   """How many networks like the config's train at once: `asked`, or for 0 what the devices allow.
 
-  On CPUs that is one for each device, which trains it by itself. With streamed images it is 1.
+  On CPUs they allow one for each device, which trains it by itself. With streamed images it is 1,
+  whatever was asked.
   """
   experiment = build(config, on)
   stats = parallel.memory(experiment.on)

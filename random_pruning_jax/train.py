@@ -42,7 +42,7 @@ def train(
   `profile` names the first and last step of a trace. Returns the last state. Raises
 
   - ValueError for an invalid config or data, and for a workdir that holds another config;
-  - runlog.NotFiniteError if the loss stops being a number;
+  - runlog.NotFiniteError if the loss, or a weight to be saved, stops being a number;
   - checkpoints.NotWrittenError for a full disk;
   - preemption.Preempted after SIGTERM, once the state is saved.
   """

@@ -27,7 +27,10 @@ def parts(metric: str, every: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
 
 
 def on(metric: str, every: Sequence[Mapping[str, float]]) -> str:
-  """'8/255', 'svhn_cropped, cifar100', or that nothing is shared; '' for other metrics, and if no run has it."""
+  """'8/255', 'svhn_cropped, cifar100', or that nothing is shared.
+
+  '' for other metrics, and if no run has this one.
+  """
   if metric not in _WANTED:
     return ''
   names = parts(metric, every)

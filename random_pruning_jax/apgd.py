@@ -12,7 +12,7 @@ from random_pruning_jax import norms
 from random_pruning_jax.norms import LossFn
 
 MOMENTUM = 0.75
-# A window in which fewer than this share of the steps climbed is a reason to halve the step.
+# The step is halved after a window in which fewer than this share of the steps raised the loss.
 CLIMBING = 0.75
 
 
@@ -67,7 +67,7 @@ def apgd(
     return _check(_arrive(state, moved, *norms.loss_and_gradient(loss_fn, moved)), window), None
 
   momenta = np.full(steps, MOMENTUM, np.float32)
-  momenta[0] = 1  # no step lies behind the first
+  momenta[0] = 1  # the first step has no previous one
   plans = (jnp.asarray(windows(steps)), jnp.asarray(momenta))
 
   def run(start_keys):
@@ -79,7 +79,7 @@ def apgd(
 
 
 def windows(steps: int) -> np.ndarray:
-  """For each step, the number of steps since the last checkpoint if it ends there, else 0, [steps].
+  """Where a checkpoint follows a step, the number of steps since the last one; else 0, [steps].
 
   Checkpoints are at ceil(p_j steps), p_0 = 0, p_1 = .22, p_j+1 = p_j + max(p_j - p_j-1 - .03, .06).
   """
@@ -111,7 +111,7 @@ def _begin(images: jax.Array, epsilon: float, loss: jax.Array, gradient: jax.Arr
 
 
 def _arrive(state: _State, images: jax.Array, loss: jax.Array, gradient: jax.Array) -> _State:
-  """The state one step on, at `images`."""
+  """The state after a step to `images`."""
   better = loss > state.best_loss
   return state._replace(
     images=images,

@@ -3,8 +3,8 @@
 Everything is pure and jittable with epsilon, the images and the network traced: one compilation
 serves a curve of epsilons. epsilon is in pixels (8 / 255). A whole attack is one compiled call; on
 a CPU, XLA's own convolutions are slow to differentiate inside a loop, which a large `unroll` avoids
-for a longer compilation. Chance is one key an image (`norms.image_keys`), so that neither the batch
-size nor the devices matter.
+at the price of a longer compilation. Each image has its own key (`norms.image_keys`), so neither
+the batch size nor the devices matter.
 """
 
 import functools
@@ -25,13 +25,13 @@ Attack = Callable[..., jax.Array]
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """-log p_label of each image, [B, K], [B] -> [B]."""
-  # optax's takes the label's logit from a sum's logarithm, which loses the digits of small losses.
+  # optax subtracts the label's logit from logsumexp, which loses the digits of small losses.
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
   return -_pick(log_p, labels)
 
 
 def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Largest other logit minus the label's, [B, K], [B] -> [B]: above 0 where the image is wrong."""
+  """Largest other logit minus the label's, [B, K], [B] -> [B]: above 0 where misclassified."""
   logits = logits.astype(jnp.float32)
   others = jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
   return jnp.max(others, axis=-1) - _pick(logits, labels)
@@ -40,7 +40,7 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Margin / (z_(1) - z_(3)), [B, K], [B] -> [B]; K >= 3 (Croce and Hein, 2020).
 
-  The difference of logits ratio: above 0 where the image is wrong, and blind to the logits' scale.
+  The difference of logits ratio: above 0 where misclassified, and independent of the logits' scale.
   """
   first, _, third = _largest(logits, 3)
   return margin(logits, labels) / (first - third + 1e-12)
@@ -57,7 +57,8 @@ def dlr_targeted(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> ja
 def fgsm(loss_fn: LossFn, images: jax.Array, epsilon: float) -> jax.Array:
   """clip(x + epsilon sign(grad loss), 0, 1): one step to a corner (Goodfellow et al., 2015).
 
-  loss_fn: images [B, H, W, C] -> loss [B], each of its own image (running BatchNorm statistics).
+  loss_fn: images [B, H, W, C] -> loss [B], each of its own image alone (so with BatchNorm's running
+  statistics).
   """
   _, gradient = norms.loss_and_gradient(loss_fn, images)
   return jnp.clip(images + epsilon * jnp.sign(gradient), 0, 1)
@@ -80,9 +81,9 @@ def pgd(
   """The last of `steps` projected steps of step_size * epsilon up the loss (Madry et al., 2018).
 
   loss_fn: images [B, H, W, C] -> loss [B]; keys [B]. norm 'linf' follows the gradient's sign,
-  'l2' its direction. The start is random in the ball; of several restarts each image keeps the one
-  that `judge`, like `loss_fn` and by default that, gives most. The loop is written out `unroll`
-  steps at a time: `unroll=steps` leaves no loop.
+  'l2' its direction. The start is random in the ball; with several restarts each image keeps the
+  result of highest `judge` loss (by default `loss_fn`). The loop is unrolled `unroll` steps at a
+  time: `unroll=steps` leaves no loop.
   """
   ball = norms.get(norm)
   if steps < 1:
@@ -114,7 +115,7 @@ def apgd_targeted(
 ) -> jax.Array:
   """Auto-PGD on `dlr_targeted` towards each of the likeliest wrong classes in turn.
 
-  Of each image, the attempt of greatest margin; `targets` is cut to K - 1 (Croce and Hein, 2020).
+  Each image keeps the attempt of largest margin; `targets` is at most K - 1 (Croce and Hein, 2020).
   """
   if targets < 1:
     raise ValueError(f'targets must be at least 1, got {targets}')
@@ -144,7 +145,7 @@ def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array
     def loss_fn(pixels):
       return loss(logits_fn(pixels), labels)
 
-    if settings.get('restarts', 1) > 1:  # a wrong image may have a smaller loss than a right one
+    if settings.get('restarts', 1) > 1:  # a misclassified image may have the smaller loss
       settings['judge'] = lambda pixels: margin(logits_fn(pixels), labels)
     return attack(loss_fn, images, epsilon, keys, **(preset | settings))
 
@@ -153,7 +154,7 @@ def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array
 
 
 def settings_of(attack: Attack) -> frozenset[str]:
-  """Names of the settings that an attack has of its own: its `settings`, or else its keywords."""
+  """Names of an attack's own settings: its attribute `settings`, or else its keywords."""
   named = inspect.signature(attack).parameters.values()
   options = {p.name for p in named if p.kind is p.KEYWORD_ONLY or p.default is not p.empty}
   return getattr(attack, 'settings', frozenset(options - {'judge'}))
@@ -167,8 +168,8 @@ def _fgsm(loss_fn: LossFn, images: jax.Array, epsilon: float, keys: jax.Array) -
   return fgsm(loss_fn, images, epsilon)
 
 
-# (logits_fn, images [B, H, W, C], labels [B], epsilon, keys [B], **settings) -> images, like those
-# given; settings are the attack's own (steps, restarts, queries), by default the literature's.
+# (logits_fn, images [B, H, W, C], labels [B], epsilon, keys [B], **settings) -> images of the same
+# shape; settings are the attack's own (steps, restarts, queries), by default the literature's.
 ATTACKS: dict[str, Attack] = {
   'fgsm': _untargeted(_fgsm, cross_entropy),
   'pgd': _untargeted(pgd, cross_entropy),
@@ -177,14 +178,14 @@ ATTACKS: dict[str, Attack] = {
   'apgd_targeted': apgd_targeted,
   'square': _untargeted(square, margin),
 }
-LEAST_CLASSES = {'apgd_targeted': 4}  # that the attack's loss needs, where it needs more than two
+LEAST_CLASSES = {'apgd_targeted': 4}  # classes that an attack's loss needs, where more than two
 
 
 def robust_accuracy(*correct: jax.Array) -> jax.Array:
-  """Share of images that are right in every row, f32[]; each row is bool [N].
+  """Share of images that are classified correctly in every row, f32[]; each row is bool [N].
 
-  One row is the clean images', so that an attack which repairs a wrong image by accident gains
-  nothing, and one is each attack's at the same epsilon and norm.
+  One row is for the clean images, so that an attack cannot raise the share by correcting a
+  misclassified one; the others are for one attack each, at the same epsilon and norm.
   """
   return jnp.mean(functools.reduce(jnp.logical_and, correct).astype(jnp.float32))
 
@@ -192,7 +193,8 @@ def robust_accuracy(*correct: jax.Array) -> jax.Array:
 def epsilon_curve(correct: jax.Array) -> jax.Array:
   """Robust accuracy [E] from rows bool [E, N] of rising epsilon, of which the first is clean (0).
 
-  An image lost at one epsilon is lost at every larger one, whose ball contains it: never rises.
+  An image lost at one epsilon is lost at every larger one, whose ball contains the smaller: the
+  curve never rises.
   """
   return jnp.mean(jax.lax.cummin(jnp.asarray(correct, jnp.float32), axis=0), axis=1)
 

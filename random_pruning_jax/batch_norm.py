@@ -1,6 +1,6 @@
-"""BatchNorm whose sums over a batch are one pass of a kernel's (`kernels/sums.py`), for CPUs.
+"""BatchNorm for CPUs that computes its sums over a batch in one pass (`kernels/sums.py`).
 
-XLA makes a pass of its own for each of them, and computes activations again in each.
+XLA makes a pass for each sum, and computes activations again in each.
 """
 
 import functools
@@ -13,14 +13,14 @@ import jax.numpy as jnp
 class BatchNorm(nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes but the last, to rounding (Ioffe and Szegedy, 2015).
 
-  The kernel is for the statistics of a batch in float32. All else is Flax's own, but for
-  initialisation, of which only shapes are used. `use_bias`, `use_scale`, `axis` and
-  `use_fast_variance` are ignored where the kernel runs.
+  The kernel computes the statistics of a batch in float32. All other calls go to Flax, except
+  initialisation, where only shapes matter. `use_bias`, `use_scale`, `axis` and `use_fast_variance`
+  are ignored where the kernel runs.
   """
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    beginning = self.is_initializing()  # where there is no axis, and statistics stay as they are
+    beginning = self.is_initializing()  # then there is no mapped axis, and statistics do not change
     if x.dtype != jnp.float32 or (self.use_running_average and not beginning):
       return super().__call__(x)
     channels = (x.shape[-1],)

@@ -1,14 +1,14 @@
 """Splits training into calls of the compiled program, each of one or several steps.
 
-Where calls end depends on the number of the step alone, so that a resumed run executes the same
-programs at the same steps as one that was never interrupted.
+Where calls end depends on the step number alone, so that a resumed run executes the same programs
+at the same steps as one that was never interrupted.
 """
 
 from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-MOST = 32  # steps of a call that is chosen here: what a person waits for after Ctrl-C
+MOST = 32  # steps of a call whose length is chosen here: a person waits for them after Ctrl-C
 
 
 def spans(
@@ -16,8 +16,8 @@ def spans(
 ) -> Iterator[tuple[int, int]]:
   """(steps done before, steps done after) of each call from `start` to `stop`.
 
-  A call ends at every multiple of each of `periods` and at each of `at`. Between two such steps
-  calls are of `length` steps, and then of one, so that there are two programs to compile.
+  A call ends at every multiple of each of `periods` and at each of `at`. Between two such steps,
+  calls have `length` steps as long as that fits, then one, so only two programs are compiled.
   """
   while start < stop:
     last = max([start // n * n for n in periods] + [step for step in at if step <= start])
@@ -36,6 +36,6 @@ def periods_of(config: ConfigDict, per_epoch: int) -> tuple[int, ...]:
 
 
 def fewest(periods: Sequence[int]) -> int:
-  """Steps of a call, at most `MOST`, that make the fewest calls of an epoch or so."""
+  """How many steps a call should have, at most `MOST`, for the fewest calls in about an epoch."""
   window = min(max(periods), 1000)
   return min(range(1, MOST + 1), key=lambda n: sum(1 for _ in spans(0, window, n, periods)))

@@ -1,7 +1,7 @@
 """Chips that a program can be compiled for without having one, and their published peaks.
 
-XLA's compilers for TPUs and GPUs run on any machine: libtpu (extra `tpu`) and JAX's CUDA plugin
-(extra `cuda`) bring them.
+XLA's compilers for TPUs and GPUs run on any machine: they come with libtpu (extra `tpu`) and JAX's
+CUDA plugin (extra `cuda`).
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ class Chip:
   memory: float
   link: float
   capacity: float
-  layout: str  # how several are named after the colon
+  layout: str  # an example of the layout that follows the colon: '2x2x4' in 'v4:2x2x4'
   devices: Callable[[str], tuple[jax.Device, ...]]
   options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the compiler
-  share: float = 1.0  # of the capacity that JAX takes
+  share: float = 1.0  # fraction of the capacity that JAX takes
 
 
 def _tpu(kind: str, cores: int) -> Callable[[str], tuple[jax.Device, ...]]:
-  """Chips of one core, or of two that are one device."""
+  """Chips of one core, or of two cores that form one device."""
   options = {'chip_config_name': 'megacore'} if cores == 2 else {}
   dimensions = 2 if kind in ('v5e', 'v6e') else 3
 
@@ -37,7 +37,7 @@ def _tpu(kind: str, cores: int) -> Callable[[str], tuple[jax.Device, ...]]:
     sides = [int(side) for side in layout.split('x')]
     if len(sides) != dimensions:
       raise ValueError(f'a layout of TPU {kind} has {dimensions} sides, got {layout}.')
-    # Else libtpu asks the network what machine this is, and is for one process at a time.
+    # Otherwise libtpu asks the network what machine this is, and allows one process at a time.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', 'true')
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
@@ -70,9 +70,9 @@ def _gpu(target: str) -> Callable[[str], tuple[jax.Device, ...]]:
   return lambda count: _devices('cuda', '', target_config=target, topology=f'1x1x{count}')
 
 
-# XLA would time kernels on the GPU to choose among them.
+# No autotuning: XLA would time kernels on the GPU to choose among them, and there is none.
 _UNTIMED = {'xla_gpu_autotune_level': '0'}
-GPU_SHARE = 0.75  # unless JAX is told otherwise, as by --mem-fraction
+GPU_SHARE = 0.75  # of its memory, unless JAX is told otherwise, as by --mem-fraction
 
 CHIPS = {
   'v4': Chip('TPU v4', 275e12, 1228e9, 300e9, 32e9, '2x2x4', _tpu('v4', 2)),
@@ -86,9 +86,9 @@ CHIPS = {
 def find(text: str) -> tuple[Chip, tuple[jax.Device, ...]]:
   """The chip and the devices of 'v4:2x2x4', a TPU slice of that layout, or 'h100:8', so many GPUs.
 
-  Programs can be compiled for these devices, and not run. For a process of its own: the variables
-  that libtpu is given stay in its environment. Raises ValueError for a name or layout that is
-  unknown and where the compiler is not installed.
+  Programs can be compiled for these devices, but not run. Use it in a separate process: the
+  variables set for libtpu stay in the environment. Raises ValueError for an unknown name or layout
+  and where the compiler is not installed.
   """
   name, _, layout = text.partition(':')
   if name not in CHIPS:

@@ -1,4 +1,4 @@
-"""What is wrong with a resolved config, said before JAX is imported."""
+"""Checks of a resolved config, made before JAX is imported."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ def value_of(config: ConfigDict, field: str) -> Any:
 
 
 def check_field(config: ConfigDict, name: str) -> None:
-  """Raises ValueError where the config has no field of that name, with those beside it."""
+  """Raises ValueError where the config has no such field, listing the fields beside it."""
   node, where = config, 'config'
   for part in name.split('.'):
     if not isinstance(node, ConfigDict) or part not in node:
@@ -36,7 +36,7 @@ def check_field(config: ConfigDict, name: str) -> None:
 
 
 def check(config: ConfigDict, trains: bool = True) -> None:
-  """Names, and ranges that nothing else checks before the first step."""
+  """Checks names, and ranges that nothing else checks before the first step."""
   for field, value, known in names.of(config):
     choice(field, value, known)
   if not 0 < config.pruning.density <= 1:
@@ -89,13 +89,13 @@ def check(config: ConfigDict, trains: bool = True) -> None:
       raise ValueError(f'{field} must lie in [0, 1), got {value}.')
   if trains:
     _check_schedule(config)
-  if trains and not config.smoke:  # whose images are not those that the config augments
+  if trains and not config.smoke:  # smoke runs train on other images than the config augments
     _check_padding(config.augment, config.dataset)
   _check_evaluation(config.evaluation, config.dataset)
 
 
 def _check_padding(augment: ConfigDict, dataset: str) -> None:
-  """A mode that pads needs a pad, and a pad such a mode; the data set's own may go unused."""
+  """A padding mode needs a pad, and a pad a padding mode; the data set's own pad may go unused."""
   spec, pads = spec_of(dataset), augment.mode in ('reflect', 'zeros')
   if pads and augment.pad == 0 and augment.mode != (spec and spec.mode):
     raise ValueError(f'augment.mode {augment.mode!r} needs augment.pad of at least 1, got 0.')
@@ -146,7 +146,7 @@ def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:
 
 
 def _check_epsilons(field: str, epsilons: Sequence[Any], norm: str) -> None:
-  # In L2 the length of all pixels' changes together, which one pixel's range does not limit.
+  # In L2, epsilon is the norm over all pixels, which the range of one pixel does not limit.
   wanted = '[0, inf)' if norm == 'l2' else '[0, 1]'
   for epsilon in _numbers(field, epsilons):
     if not 0 <= epsilon < math.inf or (norm != 'l2' and epsilon > 1):

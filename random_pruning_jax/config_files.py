@@ -17,7 +17,7 @@ from random_pruning_jax.config_checks import check_field, value_of
 def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:
   """`get_config` or `get_sweep` of the file at `path`. Raises ValueError where there is none.
 
-  What the file itself raises is one too: see `located`.
+  Errors that the file itself raises become ValueErrors too: see `located`.
   """
   if not pathlib.Path(path).is_file():
     raise ValueError(f'--config must name a Python file; there is no {path}.')
@@ -30,7 +30,7 @@ def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def located(path: str | pathlib.Path) -> Iterator[None]:
-  """Whatever is raised inside is a ValueError in one line, with the line of the file at `path`."""
+  """Turns any error inside into a ValueError of one line that names the line of the file `path`."""
   try:
     yield
   except Exception as error:
@@ -85,7 +85,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def argument(field: str, value: Any) -> str:
-  """The override that gives a field this value of a flat config, whose lists are tuples there."""
+  """The override that sets a field to a value of a flat config; lists become tuples again."""
   return f'--config.{field}={tuple(value) if isinstance(value, list) else value}'
 
 

@@ -1,12 +1,13 @@
 """2-D convolutions that are fast on a CPU, to be passed to `flax.linen.Conv`.
 
 `by_kernels` runs machine code of its own (`kernels/dense.py`), where Numba is installed and the
-processor has vectors for it. `by_pieces` is made of XLA's operations (`pieces.py`) and runs
-everywhere: XLA's own weight gradient is one convolution with a kernel as large as the image, which
-its CPU backend runs at a fifth of the speed of the forward pass; in a loop it is slower still,
-since there it does not bring the operands into the order that the fast routine wants. There the
-operands are brought into that order by hand, and the weight gradient is summed over small pieces of
-the batch. The values of both are those of `jax.lax.conv_general_dilated`, to rounding.
+processor has the vector instructions. `by_pieces` is made of XLA's operations (`pieces.py`) and
+runs everywhere. Both give the values of `jax.lax.conv_general_dilated`, to rounding.
+
+XLA's own weight gradient is one convolution with a kernel as large as the image. XLA's CPU backend
+runs it at a fifth of the speed of the forward pass, and slower still in a loop, where it does not
+bring the operands into the order that its fast routine wants. `by_pieces` brings them into that
+order by hand, and sums the weight gradient over small pieces of the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ def fastest(platform: str = '') -> Callable | None:
 
 
 def by_pieces(*arguments: Any, **options: Any) -> jax.Array:
-  """`jax.lax.conv_general_dilated` with a derivative rule of its own, of any order.
+  """`jax.lax.conv_general_dilated` with its own derivative rule, differentiable to any order.
 
   The rule is for images [N, H, W, C] and kernels [h, w, C, O], without dilation or groups and with
   a padding less than the kernel; everything else goes to JAX's own function as it is.
@@ -39,7 +40,7 @@ def by_pieces(*arguments: Any, **options: Any) -> jax.Array:
 
 
 def by_kernels(*arguments: Any, **options: Any) -> jax.Array:
-  """The same for what `by_pieces` is for, where that is float32; else as `by_pieces`.
+  """Runs kernels where the rule of `by_pieces` applies and images are float32; else `by_pieces`.
 
   Raises RuntimeError where the kernel cannot be compiled (`kernels.lacking`).
   """

@@ -52,7 +52,7 @@ def structure(
 ) -> Structure:
   """Traces the initialisation of a model for one image [H, W, C] without running it.
 
-  `init(key)`, where it is given, is called for that; it must not have been traced before.
+  `init(key)`, if given, is called in place of `model.init`; it must not have been traced before.
 
   Raises:
     ValueError: the model has a kernel in a layer that is neither nn.Conv nor nn.Dense, or one that
@@ -72,7 +72,7 @@ def structure(
 
   key = jax.eval_shape(lambda: jax.random.key(0))
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  # A function of its own, since JAX does not trace the same one again.
+  # A new function each time, since JAX does not trace the same one again.
   init = init or (lambda key: jax.eval_shape(lambda *of: model.init(*of), key, images))
   with nn.intercept_methods(record):
     variables = nn.meta.unbox(init(key))
@@ -113,7 +113,7 @@ def macs(layers: Sequence[Layer], densities: Densities | None = None) -> float:
 def training_flops(
   layers: Sequence[Layer], samples: int, densities: Densities | None = None
 ) -> float:
-  """FLOPs of training on `samples` images, each three forward passes (Evci et al., 2020)."""
+  """FLOPs of training on `samples` images, three forward passes for each (Evci et al., 2020)."""
   return 2 * _PASSES * samples * macs(layers, densities)
 
 
@@ -122,8 +122,8 @@ def file_bytes(
 ) -> int:
   """Size of a file of the network's values, with BatchNorm's statistics.
 
-  Pruned, the kept weights and everything that is never pruned. Where they sit is not counted: a
-  random mask is redrawn from its seed, any other costs up to one bit more for each weight.
+  With `densities`, of the kept weights and everything that is never pruned. Masks are not counted:
+  a random one is redrawn from its seed, any other costs up to one bit more for each weight.
   """
   prunable = sum(layer.size for layer in structure.layers)
   rest = structure.parameters + structure.statistics - prunable

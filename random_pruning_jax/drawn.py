@@ -1,8 +1,7 @@
-"""Initial kernels, of which many are drawn as one array: the same numbers as each by itself.
+"""Draws many initial kernels as one array, with the same numbers as each by itself.
 
-A CPU's XLA compiles each draw by itself, and loads each again at every later start: that took 3 s
-and 0.6 s of a ResNet-20. The program of `init` is read and rewritten, so that networks need not
-know.
+On a CPU, XLA compiles each draw by itself, and loads each again at every later start: for a
+ResNet-20 that took 3 s and 0.6 s. The program of `init` is rewritten, so networks need no change.
 """
 
 import functools
@@ -15,9 +14,9 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal, Primitive, Var
 from jax.interpreters import batching, mlir
 
-SHORT = 1 << 16  # numbers of a row that may be longer than is needed,
-LONGER = 4  # so many times at most
-MOST = 1 << 24  # numbers of one array
+SHORT = 1 << 16  # most numbers of a row that is longer than its draw needs
+LONGER = 4  # at most so many times as long
+MOST = 1 << 24  # numbers of one array, at most
 
 
 def normal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -36,7 +35,7 @@ def _draw_each(keys, axes, **options):
   return jax.vmap(functools.partial(_draw, **options), axis)(keys), 0
 
 
-# One equation of a program until that is compiled: JAX's own would be traced for each length.
+# A primitive stays one equation until it is compiled; JAX's own would be traced for each length.
 _row = Primitive('random_pruning_jax_normal')
 _row.def_abstract_eval(
   lambda key, *, length, dtype: key.update(shape=(length,), dtype=dtype, weak_type=False)
@@ -47,16 +46,16 @@ batching.primitive_batchers[_row] = _draw_each
 
 
 def batched(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
-  """key -> `init(key)`, to rounding, of which only what the result needs is computed.
+  """key -> `init(key)`, to rounding; computes only what the result needs.
 
-  A draw's key must not be made of another draw. Keys of another generator than threefry, whose
-  draws change under `vmap`, are given to `init` as they are.
+  A draw's key must not depend on another draw. Keys of generators other than threefry, whose draws
+  change under `vmap`, are given to `init` as they are.
   """
 
   def run(key):
     if str(jax.random.key_impl(key)) != 'threefry2x32':
       return init(key)
-    # A function that is new to JAX, so that it remembers no program of `init`.
+    # A new function each time, so that JAX does not reuse an earlier program of `init`.
     closed, shapes = jax.make_jaxpr(lambda key: init(key), return_shape=True)(key)
     program = closed.jaxpr
     [given] = program.invars
@@ -92,10 +91,10 @@ def batched(init: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
 
 
 def _groups(draws: Sequence[Var]) -> list[list[Var]]:
-  """Draws that are rows of one array, as long as the first of them.
+  """Groups of draws that become rows of one array, as long as the group's first.
 
-  A number depends on the key and on its place in the row alone, where JAX is told that draws may be
-  cut (jax_threefry_partitionable, its default): so a short row is the beginning of a long one.
+  Under jax_threefry_partitionable, JAX's default, a number depends only on the key and on its place
+  in the row, so a short row is the beginning of a long one.
   """
   groups: list[list[Var]] = []
   for var in sorted(draws, key=lambda var: -var.aval.size):
@@ -114,7 +113,7 @@ def _fits(var: Var, group: Sequence[Var]) -> bool:
 
 
 def _folds(equation: JaxprEqn, key: Var) -> bool:
-  """Whether it makes a layer's key of the network's."""
+  """Whether the equation derives a layer's key from the network's."""
   return equation.primitive.name == 'random_fold_in' and equation.invars[0] is key
 
 

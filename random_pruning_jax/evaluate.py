@@ -25,7 +25,7 @@ class Trained(NamedTuple):
 
 
 class Source(NamedTuple):
-  """Images in the making: rows of `arrays` [N, ...] in, pixels float32 [B, H, W, C] out."""
+  """Images made on demand: `make` turns rows of `arrays` [N, ...] into float32 [B, H, W, C]."""
 
   arrays: tuple[Any, ...]
   make: Callable[..., jax.Array]
@@ -67,12 +67,12 @@ def gaussian_noise(count: int, shape: tuple[int, int, int]) -> Source:
 
 
 def pixel_shuffled(images: np.ndarray) -> Source:
-  """`ood.pixel_shuffled` of images uint8 [N, H, W, C], each shuffled in the same way always."""
+  """`ood.pixel_shuffled` of images uint8 [N, H, W, C], each always shuffled in the same way."""
   return Source((np.arange(len(images), dtype=np.int32), images), _shuffled)
 
 
 def begin_to_predict(network: Trained, images: np.ndarray) -> Callable[[], np.ndarray]:
-  """Has devices compute logits [N, K] of images uint8 [N, H, W, C]; what it returns waits."""
+  """Starts computing logits [N, K] of images uint8 [N, H, W, C]; returns a function that waits."""
   wait = batches.begin(
     _forward(network.model, pixels, features=False),
     (network.variables,),
@@ -109,7 +109,7 @@ def odin(
   epsilon: float = 0.0014,
   advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-  """`ood.odin` of every image, [N]: gradient, step and second look in one call a batch.
+  """`ood.odin` of every image, [N]: gradient, step and second forward pass in one call a batch.
 
   `epsilon` is the step, on the scale of pixels in [0, 1].
   """
@@ -133,8 +133,8 @@ def survives(
 
   `attack` is a name of `attacks.ATTACKS` and `settings` its own; `epsilon` is on the scale of
   pixels in [0, 1]. Of images uint8 [N, H, W, C] only `rows` are attacked (default: all), and the
-  others count as wrong. An image's chance is a function of its index: rows, batches, devices and
-  networks do not change it.
+  others count as wrong. An image's random numbers depend on its index alone, not on rows, batches,
+  devices or networks.
   """
   rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
   right = np.zeros(len(labels), bool)
@@ -147,13 +147,13 @@ def survives(
 
 
 def epsilon_name(epsilon: float, norm: str = 'linf') -> str:
-  """8 / 255 -> '8/255'; no multiple of 1 / 255, and no length of a change (L2), is named so."""
+  """8 / 255 -> '8/255'; values that are no multiple of 1 / 255, and all in L2, are decimals."""
   steps = epsilon * 255
   whole = norm == 'linf' and abs(steps - round(steps)) < 1e-6
   return f'{round(steps)}/255' if whole else f'{epsilon:.6g}'
 
 
-# Remembered, so that one network evaluated many times (validation) is compiled once.
+# Cached, so that a network evaluated many times (validation) is compiled once.
 @functools.lru_cache(maxsize=64)
 def _forward(model, make, features: bool):
   apply = folding.evaluation(model, features=features)

@@ -31,11 +31,12 @@ class FlowLog:
   def measure(self, step: int, state: Any) -> None:
     """Measures at a step that is `due`; `state` is that after it (TrainState)."""
     run = _compiled(self._experiment.model, self._experiment.on)
-    trained = {'params': state.params, 'batch_stats': state.batch_stats}  # and not their average
+    # The trained parameters, not their moving average.
+    trained = {'params': state.params, 'batch_stats': state.batch_stats}
     self._found.append((step, run(trained, state.masks, *self._batch)))
 
   def take(self) -> list[tuple[int, dict[str, float]]]:
-    """(step, numbers) of all that was measured since the last time."""
+    """(step, numbers) of every measurement since the last call."""
     found, self._found = self._found, []
     return [
       (step, {name: float(value) for name, value in numbers.items()})

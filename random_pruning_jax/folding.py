@@ -1,9 +1,9 @@
-"""What follows a convolution at evaluation, done by its kernel as it writes: for CPUs.
+"""At evaluation on CPUs, a convolution also does what follows it, before it writes its result.
 
-BatchNorm with running statistics is a factor and a bias for each channel. The factor becomes a
-part of the kernel, and the bias, a shortcut that is added and ReLU cost nothing where sums are
-still in registers; as operations of their own they are a pass over memory. The program of a
-function is read and rewritten, so that networks need not know.
+BatchNorm with running statistics is a factor and a bias for each channel. The factor is multiplied
+into the weights. The bias, an added shortcut and ReLU cost nothing while sums are still in
+registers; as separate operations they take a pass over memory. The program of a function is
+rewritten, so networks need no change.
 """
 
 import functools
@@ -21,7 +21,7 @@ CONVOLUTION = 'convolve'  # the primitive of `kernels.dense`: nothing else is fo
 
 
 class _Chain(NamedTuple):
-  """Equations that one call takes the place of: a convolution and what only follows it."""
+  """Equations that one call replaces: a convolution, then each the only reader of the last."""
 
   equations: tuple[int, ...]  # where they are, in the program's order
   channels: tuple[tuple[str, Any], ...]  # 'add', 'sub' or 'mul', and numbers [1, 1, 1, C]
@@ -32,7 +32,7 @@ class _Chain(NamedTuple):
 def evaluation(model: nn.Module, **options: Any) -> Callable:
   """The function of variables and images [N, H, W, C] `model.apply(..., **options)`, folded.
 
-  Where no convolution is `convolution.by_kernels`, it is that function as it is.
+  Unless the model's convolution is `convolution.by_kernels`, nothing is folded.
   """
   apply = functools.partial(model.apply, **options)
   by_kernels = getattr(model, 'conv_general_dilated', None) is convolution.by_kernels
@@ -42,8 +42,8 @@ def evaluation(model: nn.Module, **options: Any) -> Callable:
 def folded(function: Callable) -> Callable:
   """`function` of arrays, to rounding; each `convolution.by_kernels` does what follows it too.
 
-  It may be differentiated to any order, in both modes; `jax.custom_vjp` in it as JAX does, but not
-  one that closes over a traced value.
+  The result can be differentiated to any order, in both modes. A `jax.custom_vjp` inside behaves as
+  in JAX, but must not close over a traced value.
   """
 
   def run(*arguments):
@@ -93,7 +93,7 @@ def _finish(program: Jaxpr, chain: _Chain, value: Callable) -> jax.Array:
 
 
 def _chains(program: Jaxpr) -> list[_Chain]:
-  """Of all convolutions that something follows; no equation is in two of them."""
+  """The chains of all convolutions that something follows; no equation is in two of them."""
   readers: dict[Var, list[int]] = {}
   for place, equation in enumerate(program.eqns):
     for atom in equation.invars:
@@ -119,7 +119,7 @@ def _chain(equations: Sequence[JaxprEqn], place: int, readers, ends, taken) -> _
     if y in ends or len(after) != 1 or after[0] in taken:
       break
     kind, other = _kind(equations[after[0]], y)
-    # Where a residual is added, nothing but ReLU comes after it.
+    # After a residual, only ReLU can be folded.
     if not kind or (residual is not None and kind != 'relu'):
       break
     if kind == 'relu':
@@ -148,9 +148,9 @@ def _kind(equation: JaxprEqn, y: Var) -> tuple[str, Any]:
 
 
 def _is_relu(equation: JaxprEqn, derived: bool = False) -> bool:
-  """Whether it is jax.nn.relu: max(y, 0) with a derivative of its own, however many calls inside.
+  """Whether it is jax.nn.relu: max(y, 0) with a custom derivative, inside any number of calls.
 
-  That of a bare max is one half where y is 0; of this, and of what takes its place, it is 0.
+  At y = 0 the derivative of a bare max is one half; of relu, and of what replaces it, it is 0.
   """
   name = equation.primitive.name
   if name == 'max':

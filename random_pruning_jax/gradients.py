@@ -17,7 +17,7 @@ LossFn = Callable[[Tree], jax.Array]  # params -> f32[]
 
 
 class Eigenvalue(NamedTuple):
-  """value: v^T H v; residual: |H v - value v|, and some eigenvalue of H is no farther than that."""
+  """value: v^T H v; residual: |H v - value v|: some eigenvalue of H lies that near to `value`."""
 
   value: jax.Array  # f32[]
   residual: jax.Array  # f32[]
@@ -61,13 +61,13 @@ def hessian_product(loss_fn: LossFn, params: Tree, vector: Tree, masks: Tree) ->
 def top_eigenvalue(product: Callable[[Tree], Tree], start: Tree, *, steps: int = 100) -> Eigenvalue:
   """Eigenvalue of largest absolute value of a symmetric `product`, v -> H v, by power iteration.
 
-  From a random `start`; `steps + 1` products. Where two eigenvalues are nearly as large it takes
-  more steps: a residual well below the value says that it is done. The loss should be that of one
-  fixed batch, with BatchNorm's running statistics.
+  Begins at a random `start` and takes `steps + 1` products. If two eigenvalues are nearly equal in
+  size it needs more steps; it has converged when the residual is well below the value. The loss
+  should be of one fixed batch, with BatchNorm's running statistics.
   """
   if steps < 1:
     raise ValueError(f'steps must be at least 1, got {steps}')
-  # Python's loop, not XLA's: a product is compiled alone, which takes long enough as it is.
+  # A loop in Python, not in XLA: only the product is compiled, which takes long enough.
   vector = _unit(start)
   for _ in range(steps):
     vector = _unit(product(vector))

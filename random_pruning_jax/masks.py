@@ -45,9 +45,9 @@ def kept_count(density: float, size: int) -> int:
 def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
   """Keeps the `round(density * size)` highest scores of each layer named in `densities`.
 
-  Equal scores are kept in the order of their index. A layer that `densities` does not name is kept
-  whole. Raises ValueError for a name that `scores` lacks, a density outside [0, 1] and scores that
-  are not finite.
+  Ties go to the lower index. A layer that `densities` does not name is kept whole. Raises
+  ValueError for a name that `scores` lacks, a density outside [0, 1] and scores that are not
+  finite.
   """
 
   def pick(score: np.ndarray, density: float) -> np.ndarray:
@@ -59,9 +59,9 @@ def top(scores: chex.ArrayTree, densities: Densities) -> Masks:
 def bernoulli(scores: chex.ArrayTree, densities: Densities) -> Masks:
   """Keeps each weight with its layer's density as probability, as the authors' code does.
 
-  `scores` are uniform random bits (`scores.random`, uint32), so that the number of weights kept is
-  random too, with standard deviation sqrt(density * (1 - density) * size). Raises ValueError for
-  scores of another type, and as `top` does.
+  `scores` are uniform random bits (`scores.random`, uint32). The number of weights kept is random
+  too, with standard deviation sqrt(density * (1 - density) * size). Raises ValueError for scores of
+  another type, and as `top` does.
   """
   for name, score in named_leaves(scores).items():
     if densities.get(name, 1.0) != 1.0 and score.dtype != np.uint32:
@@ -78,8 +78,8 @@ def by_layer(
 ) -> Masks:
   """Masks of `pick(score, density)` for each layer that is not kept whole.
 
-  Those that `densities` does not name are kept whole, as those of density 1. Raises ValueError for
-  a name that `scores` lacks, a density outside [0, 1], and scores that are not numbers.
+  Layers of density 1, and those that `densities` does not name, are kept whole. Raises ValueError
+  for a name that `scores` lacks, a density outside [0, 1], and scores that are not numbers.
   """
   known = named_leaves(scores)
   unknown = sorted(set(densities) - set(known))
@@ -98,7 +98,7 @@ def by_layer(
 
 
 def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
-  """Density that one ranking of all the scores, over all layers, leaves to each layer.
+  """Density of each layer when the scores of all layers are ranked together.
 
   Exact: `round(density * total)` weights are kept in all, ties in order of layer and index.
   """
@@ -113,7 +113,7 @@ def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
 def apply(params: Params, masks: Masks) -> Params:
   """Parameters with exact zeros outside the masks (even where a weight is not finite).
 
-  Raises ValueError naming the leaves that the two trees do not share, or not in one shape.
+  Raises ValueError naming the leaves that one of the trees lacks, or that differ in shape.
   """
   kept = matched(params, masks)
   return jax.tree.map(lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, kept)
@@ -137,23 +137,23 @@ def keep_sparse(masks: Masks | None = None) -> optax.GradientTransformation:
   """
 
   def init(params: Params) -> KeepSparseState:
-    if masks is None or not jax.tree.leaves(params):  # as optax.tree_map_params' stand-in has none
+    if masks is None or not jax.tree.leaves(params):  # optax.tree_map_params passes an empty tree
       return KeepSparseState(ones(params))
     return _state(params, masks)
 
   def update(updates: optax.Updates, state: KeepSparseState, params: Params | None = None):
     if params is None:
       raise ValueError('keep_sparse needs the parameters: call tx.update(updates, state, params).')
-    # The update that ends at zero, rather than a zero update: whatever a weight was before.
+    # Updates of -p, not of 0: a pruned weight becomes zero whatever it was before.
     return jax.tree.map(lambda u, p, m: jnp.where(m, u, -p), updates, params, state.masks), state
 
   return optax.GradientTransformation(init, update)
 
 
 def of(opt_state: optax.OptState) -> Masks:
-  """The masks inside an optimizer state that was made with `keep_sparse`, of which it has one.
+  """The masks inside an optimizer state.
 
-  Raises ValueError where it has none, or more.
+  Raises ValueError unless exactly one `keep_sparse` was in the chain that made it.
   """
   found = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(node)]
   if len(found) != 1:
@@ -194,7 +194,7 @@ def checksum(masks: Masks) -> str:
 
 
 def matched(params: Params, masks: Masks) -> Masks:
-  """Masks in the parameters' containers; ValueError names leaves they lack, add or misshape."""
+  """Masks in the parameters' structure; ValueError names missing, extra and misshapen leaves."""
   leaves = named_leaves(masks)  # by path, since NNX's optimizers have containers of their own types
   wanted = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
   got = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
@@ -230,7 +230,7 @@ def _finite(name: str, score: chex.Array) -> np.ndarray:
 
 
 def map_named(fn: Callable[[str, Any], Any], tree: chex.ArrayTree) -> chex.ArrayTree:
-  """The tree of `fn(name, leaf)`, on as many threads as cores: NumPy lets others run meanwhile."""
+  """The tree of `fn(name, leaf)`, on one thread a core: NumPy lets other threads run meanwhile."""
   named = named_leaves(tree)
   with concurrent.futures.ThreadPoolExecutor(processor.cores()) as threads:
     leaves = list(threads.map(fn, named.keys(), named.values()))

@@ -1,7 +1,7 @@
 """Accuracy and calibration: functions of logits [N, K] and labels [N] int, each label in [0, K).
 
 Pure and jittable, in float32; several of them in one `jit` share their softmax. The number of bins
-is static: `jax.jit(functools.partial(ece, n_bins=10))`. Where a softmax holds a NaN, they are NaN.
+is static: `jax.jit(functools.partial(ece, n_bins=10))`. A metric is NaN where a softmax holds one.
 """
 
 import functools
@@ -20,7 +20,7 @@ TEMPERATURE_RANGE = (0.01, 100.0)
 def _checked(metric: Metric) -> Metric:
   """Refuses logits and labels that do not belong together, before a broadcast hides it.
 
-  Numbers of logits whose softmax holds a NaN are NaN.
+  A single number is NaN where the softmax of the logits holds a NaN.
   """
 
   @functools.wraps(metric)
@@ -37,7 +37,7 @@ def _checked(metric: Metric) -> Metric:
     found = metric(logits, labels, *args, **kwargs)
     if isinstance(found, dict):
       return found
-    # Comparisons make a class, a right one perhaps, of a NaN, and a maximum on a CPU may lose it.
+    # argmax of NaNs is some class, perhaps the right one, and a maximum on a CPU may drop a NaN.
     known = jnp.isfinite(jax.nn.softmax(logits)).all()
     return jnp.where(known, found, jnp.nan)
 
@@ -54,7 +54,7 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Mean of -log p_label, in nats: >= 0, log K for a uniform guess."""
   log_p = jax.nn.log_softmax(logits)
-  # Of what is 0 or less: a minus would make -0 of nothing lost.
+  # abs, not minus: the mean is at most 0, and minus would turn a loss of 0 into -0.
   return jnp.abs(jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=-1)))
 
 
@@ -119,7 +119,7 @@ def aurc(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Area under the risk-coverage curve: the mean over k of the error among the k most confident.
 
   Geifman and El-Yaniv (2017); 0 is best, and a random ranking gives the error rate. The confidence
-  is the largest probability; where several are equal, the mean over their orders counts.
+  is the largest probability; ties count as the mean over their orders.
   """
   _, correct = _by_confidence(*_top(logits, labels))
   errors = jnp.cumsum(1 - correct[::-1])
@@ -133,8 +133,8 @@ def temperature(logits: jax.Array, labels: jax.Array) -> jax.Array:
   Fit it on validation logits and divide the test logits by it. The loss is convex in 1 / T, so its
   derivative changes sign once, and bisection on log T cannot miss. A T at a bound of
   `TEMPERATURE_RANGE` says that there is no minimum inside: with every image correct, or all logits
-  of each image equal, T falls to 0.01; where labels' logits are on average below the mean of their
-  image's, it rises to 100. Logits that are not finite give NaN.
+  of each image equal, T falls to 0.01; where the label's logit is on average below the mean of its
+  image's logits, T rises to 100. Logits that are not finite give NaN.
   """
   # Differences to the label's logit keep the sums small.
   margins = logits - jnp.take_along_axis(logits, labels[:, None], axis=-1)
@@ -203,9 +203,10 @@ def _top(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _by_confidence(confidence: jax.Array, correct: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Both sorted by rising confidence; equals share their mean correctness.
+  """Both sorted by rising confidence; ties share their mean correctness.
 
-  A saturated softmax gives many confidences of exactly 1: without this, the images' order counts.
+  A saturated softmax gives many confidences of exactly 1, whose order would otherwise be that of
+  the images.
   """
   order = jnp.argsort(confidence)
   confidence = confidence[order]

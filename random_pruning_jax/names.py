@@ -1,7 +1,7 @@
 """The names that a config may use, known before JAX is imported, which takes a second.
 
-Each table of names is a dict in some file of this package. Its keys are read from the source, so
-that a new name stays in its one file, and a wrong one is answered at once.
+Each table of names is a dict in some file of this package. Its keys are read from the source, so a
+new name is written in one file only, and a wrong one is refused at once.
 """
 
 import ast
@@ -15,7 +15,7 @@ from random_pruning_jax.ratios import RATIOS
 
 
 def of(config: ConfigDict) -> Iterator[tuple[str, str, Collection[str]]]:
-  """Each field of a config that holds a name, or several: (field, name, names that are known)."""
+  """Each field of a config that holds one or several names: (field, name, known names)."""
   scores = keys('scores.py', 'SCORES')
   yield 'pruning.ratio', config.pruning.ratio, (*RATIOS, *scores)
   yield 'pruning.select', config.pruning.select, scores

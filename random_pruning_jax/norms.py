@@ -14,13 +14,13 @@ class Norm(NamedTuple):
 
   start: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # keys [B], [H, W, C] -> random points
   direction: Callable[[jax.Array], jax.Array]  # gradient -> steepest ascent, of norm 1
-  project: Callable[[jax.Array], jax.Array]  # any point -> a point of it
+  project: Callable[[jax.Array], jax.Array]  # any point -> a point in the ball
 
 
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
   """One key an image [B], from its index in the set [B].
 
-  What chance does to an image then depends on it alone: not on its batch, nor on the device.
+  An image's random numbers then depend on its index alone, not on its batch or device.
   """
   return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 

@@ -33,7 +33,7 @@ def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-  """Sum of p log p, the entropy with its sign turned, [N, K] -> [N] in [-log K, 0]."""
+  """Negative entropy, the sum of p log p, [N, K] -> [N] in [-log K, 0]."""
   log_p = jax.nn.log_softmax(_float32(logits))
   return jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
@@ -50,11 +50,11 @@ def gen(logits: jax.Array, gamma: float = 0.1, top: int = 100) -> jax.Array:
 def odin(
   logits_fn: Score, images: jax.Array, temperature: float = 1000.0, epsilon: float = 0.0014
 ) -> jax.Array:
-  """Largest p of softmax(f(x') / T), x' a small step surer of its class, [B] (Liang et al., 2018).
+  """Largest p of softmax(f(x') / T), x' a step towards higher confidence, [B] (Liang et al., 2018).
 
   x' = x + epsilon sign(grad log p_predicted(x; T)), images [B, H, W, C] in [0, 1]. epsilon is in
   pixels: the original divides the sign by the normalisation's std in normalised units, which is
-  the same step. x' is not clipped, as there.
+  the same step. As in the original, x' is not clipped.
   """
 
   def confidence(pixels):
@@ -73,7 +73,7 @@ SCORES: dict[str, Score] = {
   'gen': gen,
 }
 
-# What OpenOOD v1.5 tries on a validation set; a score that is not here has nothing to choose.
+# What OpenOOD v1.5 tries on a validation set; a score that is not listed has no settings.
 SETTINGS: dict[str, tuple[Setting, ...]] = {
   'gen': tuple(
     {'gamma': gamma, 'top': top}
@@ -99,28 +99,28 @@ def auroc(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
 
 
 def aupr_in(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Area under precision and recall, trapezoids as in OpenOOD; in-distribution is positive.
+  """Area under the precision-recall curve, trapezoids as in OpenOOD; in-distribution is positive.
 
-  A blind score gets N / (N + M): compare only sets of equal sizes. Ties raise that, to 0.75 for
-  constant scores of equal sizes, as in scikit-learn's precision and recall.
+  A random score gets N / (N + M): compare only sets of equal sizes. Ties raise it, to 0.75 for
+  constant scores on sets of equal sizes, as in scikit-learn's precision and recall.
   """
   return _aupr(*_positives(in_scores, out_scores))
 
 
 def aupr_out(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """The same with out-of-distribution as positive; a blind score gets M / (N + M)."""
+  """`aupr_in` with out-of-distribution as positive; a random score gets M / (N + M)."""
   positive, scores = _positives(in_scores, out_scores)
   return _aupr(~positive, -scores)
 
 
 def fpr95_ood_positive(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Share of in-distribution images rejected where 95 % of the others are found (OpenOOD)."""
+  """Share of in-distribution images rejected where 95 % of OoD images are rejected (OpenOOD)."""
   positive, scores = _positives(in_scores, out_scores)
   return _fpr95(~positive, -scores)
 
 
 def fpr95_id_positive(in_scores: np.ndarray, out_scores: np.ndarray) -> float:
-  """Share of out-of-distribution images kept where 95 % of the others are (Liang et al., 2018)."""
+  """Share of OoD images kept where 95 % of in-distribution images are kept (Liang et al., 2018)."""
   return _fpr95(*_positives(in_scores, out_scores))
 
 
@@ -200,9 +200,9 @@ def _fpr95(positive: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _found(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """How many positives and how many others score at least so much, for each score, highest first.
+  """Positives and negatives that score at least t, counted for each score t, highest first.
 
-  Both begin with 0, where nothing is found, and end with all.
+  Both begin with 0, above the highest score, and end with all.
   """
   values, place = np.unique(scores, return_inverse=True)
   counts = (np.bincount(place[which], minlength=len(values)) for which in (positive, ~positive))

@@ -1,4 +1,4 @@
-"""Scores of foreign images from penultimate features, and what they must know of the training set.
+"""Out-of-distribution scores from penultimate features, and the training statistics they need.
 
 One pass over the training set calls `with_batch` for each batch; scores are then fitted to the
 `Statistics` in float64 on the host, where a covariance keeps its small eigenvalues.
@@ -92,7 +92,7 @@ def mahalanobis(statistics: Statistics, head: Head) -> FeatureScore:
   counts, sums = statistics.counts[seen, None], statistics.sums[seen]
   means = sums / counts
   total = _total(statistics)
-  # The difference is as exact as what it is taken of, whatever is left of that.
+  # The difference below has the rounding error of `products`, however small it is itself.
   noise = np.linalg.norm(statistics.products) / total * len(statistics.products) * _EPS
   whiten = _inverse_root((statistics.products - means.T @ sums) / total, noise)
   centres = means @ whiten
@@ -135,8 +135,8 @@ def vim(statistics: Statistics, head: Head, dim: int | None = None) -> FeatureSc
   u = -pinv(W) b is where all logits vanish, R spans the training features about u beyond their
   `dim` largest principal directions, and alpha makes the virtual logit as large as the largest
   logit on average. dim in [1, F), by default half of the directions in which the features vary, and
-  at most all of these but one: beyond them alpha would be one over rounding. Where there are fewer
-  than two, the score is the energy.
+  at most all but one of them: with none left, alpha would divide by rounding errors. Where there
+  are fewer than two, the score is the energy.
   """
   from scipy import special
 
@@ -190,10 +190,10 @@ FEATURE_SCORES: dict[str, Callable[..., FeatureScore]] = {
 
 
 def settings(num_features: int, bank_size: int) -> dict[str, tuple[Setting, ...]]:
-  """What to try of each score on a validation set: OpenOOD v1.5's choices, where they are possible.
+  """Settings to try on a validation set, by score: OpenOOD v1.5's, where they are possible.
 
-  And of ViM's directions a fifth, a third and half, since CIFAR's networks have few. A score that
-  is not here has nothing to choose.
+  For ViM also a fifth, a third and half of the directions, since CIFAR's networks have few. A score
+  that is not listed has no settings.
   """
   dims = {num_features // 5, num_features // 3, num_features // 2, 256, 1000}
   return {

@@ -14,7 +14,7 @@ from random_pruning_jax import masks
 
 
 class Rates(NamedTuple):
-  """What runs of one compiled program may differ in: numbers, or scalars that are traced."""
+  """Rates in which runs of one compiled program may differ: numbers, or traced scalars."""
 
   lr: Any  # the highest of the schedule
   weight_decay: Any
@@ -23,7 +23,7 @@ class Rates(NamedTuple):
 def schedule(config: ConfigDict, steps_per_epoch: int, lr: Any = None) -> optax.Schedule:
   """Learning rate as a function of the step, from 0; milestones are fractions of training.
 
-  `lr` takes the place of the config's, and may be traced.
+  `lr` replaces the config's, and may be traced.
   """
   lr = config.optimizer.lr if lr is None else lr
   total = config.epochs * steps_per_epoch
@@ -37,7 +37,7 @@ def schedule(config: ConfigDict, steps_per_epoch: int, lr: Any = None) -> optax.
     main = optax.cosine_decay_schedule(lr, total - warmup)
   elif config.schedule.name == 'milestones':
     drops: dict[int, float] = {}
-    for milestone in config.schedule.milestones:  # two that fall into one step divide twice
+    for milestone in config.schedule.milestones:  # two in the same step apply the factor twice
       step = round(milestone * total) - warmup
       drops[step] = drops.get(step, 1.0) * config.schedule.factor
     main = optax.piecewise_constant_schedule(lr, drops)
@@ -66,7 +66,7 @@ def rates(config: ConfigDict) -> Rates:
 
 
 def learning_rates(config: ConfigDict, steps_per_epoch: int) -> np.ndarray:
-  """The learning rate of every step, float32 [steps], at once, so that the loop waits for none."""
+  """The learning rate of every step, float32 [steps], computed at once so that no step waits."""
   return _learning_rates(_settings(config), steps_per_epoch)
 
 

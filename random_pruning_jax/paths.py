@@ -1,8 +1,8 @@
 """Which kept weights do anything: those on some path from the input to the output.
 
 SynFlow's trick with masks as weights: an image of ones goes forward, the gradient of the logits
-comes back, and a weight is on a path where both meet. Counts of paths leave float32 within a few
-layers, so every layer makes what passes it 0 or 1, forward and backward.
+comes back, and a weight is on a path where both meet. Counts of paths overflow float32 within a few
+layers, so every layer turns its outputs and its gradients into 0 or 1.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def dead_units(effective_mask: np.ndarray) -> int:
 
 
 def _passing(name: str, mask: chex.Array) -> np.ndarray:
-  """Kernels are their masks; scales are 1 and biases 0, so that nothing begins or ends there."""
+  """Kernels are their masks; scales are 1 and biases 0, so that no path begins or ends there."""
   if np.ndim(mask) >= 2:
     return np.asarray(mask, np.float32)
   return np.full(np.shape(mask), 0 if name.endswith('bias') else 1, np.float32)

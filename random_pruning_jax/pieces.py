@@ -1,4 +1,4 @@
-"""A convolution and its two gradients of XLA's operations, float of any kind, on any device."""
+"""A convolution and its two gradients in XLA's operations, for any float type on any device."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 from random_pruning_jax.kernels.dense_frames import Sizes
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
-_LITTLE = 50_000_000  # products
+_LITTLE = 50_000_000  # multiplications up to which a batch is not cut into pieces
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -25,8 +25,8 @@ def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes, precision: Any = Non
 def _convolve_jvp(sizes, precision, primals, tangents):
   """The convolution is linear in each operand; each tangent is the transpose of a gradient below.
 
-  So reverse mode, which transposes once more, runs exactly these gradients, and as they are made of
-  JAX's own operations, derivatives of them of any order are JAX's own.
+  Reverse mode transposes once more, and so runs exactly these gradients. They are made of JAX's own
+  operations, so JAX can differentiate them to any order.
   """
   x, kernel = primals
   y = convolve(x, kernel, sizes, precision)
@@ -62,13 +62,13 @@ def input_gradient(
 def _widened(x, kernel, size, strides, lows, dilation, precision):
   """Convolves x, spread by `dilation` and padded by `lows` in front, to a map of `size`.
 
-  Few output channels O fill a part of the processor's vectors only. So `group` neighbouring pixels
-  of a row are computed as one of `group` times the channels, by a kernel that holds the given one
-  `group` times, each shifted by a pixel: [N, h, w / group, group O] is [N, h, w, O] in memory. And
-  where groups step over whole spread pixels, the zeros between them are left out.
+  Few output channels O fill only a part of the processor's vectors. So `group` neighbouring pixels
+  of a row are computed as one pixel with `group` times the channels. Its kernel holds `group`
+  copies of the given one, each shifted by a pixel; [N, h, w / group, group O] is [N, h, w, O] in
+  memory. Where groups step over whole spread pixels, the zeros between them are left out.
 
-  So x [N, 32, 32, 16] with a kernel [3, 3, 16, 16] and strides (1, 1) has groups of 2: a kernel
-  [3, 4, 16, 32] and strides (1, 2) give [N, 32, 16, 32], which is read as [N, 32, 32, 16].
+  For example, x [N, 32, 32, 16] with a kernel [3, 3, 16, 16] and strides (1, 1) has groups of 2: a
+  kernel [3, 4, 16, 32] and strides (1, 2) give [N, 32, 16, 32], which is read as [N, 32, 32, 16].
   """
   (height, width), (rows, columns) = size, strides
   group = _group(kernel.shape, width, columns, dilation[1])
@@ -120,8 +120,8 @@ def kernel_gradient(x: jax.Array, g: jax.Array, sizes: Sizes, precision: Any = N
     x = x[:, :: sizes.strides[0], :: sizes.strides[1]]
     return lax.dot_general(x, g, (((0, 1, 2),) * 2, ((), ())), precision=precision)[None, None]
   # Pieces of 8 to 32 images are fastest: the routine packs vectors of 8, and a piece should stay in
-  # the cache. Few of them, because they are unrolled and each is compiled on its own; and of little
-  # work one, which is then as fast.
+  # the cache. There are few, because they are unrolled and each is compiled on its own. Little work
+  # is one piece, which is then as fast.
   products = g.size * math.prod(sizes.kernel[:3])
   size = min(max(8, len(x) // 8), 32) if products > _LITTLE else len(x)
   cuts = [*range(size, len(x), size)]

@@ -1,7 +1,7 @@
 """A ratio and a score become masks.
 
-`ratio` says how many weights each layer keeps, `select` says which. Either may be the name of a
-score, and both together make the grid of the field:
+`ratio` says how many weights each layer keeps, `select` says which. `select` names a score, `ratio`
+a ratio or a score, and the pairs are the methods of the field:
 
     ratio   select      is
     erk     random      random pruning with ERK ratios, the heart of the paper
@@ -10,9 +10,9 @@ score, and both together make the grid of the field:
     erk     magnitude   magnitude at initialisation with ERK ratios
     any     any         the dense network, at density 1.0
 
-`sampling` says how counts become masks: exactly so many in each layer, by chance (bernoulli), or
-with a structure (`structured`: n_m, fan_in). Layers can be held dense by name; the density is then
-that of the layers that are left.
+`sampling` says how counts become masks: exactly (exact), by chance (bernoulli), or with a structure
+(`structured`: n_m, fan_in). Layers can be held dense by name; the density then applies to the
+others.
 """
 
 import functools
@@ -38,7 +38,7 @@ SAMPLINGS = {
   'n_m': structured.n_m,
   'fan_in': lambda scores, densities, block: structured.fan_in(scores, densities),
 }
-# What a structure can keep of the densities of a ratio: shapes, densities, block -> densities.
+# A ratio's densities become those that a structure can keep: shapes, densities, block -> densities.
 FITS = {
   'n_m': structured.n_m_densities,
   'fan_in': lambda shapes, densities, block: structured.fan_in_densities(shapes, densities),
@@ -48,7 +48,7 @@ FITS = {
 def is_kernel(name: str) -> bool:
   """The leaves that are pruned unless told otherwise: kernels, never biases or BatchNorm.
 
-  A kernel in a box, as those of `nn.with_partitioning` and NNX, is a leaf '.../kernel/value'.
+  A boxed kernel (`nn.with_partitioning`, NNX) is a leaf '.../kernel/value'.
   """
   return name.removesuffix('/value').split('/')[-1] == 'kernel'
 
@@ -64,7 +64,7 @@ def prunable_shapes(
 def check_names(
   ratio: str, select: str, sampling: str, scores: Mapping[str, Callable] = SCORES
 ) -> None:
-  """Raises ValueError for a name that no table has, listing those that it has."""
+  """Raises ValueError for an unknown name, listing the known ones."""
   for field, value, known in (
     ('ratio', ratio, {**RATIOS, **scores}),
     ('select', select, scores),
@@ -79,9 +79,9 @@ def check_names(
 
 
 def pruned(shapes: Shapes, dense: Collection[str] = ()) -> Shapes:
-  """The layers that are left when those called `dense` are held dense.
+  """The layers to prune: all but those named in `dense`.
 
-  A layer is called by its path, with or without the leaf's name: 'stem' or 'stem/kernel'. Raises
+  A layer's name is its path, with or without the leaf's name: 'stem' or 'stem/kernel'. Raises
   ValueError for a name that no layer has, and for a string.
   """
   if isinstance(dense, str):
@@ -103,8 +103,8 @@ def densities(
 ) -> Densities:
   """What each layer keeps: the ratio's densities, or the nearest that the sampling can keep.
 
-  Raises ValueError for unknown names, for the name of a score, for budgets that they cannot meet,
-  and where not one weight would be kept.
+  Raises ValueError for unknown names, for the name of a score, for a budget that the ratio or the
+  sampling cannot meet, and where no weight would be kept.
   """
   check_names(ratio, 'random', sampling)
   if density == 1.0:
@@ -124,7 +124,7 @@ def check_budget(
 ) -> None:
   """Raises ValueError where the ratio or the sampling cannot meet the density, without a score.
 
-  What a score as ratio leaves to each layer is known once it is computed.
+  A ratio that is a score is not checked: its densities are known only once it is computed.
   """
   if ratio in RATIOS:
     densities(shapes, ratio=ratio, density=density, sampling=sampling, block=block)
@@ -158,22 +158,23 @@ def make_masks(
 ) -> masks_lib.Masks:
   """Masks that keep `density` of the prunable weights: a pytree of bool in the shape of `params`.
 
-  Each layer keeps the whole number of weights nearest to its share, so that many very small layers
-  together may miss the density: at 0.1, 200 layers of 15 weights keep 2 each, 400 and not 300.
+  Each layer keeps the whole number of weights nearest to its share, so many very small layers
+  together may miss the density: at 0.1, 200 layers of 15 weights keep 2 each, 400 instead of 300.
 
   `key` is a threefry key (`jax.random.key`, unless another kind is the default). Scores that run
   the network read `apply_fn(params, images [B, H, W, C]) -> logits [B, K]`, for SynFlow also with
   `train=False, normalize=False`, and `batch`: {'image': float32 [B, H, W, C] in [0, 1], 'label':
-  int32 [B]}. Others take None for both. `scores` is the table in which names of scores are found.
+  int32 [B]}. For other scores both may be None. `scores` maps names to scores.
 
   `shapes` names the leaves to prune, in the network's order (default: every kernel, in tree order);
-  of these, layers called `dense` are kept whole, and the density is that of the others. `block` is
-  the M of `sampling='n_m'`.
+  of these, layers named in `dense` are kept whole, and the density applies to the others. `block`
+  is the M of `sampling='n_m'`.
 
-  Raises ValueError for unknown names, for budgets that the ratio or the sampling cannot meet, for
-  `shapes` of other sizes than the leaves (an order of axes of their own, or merged ones, they may
-  have), for structured sampling of leaves that are not stored as their `shapes` say, (..., in,
-  out), or may not be where none are given, and inside jit.
+  Raises ValueError inside jit, and for
+  - unknown names, or a budget that the ratio or the sampling cannot meet;
+  - `shapes` of other sizes than the leaves (axes may be in another order, or merged);
+  - structured sampling of leaves that are not stored as their `shapes` say, (..., in, out), or,
+    where no `shapes` are given, may not be.
   """
   check_names(ratio, select, sampling, scores)
   check_density(density)
@@ -194,7 +195,7 @@ def make_masks(
   if running and scores is SCORES:
     _check_batch(running, apply_fn, batch)
 
-  @functools.cache  # once when ratio and select name the same score: that is SNIP itself
+  @functools.cache  # computed once if ratio and select name the same score, as in SNIP itself
   def saliency(name: str) -> chex.ArrayTree:
     options = {'density': density, 'layers': tuple(shapes)} if name in ITERATIVE else {}
     return scores[name](apply_fn, params, batch, key, **options)
@@ -203,7 +204,7 @@ def make_masks(
   if ratio in RATIOS:
     wanted = densities(shapes, **budget)
   else:
-    check_budget(shapes, **budget)  # no score leaves shares for n_m: said before it is computed
+    check_budget(shapes, **budget)  # refuses n_m before the score is computed
     leaves = masks_lib.named_leaves(saliency(ratio))
     wanted = masks_lib.layer_densities({name: leaves[name] for name in shapes}, density)
     wanted = _fit(sampling, shapes, wanted, block)

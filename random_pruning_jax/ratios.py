@@ -6,7 +6,7 @@ last the one with `head` in its path ('stem/kernel').
 
 Let n_l be the size of layer l, N the sum over layers and d the density, in (0, 1]. A ratio spends
 the budget exactly, sum_l d_l n_l = d N, or raises ValueError with the numbers that make it
-impossible; those in OFF_BUDGET miss it by definition. Density 1 keeps everything.
+impossible; the ratios in OFF_BUDGET miss it by definition. Density 1 keeps everything.
 """
 
 import functools
@@ -17,11 +17,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 Densities = Mapping[str, float]
 Ratio = Callable[[Shapes, float], Densities]
 
-_HEAD_FLOOR = 0.2  # what Uniform+ keeps of the classifier at least
+_HEAD_FLOOR = 0.2  # least density of the classifier in Uniform+
 
 
 def check_density(density: float) -> None:
-  """Raises ValueError for a density outside (0, 1], and for what is no number."""
+  """Raises ValueError for anything but a number in (0, 1]."""
   try:
     inside = 0 < density <= 1
   except TypeError:
@@ -57,7 +57,7 @@ def uniform_plus(shapes: Shapes, density: float) -> Densities:
   """Uniform with a dense stem and a head of density at least 0.2 (Gale et al., 2019)."""
   stem, head = _find(shapes, 'stem'), _find(shapes, 'head')
   total, first = _total(shapes), math.prod(shapes[stem])
-  rest = (density * total - first) / (total - first)  # of all others, if the stem alone is dense
+  rest = (density * total - first) / (total - first)  # density of the others beside a dense stem
   fixed = {stem: 1.0} if rest >= _HEAD_FLOOR else {stem: 1.0, head: _HEAD_FLOOR}
   return _scale(shapes, density, lambda shape: 1.0, fixed)
 
@@ -66,8 +66,9 @@ def uniform_plus(shapes: Shapes, density: float) -> Densities:
 def uniform_plus_authors(shapes: Shapes, density: float) -> Densities:
   """Uniform+ as the code of Liu et al. (2022) computes it, which misses the budget.
 
-  From d = 0.2 on, stem dense and d elsewhere: more than the budget. Below, the head keeps 0.2 and
-  the others d - (n_stem + 0.2 n_head) / N, a division by N where they are fewer: less than it.
+  The stem is dense. For d >= 0.2 the other layers have density d: more than the budget. For d < 0.2
+  the head has density 0.2 and the others d - (n_stem + 0.2 n_head) / N: less than the budget, since
+  N counts the stem and the head too.
   """
   stem, head = _find(shapes, 'stem'), _find(shapes, 'head')
   if density >= _HEAD_FLOOR:
@@ -113,8 +114,8 @@ def igq(shapes: Shapes, density: float) -> Densities:
 def balanced(shapes: Shapes, density: float) -> Densities:
   """The same number of weights in each of L layers: d_l = min(1, d N / (L n_l)).
 
-  What a layer smaller than its share cannot take is given to no other, so that the total stays
-  below the budget wherever there is such a layer (Gadhikar et al., 2022).
+  A layer smaller than its share becomes dense, and no other layer takes what is left over: the
+  total then stays below the budget (Gadhikar et al., 2022).
   """
   share = density * _total(shapes) / len(shapes)
   return {name: min(1.0, share / math.prod(shape)) for name, shape in shapes.items()}
@@ -124,7 +125,7 @@ def balanced(shapes: Shapes, density: float) -> Densities:
 def pyramidal(shapes: Shapes, density: float) -> Densities:
   """d_l = p^l for the l-th layer, 1, 2, ..., with p from the budget (Gadhikar et al., 2022).
 
-  Depth is the order of `shapes`, so they have to come in the network's order and not sorted.
+  Depth is the order of `shapes`, which must be the network's, not an alphabetical one.
   """
   sizes = list(map(math.prod, shapes.values()))
   budget = density * sum(sizes)
@@ -181,7 +182,7 @@ def _left(shapes: Shapes, density: float, fixed: Densities) -> float:
 
 
 def _check_spent(shapes: Shapes, density: float, fixed: Densities) -> None:
-  """Raises ValueError where layers that are all `fixed` keep other weights than the budget says."""
+  """Raises ValueError where the layers, all `fixed`, keep more or fewer weights than the budget."""
   total = _total(shapes)
   kept = sum(fixed[name] * math.prod(shapes[name]) for name in shapes)
   if abs(kept - density * total) > 0.5:
@@ -199,8 +200,8 @@ def _scale(
 ) -> Densities:
   """d_l = min(1, e weight(shape_l)) outside the `fixed` layers, with e from the budget.
 
-  A layer that e would take above 1 becomes dense and leaves the rest to the others. That only
-  raises e, so that it stays dense, and the loop ends after at most one round a layer.
+  A layer whose density would exceed 1 becomes dense, and the others share the rest of the budget.
+  This only raises e, so the layer stays dense, and the loop ends after at most one round a layer.
   """
   fixed = dict(fixed or {})
   while True:

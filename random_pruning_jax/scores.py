@@ -4,13 +4,13 @@ Every score is a function `(apply_fn, params, batch, key) -> tree shaped like pa
 `apply_fn(params, images)` gives logits [B, K] with BatchNorm on the batch's own statistics. A new
 score is one function and one name in `SCORES`.
 
-Two kinds take more, by keyword, each with a default. Scores of data (`OF_DATA`) take `average`, by
-which several devices and a batch too large for one step come in: `average(fn, trees, batch)` is the
-mean of `fn(*trees, part)` over equal parts of the batch. Iterative scores (`ITERATIVE`) depend on
-how much will be pruned, and take the `density` and the names of the `layers` that share it.
+Two kinds take more keywords, all with defaults. Scores of data (`OF_DATA`) take `average`, which
+can spread a batch over devices and over several steps: `average(fn, trees, batch)` is the mean of
+`fn(*trees, part)` over equal parts of the batch. Iterative scores (`ITERATIVE`) depend on how much
+will be pruned, and take the `density` and the names of the `layers` that share it.
 
-Products are of all bits of float32 on every chip, where JAX's default keeps fewer on recent GPUs
-and TPUs: at low densities that would choose other weights.
+Matrix products are in full float32 on every chip. JAX's default keeps fewer bits on recent GPUs and
+TPUs, which at low densities would choose other weights.
 """
 
 import dataclasses
@@ -53,8 +53,8 @@ def random(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex.PR
 def random_bits(key: tuple[int, ...], name: str, size: int) -> np.ndarray:
   """uint32 [size] of Philox4x64-10 (Salmon et al., 2011), keyed by `key` and the CRC-32 of `name`.
 
-  `key` is two words of 32 bits. Not jax.random, whose streams may change with its version: NumPy
-  promises that this one does not, so a mask is its key, on any machine, for good. Each 64-bit word
+  `key` is two words of 32 bits. NumPy promises that this stream never changes, while jax.random's
+  may change with its version: a key gives the same mask on any machine, for good. Each 64-bit word
   of the stream gives two numbers, the low half first.
   """
   words = _philox(key, name).random_raw((size + 1) // 2).astype('<u8', copy=False)
@@ -79,7 +79,7 @@ def magnitude(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-  """dL/dw of the mean cross-entropy of logits / temperature; equal ones compile once."""
+  """dL/dw of the mean cross-entropy of logits / temperature; equal instances compile once."""
 
   apply_fn: ApplyFn
   temperature: float = 1.0
@@ -102,7 +102,7 @@ class HessianProduct(Gradient):
 
 
 def whole(fn: Callable, trees: tuple, batch: Batch) -> chex.ArrayTree:
-  """The `average` of one device that takes the whole batch at once."""
+  """The default `average`: one device takes the whole batch at once."""
   return jax.jit(fn)(*trees, batch)
 
 
@@ -128,7 +128,7 @@ def snip_authors(
   *,
   average: Average = whole,
 ):
-  """SNIP of other weights: drawn anew for the score by Xavier's rule, as Liu et al. (2022) do."""
+  """SNIP of weights drawn anew, by Xavier's rule, for the score alone, as Liu et al. (2022) do."""
   return snip(apply_fn, xavier_normal(params, key), batch, key, average=average)
 
 
@@ -140,12 +140,12 @@ def grasp(
   *,
   average: Average = whole,
 ):
-  """w * Hg: how much of the squared gradient norm goes when w does (Wang et al., 2020).
+  """w * Hg: how much of the squared gradient norm is lost with w (Wang et al., 2020).
 
   g is the gradient and H the Hessian of the cross-entropy of logits / 200, both with respect to the
-  weights alone (leaves of two axes or more). The paper's score is -w * Hg and its largest are
-  removed; here the highest are kept, so the sign is turned. It is made for a batch that holds every
-  class equally often, 25 images each.
+  weights alone (leaves of two axes or more). The paper removes the weights of largest -w * Hg; here
+  the highest scores are kept, so the sign is reversed. GraSP is made for a batch with 25 images of
+  every class.
   """
   del key
   return _grasp(apply_fn, params, [batch], average)
@@ -159,7 +159,7 @@ def grasp_authors(
   *,
   average: Average = whole,
 ):
-  """GraSP from two half batches, each with BatchNorm statistics of its own, as Liu et al. (2022).
+  """GraSP from two half batches, each with its own BatchNorm statistics, as Liu et al. (2022) do.
 
   Gradients and products are summed over the halves. Their batch is sorted by class, so each half
   holds half of the classes.
@@ -183,7 +183,8 @@ def _grasp(apply_fn, params, batches, average):
 
 
 def _sum(trees):
-  return jax.tree.map(lambda first, *others: sum(others, first), *trees)  # 0 + first is a program
+  # From the first, not from 0: 0 + first would be one more program to compile.
+  return jax.tree.map(lambda first, *others: sum(others, first), *trees)
 
 
 def xavier_normal(params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:

@@ -1,10 +1,10 @@
-"""Scores of one of our networks, on its devices: which images they see, and how they are averaged.
+"""Scores of a network of `models` on its devices: the images they see, how parts are averaged.
 
 SNIP sees the first training batch, whole and not augmented. GraSP sees 25 images of each class, the
-first of the first epoch, in equal parts no larger than a training batch, each with BatchNorm's
-statistics of its own (two parts of 125 on CIFAR-10, as the authors' halves). Products with the
-Hessian hold activations twice, so blocks are recomputed instead of kept: a part needs less memory
-than a training step. What a score gives does not depend on the devices, to rounding.
+first of the first epoch, in equal parts no larger than a training batch, each with its own
+BatchNorm statistics (two parts of 125 on CIFAR-10, like the authors' halves). Hessian products hold
+activations twice, so blocks are recomputed in the backward pass: a part needs less memory than a
+training step. Up to rounding, a score does not depend on the devices.
 """
 
 import functools
@@ -35,7 +35,7 @@ def batches(
     elif name in scores.OF_DATA:
       if name.startswith('grasp'):
         indices = _balanced(np.asarray(images.labels), spec.num_classes, seed)
-        # All of a class together for the authors' halves; else in turn, so that parts are balanced.
+        # Sorted by class for the authors' halves; else classes take turns, which balances parts.
         indices = indices.ravel() if name == 'grasp_authors' else indices.T.ravel()
       else:
         indices = order.batch_indices(seed, 0, len(images.labels), batch_size)
@@ -73,10 +73,10 @@ def _balanced(labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
 
 
 def _as_scored(model: models.Network, name: str) -> models.Network:
-  """The model with the same parameters and statistics over all devices, whatever training does.
+  """The same model with BatchNorm statistics over all devices, whatever training does.
 
-  Its convolutions are XLA's own: the ones of `convolution` are faster and take longer to compile,
-  which a score does not make up for, being computed once.
+  Its convolutions are XLA's own: those of `convolution` are faster but take longer to compile,
+  which does not pay for a score that is computed once.
   """
   model = model.clone(axis_name=parallel.AXIS, conv_general_dilated=None)
   if name.startswith('snip'):
@@ -104,8 +104,8 @@ def _logits(model: models.Network) -> Callable:
 def _average(fn, trees: tuple, batch: dict, *, on: tuple[jax.Device, ...], most: int) -> Any:
   """Mean of `fn(*trees, part)` over equal parts of at most `most` images of a batch.
 
-  How the batch is cut does not depend on the devices. Each part is spread over all of them or, if
-  they do not divide it, over as many of this host's as do.
+  How the batch is cut does not depend on the devices. Each part is sharded over all of them or,
+  if their number does not divide it, over as many of this host's devices as do.
   """
   images = len(batch['label'])
   parts = next(n for n in range(-(-images // most), images + 1) if images % n == 0)

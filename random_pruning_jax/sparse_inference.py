@@ -2,9 +2,9 @@
 
 A layer's way is one of sparse_ways.WAYS. Which is the fastest depends on the machine, the batch and
 the layer, so each is timed once on the layer's own shapes, and the times are kept in the user's
-cache. Whole networks are timed at the end, since layers that lie in memory alike follow each other
-at no cost: each layer by its own fastest way, `compiled` in all, `dense` in all, `dense_compiled`
-in all. The fastest is taken. What this is worth is in docs/efficiency.md.
+cache. Whole networks are timed at the end, since layers of the same memory layout follow each other
+at no cost: with each layer by its own fastest way, and with all layers by `compiled`, by `dense`
+and by `dense_compiled`. The fastest is taken. What this is worth is in docs/efficiency.md.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from random_pruning_jax import atomic, folding, kernels, processor, sparse_ways
 from random_pruning_jax.data import places
 from random_pruning_jax.sparse_ways import WAYS, Site, stored_kernel
 
-ROUNDS = 7  # timed calls of each way, in turns; the least counts
-HOPELESS = 3  # times the least: a way that takes longer is timed no more
+ROUNDS = 7  # timed calls of each way, in turns; the least time counts
+HOPELESS = 3  # a way that takes longer than this many times the least is not timed again
 SECONDS = 5  # for all turns
-TOLERANCE = 1e-3  # of the largest logit: what no rounding of float32 reaches
+TOLERANCE = 1e-3  # of the largest logit; rounding in float32 stays below it
 
 
 class Predictor(NamedTuple):
@@ -50,14 +50,14 @@ def predictor(
   """A compiled predictor for images of `shape` [B, H, W, C], float32.
 
   `model.apply(variables, images, train=False)` must give the logits; a model with a field `dtype`
-  is computed in float32, whatever that says. Ways are measured where none are given. Layers that
-  `ways` does not name are dense, and so are those of any class but nn.Conv and nn.Dense themselves
-  and those that are called on several shapes.
+  is computed in float32, whatever that says. Without `ways`, the fastest are measured. These layers
+  are always dense: those that `ways` does not name, those of any class but nn.Conv and nn.Dense
+  themselves, and those called on several shapes.
 
   Raises:
-    ValueError: a model that does not take `train`; an unknown way or layer; or logits that are not
-      the model's, to TOLERANCE of the largest, as where a layer's kernel is not the stored one
-      (nn.WeightNorm).
+    ValueError: a model that does not take `train`; an unknown way or layer; or logits that differ
+      from the model's by more than TOLERANCE of the largest, as where a layer's kernel is not the
+      stored one (nn.WeightNorm).
     RuntimeError: a way that cannot run here.
   """
   if getattr(model, 'dtype', None) is not None:
@@ -89,10 +89,10 @@ def timed(
 ) -> dict[str, float]:
   """Least milliseconds of those ways of `names` that can run here, called in turns for one layer.
 
-  Each begins and ends in the memory layout that it finds between layers of its own way.
+  Inputs and outputs have the memory layout that lies between two layers of the same way.
   """
   x = np.random.default_rng(0).standard_normal(site.shape, np.float32)
-  one = kernel.shape[:-2] in ((), (1, 1))  # taps are then columns
+  one = kernel.shape[:-2] in ((), (1, 1))  # the way `taps` is then the same as `columns`
   ways = {
     name: way(kernel, site)
     for name, way in sparse_ways.available().items()
@@ -212,7 +212,7 @@ def _machine() -> list:
 
 
 def _version() -> str:
-  """Changes whenever the kernels do, or what compiles them."""
+  """Changes whenever the kernels change, or what compiles them."""
   if kernels.lacking():
     return ''
   from random_pruning_jax.kernels import objects

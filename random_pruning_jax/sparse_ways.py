@@ -1,4 +1,4 @@
-"""Layers that can multiply with kept weights only, and their ways, all with the same result."""
+"""Layers that can multiply with kept weights only, and ways to do it, all with the same result."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -34,12 +34,12 @@ def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
 
   def record(call, args, kwargs, context):
     out, module = call(*args, **kwargs), context.module
-    # Other classes, those derived from these among them, may do more than multiply.
+    # Other classes, subclasses of these included, may do more than multiply.
     if context.method_name == '__call__' and type(module) in (nn.Conv, nn.Dense):
       (x,) = (*args, *kwargs.values())
       name = '/'.join(module.path)
       how = _stride_and_pad(module, x.shape)
-      # A kernel of more axes is that of several layers (nn.scan), one of fewer slides over fewer.
+      # A kernel of more axes holds several layers (nn.scan); one of fewer slides over fewer axes.
       fits = x.dtype == out.dtype == jnp.float32 and stored_kernel(variables, name).ndim == x.ndim
       site = Site(name, tuple(x.shape), *how) if how and fits else None
       # A layer that is called on several shapes has no site of its own.
@@ -60,7 +60,7 @@ def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
 
 
 def _stride_and_pad(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:
-  """Of a linear layer or a convolution that has one of each, over an input of this shape."""
+  """(stride, pad), the same on all sides, of a layer with an input of this shape; else None."""
   if isinstance(module, nn.Dense):
     return (1, 0) if len(shape) == 2 else None
   if len(shape) != 4 or np.size(module.kernel_size) != 2 or module.mask is not None:

@@ -1,4 +1,4 @@
-"""Square attack: random search with no gradients, so that masked gradients do not stop it."""
+"""Square attack: random search without gradients, which gradient masking does not stop."""
 
 import bisect
 import math
@@ -26,7 +26,7 @@ def square(
   """The best image of the L-infinity Square attack (Andriushchenko et al., 2020), in [0, 1].
 
   Starts from vertical stripes of +-epsilon; each query repaints one square, every channel at
-  +epsilon or -epsilon, and stays where the loss rose. loss_fn: images [B, H, W, C] -> loss [B],
+  +epsilon or -epsilon, and is kept where the loss rose. loss_fn: images [B, H, W, C] -> loss [B],
   usually the margin, is evaluated `queries` times; keys [B]; p_init is the first square's share of
   the image.
   """

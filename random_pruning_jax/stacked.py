@@ -1,4 +1,4 @@
-"""Programs of many networks: what is of each has a leading axis of networks."""
+"""Programs of many networks: arrays that these do not share have a leading axis of networks."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from random_pruning_jax.step import scan_steps
 def default_way(on: Sequence[jax.Device]) -> str:
   """The key of WAYS for these devices.
 
-  A CPU is slow where one operation has the kernels of many networks, and calls cost it little.
+  On a CPU, one operation with the kernels of many networks is slow, and calls are cheap.
   """
   return 'turn' if on[0].platform == 'cpu' else 'vmap'
 
@@ -33,8 +33,8 @@ def compiled(step: Callable, axes: tuple, on: tuple[jax.Device, ...], way: str, 
   """A call of M networks, for every device.
 
   `call(states [M, ...], alive bool [M], going bool [M], shared, own [M, ...], *inputs)` gives the
-  states, `alive` and the metrics of each network. One that is not `going`, or whose loss is no
-  finite number, keeps its state.
+  states, `alive` and the metrics of each network. A network that is not `going`, or whose loss is
+  not finite, keeps its state.
   """
 
   def call(*arguments):
@@ -46,7 +46,7 @@ def compiled(step: Callable, axes: tuple, on: tuple[jax.Device, ...], way: str, 
 
 @functools.lru_cache(maxsize=64)
 def compiled_apart(step: Callable, inputs: int, on: tuple[jax.Device, ...], way: str):
-  """A call of networks split over the devices: every array is [M, ...] but what is shared."""
+  """A call of networks split over the devices: every array but the shared ones is [M, ...]."""
   call = functools.partial(_call, step, way)
   return parallel.apart(call, on, (0, 0, 0, None, 0, *[0] * inputs), donate=(0, 1))
 
@@ -76,13 +76,13 @@ def _one(fn: Callable) -> Callable:
 
 # How a function of one network becomes one of arrays with a leading axis of networks.
 WAYS: dict[str, Callable[[Callable], Callable]] = {
-  'vmap': jax.vmap,  # each operation for all
-  'turn': _one,  # of one network a device: `many.train_many` makes a group, and a call, of each
+  'vmap': jax.vmap,  # each operation for all networks
+  'turn': _one,  # one network a device: `many.train_many` gives each its own group, and call
 }
 
 
 def stack(trees: Sequence[Any]) -> Any:
-  """One tree, whose leaves have a leading axis, of trees of a kind."""
+  """Joins trees of one structure to a tree whose leaves have a leading axis."""
 
   def joined(*leaves):
     if jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):

@@ -20,7 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
   params: chex.ArrayTree
   batch_stats: chex.ArrayTree
   opt_state: optax.OptState
-  average: chex.ArrayTree = ()  # of the parameters over the steps, where the config wants one
+  average: chex.ArrayTree = ()  # moving average of the parameters, where the config wants one
 
   @property
   def masks(self) -> masks.Masks:
@@ -53,13 +53,13 @@ def train_step(
   average_decay: float = 0.0,
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, chex.Array]]:
-  """One step of SGD on a batch; pure. Whether the network is sparse is known to `tx` alone.
+  """One step of SGD on a batch; pure. Only `tx` knows whether the network is sparse.
 
-  The batch is {'image': float32 [B, H, W, C] in [0, 1], 'label': int32 [B]}, of which `accumulate`
-  divides B. Returns the new state and {'loss', 'accuracy'}, float32 [] each, of the old one.
-  The gradient is the mean over `accumulate` equal parts of the batch, taken one after the other,
-  each normalised by itself. Inside a mapped axis, `axis_name` averages gradients, statistics and
-  metrics over the devices.
+  The batch is {'image': float32 [B, H, W, C] in [0, 1], 'label': int32 [B]}; `accumulate` divides
+  B. Returns the new state and the old one's {'loss', 'accuracy'}, float32 [] each. The gradient is
+  the mean over `accumulate` equal parts of the batch, taken one after the other; BatchNorm
+  normalises each part by itself. Gradients, statistics and metrics are averaged over the devices of
+  the mapped axis `axis_name`, if given.
   """
   gradients = functools.partial(
     _gradients, state.params, model=model, label_smoothing=label_smoothing
@@ -70,7 +70,7 @@ def train_step(
     parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
     batch_stats, found = jax.lax.scan(gradients, state.batch_stats, parts)
     grads, metrics = jax.tree.map(lambda x: x.mean(0), found)
-  if axis_name and jax.lax.axis_size(axis_name) > 1:  # else each would be traced, divided by one
+  if axis_name and jax.lax.axis_size(axis_name) > 1:  # over one device, pmean traces divisions by 1
     grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), axis_name)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -81,7 +81,7 @@ def train_step(
 
 
 def _gradients(params, batch_stats, batch, *, model, label_smoothing):
-  """New BatchNorm statistics; and the gradient with loss and accuracy: a scan's (carry, output)."""
+  """(new BatchNorm statistics, (gradient, {'loss', 'accuracy'})): a scan's (carry, output)."""
 
   def loss_fn(params):
     logits, updated = model.apply(

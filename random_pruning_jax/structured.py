@@ -13,7 +13,7 @@ import numpy as np
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax.ratios import Densities, Shapes
 
-NEAR = 1e-4  # of the weights to be kept
+NEAR = 1e-4  # how far from the budget is near enough, as a fraction of it
 
 
 def n_m_densities(shapes: Shapes, densities: Densities, block: int) -> Densities:
@@ -49,11 +49,11 @@ def n_m(scores: chex.ArrayTree, densities: Densities, block: int) -> masks_lib.M
 
 
 def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
-  """Densities of whole numbers of inputs a unit, as near to the budget as they come.
+  """Densities that give each unit a whole number of inputs, as near to the budget as possible.
 
-  A layer's units keep the whole number below what its density says or the one above. Which layers
-  round up is chosen so that the total is nearest to the budget: within half the units of the
-  narrowest layer that can round, or NEAR of the budget. Raises ValueError where none comes so near.
+  Each layer rounds the inputs a unit that its density asks for down or up. Which layers round up is
+  chosen so that the total is nearest to the budget: within half the units of the narrowest layer
+  that can round, or NEAR of the budget. Raises ValueError where no choice comes so near.
   """
   fan = {name: math.prod(shapes[name][:-1]) for name in densities}
   units = {name: shapes[name][-1] for name in densities}
@@ -116,7 +116,7 @@ def _with_sum(total: int, sizes: Mapping[str, int], reach: list[int]) -> set[str
 
 
 def _sums(numbers: list[int]) -> list[int]:
-  """After each number, the sums that the numbers so far can make, as the bits of an integer."""
+  """Subset sums of the first 0, 1, 2, ... numbers: bit s of an integer is set if s is one."""
   reach = [1]
   for number in numbers:
     reach.append(reach[-1] | reach[-1] << number)

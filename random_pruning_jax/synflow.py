@@ -1,10 +1,11 @@
 """SynFlow: prune by the flow of an all-ones image through absolute weights (Tanaka et al., 2020).
 
-With R the sum of the logits for an image of ones, all parameters replaced by their absolute values,
-a weight's score is w * dR/dw, the total over all paths through it of the products of their weights.
-The scores into a unit add up to those out of it. So, if the least are pruned a few at a time and
-the scores computed anew, a layer through which every path leads keeps a weight as long as there is
-one for each; one beside a shortcut may lose all, and the network stays connected.
+Let R be the sum of the logits for an image of ones, all parameters replaced by their absolute
+values. A weight's score is w * dR/dw: the product of the weights along a path, summed over all
+paths through it. The scores of a unit's incoming weights add up to those of its outgoing ones. So,
+if the lowest are pruned a few at a time and the scores computed anew, a layer on every path keeps a
+weight as long as the budget has one for each such layer. A layer beside a shortcut may lose all its
+weights, and the network stays connected.
 """
 
 import functools
@@ -34,13 +35,13 @@ def synflow(
   """The order in which SynFlow prunes on its way to `density`: uint64, later is higher.
 
   Round k of n scores the weights that are left and keeps density^(k / n) of those of `layers`
-  (default: leaves of two axes or more), so the order depends on the density. The upper half of a
-  number is the last round in which the weight was there, the lower half the bits of its float32
-  score in that round; one comparison ranks by the round and then by the score. The highest
-  `density` of them, in all layers together, are SynFlow's own mask; the order reaches beyond it for
-  other densities of single layers.
+  (default: leaves of two axes or more), so the order depends on the density. The upper 32 bits are
+  the last round that scored the weight, the lower 32 bits its float32 score in that round, so one
+  comparison ranks by round, then by score. The highest `density` of all layers' weights together
+  are SynFlow's own mask; the order ranks all weights, since ratios may ask for other densities of
+  single layers.
 
-  `batch` is read for the shape of its images alone. Calls
+  Of `batch` only the images' shape is read. Calls
   `apply_fn(params, images, train=False, normalize=False)`. Raises ValueError where scores overflow.
   """
   del key
@@ -83,11 +84,11 @@ def flow(apply_fn: Callable, weights: chex.ArrayTree, image: chex.Array) -> chex
 
 
 def rescaled(call: Callable, args: tuple, kwargs: dict, context) -> chex.Array:
-  """For `flax.linen.intercept_methods`: what leaves a child of the network has maximum 1.
+  """For `flax.linen.intercept_methods`: scales the output of each child to a maximum of 1.
 
-  R grows by a factor of hundreds with each residual block and leaves float32 at some 15 of them.
-  With ReLU and neither biases nor means, a factor after a stage through which every path leads is
-  one factor of R and all scores: their order is unchanged. So the network must be a sequence of its
+  R grows by a factor of hundreds with each residual block and overflows float32 at some 15 of them.
+  With ReLU and neither biases nor means, scaling the output of a stage on every path scales R and
+  all scores alike, so their order is unchanged. The network must therefore be a sequence of its
   children, as all in `models` are.
   """
   out = call(*args, **kwargs)
@@ -99,7 +100,7 @@ def rescaled(call: Callable, args: tuple, kwargs: dict, context) -> chex.Array:
 
 @functools.lru_cache(maxsize=16)
 def _round(apply_fn: Callable, structure, layers: frozenset[str]) -> Callable:
-  """One round: score what is left, note it, keep the `count` highest (and their equals)."""
+  """One round: score what is left, record the scores, keep the `count` highest (and ties)."""
 
   @jax.jit
   def step(weights, left, seen, image, number, count):

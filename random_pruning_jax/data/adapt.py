@@ -39,8 +39,8 @@ def load_adapted(
 ) -> tuple[Images, str]:
   """A split as `load` gives it, adapted to `shape` (height, width, channels), and the note.
 
-  The way to read foreign data: also for sets whose images differ in size, of which `resize` says
-  how much is shown (`load`).
+  Use it to read foreign data. It also takes sets whose images differ in size; `resize` says how
+  much of an image is shown (`load`).
   """
   height, width, channels = shape
   if None in shape_of(name, find(name, data_dir)):

@@ -31,9 +31,10 @@ def why_not(shape: tuple[int, int, int]) -> str:
 def corrupted(images: Images, name: str, severity: int, of: str) -> Images:
   """The images of the set `of` under one of Hendrycks and Dietterich's corruptions (2019).
 
-  By the package imagecorruptions, whose strengths are those of ImageNet-C: on small images they
-  are harsher than those of CIFAR-10-C, so the numbers compare with each other and with no table.
-  Made once and kept in the cache. Chance follows each image's index, but for impulse noise.
+  They are made by the package imagecorruptions, whose strengths are those of ImageNet-C: on small
+  images these are harsher than CIFAR-10-C's, so compare the numbers with each other and with no
+  table. Images are made once and kept in the cache. Random numbers follow each image's index,
+  except for impulse noise.
   """
   why = why_not(images.images.shape[1:])
   if why:

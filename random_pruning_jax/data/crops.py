@@ -17,7 +17,7 @@ from random_pruning_jax.data import jpeg
 from random_pruning_jax.data.specs import DataError
 
 MODES = {1: 'L', 3: 'RGB'}
-# What Pillow raises of images that are damaged, or so large that they may be an attack.
+# What Pillow raises for images that are damaged, or so large that they may be an attack.
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
 # Raise this when a decoder's output changes: cached images are decoded again, and a resumed
 # streamed run warns.
@@ -80,7 +80,7 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
     whole = image.size
     region = choose(whole[1], whole[0])
     shrink = min(region.height / size[0], region.width / size[1])
-    shown = (0, 0, *whole)  # the whole image in pixels of the smaller one, whose last are partial
+    shown = (0, 0, *whole)  # the whole image in pixels of the decoded one; the last may be partial
     if shrink >= 2:
       smaller = (int(whole[0] / shrink), int(whole[1] / shrink))
       _, shown = image.draft(MODES[channels], smaller) or ('', shown)
@@ -97,15 +97,15 @@ def pillow(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
 
 
 def undecodable(error: Exception) -> DataError:
-  """What to raise of an image that raised one of `UNREADABLE`."""
+  """The error for an image that raised one of `UNREADABLE`."""
   unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory
   return DataError(f'an image cannot be decoded: {"unknown format" if unknown else error}')
 
 
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
-  """An image in grey or colour. Of 16 bits the upper 8, as OpenCV takes: Pillow would cut off.
+  """An image in grey or colour; of 16 bits the upper 8, as in OpenCV, since Pillow would clip.
 
-  Raises DataError for images of 32 bits, and of colours that Pillow cannot bring to those.
+  Raises DataError for images of 32 bits, and for modes that Pillow cannot convert.
   """
   if image.mode in ('I', 'F'):
     raise DataError(f'an image must have 8 or 16 bits a pixel, got mode {image.mode}')
@@ -121,7 +121,7 @@ def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
   """The same by OpenCV, resized bilinearly: at most to a half, since JPEGs are decoded smaller."""
   cv2 = _cv2()
   try:
-    width, height = Image.open(io.BytesIO(data)).size  # of the header alone
+    width, height = Image.open(io.BytesIO(data)).size  # reads the header alone
   except UNREADABLE as error:
     raise undecodable(error) from error
   region = choose(height, width)
@@ -141,7 +141,7 @@ def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) ->
 
 
 def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
-  """The pixels of `opencv` by simplejpeg, which decodes a JPEG as far down as the part reaches.
+  """The pixels of `opencv` by simplejpeg, which decodes a JPEG only down to the end of the part.
 
   A file that simplejpeg refuses, as for bytes before a marker, is left to OpenCV.
   """
@@ -152,7 +152,7 @@ def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> 
     return opencv(data, choose, size, channels)
   region = choose(frame.height, frame.width)
   power = _power(region, size)
-  # Colours are interpolated from two rows further down, of the smaller image.
+  # Colours are interpolated from two more rows of the smaller image.
   part = jpeg.above(data, frame, math.ceil(region.top + region.height) + 2 * power)
   try:
     image = simplejpeg.decode_jpeg(
@@ -164,12 +164,12 @@ def turbo(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> 
       strict=False,  # what lies below is more than the header says, and harmless
     )
   except ValueError:
-    return opencv(data, lambda *_: region, size, channels)  # which was drawn, and is drawn once
+    return opencv(data, lambda *_: region, size, channels)  # the same region: it is drawn once
   return _cut(image, region, (1 / power, 1 / power), size)
 
 
 def _power(region: Region, size: tuple[int, int]) -> int:
-  """By how much a JPEG can be decoded smaller and still be no smaller than `size`."""
+  """By what factor a JPEG can be decoded smaller, with the region no smaller than `size`."""
   shrink = min(region.height / size[0], region.width / size[1])
   return next((n for n in (8, 4, 2) if shrink >= n), 1)
 
@@ -177,10 +177,10 @@ def _power(region: Region, size: tuple[int, int]) -> int:
 def _cut(
   image: np.ndarray, region: Region, scale: Sequence[float], size: tuple[int, int]
 ) -> np.ndarray:
-  """A region of the whole image, given one that is smaller by `scale` (of height, of width).
+  """A region of the whole image, cut from one that is smaller by `scale` (of height, of width).
 
-  Its edges are those of the smaller image's pixels, so off by half of one at most; it has one at
-  least.
+  Its edges are those of the smaller image's pixels, so off by at most half a pixel; it has at least
+  one pixel.
   """
   y, x = scale
   top = min(round(region.top * y), image.shape[0] - 1)
@@ -219,5 +219,5 @@ def fastest() -> str:
 
 
 def pixels() -> str:
-  """Whose pixels streamed images have here: 'opencv', which simplejpeg gives too, or 'pillow'."""
+  """The decoder whose pixels streamed images have here: 'opencv' (simplejpeg too) or 'pillow'."""
   return 'pillow' if fastest() == 'pillow' else 'opencv'

@@ -43,10 +43,10 @@ def kind_of(name: str, path: pathlib.Path) -> Kind:
   import tensorflow_datasets as tfds
 
   info = _builder(path).info
-  image, label = (info.supervised_keys or ('image', 'label'))[:2]  # a third is of weights
+  image, label = (info.supervised_keys or ('image', 'label'))[:2]  # a third would be weights
   features = info.features
   if (
-    not isinstance(image, str)  # but a dictionary of several
+    not isinstance(image, str)  # it may be a dictionary of several
     or not isinstance(label, str)
     or image not in features
     or not isinstance(features[image], tfds.features.Image)
@@ -62,7 +62,7 @@ def kind_of(name: str, path: pathlib.Path) -> Kind:
 def shape_of(name: str, path: pathlib.Path) -> tuple[int | None, int | None, int]:
   """Height, width and channels of the images of a prepared set; None where they differ.
 
-  Of a known set as it is known: TFDS, which is slow to import, is asked of others.
+  Known sets are looked up in their table; TFDS, which is slow to import, is asked about others.
   """
   spec = spec_of(name)
   return spec.shape if spec and spec.mode != 'resized' else kind_of(name, path).shape
@@ -77,8 +77,8 @@ def decode(
 ) -> Decoded:
   """All images of a TFDS split expression of the set prepared in `path`.
 
-  Images that differ in size are cropped and resized to `size` (height, width), which they need:
-  with `resize`, their shorter side to that many pixels, and their centre is taken.
+  Images that differ in size need a `size` (height, width), to which they are cropped and resized:
+  with `resize`, the shorter side is resized to that many pixels, and the centre is taken.
   """
   kind = kind_of(name, path)
   height, width = kind.shape[:2]
@@ -145,7 +145,7 @@ def examples(
 def _chunks(name, path, split, source, kind, shape, resize):
   import joblib  # not needed when decoded images are in the cache
 
-  # A 32x32 image costs more in Python than in the decoder, so that threads do not help. joblib's
+  # A 32x32 image costs more in Python than in the decoder, so threads do not help. joblib's
   # workers are fresh processes (a fork of one that runs JAX may hang) and need no main guard.
   count = len(source)
   workers = min(joblib.cpu_count(), MOST_WORKERS) if count > 8 * CHUNK else 1
@@ -170,7 +170,7 @@ def _chunks(name, path, split, source, kind, shape, resize):
 
 
 def end_with(run: int) -> None:
-  """Ends this process, a worker of its parent `run`, soon after that has ended, even if killed."""
+  """Ends this worker process soon after its parent, process `run`, has ended or was killed."""
   threading.Thread(target=_wait_for_its_end, args=(run,), daemon=True).start()
 
 
@@ -233,5 +233,5 @@ def _as_it_is(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def located(error: DataError, name: str, split: str, index: int) -> DataError:
-  """What is wrong with an image, and which it is of a TFDS split expression."""
+  """The error, with the image that it is about: its set, TFDS split expression and index."""
   return DataError(f'{name}, image {index} of {split}: {error}')

@@ -7,7 +7,7 @@ from random_pruning_jax.data.decode import kind_of
 from random_pruning_jax.data.load import find, load, split_expression
 from random_pruning_jax.data.specs import Spec, spec_of, split_rules
 
-# Of images that differ in size, as is usual on ImageNet; and how many tell their mean.
+# For images that differ in size, as is usual on ImageNet, and how many of them are measured.
 SIZE, RESIZE, MEASURED = (224, 224), 256, 1000
 
 
@@ -15,8 +15,8 @@ def describe(name: str, data_dir: str = '') -> Spec:
   """Classes, shape, normalisation, splits and augmentation of a data set.
 
   Sets that are not in SPECS are described by their own files, which name the classes: mean and
-  standard deviation are those of their training images, and these are not augmented. Where images
-  differ in size, they are measured on the first thousand as evaluation would show them, 224 pixels
+  standard deviation are those of their training images, which are not augmented. Where images
+  differ in size, both are measured on the first thousand as evaluation would show them, 224 pixels
   of 256.
   """
   spec = spec_of(name)

@@ -21,26 +21,26 @@ SPLITS = ('train', *VALIDATION, 'test')
 def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> pathlib.Path:
   """Writes the images of root/SPLIT/CLASS/*.jpg as the TFDS set `name`, and returns its directory.
 
-  Files are taken as they are, not encoded anew, in an order that is shuffled and always the same.
-  Splits are called as the folders are (`specs.split_rules` says what they mean); classes are
-  numbered by name, the same in every split. Where all images have one size, the set says so, unless
-  they are more than `MOST_RESIDENT` bytes of pixels. Raises DataError where there is nothing of the
-  kind, `name` is taken or the set cannot be written.
+  Files are copied without encoding them anew, in a fixed, shuffled order. Splits are named after
+  the folders (`specs.split_rules` says what they mean); classes are numbered by name, the same in
+  every split. Where all images have one size, the set says so, unless they are more than
+  `MOST_RESIDENT` bytes of pixels. Raises DataError where there are no such images, `name` is taken
+  or the set cannot be written.
   """
   root = places.data_root(data_dir)
   if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
     raise DataError(f'the name of a set must be like my_images, got {name!r}')
   spec = spec_of(name)
-  if spec is not None and spec.mode != 'resized':  # whose table entry would say what these are
+  if spec is not None and spec.mode != 'resized':  # its table entry would describe these images
     raise DataError(f'{name} is the name of a set whose images are known; choose another name')
   _check_free(name, root)
   found = _images(pathlib.Path(folder).expanduser())
   size = _size(found)
   root.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as inside:
-    with contextlib.suppress(ImportError, OSError):  # of several at once, one is first
+    with contextlib.suppress(ImportError, OSError):  # of several processes, one at a time
       inside.enter_context(lock.alone(root, name=f'.{name}.lock'))
-      for left in root.glob(f'incomplete.{name}.*'):  # by a process that was killed
+      for left in root.glob(f'incomplete.{name}.*'):  # left by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     _check_free(name, root)
     aside = inside.enter_context(
@@ -116,7 +116,7 @@ def _folders(folder: pathlib.Path, whole: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _seen(folder: pathlib.Path) -> list[pathlib.Path]:
-  """What is in a directory, but for names that begin with a dot: a system's own notes."""
+  """What is in a directory, except names that begin with a dot, which are the system's."""
   seen = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
   for path in seen:
     try:
@@ -127,16 +127,16 @@ def _seen(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _checked_size(path: pathlib.Path) -> tuple[int, int]:
-  """Height and width; raises DataError for what is no whole image of the kinds that are taken."""
+  """Height and width; raises DataError for anything but a whole image of an accepted kind."""
   if path.suffix.lower() not in ENDINGS:
     raise DataError(f'{path} must be an image ({", ".join(ENDINGS)}): convert it, or move it away')
   try:
     with Image.open(path) as image:
       width, height = image.size
-      image.draft(None, (1, 1))  # all of a JPEG is read for that too, in two thirds of the time
+      image.draft(None, (1, 1))  # still reads all of a JPEG, in two thirds of the time
       image.load()
       crops.in_mode(image, 3)
-    if crops.installed('cv2'):  # which is stricter; and simplejpeg leaves to it what it refuses
+    if crops.installed('cv2'):  # is stricter, and gets what simplejpeg refuses
       whole = crops.Region(0, 0, height, width)
       crops.opencv(path.read_bytes(), lambda *_: whole, (1, 1), 3)
   except (*crops.UNREADABLE, DataError) as error:

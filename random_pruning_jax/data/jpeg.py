@@ -1,7 +1,7 @@
 """How large a JPEG is, and the same JPEG as if it ended further up.
 
-Decoding is for the most part reading the entropy code, one block after the other from the top. A
-decoder that believes that the image ends below the part that is wanted stops there.
+Most of decoding is reading the entropy code, block after block from the top. A decoder that is told
+that the image ends just below the wanted part stops there.
 """
 
 import struct
@@ -10,7 +10,7 @@ from typing import NamedTuple
 START = b'\xff\xd8'
 SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows of blocks come once, from the top down
 OTHERS = (0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
-TAIL = 64  # bytes in which the end must be marked; without it the file is cut off
+TAIL = 64  # last bytes, among which the end must be marked; else the file was cut off
 
 
 class Frame(NamedTuple):
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 def frame_of(data: bytes) -> Frame | None:
-  """None for what is no whole, sequential JPEG of one or three components."""
+  """The frame of a whole, sequential JPEG of one or three components; None for all else."""
   if data[:2] != START or b'\xff\xd9' not in data[-TAIL:]:
     return None
   at = 2

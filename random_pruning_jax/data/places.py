@@ -58,7 +58,7 @@ def split_sizes(path: pathlib.Path) -> dict[str, int]:
 
 
 def listed(path: pathlib.Path) -> str:
-  """Those splits, for a message: 'train (50,000), test (10,000)'."""
+  """The splits and their sizes, for a message: 'train (50,000), test (10,000)'."""
   return ', '.join(f'{name} ({count:,})' for name, count in split_sizes(path).items())
 
 

@@ -69,7 +69,7 @@ def _check_network(name, builder, root, manual) -> None:
 
 
 def _explained(name: str, builder, error: Exception) -> Exception:
-  """The failure in a user's words; one that is not known stays as it is."""
+  """The failure in words for the user; an unknown one stays as it is."""
   import requests
   from tensorflow_datasets.core.download import DownloadError
   from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError

@@ -22,7 +22,7 @@ def gather(
 ) -> dict[str, jax.Array]:
   """The batch {'image': f32 [B, H, W, C] in [0, 1], 'label': i32 [B]} at `indices` int [B].
 
-  pixels uint8 [N, H W C], of images whose `shape` is (H, W, C), as `flat` has them; labels int [N].
+  pixels uint8 [N, H W C] as `flat` gives them, of images of `shape` (H, W, C); labels int [N].
   With a `key`, each image is padded by `pad` pixels (by reflection or zeros), cropped at random to
   its own size and, with `flip`, mirrored with probability 1/2. Fold the epoch into `key`: an
   image's augmentation is then a function of the seed, the epoch and its index, whatever the batch
@@ -39,7 +39,7 @@ def gather(
   if key is None or (pad == 0 and not flip):
     images = pixels[indices].reshape(-1, *shape)
   else:
-    # The same pixels. A CPU gathers them as fast as it reads; a TPU one after the other.
+    # Both give the same. A CPU gathers pixels as fast as it reads, a TPU one after the other.
     ways = {'cpu': _take, 'default': _choose}
     ways = {n: functools.partial(w, shape=shape, pad=pad, mode=mode) for n, w in ways.items()}
     choices = _choices(key, indices, pad, flip)
@@ -50,8 +50,8 @@ def gather(
 def flat(images: np.ndarray) -> np.ndarray:
   """Images [N, H, W, C] as `gather` wants them in device memory, [N, H W C].
 
-  A TPU keeps the last two axes in tiles: of images as they are, it would copy all into another
-  order at each call, to pick some of them.
+  A TPU keeps the last two axes in tiles: to pick some images that are not flat, it would copy all
+  of them into another order at each call.
   """
   return images.reshape(len(images), -1)
 

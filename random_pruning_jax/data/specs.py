@@ -9,7 +9,7 @@ class DataError(ValueError):
 
   @property
   def brief(self) -> str:
-    """Its first line."""
+    """The first line of the message."""
     return str(self).splitlines()[0]
 
 
@@ -38,10 +38,10 @@ class Spec:
   module: str = ''  # of a builder of this package, which prepares itself from bundled images
 
 
-MOST_RESIDENT = 4 << 30  # bytes of 8-bit pixels that are put into device memory unless asked for
-VALIDATION = ('validation', 'val', 'valid')  # names of a split for it; the first that is there
-# The last tenth of the training images, in TFDS order, chooses the best epoch, and never the test
-# images (as they did in the CIFAR-100 runs of Liu et al., 2022).
+MOST_RESIDENT = 4 << 30  # bytes of 8-bit pixels, at most, in device memory unless more is asked for
+VALIDATION = ('validation', 'val', 'valid')  # names of that split; the first that exists is taken
+# The best epoch is chosen on the last tenth of the training images, in TFDS order, and never on the
+# test images (on which Liu et al., 2022, chose it for CIFAR-100).
 HELD_OUT = {'train': 'train[:90%]', 'validation': 'train[90%:]', 'test': 'test'}
 
 SPECS: dict[str, Spec] = {
@@ -126,8 +126,8 @@ def split_rules(available: Collection[str]) -> dict[str, str]:
   """What train, validation and test mean for a set that is not in SPECS, given its TFDS splits.
 
   Where there is no test split, `validation` is the test data (ImageNet). Where no split is left for
-  validation, the last tenth of train is. `val` and `valid`, as folders of images are often called,
-  are `validation`. A set may lack any of them; it can still be foreign data.
+  validation, it is the last tenth of train. `val` and `valid`, common names of image folders, mean
+  `validation`. A set may lack any of these splits; it can still be foreign data.
   """
   validation = next((name for name in VALIDATION if name in available), '')
   if validation and 'test' in available:

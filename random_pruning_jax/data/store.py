@@ -36,11 +36,11 @@ def fetch(
   if found is not None:
     return found
   with contextlib.ExitStack() as inside:
-    with contextlib.suppress(ImportError, OSError):  # of several that need it, one decodes
+    with contextlib.suppress(ImportError, OSError):  # of several processes, one decodes
       folder.parent.mkdir(parents=True, exist_ok=True)
       inside.enter_context(lock.alone(places.cache_dir(), name=f'.{folder.name}.lock'))
       found = _read(folder, fingerprint)
-      for left in folder.parent.glob(f'{_aside(folder)}*'):  # by a process that was killed
+      for left in folder.parent.glob(f'{_aside(folder)}*'):  # left by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     if found is not None:
       return found
@@ -77,7 +77,7 @@ def _read(folder: pathlib.Path, fingerprint: list) -> tuple[np.ndarray, np.ndarr
 
 
 def _aside(folder: pathlib.Path) -> str:
-  """How the names of directories begin in which an entry is written."""
+  """The prefix of directories in which an entry is written."""
   return f'incomplete.{folder.name}.'
 
 
@@ -111,8 +111,8 @@ def _put(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:
   try:
     os.rename(new, folder)
   except OSError:
-    # An outdated or damaged entry is in the way, or one that another process has just made; where
-    # that one is first again, its entry stays and ours lives on as a map.
+    # An outdated or damaged entry is in the way, or one that another process has just made. If
+    # another process is first again, its entry stays, and ours remains as a memory map.
     with contextlib.suppress(OSError):
       os.rename(folder, old)
       os.rename(new, folder)

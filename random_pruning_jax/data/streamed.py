@@ -1,8 +1,8 @@
 """Images that do not fit into memory: read, cropped and decoded by worker processes, as uint8.
 
 Grain runs the workers. Which images a step sees is a function of (seed, step), and how an image is
-cropped one of (seed, epoch, image): neither workers, hosts nor devices change it, and a run goes on
-from its step with no other state saved. Each host reads its own share of each batch.
+cropped is a function of (seed, epoch, image), whatever the workers, hosts and devices. A run
+resumes from its step with no other state saved. Each host reads its own share of each batch.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ MOST_WORKERS = 64
 BUFFERED = 1  # batches that each worker has ready, besides those on their way
 TOGETHER = 64  # records that are read before they are decoded
 SLOW = 2e-3  # seconds for a record: more than a local disk takes, less than a bucket
-SAMPLED = 100  # images that stand for all of a set where it is compared
+SAMPLED = 100  # images that represent a set where sets are compared
 
 
 class EncodedImages:
@@ -46,8 +46,8 @@ class EncodedImages:
   def identity(self) -> str:
     """Number of images, and a checksum: the same for a copy on another machine.
 
-    It is of names and sizes of the split's files, and of `SAMPLED` images, evenly spread, and their
-    labels.
+    The checksum is of names and sizes of the split's files, and of `SAMPLED` evenly spread images
+    and their labels.
     """
     split = self.split.partition('[')[0]
     files = [each[:2] for each in places.fingerprint(self.path) if f'-{split}.' in each[0]]
@@ -67,7 +67,7 @@ class EncodedImages:
     return found
 
   def _read(self, indices: list[int]) -> list[bytes]:
-    """One by one, which costs a third; as soon as one was slow to come, the others at once."""
+    """One by one, which costs a third; once one was slow to come, the others together."""
     records = []
     for number, index in enumerate(indices, 1):
       began = time.perf_counter()
@@ -79,7 +79,7 @@ class EncodedImages:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-  """How training images are cropped; `random` False is the central part, as in evaluation."""
+  """How training images are cropped; without `random`, to the central part, as in evaluation."""
 
   size: tuple[int, int]
   channels: int
@@ -121,7 +121,7 @@ class Example:
       for place, (index, (data, number)) in enumerate(
         zip(some, self.source.read(some), strict=True), start
       ):
-        # NumPy promises that the stream of a bit generator stays.
+        # NumPy promises that the stream of a bit generator never changes.
         rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
         image[place] = _decoded(self.source, index, data, self.augment, rng)
         label[place] = number
@@ -135,7 +135,7 @@ def _decoded(
   augment: Augment,
   rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-  """`augment(data, rng)`; of an image that cannot be decoded, an error that says which it is."""
+  """`augment(data, rng)`; raises an error that names the image where it cannot be decoded."""
   try:
     return augment(data, rng)
   except DataError as error:
@@ -165,17 +165,17 @@ def batches(
     yield from iterator
   finally:
     iterator.close()
-    # Grain's iterator is part of a cycle and has the last batch, in memory that workers share and
-    # nobody frees when the process ends.
+    # Grain's iterator is part of a reference cycle and holds the last batch in memory shared with
+    # the workers, which nobody frees when the process ends.
     del iterator
     gc.collect()
 
 
 def _end_with_the_run(worker: int, workers: int) -> None:
-  """A scheduler may signal every process, as Ctrl-C does; the run needs its workers until it has
-  saved, and says itself that it was interrupted.
+  """Lets a worker ignore interrupts, and end when the run does.
 
-  Nor do they outlive a run that is killed, which can tell them nothing.
+  A scheduler may signal every process, as Ctrl-C does, but the run needs its workers until it has
+  saved, and reports the interrupt itself. A run that is killed can tell its workers nothing.
   """
   del worker, workers
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -186,14 +186,14 @@ def _end_with_the_run(worker: int, workers: int) -> None:
 
 
 def processes(workers: int) -> int:
-  """How many `workers` of a config are here; 0 are threads."""
+  """How many processes a config's `workers` means here; 0 means threads."""
   return min(workers if workers >= 0 else processor.cores(), MOST_WORKERS)
 
 
 class Pixels:
   """Looks like an array [N, H, W, C] of a split; images are decoded when they are asked for.
 
-  For the few images that scores and measurements of gradients look at, in evaluation's crop.
+  It serves the few images that scores and measurements of gradients need, in evaluation's crop.
   """
 
   def __init__(self, source: EncodedImages, augment: Augment):
@@ -222,7 +222,7 @@ class Pixels:
 
 
 class Labels:
-  """Looks like an array [N] of a split's labels; as an array, all of the set is read for it."""
+  """Looks like an array [N] of a split's labels; to convert it to one reads the whole set."""
 
   def __init__(self, source: EncodedImages):
     self._source = source

@@ -1,12 +1,12 @@
-"""Trained networks as files: four formats, read by what is in them, whatever they are called.
+"""Trained networks as files: four formats, recognised by their content, not by the file's name.
 
-    seeded       a random mask is its key; the kept values follow
-    bitmap       the same for any other mask, which is coded
+    seeded       a random mask as its key, then the kept values
+    bitmap       any other mask, coded, then the kept values
     safetensors  dense, under PyTorch's names
     stablehlo    a program for any JAX
 
-No file holds code of Python's (no pickle), and nothing in one is executed by reading it. The first
-two are specified byte by byte in docs/file-format.md.
+No file holds Python code (no pickle), and reading a file executes nothing in it. The first two are
+specified byte by byte in docs/file-format.md.
 """
 
 import os
@@ -36,10 +36,9 @@ def save(
   dtype: str = 'float32',
   with_masks: bool = False,
 ) -> pathlib.Path:
-  """Writes a file at once, so that there is never half of one; the kernels' weights in `dtype`.
+  """Writes a file, whole or not at all, with the kernels' weights in `dtype`.
 
-  A link stays, and what it leads to is replaced. Raises ValueError for a directory, a
-  pipe and a device.
+  A link stays, and its target is replaced. Raises ValueError for a directory, a pipe and a device.
   """
   check_format(format, dtype, with_masks)
   path = pathlib.Path(os.path.realpath(file))
@@ -60,7 +59,7 @@ def load(file: str | os.PathLike, *, trained_on: str = '') -> Stored | Program:
 
   `trained_on` names the data set of a PyTorch checkpoint (safetensors) that was not written here.
   Raises ValueError, in one line that names the file, for a file that was cut short, altered, or
-  written in a version or with a generator that this one does not know.
+  written in a version or with a generator that this package does not know.
   """
   return parse(read_bytes(file), file, trained_on=trained_on)
 

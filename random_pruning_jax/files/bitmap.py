@@ -1,4 +1,4 @@
-"""Any masks in as few bytes as are easily had: whole, one bit a weight, or coded gaps.
+"""Any masks in few bytes: nothing for a whole layer, else one bit a weight or coded gaps.
 
 Each layer takes the shortest of three: nothing at all where every weight is kept; its bits; or the
 gaps between kept weights in Rice's code (Rice, 1979; Golomb, 1966), which for masks without pattern

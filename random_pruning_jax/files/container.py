@@ -8,7 +8,7 @@
     sections  one after another, to the end of the file
 
 Integers are little-endian. The header names each section's length and SHA-256, so that a byte that
-is missing, added or altered anywhere is noticed before anything is made of the file.
+is missing, added or altered anywhere is noticed before the contents are used.
 """
 
 import hashlib

@@ -46,7 +46,8 @@ def write(stored: Stored, masks: str, dtype: str = 'float32') -> bytes:
 def read(data: bytes) -> Stored:
   """The network of a file.
 
-  Raises ValueError where anything does not hold, KeyError or TypeError where the header lacks it.
+  Raises ValueError where the parts do not fit together, KeyError or TypeError where the header
+  lacks one.
   """
   header, (section, values) = container.unpack(data)
   about = About.from_json(header['about'])
@@ -74,7 +75,7 @@ def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _draw(fields: dict[str, Any]) -> Draw | None:
-  """How the masks were drawn, if they were; raises ValueError for what this version cannot know."""
+  """How the masks were drawn, if at random; raises ValueError for what this version lacks."""
   if fields['kind'] not in ('seeded', 'bitmap'):
     raise ValueError(f"masks must be 'seeded' or 'bitmap', got {fields['kind']!r:.100}.")
   return seeded.of_file(fields) if fields['kind'] == 'seeded' else None

@@ -1,7 +1,7 @@
 """The format `stablehlo`: the network as a program that JAX runs without this package.
 
 The file is what `jax.export` writes, for any batch size and for CPU, CUDA, ROCm and TPU, followed
-by a description and a checksum, which `jax.export.deserialize` passes over:
+by a description and a checksum, which `jax.export.deserialize` ignores:
 
     jax.export.deserialize(bytearray(open(FILE, 'rb').read())).call(images)
 """
@@ -31,7 +31,7 @@ _END = struct.Struct('<I32s8s')  # length of the description, SHA-256 of all bef
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-  """A compiled-once network: pixels in, logits out, and no numbers to look at."""
+  """A network that is compiled once: pixels in, logits out, and no access to its weights."""
 
   about: About
   exported: export.Exported
@@ -46,7 +46,7 @@ class Program:
   def logits(self, images: chex.Array) -> np.ndarray:
     """Logits float32 [B, K] of pixels [B, H, W, C], float in [0, 1] or uint8.
 
-    Raises ValueError, at the first call, for a program that this JAX is too old for.
+    Raises ValueError, at the first call, for a program that this JAX is too old to read.
     """
     images = pixels(self.about, images)
     try:
@@ -62,7 +62,7 @@ class Program:
 
 
 def write(stored: Stored) -> bytes:
-  """The program with its weights in it, and at its end what the other formats say in a header."""
+  """The program with its weights in it, then what the other formats say in a header."""
   check(stored)
   (batch,) = export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, *stored.about.shape), jnp.float32)
@@ -80,7 +80,7 @@ def write(stored: Stored) -> bytes:
 
 @contextlib.contextmanager
 def _without_places() -> Iterator[None]:
-  """JAX writes no paths of source files into programs, which are those of this machine."""
+  """Keeps JAX from writing this machine's paths of source files into programs."""
   name = 'jax_traceback_in_locations_limit'
   before = getattr(jax.config, name)
   jax.config.update(name, 0)
@@ -104,7 +104,7 @@ def read(data: bytes) -> Program:
   about, written_with = About.from_json(entry['about']), entry.get('jax', '')
   try:
     exported = export.deserialize(bytearray(data[:length]))
-  except Exception as error:  # of many kinds, as what JAX does not know is
+  except Exception as error:  # of many kinds, as there is much that a JAX may not know
     raise _not_read(written_with, error) from error
   return Program(about, exported, entry['kept'], entry['masks'], written_with)
 

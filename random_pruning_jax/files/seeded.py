@@ -1,8 +1,8 @@
 """Random masks as what they were drawn from: a key, a sampling, and one number a layer.
 
 The number is how many weights the layer keeps; for Bernoulli sampling, the bound below which a
-weight's random bits must lie. Drawing them again is the only reading there is, and a checksum of
-the masks says whether it gave the same ones.
+weight's random bits must lie. Masks are read by drawing them again, and a checksum tells whether
+they are the same.
 """
 
 from collections.abc import Mapping

@@ -34,7 +34,7 @@ class About:
   resize: int = 0  # of images that differ in size, the shorter side before the central crop
 
   def network(self) -> models.Network:
-    """The module; raises ValueError for what no network can have."""
+    """The module; raises ValueError for settings that no network can have."""
     return models.create(
       self.model,
       self.num_classes,
@@ -99,7 +99,7 @@ class Draw(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stored:
-  """A network with its numbers: `logits` runs it, and everything else here takes its parts."""
+  """A network with its numbers; `logits` runs it."""
 
   about: About
   variables: dict[str, chex.ArrayTree]  # 'params' and 'batch_stats', float32

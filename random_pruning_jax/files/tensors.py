@@ -1,4 +1,4 @@
-"""The format `safetensors`: dense arrays under PyTorch's names, ours and other people's."""
+"""The format `safetensors`: dense arrays under PyTorch's names, in files from here or elsewhere."""
 
 import hashlib
 import json
@@ -51,10 +51,10 @@ def write(stored: Stored, dtype: str = 'float32', with_masks: bool = False) -> b
 def read(data: bytes, trained_on: str = '') -> Stored:
   """The network of a file, from here or from PyTorch.
 
-  A file from elsewhere says neither its images' size nor their normalisation: these are those of
-  the data set `trained_on`, or of ImageNet where there are 1,000 classes. Where no mask is beside a
-  kernel, its weights that are exactly 0 are pruned. Raises ValueError for what is no network of
-  this package, and for a file written here that was altered.
+  A file from elsewhere says neither its images' size nor their normalisation: both are taken from
+  the data set `trained_on`, or from ImageNet where there are 1,000 classes. Where a kernel has no
+  mask beside it, its weights that are exactly 0 count as pruned. Raises ValueError for a network
+  that this package does not have, and for a file written here that was altered.
   """
   entry, tensors = _parse(data)
   if entry and entry.pop('sha256', '') != _digest(entry, tensors):

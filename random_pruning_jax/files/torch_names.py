@@ -1,4 +1,4 @@
-"""What PyTorch calls each array of a network, and how it lays it out.
+"""PyTorch's name and layout of each array of a network.
 
 ResNets and wide ResNets for large images have the names of torchvision (layer1.0.conv1.weight),
 those for small images the names of Liu et al. (2022) (blocks.0.conv1.weight), VGGs those of
@@ -46,7 +46,7 @@ def from_torch(array: np.ndarray) -> np.ndarray:
 
 
 def renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The same arrays under the names that `name_of` gives, where they have other usual ones.
+  """The same arrays, with other usual names replaced by those that `name_of` gives.
 
   Known are wrappers (module.), small ResNets named like torchvision's (conv1, layer1.0.conv1, with
   shortcut or downsample) and other words for the last layer. torch.nn.utils.prune's pairs
@@ -117,7 +117,7 @@ def _layer(model: models.Network, layer: str) -> str:
 
 
 def _vgg_layer(depth: int, layer: str) -> str:
-  """A convolution, its BatchNorm and its ReLU are three numbers, a maximum between stages one."""
+  """Convolution, BatchNorm and ReLU count as three layers, max pooling between stages as one."""
   if layer == 'head':
     return 'classifier'
   number = 1 if layer.startswith('stem') else int(layer.removeprefix('conv').removeprefix('norm'))

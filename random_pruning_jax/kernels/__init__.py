@@ -13,7 +13,7 @@
     targets.py     gives XLA the machine code of any of these: handler, later, xla_words
     jobs.py        makes it in a process of its own; objects.py keeps it in the user's cache
 
-What is here is imported before JAX, and imports neither Numba nor JAX until it is asked.
+This file is imported before JAX, and imports neither Numba nor JAX until a function needs them.
 """
 
 import functools
@@ -27,7 +27,7 @@ from random_pruning_jax import processor
 
 INSTALL = 'pip install -e ".[cpu]"'
 OLDEST = [0, 68]  # version of Numba, as in pyproject.toml
-LACKING = 'kernels for CPUs are lacking'  # what a call says whose machine code could not be made
+LACKING = 'kernels for CPUs are lacking'  # the error of a call whose code could not be made
 
 
 def lacking() -> str:
@@ -46,7 +46,7 @@ def runs_dense() -> bool:
 
 
 def begin() -> None:
-  """Begins to make the machine code that networks need on a CPU, meanwhile, if there is none."""
+  """Starts to make, in the background, the machine code that networks lack on a CPU."""
   if processor.only_cpu(os.environ) and runs_dense():
     from random_pruning_jax.kernels import jobs
 
@@ -54,9 +54,9 @@ def begin() -> None:
 
 
 def wait(say: Callable[[str], None]) -> None:
-  """Returns when what `begin` began is made, and says what it waits for.
+  """Waits for the machine code that `begin` began, and says what it waits for.
 
-  Unlike a call that waits for its kernel, it is ended by an interrupt at once.
+  Unlike a call that waits for its kernel, it can be interrupted at once.
   """
   if processor.only_cpu(os.environ) and runs_dense():
     from random_pruning_jax.kernels import jobs
@@ -65,7 +65,7 @@ def wait(say: Callable[[str], None]) -> None:
 
 
 def registers() -> int:
-  """How many registers for vectors the processor has, of those that the dense kernel is made for.
+  """How many vector registers the processor has, of the kinds that the dense kernel is made for.
 
   32 of 16 floats (AVX-512) or 16 of 8 floats (AVX2, with FMA); else 0.
   """
@@ -74,7 +74,7 @@ def registers() -> int:
 
 
 def features() -> str:
-  """'+avx2,-avx512f,...': what LLVM finds in the processor, or Numba was told instead of that."""
+  """'+avx2,-avx512f,...': the processor's features by LLVM, or what Numba was told instead."""
   return os.environ.get('NUMBA_CPU_FEATURES') or _found()
 
 
@@ -93,7 +93,7 @@ def _missing() -> str:
 
 @functools.cache
 def _unusable() -> str:
-  """What keeps a Numba that is installed from being used, if anything; said once."""
+  """Why an installed Numba cannot be used, or ''; warns once."""
   version, problem = importlib.metadata.version('numba'), ''
   if [int(number) for number in re.findall(r'\d+', version)[:2]] < OLDEST:
     problem = f'Numba {".".join(map(str, OLDEST))} or newer, not {version}: {INSTALL}'

@@ -1,13 +1,13 @@
-"""The one loop that all of a convolution's arithmetic is: sums of products, held in registers.
+"""The one loop that does all arithmetic of a convolution: sums of products, held in registers.
 
     out[p, o] = sum over t, k of x[places[t] + p + k * step] * w[rows[t] + k * row + o]
 
 for some p and one or two vectors of o. The sum begins with bias[o], to which start[p, o] may be
-added, and what is below a floor becomes that. The names are those of a convolution, where p are
+added, and a sum below a floor becomes the floor. The names are those of a convolution, where p are
 pixels, t taps, k input channels and o output channels; in the gradient of a kernel p are input
-channels, t rows and k pixels. Neighbours p lie next to each other in memory, so that the machine
-code names them without computing an address; those of the second half are counted from a place of
-their own, so that p may also be two short lines of pixels.
+channels, t rows and k pixels. Neighbouring p are adjacent in memory, so the machine code computes
+no address for each. The second half of p has its own base address, so p may also be two short lines
+of pixels.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ _WORD, _FLOAT, _INT = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 
 
 class Operands(NamedTuple):
-  """What the loop is given, as values of LLVM: addresses, and distances in floats."""
+  """Arguments of the loop, as LLVM values: addresses, and distances in floats."""
 
   x: ir.Value
   half: ir.Value  # from the pixels of the first half to those of the second
@@ -38,7 +38,7 @@ class Operands(NamedTuple):
   out: ir.Value
   pixel: ir.Value  # of the result
   out_half: ir.Value
-  start: ir.Value  # lies as the result does; 0 for none
+  start: ir.Value  # laid out as the result; 0 for none
   bias: ir.Value
   floor: ir.Value  # a number
 
@@ -86,7 +86,7 @@ def contract(vectors: Vectors):
 
 
 def _loops(builder, lanes, pixels, wide, given):
-  """Two loops, over taps and over channels, that pass the sums on in registers.
+  """Two loops, over taps and over channels, that keep the sums in registers.
 
   sums[p, v] = bias[v] (+ start[p, v])                        entry, present, begin
   for tap in range(taps):                                     head, tap, tail
@@ -164,7 +164,7 @@ def _loops(builder, lanes, pixels, wide, given):
   builder.position_at_end(end)
   floor = llvm.all_lanes(builder, given.floor, kind)
   for i in each:
-    # So compared, a NaN stays one.
+    # With this comparison a NaN stays NaN.
     total = builder.select(builder.fcmp_ordered('>', floor, sums[i]), floor, sums[i])
     builder.store(total, _vector(builder, builder.gep(out, [inside[i]]), kind), align=4)
 
@@ -181,7 +181,7 @@ def _read(builder, table, number):
 
 
 def _unknown(builder, value):
-  """The same address, of which the compiler knows nothing: else it keeps one for each pixel."""
+  """The same address, hidden from the compiler, which would keep one for each pixel."""
   return builder.asm(ir.FunctionType(_WORD, [_WORD]), '', '=r,0', [value], False)
 
 

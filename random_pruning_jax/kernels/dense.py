@@ -69,7 +69,7 @@ finished.defjvp(_finished_jvp, symbolic_zeros=True)
 
 
 def filled(channels: int) -> Vectors | None:
-  """The vectors that `channels` fill without a rest; None where there are none."""
+  """The longest vectors that `channels` fill exactly; None where there are none."""
   registers = kernels.registers()
   lanes = (n for n in ((16, 8) if registers == 32 else (8,)) if channels % n == 0)
   return next((Vectors(n, registers) for n in lanes), None)
@@ -144,15 +144,15 @@ def _convolved(x, kernel, sizes, vectors, threads, epilogue=PLAIN, *added):
 
 
 def _by_vectors(kernel: jax.Array, vectors: Vectors) -> jax.Array:
-  """[h, w, C, O] -> [O / lanes, h w C, lanes]: what one vector is multiplied by, in one place."""
+  """[h, w, C, O] -> [O / lanes, h w C, lanes]: the weights of one output vector are contiguous."""
   shape = (-1, kernel.shape[-1] // vectors.lanes, vectors.lanes)
   return kernel.reshape(shape).swapaxes(0, 1)
 
 
 def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]:
-  """For a 1x1 kernel, images [N, H, W, channels] as more of one line of about LINE pixels each.
+  """For a 1x1 kernel, images [N, H, W, channels] as more images of one line of about LINE pixels.
 
-  Others, and those with strides or padding, stay as they are.
+  With other kernels, strides or padding, images stay as they are.
   """
   if sizes.kernel[:2] != (1, 1) or sizes.strides != (1, 1) or sizes.pads != ((0, 0), (0, 0)):
     return x, sizes

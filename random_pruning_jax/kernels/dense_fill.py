@@ -1,4 +1,4 @@
-"""Images, into the frames that a thread has for them: as they are, or transposed."""
+"""Copies images into the frames that a thread has for them: as they are, or transposed."""
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels import llvm
@@ -26,7 +26,7 @@ def _copy(plan, source, frame):
 
 
 def filling(vectors: Vectors):
-  """What brings an image into its frame, in compiled code."""
+  """The compiled function that brings an image into its frame."""
   transpose = transposing(vectors)
 
   @jitted

@@ -62,7 +62,7 @@ class Frame(NamedTuple):
 
 
 def around(sizes: Sizes) -> Frame:
-  """What the kernel reads of an image and the zeros around it."""
+  """The part that the kernel reads of an image with the zeros around it."""
   if sizes.pads == ((0, 0), (0, 0)):
     return Frame(sizes.image, 0, 0, *sizes.image[:2])
   high, wide = (

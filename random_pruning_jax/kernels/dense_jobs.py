@@ -1,9 +1,9 @@
-"""A convolution, or one of its gradients: threads divide the images, or of few images the channels.
+"""A convolution, or one of its gradients: threads share the images, or the channels of few images.
 
-Where pixels are multiplied by weights, a thread has an image in a frame of its own: each line
-holds its pixels channel by channel, with zeros around the image, so that every tap of every pixel
-is there to be read. For the gradient of a kernel the frame holds them as the image does. A wide
-3x3 convolution is made of tiles (`winograd`), of which a thread has some at a time.
+To multiply pixels by weights, a thread has an image in a frame of its own: each line holds its
+pixels channel by channel, with zeros around the image, so every tap of every pixel can be read. For
+the gradient of a kernel the frame has the layout of the image. A wide 3x3 convolution is made of
+tiles (`winograd`), of which a thread has some at a time.
 """
 
 from random_pruning_jax.kernels import dense_words as word
@@ -57,7 +57,7 @@ def finish(place):
 
 @jitted
 def _own(job, seat):
-  """What a thread has for itself: frames of images, sums over images, and tiles."""
+  """The address of a thread's own memory: frames of images, sums over images, and tiles."""
   return job[SCRATCH] + 4 * seat * ints(job[PLAN])[word.OWN]
 
 
@@ -69,7 +69,7 @@ def _sums(job, seat):
 
 @jitted
 def _clear(plan, own):
-  """The borders of frames, and tiles that are multiplied although no image fills them."""
+  """Clears borders of frames, and tiles that are multiplied although no image fills them."""
   llvm.clear(own, size(plan) * plan[word.BLOCK])
   if plan[word.BAND]:
     llvm.clear(own + 4 * before(plan), plan[word.OWN] - before(plan))

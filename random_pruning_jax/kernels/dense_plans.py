@@ -1,4 +1,4 @@
-"""What `dense_jobs` is told: which products make which part of the result, as numbers."""
+"""Plans for `dense_jobs`: which products make which part of the result, as numbers."""
 
 import functools
 import itertools
@@ -9,14 +9,14 @@ from random_pruning_jax.kernels.dense_frames import Frame, Sizes, around
 from random_pruning_jax.kernels.encoding import PLAIN, Epilogue, Plan, encode
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
-NEAREST, CACHE = 20 << 10, 1 << 18  # bytes of what is nearest to a core, and of what is next
+NEAREST, CACHE = 20 << 10, 1 << 18  # bytes to keep in a core's nearest cache, and in the next
 
 
 @functools.lru_cache(maxsize=256)
 def forward(
   images: int, sizes: Sizes, vectors: Vectors, threads: int, epilogue: Epilogue = PLAIN
 ) -> Plan:
-  """y = the kernel [O / lanes, h w C, lanes] over x: a part, whose taps are those of the kernel."""
+  """y = the kernel [O / lanes, h w C, lanes] over x: a part with the taps of the kernel."""
   lanes = vectors.lanes
   (rows, columns, inputs, outputs), (high, wide, _) = sizes.kernel, sizes.map
   down, right = sizes.strides
@@ -143,7 +143,7 @@ def kernel_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -
 
 
 def _pairs(part: dict, channels: int, vectors: Vectors) -> list[dict]:
-  """Lines that are half as long as what a call computes, two at a time; and one that is left."""
+  """The part with two lines at a time, where a call can compute two; an odd last line is alone."""
   lines, pixels = part[word.LINES], part[word.PIXELS]
   wide = min(channels // vectors.lanes, 2)
   if (2 * pixels, wide) not in SHAPES[vectors.registers] or lines < 2:
@@ -168,7 +168,7 @@ def _pairs(part: dict, channels: int, vectors: Vectors) -> list[dict]:
 
 
 def channels_at_once(channels: int, taps: int, lanes: int) -> int:
-  """How many input channels, so that their weights stay with the core."""
+  """How many input channels to take at once, so that their weights stay in the nearest cache."""
   blocks = -(-4 * channels * taps * lanes // NEAREST)
   return -(-channels // max(blocks, 1))
 

@@ -12,7 +12,7 @@ NO_FLOOR, ZERO = np.float32(-np.inf), np.float32(0)
 
 
 def summing(vectors: Vectors):
-  """What computes all parts, in compiled code."""
+  """The compiled function that computes all parts."""
   loop, lanes = contract(vectors), vectors.lanes
   pixels_of = tuple(pixels for pixels, _ in SHAPES[vectors.registers])
 

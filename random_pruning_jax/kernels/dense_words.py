@@ -1,6 +1,6 @@
-"""What the words of a plan are, by which `encoding` tells `dense_jobs` what to compute.
+"""The words of a plan, in which `encoding` tells `dense_jobs` what to compute.
 
-They are int32. A plan is its head, its parts and their tables.
+They are int32. A plan consists of its head, its parts and their tables.
 """
 
 # Of the head.
@@ -15,31 +15,31 @@ They are int32. A plan is its head, its parts and their tables.
   HIGH,  # of the frame
   WIDE,
   FRAMED,  # whether there is one
-  PLANES,  # into how many its columns are dealt (`dense_frames.Frame`); 0 for none
-  PLANE,  # columns of one
+  PLANES,  # among which its columns are divided (`dense_frames.Frame`); 0 for none
+  PLANE,  # columns of a plane
   FILLED,  # how many planes are filled
   EACH,  # step between the rows that are copied
   BLOCK,  # images at once
-  SHARES,  # of the channels of their result, where there are fewer images than threads
+  SHARES,  # among which channels of the result are divided, if images are fewer than threads
   OUTPUTS,  # channels of the result
   NEXT_W,  # floats from one vector of w to the next
-  STEP_W,  # and from one image of w
-  STEP_OUT,  # and of the result
+  STEP_W,  # floats from one image of w to the next
+  STEP_OUT,  # floats from one image of the result to the next
   SUMMED,  # whether the result is a sum over images
   CHUNK,  # taps at once
-  DEPTH,  # products of each at once
-  ZEROS,  # where the plan has some
-  BIAS,  # whether numbers for each channel are added,
-  RESIDUAL,  # and numbers like the result,
-  RELU,  # and whether ReLU follows
-  OWN,  # floats that a thread has for itself
-  BAND,  # where the result is made of tiles: lines of them at once; else 0
+  DEPTH,  # products of a tap at once
+  ZEROS,  # where in the plan zeros are
+  BIAS,  # whether a number for each channel is added
+  RESIDUAL,  # whether an array like the result is added
+  RELU,  # whether ReLU follows
+  OWN,  # floats of each thread's own memory
+  BAND,  # lines of tiles at once, where the result is made of tiles; else 0
   DOWN,  # lines of tiles in all
   ACROSS,  # tiles of a line
   MAP_HIGH,  # of the result
   MAP_WIDE,
   X_POSITION,  # floats from one of a tile's 16 numbers to the next, before they are multiplied
-  OUT_POSITION,  # and after
+  OUT_POSITION,  # the same after they are multiplied
   PARTS,  # how many
   HEAD,  # words of the head
 ) = range(37)
@@ -51,17 +51,17 @@ They are int32. A plan is its head, its parts and their tables.
   TAPS,
   COUNT,
   X,  # where it begins in an image of x, or in its frame
-  X_LINE,  # steps there: from line to line,
-  X_STEP,  # from product to product,
-  X_HALF,  # and to the second half of the pixels, where that is a line of its own
-  OUT,  # the same in the result
+  X_LINE,  # floats from line to line there
+  X_STEP,  # floats from product to product
+  X_HALF,  # floats to the second half of the pixels, where that is a line of its own
+  OUT,  # where it begins in the result, and the steps there
   OUT_LINE,
   OUT_PIXEL,
   OUT_HALF,
   ROW,  # floats of w from product to product
-  PLACES,  # where the plan has the table of the taps in x,
-  ROWS,  # and in w;
-  BY_TWO,  # and the shapes that make up a line, where two vectors of channels are computed,
-  BY_ONE,  # or one
+  PLACES,  # where in the plan the table of the taps in x is
+  ROWS,  # and that of the taps in w
+  BY_TWO,  # where the shapes that make up a line are, for two vectors of channels
+  BY_ONE,  # and for one
   PART,  # words of a part
 ) = range(18)

@@ -20,7 +20,7 @@ class Plan(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-  """What becomes of the sums of a convolution, in this order."""
+  """What is done to the sums of a convolution, in this order."""
 
   bias: bool = False  # of each channel, is added
   residual: bool = False  # an array like the result, is added
@@ -47,11 +47,11 @@ def encode(
   more: Mapping[int, int] = MappingProxyType({}),
   scratch: int = 0,
 ) -> Plan:
-  """The head, the parts, and their tables, each of them once.
+  """The head, the parts, and their tables, with equal tables stored once.
 
   Each part is its words, and the tables of its taps in x and in w. With `summed` the result is a
-  sum over the images. `more` words of the head take the place of those that are found here,
-  and `scratch` are more floats for each thread.
+  sum over the images. `more` overrides words of the head, and `scratch` adds floats to the memory
+  of each thread.
   """
   tables: dict[tuple, int] = {}
   total = word.HEAD + word.PART * len(parts)
@@ -115,10 +115,10 @@ def encode(
 
 @functools.cache
 def shapes(pixels: int, wide: int, registers: int) -> tuple[int, ...]:
-  """Numbers of the SHAPES of `wide` vectors that make up a line of pixels, the longest first.
+  """Indices of the SHAPES of `wide` vectors that make up a line of pixels, the longest first.
 
-  They are as few as can be, and of those the most even: a short one does not hide how long its
-  additions take.
+  They are as few as possible, and then as even as possible: a short shape does not hide the latency
+  of its additions.
   """
   numbers = {size: n for n, (size, vectors) in enumerate(SHAPES[registers]) if vectors == wide}
   # For every length: how many shapes, the sum of their squares, and the last of them.

@@ -1,8 +1,8 @@
 """The functions that XLA calls: xla/ffi/api/c_api.h, its structs taken as words of 8 bytes.
 
-A call is a job in numbered items. Its handler asks XLA's own threads to help, and works itself, so
-that it needs none of them to come. A thread that comes late must still find the job, which is
-therefore freed by the last to leave.
+A call is a job of numbered items. Its handler asks XLA's own threads to help, and works itself, so
+it ends even if none of them comes. A thread that comes late must still find the job, so the last
+thread to leave frees it.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,15 @@ from random_pruning_jax.kernels.xla_words import (
   interface,
 )
 
-# The words that every job begins with, int64: the next item, how many are done and how many there
-# are, threads that still look at the job, threads that may, and the one that comes next.
+# The words that every job begins with, int64: the next item, items done, items in all, threads that
+# still use the job, threads that may work at it, and the number of the next thread.
 ITEM, DONE, ITEMS, REFERENCES, WORKERS, SEAT, FIRST = range(7)
 
 SIGNATURE = types.int64(types.int64)
 
 
 class Functions(NamedTuple):
-  """What a kind of job is, compiled."""
+  """The compiled functions of a kind of job."""
 
   begin: Callable  # (call frame) -> address of a new job
   work: Callable  # (job): does items until none is left, in any number of threads
@@ -47,7 +47,7 @@ class Functions(NamedTuple):
 
 
 def helper(functions: Functions) -> Any:
-  """What another thread of XLA's is to call with the address of a job, as a `numba.cfunc`."""
+  """What another thread of XLA calls with the address of a job, as a `numba.cfunc`."""
   work = functions.work
 
   @numba.cfunc(SIGNATURE, error_model='numpy')
@@ -62,7 +62,7 @@ def helper(functions: Functions) -> Any:
 def handler(functions: Functions, helper_name: str) -> Any:
   """What XLA calls with the address of a call frame, as a `numba.cfunc`.
 
-  LLVM knows the helper's address by that name.
+  LLVM finds the helper's address by `helper_name`.
   """
   version, number_of = interface()
   begin, finish, helper_of = functions.begin, functions.finish, llvm.function(helper_name)
@@ -107,7 +107,7 @@ def handler(functions: Functions, helper_name: str) -> Any:
 
 @jitted
 def started(call_frame, size, first, arguments, results):
-  """A job of `size` words, all zeros, and from word `first` on the buffers of the call."""
+  """A new job of `size` words, with the buffers of the call from word `first` on."""
   place = llvm.allocate(8 * size)
   llvm.clear(place, 2 * size)
   job, given, made = words(place), words(call_frame[ARGUMENTS]), words(call_frame[RESULTS])
@@ -127,7 +127,7 @@ def _leave(place):
 
 @jitted
 def _failed(function, error, request):
-  """Whether there was an error; without help the handler does all of the work."""
+  """Whether there was an error, which is dropped: the handler can do all of the work itself."""
   if error != 0:
     request[0], request[1], request[2] = 24, 0, error
     llvm.call(function, request.ctypes.data)

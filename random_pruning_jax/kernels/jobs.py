@@ -1,7 +1,7 @@
-"""Kinds of jobs by name, as machine code: made here, or meanwhile in a process of its own.
+"""Kinds of jobs by name, as machine code: made here, or in the background by another process.
 
-A kind is ('dense', 8, 16): `functions(8, 16)` of `dense_jobs`. To compile one takes seconds, most
-of them Python's, so that a thread would take them from the others; a process takes another core.
+A kind is, for example, ('dense', 8, 16): `functions(8, 16)` of `dense_jobs`. Compiling one takes
+seconds, most of them in Python: a thread would hold up the others, a process takes another core.
 """
 
 import atexit
@@ -25,7 +25,7 @@ _ending = threading.Event()
 
 
 def target(kind: Kind) -> str:
-  """The name by which XLA knows it."""
+  """The name by which XLA knows this kind."""
   return '_'.join(map(str, ('random_pruning_jax', *kind)))
 
 
@@ -35,13 +35,13 @@ def stored(kind: Kind) -> bool:
 
 
 def begin(*kinds: Kind) -> None:
-  """Begins a process that makes those that there are none of, where one can be begun.
+  """Starts a process that makes the kinds that are not stored, where a process can be started.
 
-  It leaves the code in the user's cache, and ends by itself or when this one does. It has a session
-  of its own, so that what interrupts this process, as in a notebook, does not end it.
+  It leaves the code in the user's cache, and ends by itself or with this process. It has a session
+  of its own, so an interrupt of this process, as in a notebook, does not end it.
   """
   lacking = [kind for kind in kinds if kind not in _processes and not stored(kind)]
-  bundled = getattr(sys, 'frozen', False)  # then Python is not what is executed
+  bundled = getattr(sys, 'frozen', False)  # then sys.executable is not Python
   if not lacking or bundled or not sys.executable or not objects.writable():
     return
   words = ['-'.join(map(str, kind)) for kind in lacking]
@@ -54,7 +54,7 @@ def begin(*kinds: Kind) -> None:
 
 
 def begun(kind: Kind) -> bool:
-  """Whether a process makes it."""
+  """Whether a process was started to make this kind."""
   return kind in _processes
 
 
@@ -69,9 +69,9 @@ def wait(say: Callable[[str], None]) -> None:
 
 
 def finish(kind: Kind) -> int:
-  """Where the handler of its calls is: waits for the process, and does its work if it did not.
+  """The address of the handler of its calls: waits for the process, or makes what that did not.
 
-  Raises RuntimeError where this process ends before.
+  Raises RuntimeError where this process ends first.
   """
   process = _processes[kind]
   try:
@@ -106,7 +106,7 @@ def make(kind: Kind) -> int:
 
     return handler.handler(compiled(), _helper(kind))
 
-  # The handler knows its helper by name, since addresses are others in another process.
+  # The handler knows its helper by name, since addresses differ between processes.
   binding.add_symbol(_helper(kind), objects.address(_helper(kind), helper))
   return objects.address(target(kind), whole)
 

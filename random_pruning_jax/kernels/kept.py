@@ -1,8 +1,8 @@
 """A convolution that reads kept weights only, compiled by Numba and called by XLA's programs.
 
-One output channel on a run of pixels stays in registers while its kept weights pass by: for each,
-the run of pixels of the input that it meets is multiplied and added. So that such a run is one
-piece of memory, images lie channels first, and a kernel wider than one pixel reads copies of its
+The sums of one output channel for a run of pixels stay in registers. Each kept weight multiplies
+the run of input pixels that it meets, and the products are added. To make such a run contiguous in
+memory, images are stored channels first, and a kernel wider than one pixel reads copies of its
 input shifted by each column of the kernel, with zeros beyond the border.
 """
 
@@ -60,9 +60,9 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
 def call(parts: Layer, x: jax.Array) -> jax.Array:
   """The layer's output [B, h, w, out] or [B, out] for x [B, H, W, in] or [B, in], both float32.
 
-  In memory both are channels first, [B, out, h, w] and [out, B]: XLA keeps what lies between two
-  layers so, and transposes where a network begins and ends. Raises ValueError for another shape
-  than the layer was laid out for.
+  In memory both are channels first, [B, out, h, w] and [out, B]. XLA keeps this layout between two
+  layers, and transposes where a network begins and ends. Raises ValueError for another shape than
+  the layer was laid out for.
   """
   if x.shape != parts.shape:
     raise ValueError(f'the layer was laid out for inputs {parts.shape}, got {x.shape}.')

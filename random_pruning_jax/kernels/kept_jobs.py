@@ -22,7 +22,7 @@ X, VALUES, OFFSETS, STARTS, PLAN, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST + 1
 
 @jitted
 def begin(call_frame):
-  """A job for the call `call_frame`: what its buffers are, and how it falls into items."""
+  """A job for the call `call_frame`: its buffers, and how it is divided into items."""
   place = started(call_frame, JOB, X, 5, 2)
   job = words(place)
   plan = ints(job[PLAN])
@@ -79,7 +79,7 @@ def finish(place):
 
 @jitted
 def _image(job, image, seat):
-  """Copies and products of one image, in the part of the memory that is this thread's."""
+  """Copies and products of one image, in this thread's part of the memory."""
   inputs = ints(job[PLAN])[word.INPUTS]
   base = job[SCRATCH] + 4 * seat * inputs * job[SIZE]
   for channel in range(inputs):
@@ -91,7 +91,7 @@ def _image(job, image, seat):
 
 @jitted
 def _shift(job, number, target):
-  """One channel of one image, for each column of the kernel: phases of rows, rows, pixels."""
+  """Copies a channel of an image for each column of the kernel: phases of rows, rows, pixels."""
   plan = ints(job[PLAN])
   height, width, stride, pad = (
     plan[word.HEIGHT],

@@ -15,7 +15,7 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 def add_kept(context, count, last, x, out, values, offsets, kept):
   """The sum of kept weights times x for `count` vectors of pixels.
 
-  They follow each other, but for the final one, which begins at pixel `last` and may overlap.
+  The vectors follow each other, except the final one, which begins at pixel `last` and may overlap.
   """
 
   def build(context, builder, signature, arguments):

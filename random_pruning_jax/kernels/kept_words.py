@@ -1,4 +1,4 @@
-"""What the words of a plan are, by which `kept` tells `kept_jobs` what to compute, and its vectors.
+"""The words of a plan, in which `kept` tells `kept_jobs` what to compute, and the sizes of vectors.
 
 The words are int32.
 """

@@ -1,7 +1,7 @@
-"""A handler that XLA is given before its machine code is there: a call of it waits for that.
+"""A handler that XLA is given before its machine code exists: its calls wait for the code.
 
-A waiting call runs no Python: a KeyboardInterrupt there would return to XLA early, which would take
-uninitialised memory for the result.
+A waiting call runs no Python: a KeyboardInterrupt there would return to XLA early, and XLA would
+take uninitialised memory for the result.
 """
 
 import atexit
@@ -23,15 +23,15 @@ _FUNCTION = ir.FunctionType(_WORD, [_WORD])
 class Later:
   """`entry` is the address of a handler whose calls wait until `find()` has found the real one.
 
-  They then go on to that. XLA is to ask it for its metadata before `begin`, which calls `find` in a
-  thread. Where `find` raises, or has not come to an end when the process does, calls fail and say
+  Calls then go on to the real one. XLA must ask for the metadata before `begin`, which calls `find`
+  in a thread. Where `find` raises, or has not returned when the process ends, calls fail and say
   why.
   """
 
   def __init__(self, find: Callable[[], int]):
     self._find = find
     self._version, functions = word.interface()
-    self._answer = HANDLER(self._metadata)  # ctypes frees it with its object, as all of these
+    self._answer = HANDLER(self._metadata)  # kept, since ctypes frees it with its object; so below
     self._place = ctypes.c_int64(ctypes.cast(self._answer, ctypes.c_void_p).value)
     self._request = (ctypes.c_int64 * 4)()
     module = _module(
@@ -69,9 +69,9 @@ def _words(address):
 
 
 def _module(place: int, request: int, create: int) -> ir.Module:
-  """`entry`, which calls what lies at `place` once that is not 0, and `failing`.
+  """`entry`, which calls the address that lies at `place` once that is not 0, and `failing`.
 
-  That gives XLA's function number `create`, which makes errors, the address of a request.
+  `failing` calls XLA's function number `create`, which makes errors, with the address `request`.
   """
   module = ir.Module('later')
   sleep = ir.Function(module, ir.FunctionType(ir.IntType(32), [ir.IntType(32)]), 'usleep')
@@ -93,7 +93,7 @@ def _function(module, name):
   function = ir.Function(module, _FUNCTION, name)
   first = function.append_basic_block()
   builder = ir.IRBuilder(first)
-  builder.position_at_end(builder.append_basic_block())  # to the first none may go back
+  builder.position_at_end(builder.append_basic_block())  # no branch may go back to the first block
   ir.IRBuilder(first).branch(builder.block)
   return builder, function.args[0]
 

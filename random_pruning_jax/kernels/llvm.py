@@ -1,4 +1,4 @@
-"""What Numba has no word for: addresses, C functions, words that threads share, vectors."""
+"""What Numba cannot express: addresses, C functions, words that threads share, vectors."""
 
 import numba
 import numpy as np
@@ -16,7 +16,7 @@ INTS = types.int32[::1]
 
 
 def jitted_for(*arguments: types.Type):
-  """`jitted`, for such arguments alone: else once more for each that is a constant somewhere."""
+  """`jitted` for these types only: else it is compiled again wherever an argument is constant."""
   return numba.njit(types.void(*arguments), **_OPTIONS)
 
 
@@ -43,7 +43,7 @@ def call(context, function, argument):
 
 
 def function(name: str):
-  """What gives the address of a function that LLVM knows by this name."""
+  """An intrinsic that gives the address of the function that LLVM knows by this name."""
 
   @intrinsic
   def address(context):

@@ -16,16 +16,16 @@ from llvmlite import binding
 from random_pruning_jax import atomic, kernels
 from random_pruning_jax.data import places
 
-# By these Numba makes slower code, for debugging, which must not be kept as the usual one.
+# Numba's switches for debugging, which make slower code that must not be kept as the usual one.
 _SWITCHES = ('OPT', 'BOUNDSCHECK', 'DEBUGINFO', 'LOOP_VECTORIZE', 'SLP_VECTORIZE')
 
 
 def address(name: str, make: Callable[[], Any]) -> int:
-  """The address of a function: of the machine code that is kept under `name` in the user's cache,
-  or else of what `make()`, a `numba.cfunc`, compiles, which is then kept.
+  """The address of a function, whose machine code is read from the user's cache under `name`.
 
-  It stays as long as the process does. Another process finds the code as long as the sources of
-  this package, Numba, JAX and the processor are the same.
+  What is not there is compiled by `make()`, which gives a `numba.cfunc`, and then kept. The address
+  is valid until the process ends. Another process finds the code as long as the sources of this
+  package, Numba, JAX and the processor are the same.
   """
   path = folder() / name
   code = _read(path)
@@ -52,7 +52,7 @@ def folder() -> pathlib.Path:
 
 
 def writable() -> bool:
-  """Whether what is made can be kept for other processes: there is a place, and room in it."""
+  """Whether code can be kept for other processes: there is a folder, and room in it."""
   try:
     folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder()) as file:
@@ -63,7 +63,7 @@ def writable() -> bool:
 
 
 def loaded(text: str, *functions: str) -> list[int]:
-  """Where functions of a module in LLVM's language are, by their names."""
+  """Addresses of the named functions of a module in LLVM's language."""
   code = _machine().emit_object(binding.parse_assembly(text))
   return [_address_in(function, code) for function in functions]
 
@@ -76,13 +76,13 @@ def _address_in(function: str, code: bytes) -> int:
   return engine.get_function_address(function)
 
 
-_engines: list[binding.ExecutionEngine] = []  # what they hold would else be freed
+_engines: list[binding.ExecutionEngine] = []  # kept, since their code would be freed with them
 
 
 def _alone(text: str) -> str:
   """The module without Numba's runtime, which only errors call: a kernel that raises one stops.
 
-  So a later process need not import Numba. Raises RuntimeError for what it could not do without.
+  A later process then need not import Numba. Raises RuntimeError where the module needs more of it.
   """
   call = re.compile(r'^declare (.*@(?:NRT|numba)_.*)$', re.MULTILINE)
   stopped = call.sub(r'define internal \1 {\n  call void @llvm.trap()\n  unreachable\n}', text)
@@ -114,7 +114,7 @@ def _read(path: pathlib.Path) -> bytes | None:
 
 
 def _write(path: pathlib.Path, code: bytes) -> None:
-  """Where the user has a cache that can be written to."""
+  """Keeps the code, where the user has a cache that can be written to."""
   with contextlib.suppress(OSError):
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, hashlib.sha256(code).digest() + code)
@@ -122,7 +122,7 @@ def _write(path: pathlib.Path, code: bytes) -> None:
 
 @functools.cache
 def version() -> str:
-  """Changes whenever the kernels, what compiles them or the processor do."""
+  """Changes whenever the kernels, their compilers or the processor change."""
   files = sorted(pathlib.Path(__file__).parent.glob('*.py'))
   total = hashlib.sha256(b''.join(file.read_bytes() for file in files))
   for word in (

@@ -1,4 +1,4 @@
-"""Sums over all but the channels, and what spreads two numbers a channel over all else again.
+"""Sums over all axes but the channels, and the spreading of two numbers a channel over them.
 
     sums(x, y) = [sum of x, sum of x y]        spread(y, [a, b]) = a + b y
 
@@ -29,7 +29,7 @@ def spread(y: jax.Array, numbers: jax.Array) -> jax.Array:
 
 
 def _compute_sums(x, y, *, threads):
-  # Several rows as one of as many times the columns, so that they fill the processor's vectors.
+  # Several rows are taken as one longer row, so that its columns fill the processor's vectors.
   channels = x.shape[-1]
   beside = next(n for n in (64, 32, 16, 8, 4, 2, 1) if n * channels <= WIDE or n == 1)
   while x.size // channels % beside:
@@ -76,5 +76,5 @@ def _sums_transpose(ct, x, y):
 
 
 ad.primitive_transposes[_sums] = _sums_transpose
-# The derivative in y binds no `_spread`, so that it is transposed in `numbers` alone.
+# The derivative in y binds no `_spread`, so `_spread` is transposed in `numbers` alone.
 ad.primitive_transposes[_spread] = lambda ct, y, numbers: (None, _sums.bind(ct, y))

@@ -7,7 +7,7 @@ from random_pruning_jax.kernels.llvm import floats, ints, jitted, words
 # Words of a plan, int32: rows in all and of an item, columns.
 THREADS, ROWS, SHARE, COLUMNS = range(4)
 
-# Summed by themselves first: rounding errors grow with how many numbers one sum takes.
+# So many rows are summed by themselves first: rounding errors grow with the length of a sum.
 ROWS_AT_ONCE = 64
 
 # Words of a job, int64.
@@ -43,7 +43,7 @@ def work(place):
   plan = ints(job[PLAN])
   number = llvm.add(place + 8 * ITEM, 1)
   while number < job[ITEMS]:
-    # Read here, since to a helper that comes late what is XLA's may be gone.
+    # Read inside the loop: when a helper comes late, XLA's buffers may be gone.
     columns = plan[COLUMNS]
     first = number * plan[SHARE]
     last = min(first + plan[SHARE], plan[ROWS])

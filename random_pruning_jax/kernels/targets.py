@@ -34,7 +34,7 @@ def primitive(
   outline: Callable,
   static_argnames: tuple[str, ...] = (),
 ) -> Primitive:
-  """A function of arrays for JAX, that is `compute(*arrays, threads=..., **parameters)`."""
+  """A JAX primitive that runs `compute(*arrays, threads=..., **parameters)`."""
   made = Primitive(name)
 
   def alone(*arguments, **parameters):
@@ -72,7 +72,7 @@ def primitive(
 
 
 def register(*kind: str | int) -> str:
-  """Registers the handler of a kind of job (see `jobs`) with XLA, once a process; its name there.
+  """Registers the handler of a kind of job (`jobs`) with XLA, once a process; returns its name.
 
   Where its machine code must be made first, another process makes it while this one goes on, and
   the first call waits. Raises RuntimeError where XLA speaks another version of the interface.

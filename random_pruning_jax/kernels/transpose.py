@@ -35,8 +35,8 @@ def _block(lanes: int, pixels: int):
         builder.load(_at(builder, source, times(builder, pixel, p), lanes), align=4)
         for p in range(pixels)
       ]
-      # Each stage puts the pixels' highest bit that is left behind all others of an element's
-      # number, pixel * lanes + channel, until it is channel * pixels + pixel.
+      # An element's number is pixel * lanes + channel. Each stage moves the highest remaining bit
+      # of the pixel behind all other bits, until the number is channel * pixels + pixel.
       for _ in range(pixels.bit_length() - 1):
         half = pixels // 2
         vectors = [
@@ -75,10 +75,10 @@ def _at(builder, address, floats, lanes):
 
 
 def transposing(vectors: Vectors):
-  """What makes target[c * channel + p] = source[p * pixel + c] of floats, in compiled code.
+  """The compiled function that sets target[c * channel + p] = source[p * pixel + c], floats.
 
-  It is for all pixels p and channels c; target and source are addresses. Blocks that reach over the
-  end begin before it, and write some numbers twice.
+  It does so for all pixels p and channels c; target and source are addresses. A block that would
+  reach over the end begins earlier, and writes some numbers twice.
   """
   # A block of 16 channels and pixels takes 16 registers, and as many again while it is transposed.
   long = vectors.registers == 32

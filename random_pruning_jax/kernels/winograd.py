@@ -1,8 +1,8 @@
-"""Winograd: a 3x3 convolution of stride 1 with 4 products a pixel where it has 9, by tiles of 2x2.
+"""Winograd: a 3x3 convolution of stride 1 with 4 products a pixel instead of 9, by tiles of 2x2.
 
-A tile is made of the 4x4 pixels that meet it. Transformed into 4x4 other numbers, they are
-multiplied by a kernel that is transformed too, number by number; and the products, summed over
-input channels, are transformed into the tile: the algorithm F(2x2, 3x3) of Winograd (1980),
+A tile depends on 4x4 pixels. They are transformed into 4x4 other numbers and multiplied, number by
+number, by the transformed kernel. The products are summed over input channels and transformed into
+the tile: the algorithm F(2x2, 3x3) of Winograd (1980),
 
     tile = A^T m A,    m = (G kernel G^T) * (B^T pixels B) summed over channels,
 
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SIDE = 4  # of what meets a tile
+SIDE = 4  # of the square of pixels that a tile depends on
 POSITIONS = SIDE * SIDE
-# Floats that a vector may write, or read, beyond the end. They lie between the 16 numbers of tiles
-# too, which else would be in the same sets of the cache.
+# Floats that a vector may write, or read, beyond the end. They also separate the 16 numbers of
+# tiles, which would otherwise be in the same sets of the cache.
 MARGIN = 16
 # Of three weights, along a line or a column of a kernel.
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])

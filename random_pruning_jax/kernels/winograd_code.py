@@ -14,10 +14,10 @@ _WORD, _FLOAT = ir.IntType(64), ir.FloatType()
 
 @functools.cache
 def transform_pixels(lanes: int):
-  """What makes 16 vectors, `position` apart, of 4x4 pixels: the pixels that meet a tile.
+  """Code that makes 16 vectors, `position` apart, of the 4x4 pixels that a tile depends on.
 
-  Lines of pixels are `line` apart, the second pixel of a line is `next_to` the first, and the other
-  two as far from these as `pair` says. A vector holds tiles side by side, or channels of one.
+  Lines of pixels are `line` apart. In a line the second pixel is `next_to` after the first, and the
+  other two are `pair` after these. A vector holds tiles side by side, or channels of one tile.
   """
 
   @intrinsic
@@ -42,10 +42,10 @@ def transform_pixels(lanes: int):
 
 @functools.cache
 def transform_tile(lanes: int):
-  """What makes 16 vectors, `position` apart, of a tile: the transpose of `transform_sums`.
+  """Code that makes 16 vectors, `position` apart, of a tile: the transpose of `transform_sums`.
 
-  The tile's lines are `line` apart, its pixels `pixel`; there are so many `rows` and `columns` of
-  it, and zeros are read where there is none.
+  The tile's lines are `line` apart, its pixels `pixel`. It has `rows` rows and `columns` columns;
+  beyond them, zeros are read.
   """
 
   @intrinsic
@@ -72,11 +72,11 @@ def transform_tile(lanes: int):
 
 @functools.cache
 def transform_sums(lanes: int):
-  """What makes a tile of 16 vectors of sums, `position` apart, for `lanes` channels.
+  """Code that makes a tile of 16 vectors of sums, `position` apart, for `lanes` channels.
 
-  `bias` and, where its address is not 0, `residual` are added, and what is then below
-  the floor becomes that. The tile's lines are `line` apart, its pixels `pixel`; those of the second
-  are there where `rows`, or `columns`, is 2.
+  `bias` and, where its address is not 0, `residual` are added, and what is then below the floor
+  becomes the floor. The tile's lines are `line` apart, its pixels `pixel`; it has a second row
+  where `rows` is 2, and a second column where `columns` is 2.
   """
 
   @intrinsic
@@ -109,7 +109,7 @@ def transform_sums(lanes: int):
           all_of = builder.phi(kind)
           all_of.add_incoming(total, before)
           all_of.add_incoming(more, inside)
-          # So compared, a NaN stays one.
+          # With this comparison a NaN stays NaN.
           above = builder.select(builder.fcmp_ordered('>', floors, all_of), floors, all_of)
           _store(builder, above, _moved(builder, out, away, 1))
       return context.get_dummy_value()
@@ -156,7 +156,7 @@ def _store(builder, value, address):
 
 
 def _store_columns(builder, columns, target, position):
-  """16 vectors, a line of all columns after the other."""
+  """Stores 16 vectors, line by line."""
   for number in range(POSITIONS):
     place = _moved(builder, target, position, number)
     _store(builder, columns[number % SIDE][number // SIDE], place)

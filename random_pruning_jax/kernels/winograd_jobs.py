@@ -14,14 +14,14 @@ from random_pruning_jax.kernels.winograd_code import (
 
 
 def tiling(vectors: Vectors, parts):
-  """What computes images by tiles, in compiled code, where `parts` computes the sums of tiles."""
+  """The compiled function that computes images by tiles; `parts` computes the sums of tiles."""
   bring_x, bring_both, finish = (
     make(vectors.lanes) for make in (_input_transform, _gradient_transform, _output_transform)
   )
 
   @inlined
   def tiled(plan, plan_at, frame, images, source, w, bias, residual, out, lower, upper):
-    """Bands of lines of tiles; the last begins early, where they are no whole number of them."""
+    """Computes bands of lines of tiles; the last begins earlier where it would be shorter."""
     x = frame + 4 * (before(plan) + MARGIN)
     second = x + 4 * POSITIONS * plan[word.X_POSITION]
     for start in range(0, plan[word.DOWN], plan[word.BAND]):
@@ -53,7 +53,7 @@ def _input_transform(lanes: int):
     pitch, position = plan[word.PLANES] * plan[word.PLANE], plan[word.X_POSITION]
     line, step = plan[word.INPUTS] * pitch, plan[word.BLOCK] * band * across
     for channel in range(plan[word.INPUTS]):
-      # A vector that reaches over the end of a line writes what the next line writes once more.
+      # A vector that reaches over the end of a line writes what the next line overwrites.
       for row in range(images * band):
         image, inside = row // band, first + row % band
         source = frame + 4 * (image * size(plan) + 2 * inside * line + channel * pitch)
@@ -100,8 +100,8 @@ def _output_transform(lanes: int):
 def _gradient_transform(lanes: int):
   """Images, in frames if any, and maps, to [16, tiles, channels] each, of a band of lines of tiles.
 
-  Lines before `start` are zeros in the maps, since they have been summed, and so are images that
-  are not there.
+  In the maps, lines before `start` become zeros, since they have been summed already, and so do
+  missing images.
   """
   of_pixels, of_tile = transform_pixels(lanes), transform_tile(lanes)
 

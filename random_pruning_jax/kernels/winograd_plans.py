@@ -10,15 +10,15 @@ from random_pruning_jax.kernels.encoding import PLAIN, Epilogue, Plan, encode
 from random_pruning_jax.kernels.vectors import Vectors
 from random_pruning_jax.kernels.winograd import MARGIN, POSITIONS
 
-BYTES = 1 << 18  # of what a band of tiles is transformed into, with its sums, or for TILES of them
-TILES = 32  # at once, at least, for which the kernel is read
-SUMMED = 64  # at once, where they are summed over
+BYTES = 1 << 18  # of the transformed pixels and the sums of a band, unless TILES need more
+TILES = 32  # computed at once, at least, for each time that the kernel is read
+SUMMED = 64  # tiles computed at once, where they are summed over
 CHANNELS, WORTH = 32, 256  # fewer channels, or tiles in all, are not worth the transforms
 KERNELS = 1 << 28  # bytes of the sums of all threads, at most
 
 
 def fits(images: int, sizes: Sizes) -> bool:
-  """Whether a convolution can be made of tiles, and is faster so."""
+  """Whether a convolution can be made of tiles, and is faster that way."""
   rows, columns, *channels = sizes.kernel
   tiles = images * math.prod(_grid(sizes))
   possible = (rows, columns) == (3, 3) and sizes.strides == (1, 1)
@@ -26,7 +26,7 @@ def fits(images: int, sizes: Sizes) -> bool:
 
 
 def fits_gradient(images: int, sizes: Sizes, threads: int) -> bool:
-  """The same of the gradient of a kernel, of which each thread has sums of its own."""
+  """The same for the gradient of a kernel, of which each thread has sums of its own."""
   inputs, outputs = sizes.kernel[2:]
   return fits(images, sizes) and 4 * POSITIONS * inputs * outputs * threads <= KERNELS
 
@@ -112,7 +112,7 @@ def _grid(sizes: Sizes) -> tuple[int, int]:
 
 
 def _parts(part: dict, x: int, out: int, w: int) -> list:
-  """A part for each of a tile's numbers, which are so far from each other."""
+  """A part for each of a tile's numbers, which are `x`, `out` and `w` floats apart."""
   return [
     (
       {**part, word.LINES: 1, word.TAPS: 1, word.X: number * x, word.OUT: number * out},

@@ -15,8 +15,8 @@ INTERNAL = 13  # a code of an error
 def interface() -> tuple[int, dict[str, int]]:
   """The version of the interface as one word, and which word of XLA_FFI_Api each function is.
 
-  As of the installed jaxlib, which is not imported. Raises RuntimeError where that speaks another
-  version than the words above are of.
+  Both are those of the installed jaxlib, which is not imported. Raises RuntimeError where its
+  version is not that of the words above.
   """
   header = pathlib.Path('include', 'xla', 'ffi', 'api', 'c_api.h')
   [folder] = importlib.util.find_spec('jaxlib').submodule_search_locations

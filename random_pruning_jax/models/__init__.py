@@ -56,12 +56,12 @@ def create(
     num_classes: size of the logits, K.
     width: channels of the stem (cifar ResNets 16, the others 64); 0 is the family's own.
     mean: subtracted from the pixels; one number, or one for each channel.
-    std: divides what is left, likewise.
+    std: divides the difference; one number, or one for each channel.
     dtype: of the computation; parameters, BatchNorm statistics and logits stay float32.
     kaiming: the fan that scales the initial weights, 'fan_in' or 'fan_out'.
     axis_name: mapped axis over whose devices training averages the BatchNorm statistics.
     remat: recompute blocks in the backward pass instead of keeping what they computed.
-    conv_general_dilated: takes the place of jax.lax.conv_general_dilated in every convolution.
+    conv_general_dilated: replaces jax.lax.conv_general_dilated in every convolution.
 
   Raises:
     ValueError: an unknown name, or a setting out of its range.

@@ -1,6 +1,6 @@
 """ResNets and wide ResNets for large images, laid out as in torchvision.
 
-A bottleneck strides in its 3x3 convolution, which is not where He et al. (2016) put it.
+A bottleneck has its stride in the 3x3 convolution, not in the first 1x1 as in He et al. (2016).
 """
 
 import flax.linen as nn

@@ -53,9 +53,9 @@ class Layers:
     )
 
   def norm(self, train: bool, *, name: str) -> nn.BatchNorm:
-    """BatchNorm; in training its batch is that of all devices along `axis_name`.
+    """BatchNorm; in training its statistics are over all devices along `axis_name`.
 
-    Where convolutions are by kernels, so are its sums.
+    Where convolutions run by kernels, its sums do too.
     """
     kind = BatchNorm if self.conv_general_dilated is convolution.by_kernels else nn.BatchNorm
     return kind(
@@ -125,7 +125,7 @@ class Network(nn.Module):
     return self.classify(self.body(x, train), features)
 
   def body(self, x: jax.Array, train: bool) -> jax.Array:
-    """Normalised images [B, H, W, C] -> the last map [B, h, w, F]: what a family is."""
+    """Normalised images [B, H, W, C] -> the last map [B, h, w, F]: what each family defines."""
     raise NotImplementedError
 
   def normalized(self, images: jax.Array) -> jax.Array:

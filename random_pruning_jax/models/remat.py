@@ -1,4 +1,4 @@
-"""A block that is computed again in the backward pass instead of kept (Chen et al., 2016).
+"""A block that is recomputed in the backward pass instead of kept (Chen et al., 2016).
 
 flax.linen.remat keeps XLA from merging the second computation with the first by an optimization
 barrier, which XLA's CPU backend drops early: there nothing is saved. Here the second computation
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 def remat(block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
   """block(x, train), of which the backward pass keeps x and the block's variables alone.
 
-  It can be differentiated in reverse, and the gradient in either mode; the block itself not in
-  forward mode. The block may share its scope, which Flax's own `custom_vjp` leaves tracers in.
+  It can be differentiated in reverse mode only, its gradient in either mode. The block may share
+  its scope, in which Flax's own `custom_vjp` leaves tracers.
   """
   alone = block.clone(parent=None, name=None)
 
@@ -26,7 +26,7 @@ def remat(block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
 
   def backward(kept, cotangents):
     params, others, x = kept
-    cotangent, _ = cotangents  # of the output; nothing is asked of the statistics
+    cotangent, _ = cotangents  # of the output; the statistics get no gradient
 
     def again(params, x):
       return call(params, others, x)[0]
@@ -46,6 +46,6 @@ def remat(block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
 
 
 def _after(earlier: jax.Array, x: jax.Array) -> jax.Array:
-  """x, but not before `earlier` is there; NaN where that is, as any gradient of it would be."""
+  """x, not before `earlier` is computed; NaN where `earlier` is, as its gradients would be."""
   first = earlier.ravel()[0]
   return jnp.where(first == first, x, jnp.nan)

@@ -17,7 +17,7 @@ STAGES = {
 
 
 class Stage(nn.Module):
-  """A 2x2 maximum, but for the first stage, and convolutions named by their place in VGG."""
+  """2x2 max pooling, except in the first stage, and convolutions named by their place in VGG."""
 
   features: int
   places: range
@@ -35,9 +35,9 @@ class Stage(nn.Module):
 
 
 class VGG(Network):
-  """Five stages of `width` times 1, 2, 4, 8, 8 channels with a 2x2 maximum between them.
+  """Five stages of `width` times 1, 2, 4, 8, 8 channels with 2x2 max pooling between them.
 
-  The average over the last map is that over 2x2 positions for images of 32 x 32. Convolutions are
+  For images of 32 x 32, the average over the last map is over 2x2 positions. Convolutions are
   called stem, conv2, conv3, ... in their order.
   """
 

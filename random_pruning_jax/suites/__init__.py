@@ -1,7 +1,7 @@
 """Suites of measurements: each a function of a bench, and a name in `SUITES`.
 
-`quick` is what `train` measures at its end: calibration, scores of foreign images that need logits
-alone, and FGSM. The others are the whole of their family, on request.
+`quick` is what `train` measures at its end: calibration, out-of-distribution scores that need only
+logits, and FGSM. Each of the others measures all of its family, on request.
 """
 
 import numbers
@@ -28,7 +28,7 @@ __all__ = ['SUITES', 'Bench', 'Findings', 'check', 'measure', 'needs_features']
 Suite = Callable[[Bench], Findings]
 
 COUNTS = ('steps', 'restarts', 'queries', 'targets', 'unroll')  # settings of attacks
-LARGEST = {'step_size': 2.0, 'p_init': 1.0}  # two epsilons cross the ball
+LARGEST = {'step_size': 2.0, 'p_init': 1.0}  # a step of two epsilons crosses the ball
 
 
 def quick(bench: Bench) -> Findings:
@@ -50,7 +50,7 @@ SUITES: dict[str, Suite] = {
 
 
 def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
-  """Raises ValueError for suites, attacks and corruptions that no table has, and wrong settings.
+  """Raises ValueError for unknown suites, attacks and corruptions, and for wrong settings.
 
   `settings` is a config's `evaluation`, and `names` the suites asked for (default: its own).
   """

@@ -18,8 +18,8 @@ def quick(bench: Bench) -> Findings:
 def full(bench: Bench) -> Findings:
   """FGSM, the attacks of `evaluation.attacks`, and the worst case over all of them.
 
-  Strong attacks see the first `evaluation.attacked_images` test images only. An image counts as
-  right under the worst case at epsilon where no attack of its norm at epsilon or less succeeds.
+  Strong attacks see the first `evaluation.attacked_images` test images only. In the worst case at
+  epsilon, an image counts as right if no attack of that norm succeeds at epsilon or less.
   """
   fgsm, found = _fgsm(bench), Findings()
   found.numbers = {name: float(np.mean(right)) for name, right in fgsm.items()}
@@ -72,7 +72,7 @@ def _survivors(
   images, labels = bench.images()
   rows = np.flatnonzero(_clean(bench)[:count])
   own = {name: value for name, value in settings.items() if name != 'epsilons'}
-  # Few images are no batch filled up with copies; and one shape serves every run.
+  # No batch is filled up with copies where images are few, and one shape serves every run.
   network = bench.network._replace(batch_size=min(bench.network.batch_size, count))
   return evaluate.survives(
     network,

@@ -1,4 +1,4 @@
-"""The bench that suites work on: one network, the sets it meets, and what it says of them, once."""
+"""The bench that suites work on: one network, sets of images, and its outputs, computed once."""
 
 import dataclasses
 from typing import Any
@@ -84,7 +84,7 @@ class Bench:
     return found
 
   def source(self, name: str = OWN, split: str = 'test') -> evaluate.Source:
-    """The images of a set, or of `ALWAYS`: as many as one's own of that split."""
+    """The images of a set; those in `ALWAYS` are as many as the network's own of that split."""
     if name == NOISE:
       return evaluate.gaussian_noise(len(self.labels(OWN, split)), self.experiment.spec.shape)
     if name == SHUFFLED:

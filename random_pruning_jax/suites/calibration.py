@@ -14,8 +14,8 @@ MEASURED = ('accuracy', 'nll', 'ece')  # of corrupted and shifted images
 def full(bench: Bench) -> Findings:
   """Every metric of `metrics.METRICS`, temperature scaling and the data of a reliability diagram.
 
-  The temperature is fitted to the validation images; `nll_scaled` and `ece_scaled` are those of the
-  test logits divided by it. Where none is best, all three are skipped.
+  The temperature is fitted to the validation images; `nll_scaled` and `ece_scaled` are NLL and ECE
+  of the test logits divided by it. Where no temperature is best, all three are skipped.
   """
   logits, labels = bench.outputs().logits, bench.labels()
   diagram = {name: np.asarray(bins).tolist() for name, bins in _diagram(logits, labels).items()}

@@ -38,8 +38,8 @@ class Family(NamedTuple):
   """The corrupted versions of a data set in TFDS."""
 
   dataset: str
-  renamed: dict[str, str]  # corruptions that TFDS calls otherwise
-  alexnet: bool = False  # whether errors are also given in parts of AlexNet's
+  renamed: dict[str, str]  # corruptions that have another name in TFDS
+  alexnet: bool = False  # whether errors are also given relative to AlexNet's
 
 
 FAMILIES = {
@@ -103,7 +103,7 @@ def _measure(bench: Bench, family: Family | None, prefix: str) -> Findings:
 def against_alexnet(errors: dict[str, float], clean: float) -> dict[str, float]:
   """'fog/ce' = E / E_AlexNet, their mean 'mce', and 'relative_mce' of what corruption adds.
 
-  errors: of each of the fifteen, mean over severities; clean: without corruption. In parts, not per
+  errors: of each of the fifteen, mean over severities; clean: without corruption. Ratios, not per
   cent: AlexNet has 1.
   """
   ces = {f'{name}/ce': error / ALEXNET[name] for name, error in errors.items()}

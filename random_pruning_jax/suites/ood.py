@@ -1,4 +1,4 @@
-"""Foreign images: every score against every foreign set, and what it had to learn first."""
+"""Out-of-distribution detection: every score on every foreign set, and what it is fitted to."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ def quick(bench: Bench) -> Findings:
 
 
 def full(bench: Bench) -> Findings:
-  """All scores, those of features too, also against noise and one's own shuffled images.
+  """All scores, those of features too, also against noise and the network's own images, shuffled.
 
-  Where `evaluation.validation_foreign` names a set, each score takes the setting of largest AUROC
-  of one's own validation images against that set, which is never one that is reported.
+  Where `evaluation.validation_foreign` names a set, each score takes the setting with the largest
+  AUROC between the network's own validation images and that set, which is never reported.
   """
   makers = _logit_scores(bench) | {'odin': functools.partial(_odin, bench)}
   scores, statistics = _feature_scores(bench)
@@ -63,7 +63,7 @@ def _measure(bench: Bench, scorers: Mapping[str, Scorer], besides: tuple[str, ..
 
 
 def _sets(bench: Bench, besides: tuple[str, ...]) -> list[str]:
-  """The foreign sets of the config, then those always at hand that did not choose a setting."""
+  """The foreign sets of the config, then `besides`, less the set on which settings are chosen."""
   hidden = bench.config.validation_foreign
   names = [*bench.config.foreign, *(name for name in besides if name != hidden)]
   return list(dict.fromkeys(names))
@@ -167,7 +167,7 @@ def _feature_scores(bench: Bench) -> tuple[dict[str, Make], ood_features.Statist
 
 
 def _statistics(bench: Bench) -> ood_features.Statistics:
-  """One pass over the training images as they are, in a random order that is always the same."""
+  """One pass over the training images, not augmented, in a fixed random order."""
   images = bench.images(split='train')
   order = np.random.RandomState(0).permutation(len(images.labels))
   source = evaluate.stored(evaluate.Rows(images.images, order))

@@ -12,7 +12,7 @@ SHIFTS: dict[str, tuple[str, ...]] = {
   'cifar10': ('cifar10_1/v4', 'cifar10_1/v6'),
   'imagenet2012': ('imagenet_v2/matched-frequency', 'imagenet_a', 'imagenet_r', 'imagenet_sketch'),
 }
-# Sets of some of ImageNet's classes, labelled with all: logits of other classes do not count.
+# Sets with some of ImageNet's classes, by their ImageNet labels: other classes' logits are ignored.
 SUBSETS = ('imagenet_a', 'imagenet_r')
 
 

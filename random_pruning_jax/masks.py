@@ -79,7 +79,7 @@ def by_layer(
   """Masks of `pick(score, density)` for each layer that is not kept whole.
 
   Layers of density 1, and those that `densities` does not name, are kept whole. Raises ValueError
-  for a name that `scores` lacks, a density outside [0, 1], and scores that are not numbers.
+  for a name that `scores` lacks, a density outside [0, 1], and scores that are not finite.
   """
   known = named_leaves(scores)
   unknown = sorted(set(densities) - set(known))

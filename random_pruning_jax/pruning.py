@@ -64,7 +64,8 @@ def prunable_shapes(
 def check_names(
   ratio: str, select: str, sampling: str, scores: Mapping[str, Callable] = SCORES
 ) -> None:
-  """Raises ValueError for an unknown name, listing the known ones."""
+  """Raises ValueError for an unknown name, listing the known ones, and for names that do not go
+  together: bernoulli sampling selects at random."""
   for field, value, known in (
     ('ratio', ratio, {**RATIOS, **scores}),
     ('select', select, scores),

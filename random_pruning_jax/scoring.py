@@ -24,9 +24,9 @@ _PER_CLASS = 25  # as the authors of GraSP took
 def batches(
   names: Collection[str], images: data.Images | None, spec: data.Spec, seed: int, batch_size: int
 ) -> dict[str, dict[str, np.ndarray]]:
-  """The batch {'image', 'label'} of each of the scores that look at images, pixels as uint8.
+  """The batch {'image' uint8, 'label'} of each of the scores that look at images.
 
-  Raises ValueError where GraSP does not find 25 images of every class.
+  SynFlow's is one image of ones, float32, without a label. Raises ValueError where GraSP does not find 25 images of every class.
   """
   found = {}
   for name in names:

@@ -118,7 +118,7 @@ def in_mode(image: Image.Image, channels: int) -> Image.Image:
 
 
 def opencv(data: bytes, choose: Choose, size: tuple[int, int], channels: int) -> np.ndarray:
-  """The same by OpenCV, resized bilinearly: at most to a half, since JPEGs are decoded smaller."""
+  """The same by OpenCV, resized bilinearly: JPEGs are decoded smaller first, by up to 8."""
   cv2 = _cv2()
   try:
     width, height = Image.open(io.BytesIO(data)).size  # reads the header alone

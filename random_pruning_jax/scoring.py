@@ -26,7 +26,8 @@ def batches(
 ) -> dict[str, dict[str, np.ndarray]]:
   """The batch {'image' uint8, 'label'} of each of the scores that look at images.
 
-  SynFlow's is one image of ones, float32, without a label. Raises ValueError where GraSP does not find 25 images of every class.
+  SynFlow's is one image of ones, float32, without a label. Raises ValueError where GraSP does not
+  find 25 images of every class.
   """
   found = {}
   for name in names:

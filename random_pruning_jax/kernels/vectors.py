@@ -15,8 +15,8 @@ def _shapes(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[tuple[int, int]
 
 
 # For each number of registers, how many (pixels, vectors of channels) one call can compute: the
-# sums fit into the registers beside the weights. Long shapes have enough of them to hide the latency
-# of an addition; short ones fill up a line of pixels.
+# sums fit into the registers beside the weights. Long shapes have enough of them to hide the
+# latency of an addition; short ones fill up a line of pixels.
 SHAPES = {
   32: _shapes((16, 14, 12, 9, 8, 7, 4, 2, 1), (14, 12, 8, 7, 4, 2, 1)),
   16: _shapes((12, 9, 8, 7, 6, 4, 2, 1), (6, 4, 3, 2, 1)),

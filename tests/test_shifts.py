@@ -120,6 +120,8 @@ def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits
   assert 'corruptions/snow' in found.skipped and 'no mean' in found.notes['corruptions']
   assert 'corruptions/fog/accuracy' in found.numbers
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+  found = run(('corruptions',), data_dir=str(corrupted_digits), corruptions=('snow',))
+  assert found.skipped.keys() == {'corruptions/snow'}  # and nothing is made here
   found = run(('corruptions',), data_dir=str(corrupted_digits), severities=(1, 2))
   assert 'corruptions/snow' not in found.skipped and 'no mean' in found.notes['corruptions']
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()

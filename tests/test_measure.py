@@ -138,11 +138,13 @@ def test_a_suite_that_is_run_again_leaves_nothing_of_what_it_found_before(tmp_pa
 
 
 def test_the_quick_suite_leaves_what_others_found_but_no_mean_of_other_sets(tmp_path):
-  near, noise = 'ood/near/knn/auroc', 'ood/gaussian_noise/knn/auroc'
-  of_two = {'notes': {'ood/near': 'mean of one, two'}}
-  gathered(tmp_path, ('ood', 'adversarial'), (near, noise, 'adversarial/pgd/1/255'), **of_two)
+  means, noise = {'ood/near/knn/auroc', 'ood/far/knn/auroc'}, 'ood/gaussian_noise/knn/auroc'
+  of_two = {'notes': {'ood/near': 'mean of one, two', 'ood/far': 'mean of three'}}
+  gathered(tmp_path, ('ood', 'adversarial'), (*means, noise, 'adversarial/pgd/1/255'), **of_two)
   row = gathered(tmp_path, ('quick',), ['ood/near/msp/auroc'], **of_two)
-  assert {near, noise, 'adversarial/pgd/1/255'} < row['metrics'].keys()
+  assert {*means, noise, 'adversarial/pgd/1/255'} < row['metrics'].keys()
+  row = gathered(tmp_path, ('calibration',), ['accuracy'])
+  assert means < row['metrics'].keys() and row['notes'] == of_two['notes']
   row = gathered(tmp_path, ('quick',), ['accuracy'])
   assert row['metrics'].keys() == {'accuracy', noise, 'adversarial/pgd/1/255'}
   assert not row['notes']

@@ -212,6 +212,12 @@ def test_what_is_left_of_a_deleted_checkpoint_keeps_no_other_from_being_measured
     measure.evaluate_run(copied, suite=('calibration',), show=False)
 
 
+def test_a_checkpoint_is_measured_where_a_newer_one_cannot_be_read(copied):
+  (copied / 'checkpoints' / '20' / 'record' / 'metadata').write_text('{')
+  row = measure.evaluate_run(copied, suite=('calibration',), checkpoint='10', show=False)
+  assert row['step'] == 10 and not row['final']  # nothing says that the run has ended
+
+
 def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):
   config = runlog.read_config(copied)
   (copied / results.FILE).unlink()
@@ -240,6 +246,7 @@ def test_a_row_says_for_each_suite_how_it_was_measured(copied):
 def test_a_row_that_could_not_be_written_is_said_before_anything_is_measured(copied, capsys):
   (copied / results.FILE).unlink()
   (copied / results.FILE).mkdir()
+  shutil.rmtree(copied / 'checkpoints')  # which would be read first
   assert main.main(['evaluate', str(copied)]) == 2
   said = capsys.readouterr().err
   assert results.FILE in said and 'directory' in said

@@ -176,7 +176,13 @@ def test_near_and_far_means_are_those_of_their_sets_and_need_all_of_them(sets):
   assert found.skipped['ood/far'] == 'no mean without mnist'
 
 
-def test_settings_of_scores_are_chosen_on_validation_images_alone(sets, monkeypatch):
+@pytest.mark.parametrize(
+  ('foreign', 'split'),
+  [('stripes', 'test'), ('pixel_shuffled', 'validation')],  # which shuffles images of one's own
+)
+def test_settings_of_scores_are_chosen_on_validation_images_alone(
+  foreign, split, sets, monkeypatch
+):
   looked_at = set()
   sources = suites.Bench.source
 
@@ -185,14 +191,14 @@ def test_settings_of_scores_are_chosen_on_validation_images_alone(sets, monkeypa
     return sources(self, name, split)
 
   monkeypatch.setattr(suites.Bench, 'source', source)
-  on = bench(data_dir=sets, foreign=('natural_patches',), validation_foreign='stripes')
+  on = bench(data_dir=sets, foreign=('natural_patches',), validation_foreign=foreign)
   makers, _ = ood._feature_scores(on)
   makers |= ood._logit_scores(on)
   tried = {'react': ({'percentile': 50.0}, {'percentile': 99.0}), 'gen': ({'gamma': 0.1},)}
   chosen, _ = ood._choose(on, makers, tried)
-  assert looked_at == {('stripes', 'test'), ('', 'validation')}
+  assert looked_at == {(foreign, split), ('', 'validation')}
   aurocs = [
-    ood.ood.auroc(scorer('', 'validation'), scorer('stripes', 'test'))
+    ood.ood.auroc(scorer('', 'validation'), scorer(foreign, split))
     for scorer in map(makers['react'], tried['react'])
   ]
   assert chosen['react'] == tried['react'][int(np.argmax(aurocs))]

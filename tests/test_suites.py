@@ -143,8 +143,9 @@ def test_the_whole_ood_suite_has_every_score_and_sets_that_need_no_data(whole):
 
 def test_the_quick_suite_runs_no_gradient_of_scores_and_no_features():
   found = run(('quick',), features=False, foreign=('gaussian_noise',), **QUICK)
-  scores = {name.split('/')[2] for name in found.numbers if name.startswith('ood/')}
-  assert scores == {'msp', 'max_logit', 'energy', 'entropy', 'gen'}
+  measured = {tuple(name.split('/')[1:3]) for name in found.numbers if name.startswith('ood/')}
+  scores = ('msp', 'max_logit', 'energy', 'entropy', 'gen')  # and no mean of near or far, of none
+  assert measured == {('gaussian_noise', score) for score in scores}
   assert {'accuracy', 'temperature', 'adversarial/fgsm/8/255'} <= found.numbers.keys()
 
 
@@ -231,7 +232,11 @@ def test_statistics_of_training_are_of_each_class():
   images, labels = on.images(split='train')
   features = evaluate.outputs(on.network, evaluate.stored(images), features=True).features
   sums = [features[labels == label].sum(axis=0) for label in range(10)]
-  np.testing.assert_allclose(ood._statistics(on).sums, sums, rtol=1e-4, atol=1e-3)
+  found = ood._statistics(on)
+  np.testing.assert_allclose(found.sums, sums, rtol=1e-4, atol=1e-3)
+  bank = np.concatenate(found.bank)  # of which the first are of any part of the set
+  assert not np.allclose(bank[:100], features[:100])
+  np.testing.assert_allclose(bank.sum(0), features.sum(0), rtol=1e-4)
 
 
 def test_there_are_as_many_images_of_noise_and_of_shuffled_ones_as_of_ones_own():
@@ -256,11 +261,12 @@ def test_a_networks_own_data_set_is_not_foreign_to_it():
 
 
 def test_a_version_of_a_set_is_near_or_ones_own_as_the_set_is():
-  foreign = ('digits:1.0.0', 'natural_patches:1.0.0', 'gaussian_noise')
+  foreign = ('digits:1.0.0', 'natural_patches:1.0.0', 'gaussian_noise', 'pixel_shuffled')
   found = run(('quick',), foreign=foreign[:1], **QUICK)
   assert found.skipped['ood/digits:1.0.0'] == "it is the network's own data set"
-  found = run(('quick',), foreign=foreign[1:], near=('natural_patches',), **QUICK)
-  assert found.notes['ood/near'] == 'mean of natural_patches:1.0.0'
+  near = ('natural_patches', 'gaussian_noise:1.0.0')
+  found = run(('quick',), foreign=foreign[1:], near=near, **QUICK)
+  assert found.notes['ood/near'] == 'mean of natural_patches:1.0.0, gaussian_noise'
 
 
 def test_attacks_lose_images_and_the_worst_case_loses_most(whole):

@@ -205,6 +205,12 @@ def test_settings_of_scores_are_chosen_on_validation_images_alone(
   assert chosen['react'] == tried['react'][int(np.argmax(aurocs))]
 
 
+def test_a_set_that_is_not_there_chooses_no_settings_and_it_is_said(sets):
+  on = bench(data_dir=sets, validation_foreign='mnist')
+  chosen, found = ood._choose(on, {}, {'gen': ({'gamma': 0.1},)})
+  assert not chosen and 'mnist was looked for' in found.skipped['ood/validation_foreign']
+
+
 def test_a_test_set_may_not_choose_settings():
   config = tiny_config(evaluation__validation_foreign='natural_patches')
   with pytest.raises(ValueError, match=r'neither the data set nor one of evaluation\.foreign'):

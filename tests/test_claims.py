@@ -148,9 +148,15 @@ def test_sparsity_which_moves_both_explains_nothing_of_gradient_flow():
   assert [each.n for each in answer.evidence] == [4, 4, 4]
 
 
-def test_ranks_of_one_group_have_the_p_value_of_scipys_permutations():
-  pairs = {'a': (1.0, 3.0), 'b': (2.0, 1.0), 'c': (3.0, 4.0), 'd': (4.0, 4.0), 'e': (5.0, 9.0)}
-  x, y = map(np.asarray, zip(*pairs.values(), strict=True))
+@pytest.mark.parametrize(
+  ('x', 'y'),
+  [
+    ((1, 2, 3, 4, 5), (3, 1, 4, 4, 9)),
+    ((1, 0, 0, 0, 0), (2, 2, 2, 1, 2)),  # whose sums are equal but for rounding
+  ],
+)
+def test_ranks_of_one_group_have_the_p_value_of_scipys_permutations(x, y):
+  pairs = dict(zip('abcde', zip(x, y, strict=True), strict=True))
   found = verdicts.ranks('', '', {'one': pairs}).evidence[0]
   exact = stats.permutation_test(
     (x,), lambda x: stats.spearmanr(x, y)[0], permutation_type='pairings', alternative='greater',
@@ -158,6 +164,13 @@ def test_ranks_of_one_group_have_the_p_value_of_scipys_permutations():
   )  # fmt: skip
   assert found.mean == pytest.approx(stats.spearmanr(x, y)[0])
   assert found.p_for == pytest.approx(exact.pvalue)
+
+
+def test_groups_that_rank_in_opposite_orders_say_nothing_together():
+  up = {scheme: (i, i) for i, scheme in enumerate('abcd')}
+  down = {scheme: (i, -i) for i, scheme in enumerate('abcd')}
+  found = verdicts.ranks('', '', {'up': up, 'down': down}).evidence[0]
+  assert (found.mean, found.p_for, found.p_against) == (pytest.approx(0), 1, 1)
 
 
 def test_many_schemes_are_ranked_in_some_of_their_orders():
@@ -182,13 +195,20 @@ def test_a_paired_test_is_the_textbooks():
   assert found.p_for == pytest.approx(0.0370901, abs=1e-6)  # t = 3.4641 with 2 degrees of freedom
   assert found.p_for + found.p_against == pytest.approx(1)
   assert verdicts.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+  assert verdicts.holm([0.6, 0.9]) == [1, 1]
 
 
 def test_a_claim_is_supported_below_five_percent():
   for values, verdict in (((1.0, 2.0, 3.0), 'supported'), ((0.5, 2.0, 3.5), 'cannot decide')):
     found = [Comparison('', dict(enumerate(values)))]  # p = 0.037 and 0.074
     assert verdicts.can('', found, '').verdict == verdict
+    assert verdicts.can('', found * 2, '').verdict == 'cannot decide'  # 2 * 0.037
     assert verdicts.tends('', '', found, '').verdict == verdict
+
+
+def test_cells_that_no_test_can_look_at_are_none_of_those_where_the_opposite_must_hold():
+  cells = [Comparison('', {0: -1.0, 1: -1.1, 2: -1.2}), Comparison('', {0: 1.0})]
+  assert verdicts.can('', cells, '').verdict == 'not in these runs'
 
 
 def test_equal_differences_decide_by_their_number_alone():
@@ -203,6 +223,8 @@ def test_equal_differences_decide_by_their_number_alone():
       assert found.sd > 0 and (found.p_for, found.p_against) == (p, 1)
   same = Comparison('', {0: 0.0, 1: 0.0})
   assert verdicts.evidence(same)[-3:-1] == (1, 1)
+  assert verdicts.evidence(same, above=-0.005)[-3:-1] == (0.25, 1)
+  assert verdicts.evidence(same, above=0.005)[-3:-1] == (1, 0.25)
   cells = [same, *(Comparison('', {0: -0.03, 1: -0.03 - i / 360}) for i in range(1, 18))]
   assert verdicts.can('', cells, 'accuracy').verdict == 'cannot decide'
 
@@ -295,6 +317,7 @@ def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
   assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]
   none = claims.matches('', claims.cells_of([*dense, *(failed(seed) for seed in range(8))]))
   assert none.verdict == 'cannot decide' and 'In a cell, 8 seeds are left out' in none.why
+  assert none.why.startswith('No comparison is left.')
   assert [(each.n, each.failed) for each in none.evidence] == [(0, 8)]
 
 

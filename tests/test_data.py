@@ -235,6 +235,11 @@ def test_a_foreign_set_meets_a_network_in_size_and_channels(tiny_dir):
 def test_images_of_different_sizes_are_fitted(tiny_dir):
   adapted, note = data.load_adapted('tiny_mixed', 'test', (4, 4, 1), str(tiny_dir))
   assert adapted.images.shape == (3, 4, 4, 1) and note == 'resized to 4x4, colour -> grey'
+  whole, centre = (
+    data.load_adapted('tiny_mixed', 'test', (4, 4, 3), str(tiny_dir), resize) for resize in (0, 8)
+  )
+  assert (whole[1], centre[1]) == ('resized to 4x4', 'resized to 4x4 (centre of 8)')
+  assert (whole[0].images != centre[0].images).any()
   with pytest.raises(data.DataError, match="may differ in size: data_loading must be 'streamed'"):
     data.load('tiny_mixed', 'test', str(tiny_dir))
 

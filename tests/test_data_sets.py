@@ -164,6 +164,14 @@ def test_resizing_keeps_the_mean_and_is_antialiased():
   assert abs(small.astype(int) - 100).max() <= 12  # without antialiasing: 0 or 200
 
 
+def test_images_are_brought_to_a_height_and_a_width_of_their_own():
+  halves = np.zeros((1, 8, 8, 1), np.uint8)
+  halves[:, :, 4:] = 200
+  wide, _ = data.adapt(halves, 8, 16, 1)  # of the four rows in the middle
+  assert wide.shape == (1, 8, 16, 1)
+  assert (wide[0, :, :6] == 0).all() and (wide[0, :, 10:] == 200).all()
+
+
 def test_images_with_an_alpha_channel_cannot_be_adapted():
   with pytest.raises(data.DataError, match='1 or 3 channels, got 4'):  # as a missing set: skipped
     data.adapt(np.zeros((1, 2, 2, 4), np.uint8), 2, 2, 3)

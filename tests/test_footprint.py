@@ -62,6 +62,7 @@ def test_of_a_chips_memory_that_counts_which_jax_takes():
 
 def test_the_table_says_what_is_where(here):
   text = footprint.show(dataclasses.replace(here, capacity=here.peak // 2))
+  assert re.search('images a step +30 ', text)
   assert '120 images on 4 x cpu' in text and '200.0%, so it does NOT fit' in text
   assert 'by the compiler' not in text  # it knows nothing of the kernels of a CPU
   assert 'all-reduces' in text

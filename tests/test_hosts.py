@@ -132,10 +132,10 @@ def test_a_tpu_without_a_metadata_server_is_alone(tmp_path):
 
 
 def test_a_part_of_an_address_is_refused():
-  with pytest.raises(ValueError, match='several hosts need coordinator_address'):
-    hosts.connect('localhost:1234')
-  with pytest.raises(ValueError, match='several hosts need coordinator_address'):
-    hosts.connect('localhost:1234', 2, 2)
+  for part in (('localhost:1234',), ('localhost:1234', 2, 2), ('', 2, 0), ('', 0, 0), ('', 1, 1)):
+    with pytest.raises(ValueError, match='several hosts need coordinator_address'):
+      hosts.connect(*part)
+  hosts.connect('', 1, 0)  # alone
   with pytest.raises(ValueError, match="must be HOST:PORT, got 'localhost'"):
     hosts.connect('localhost', 2, 0)
 
@@ -151,6 +151,7 @@ def test_a_process_0_that_does_not_answer_is_named(monkeypatch):
   [
     ({}, False),
     ({'SLURM_PROCID': '0', 'SLURM_NTASKS': '8'}, False),  # in sbatch's script, not a step
+    ({'SLURM_STEP_NUM_TASKS': '8'}, False),
     ({'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '1'}, False),
     ({'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '8'}, True),
     ({'TPU_WORKER_HOSTNAMES': 'localhost'}, False),
@@ -174,6 +175,7 @@ def test_launchers_say_whether_there_are_several_hosts(environment, several):
     ({}, 'cpu', False),  # as the person chose
     ({'TPU_SKIP_MDS_QUERY': '1'}, 'tpu', False),
     ({'TPU_WORKER_HOSTNAMES': 'localhost'}, 'tpu,cpu', False),
+    ({'TPU_PROCESS_ADDRESSES': 'localhost:1'}, 'tpu,cpu', False),
   ],
 )
 def test_a_metadata_server_is_asked_on_tpu_vms_alone(environment, platforms, asks):
@@ -186,6 +188,7 @@ def test_a_metadata_server_is_asked_on_tpu_vms_alone(environment, platforms, ask
     ({}, (None, None, None)),
     ({'JAX_COORDINATOR_ADDRESS': 'a:1'}, ('a:1', None, None)),
     ({'JAX_COORDINATOR_ADDRESS': 'a', 'JAX_COORDINATOR_PORT': '1'}, ('a:1', None, None)),
+    ({'JAX_COORDINATOR_ADDRESS': 'a:1', 'JOB_COMPLETION_INDEX': '3'}, ('a:1', None, None)),
     ({'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'}, (None, 4, 3)),
     ({'JAX_PROCESS_COUNT': '4', 'JOB_COMPLETION_INDEX': '3'}, (None, 4, 3)),
     ({'JAX_NUM_PROCESSES': '8', 'JAX_PROCESS_ID': '7', 'JOB_COMPLETION_INDEX': '3'}, (None, 8, 7)),

@@ -23,19 +23,22 @@ def encoded(kind='JPEG', **options):
 FILES = {
   'colour': encoded(quality=90),
   'full colour': encoded(quality=90, subsampling='4:4:4'),
+  'half colour': encoded(quality=90, subsampling='4:2:2'),  # across, and not down
   'grey': encoded(quality=90, mode='L'),
   'progressive': encoded(quality=90, progressive=True),
   'four inks': encoded(quality=90, mode='CMYK'),
   'restarts': encoded(quality=90, restart_marker_blocks=3),
   'png': encoded('PNG'),
 }
+FILES['two bytes of a marker'] = FILES['colour'].replace(b'\xff\xc0', b'\xff\xff\xc0', 1)
 # simplejpeg alone refuses it.
 FILES['bytes before a marker'] = FILES['colour'].replace(b'\xff\xda', b'\0\0\xff\xda', 1)
 
 
 @pytest.mark.parametrize(
   ('name', 'row'),
-  [('colour', 16), ('full colour', 8), ('grey', 8), ('restarts', 16)]
+  [('colour', 16), ('full colour', 8), ('half colour', 8), ('grey', 8), ('restarts', 16)]
+  + [('two bytes of a marker', 16)]
   + [(name, None) for name in ('progressive', 'four inks', 'png')],
 )
 def test_the_header_says_the_size_of_a_sequential_jpeg(name, row):
@@ -48,6 +51,11 @@ def test_a_file_that_is_cut_off_has_no_frame_and_is_refused():
   assert jpeg.frame_of(half) is None and jpeg.frame_of(b'') is None
   with pytest.raises(DataError, match='cannot be decoded'):
     streamed.Augment((20, 20), 3)(b'\xff\xd8\xff\xe0 no image \xff\xd9')
+
+
+def test_a_height_that_is_said_after_the_pixels_is_not_taken_for_none():
+  data, at = FILES['colour'], jpeg.frame_of(FILES['colour']).at
+  assert jpeg.frame_of(data[:at] + bytes(2) + data[at + 2 :]) is None
 
 
 def test_the_image_above_a_row_is_the_image_above_it():

@@ -244,11 +244,13 @@ def test_what_is_wrong_with_one_network_stops_no_other(alone, tmp_path):
 
 def test_a_group_is_as_large_as_the_memory_that_is_free():
   gib = 1 << 30
-  assert room.fitting(free=10 * gib, shared=gib, member=gib // 2) == 12  # (0.7 * 10 - 1) * 2
+  assert room.fitting(free=10 * gib, shared=2 * gib, member=gib // 2) == 10  # (0.7 * 10 - 2) * 2
   assert room.fitting(free=gib, shared=2 * gib, member=gib) == 1
   assert room.fitting(free=1000 * gib, shared=0, member=gib) == room.MOST
   assert room.group_size(tiny_config(), on=parallel.devices(2)) == 2
   assert room.group_size(tiny_config(), 5, on=ONE_DEVICE) == 5
+  streamed = tiny_config(data_loading='streamed', augment__mode='resized')
+  assert room.group_size(streamed, 5, on=ONE_DEVICE) == 1
 
 
 def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images():

@@ -138,11 +138,13 @@ def test_a_suite_that_is_run_again_leaves_nothing_of_what_it_found_before(tmp_pa
 
 
 def test_the_quick_suite_leaves_what_others_found_but_no_mean_of_other_sets(tmp_path):
-  near, noise = 'ood/near/knn/auroc', 'ood/gaussian_noise/knn/auroc'
-  of_two = {'notes': {'ood/near': 'mean of one, two'}}
-  gathered(tmp_path, ('ood', 'adversarial'), (near, noise, 'adversarial/pgd/1/255'), **of_two)
+  means, noise = {'ood/near/knn/auroc', 'ood/far/knn/auroc'}, 'ood/gaussian_noise/knn/auroc'
+  of_two = {'notes': {'ood/near': 'mean of one, two', 'ood/far': 'mean of three'}}
+  gathered(tmp_path, ('ood', 'adversarial'), (*means, noise, 'adversarial/pgd/1/255'), **of_two)
   row = gathered(tmp_path, ('quick',), ['ood/near/msp/auroc'], **of_two)
-  assert {near, noise, 'adversarial/pgd/1/255'} < row['metrics'].keys()
+  assert {*means, noise, 'adversarial/pgd/1/255'} < row['metrics'].keys()
+  row = gathered(tmp_path, ('calibration',), ['accuracy'])
+  assert means < row['metrics'].keys() and row['notes'] == of_two['notes']
   row = gathered(tmp_path, ('quick',), ['accuracy'])
   assert row['metrics'].keys() == {'accuracy', noise, 'adversarial/pgd/1/255'}
   assert not row['notes']
@@ -210,6 +212,12 @@ def test_what_is_left_of_a_deleted_checkpoint_keeps_no_other_from_being_measured
     measure.evaluate_run(copied, suite=('calibration',), show=False)
 
 
+def test_a_checkpoint_is_measured_where_a_newer_one_cannot_be_read(copied):
+  (copied / 'checkpoints' / '20' / 'record' / 'metadata').write_text('{')
+  row = measure.evaluate_run(copied, suite=('calibration',), checkpoint='10', show=False)
+  assert row['step'] == 10 and not row['final']  # nothing says that the run has ended
+
+
 def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):
   config = runlog.read_config(copied)
   (copied / results.FILE).unlink()
@@ -238,6 +246,7 @@ def test_a_row_says_for_each_suite_how_it_was_measured(copied):
 def test_a_row_that_could_not_be_written_is_said_before_anything_is_measured(copied, capsys):
   (copied / results.FILE).unlink()
   (copied / results.FILE).mkdir()
+  shutil.rmtree(copied / 'checkpoints')  # which would be read first
   assert main.main(['evaluate', str(copied)]) == 2
   said = capsys.readouterr().err
   assert results.FILE in said and 'directory' in said

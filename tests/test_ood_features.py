@@ -67,14 +67,22 @@ def test_mahalanobis_agrees_with_scikit_learn(training, statistics, foreign):
   np.testing.assert_allclose(score(inside, foreign[1]), expected, rtol=1e-5)
 
 
+def distances_to(bank, features):
+  """Squared, between directions, [N, b], in each row from the nearest to the farthest."""
+  unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, bank)]
+  return np.sort(((unit[0][:, None] - unit[1][None]) ** 2).sum(-1), axis=1)
+
+
 def test_knn_is_the_distance_to_the_kth_of_all_pairs(training, statistics, foreign):
-  unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (foreign[0], training[0])]
-  distances = np.sort(((unit[0][:, None] - unit[1][None]) ** 2).sum(-1), axis=1)
+  distances = distances_to(training[0], foreign[0])
   for k in (1, 10):
     score = ood_features.knn(statistics, training[3], k=k)
     np.testing.assert_allclose(score(*foreign), -distances[:, k - 1], atol=1e-5)
   usual, fifty = (ood_features.knn(statistics, training[3], **of) for of in ({}, {'k': 50}))
   np.testing.assert_array_equal(usual(*foreign), fifty(*foreign))
+  few = of_training(*(part[:20] for part in training[:3]))  # the farthest of all that there are
+  farthest = -distances_to(few.bank[0], foreign[0])[:, -1]
+  np.testing.assert_allclose(ood_features.knn(few, None)(*foreign), farthest, atol=1e-5)
 
 
 def test_vim_follows_its_definition(training, statistics, foreign):
@@ -130,6 +138,8 @@ def test_features_that_never_vary_tell_nothing_and_stop_nothing(name, value, tra
   score = ood_features.FEATURE_SCORES[name](of_training(features, logits, labels), head)
   found = score(features[:50], logits[:50])
   assert np.isfinite(found).all() and np.ptp(found) < 1e-6
+  if name in ('vim', 'react'):
+    np.testing.assert_allclose(found, ood.energy(logits[:50]), rtol=1e-5)
 
 
 def test_vim_keeps_a_direction_in_which_training_features_vary():
@@ -211,7 +221,8 @@ def test_every_setting_to_choose_from_is_possible(training, statistics, foreign)
       assert score(*foreign).shape == (50,)
   # As many neighbours as there are images, and not all of 256 directions.
   choices = ood_features.settings(num_features=256, bank_size=200)
-  assert choices['knn'][-1] == {'k': 200} and choices['vim'][-1] == {'dim': 128}
+  tried = {name: [value for of in each for value in of.values()] for name, each in choices.items()}
+  assert tried == {'knn': [1, 10, 50, 100, 200], 'vim': [51, 85, 128], 'react': [85, 90, 95, 99]}
 
 
 def test_settings_that_cannot_be_are_refused(training, statistics):

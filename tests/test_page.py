@@ -1,5 +1,6 @@
 """The page as a browser shows it: headless Chromium, no network."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -142,15 +143,38 @@ def test_the_page_says_which_checkpoints_were_measured():
     ([best], f'{chosen};'),
     ([latest], f'from {last};'),
     ([best, latest], f'{chosen}, or {last} where a setting says so;'),
+    ([best, dataclasses.replace(latest, state='missing')], f'{chosen};'),
   ):
     assert says in page.page('', found, [], [], [])
 
 
 def test_the_page_shows_accuracies_in_percent_and_sorts_them_as_they_are():
   config = synthetic.config_of()
-  row = synthetic.row_of(config) | {'metrics': {'accuracy': 0.9125}}
-  text = page.page('', [runs.Run('done', '', config, row)], [], [], [])
-  assert '<td data-value="0.9125">91.25</td>' in text
+  numbers = {'accuracy': 0.9125, 'adversarial/fgsm/8/255': 0.0}
+  row = synthetic.row_of(config) | {'metrics': numbers, 'kept': 12345, 'macs': 67890.0}
+  found = [runs.Run('done', '', config, row)]
+  text = page.page('', found, [], [], tables.pivot(found, 'scheme', 'sparsity', 'accuracy'))
+  assert '<td data-value="0.9125">91.25</td>' in text and '<td>91.25 (n=1)</td>' in text
+  assert '<td data-value="0.0">0.00</td>' in text
+  assert '<td data-value="12345">12,345</td><td data-value="67890.0">67,890</td>' in text
+
+
+def test_the_numbers_of_a_data_set_are_chosen_among_those_of_its_own_runs():
+  found = []
+  for dataset, epsilon, accuracy in (('cifar10', 1, 0.625), ('cifar100', 8, 0.375)):
+    config = synthetic.config_of(dataset=dataset)
+    metrics = {f'adversarial/fgsm/{epsilon}/255': accuracy}
+    found.append(runs.Run('done', '', config, synthetic.row_of(config) | {'metrics': metrics}))
+  text = page.page('', found, [], [], [])
+  assert 'data-value="0.625"' in text and 'data-value="0.375"' in text
+
+
+def test_what_speaks_for_a_claim_is_shown_in_points_with_seeds_that_failed():
+  cell = verdicts.Comparison('a cell', {0: 0.01, 1: 0.02, 2: 0.03}, frozenset({3}))
+  text = page.page('', [], [], [verdicts.can('a claim', [cell], 'accuracy')], [])
+  values = ('a cell', '+2.00', '1.00', '3, 1 failed', '0.037')
+  assert ''.join(f'<td>{value}</td>' for value in values) in text
+  assert 'anything above -0.5 points does' in text
 
 
 def test_a_mean_that_rounds_to_zero_has_no_minus():

@@ -110,6 +110,7 @@ def test_failed_missing_and_unequal_runs_appear_as_such(tmp_path):
   (tmp_path / 'run2' / 'failed.json').write_text(json.dumps(failure))
   found = reading.read([tmp_path])
   assert [run.state for run in found] == ['done', 'done', 'failed', 'missing']
+  assert len(reading.read([tmp_path, tmp_path / 'run0' / '..'])) == 4
   (table,) = tables.pivot(found, 'scheme', 'sparsity', 'accuracy')
   assert formats.show(table.cells['erk', 0.9], 'accuracy').endswith('(n=2, 1 failed, 1 missing)')
 

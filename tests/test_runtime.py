@@ -119,6 +119,18 @@ def test_a_profile_of_no_steps_is_refused(text):
     profiling.span(text)
 
 
+def test_a_profile_ends_after_its_last_step_which_may_be_its_first(tmp_path):
+  with profiling.Trace(tmp_path, profiling.span('2:2')) as trace:
+    for step in (1, 2):
+      trace.before(step)
+      assert not (tmp_path / profiling.FOLDER).exists()
+      trace.after(step, 1.0)
+    assert list((tmp_path / profiling.FOLDER).rglob('*.xplane.pb'))
+  with profiling.Trace(tmp_path / 'early', (1, 9)) as trace:
+    trace.before(1)
+  assert list((tmp_path / 'early').rglob('*.xplane.pb'))  # of a run that ends before
+
+
 def test_one_network_has_one_cpu_device_where_kernels_share_the_cores_and_several_have_one_each():
   each = arguments.cpu_devices(apart=True)
   assert each & (each - 1) == 0 and 1 <= each <= os.cpu_count()

@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from small import bench, few_digits, make_set, run
 
 from random_pruning_jax import data
@@ -39,12 +41,21 @@ def test_logits_of_classes_that_do_not_occur_are_masked():
 
 def test_an_imagenet_subset_counts_its_own_classes_alone(sets, monkeypatch):
   monkeypatch.setattr(shifts, 'SUBSETS', ('few_digits',))
-  masked = run(('shifts',), data_dir=sets, shifts=('few_digits',))
+  masked = run(('shifts',), data_dir=sets, shifts=('few_digits', 'few_digits:1.0.0'))
   monkeypatch.undo()
   plain = run(('shifts',), data_dir=sets, shifts=('few_digits',))
-  name = 'shifts/few_digits/accuracy'
-  assert masked.numbers[name] > plain.numbers[name]
-  assert masked.notes['shifts/few_digits'] == 'among the 4 classes that occur'
+  for name in ('shifts/few_digits', 'shifts/few_digits:1.0.0'):
+    assert masked.numbers[f'{name}/accuracy'] > plain.numbers['shifts/few_digits/accuracy']
+    assert masked.notes[name] == 'among the 4 classes that occur'
+
+
+def test_a_version_of_a_set_has_the_shifted_and_corrupted_sets_of_the_set(sets, monkeypatch):
+  monkeypatch.setitem(shifts.SHIFTS, 'digits', ('few_digits',))
+  monkeypatch.setitem(corruptions.FAMILIES, 'digits', corruptions.Family('digits_corrupted', {}))
+  on = bench(data_dir=sets)
+  on.experiment.config.dataset = 'digits:1.0.0'
+  assert 'shifts/few_digits/accuracy' in shifts.full(on).numbers
+  assert 'digits_corrupted is not prepared' in corruptions.full(on).skipped['corruptions']
 
 
 @pytest.fixture
@@ -83,6 +94,14 @@ def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
   assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
 
 
+def test_only_a_family_that_asks_for_it_is_compared_with_alexnet(corrupted_digits, monkeypatch):
+  family = corruptions.FAMILIES['digits']._replace(alexnet=False)
+  monkeypatch.setitem(corruptions.FAMILIES, 'digits', family)
+  found = run(('corruptions',), data_dir=str(corrupted_digits)).numbers
+  assert 'corruptions/accuracy' in found and 'corruptions/fog/accuracy' in found
+  assert not {'corruptions/mce', 'corruptions/fog/ce'} & found.keys()
+
+
 def test_a_corruption_is_measured_at_each_severity(corrupted_digits):
   worst = corrupted_digits / 'digits_corrupted/mist_5'
   shutil.rmtree(worst)
@@ -101,6 +120,8 @@ def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits
   assert 'corruptions/snow' in found.skipped and 'no mean' in found.notes['corruptions']
   assert 'corruptions/fog/accuracy' in found.numbers
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+  found = run(('corruptions',), data_dir=str(corrupted_digits), corruptions=('snow',))
+  assert found.skipped.keys() == {'corruptions/snow'}  # and nothing is made here
   found = run(('corruptions',), data_dir=str(corrupted_digits), severities=(1, 2))
   assert 'corruptions/snow' not in found.skipped and 'no mean' in found.notes['corruptions']
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
@@ -109,9 +130,25 @@ def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits
 def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):
   monkeypatch.setattr(corrupted, 'why_not', lambda shape: '')
   monkeypatch.setattr(corrupted, 'corrupted', lambda images, *_: images)
-  found = run(('corruptions',), corruptions=('fog',), corrupted_images=20)
-  note = found.notes['corruptions_regenerated']
-  assert note.startswith('the first 20 test images, corrupted here') and 'no mean' in note
+  on = bench()
+  right = on.outputs().logits.argmax(-1) == on.labels()
+  for asked, count in ((20, 20), (0, 360), (1000, 360)):
+    found = run(('corruptions',), corruptions=('fog',), severities=(1,), corrupted_images=asked)
+    note = found.notes['corruptions_regenerated']
+    assert note.startswith(f'the first {count} test images, corrupted here') and 'no mean' in note
+    accuracy = found.numbers['corruptions_regenerated/fog/accuracy']
+    assert accuracy == pytest.approx(right[:count].mean())
+
+
+def test_shifted_and_corrupted_sets_have_the_names_of_tfds():
+  def configs(*names):
+    return {f'{of}/{each.name}' for of in names for each in tfds.builder_cls(of).BUILDER_CONFIGS}
+
+  for family in corruptions.FAMILIES.values():
+    named = itertools.product(corruptions.NAMES, range(1, 6))
+    assert {corruptions._tfds_name(family, *each) for each in named} == configs(family.dataset)
+  assert set(shifts.SHIFTS['cifar10']) == configs('cifar10_1')
+  assert shifts.SHIFTS['imagenet2012'][0] in configs('imagenet_v2')
 
 
 def test_alexnet_itself_has_an_mce_of_one():

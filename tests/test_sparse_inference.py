@@ -99,6 +99,7 @@ class Unusual(nn.Module):
     x = nn.Conv(4, (3,), name='lines')(x)
     shared = nn.Conv(4, (3, 3), padding=1, name='shared')
     x = shared(inputs=shared(x)[:, ::2, ::2])
+    x = nn.Conv(4, (3, 3), strides=(2, 1), padding=1, name='two strides')(x)
     x = nn.Conv(8, (3, 3), padding=1, dtype='bfloat16', name='in 16 bits')(x)
     x = nn.Dense(8, name='usual')(x.astype('float32').mean((1, 2)))
     loop = nn.scan(Repeated, variable_axes={'params': 0}, split_rngs={'params': True}, length=2)
@@ -137,6 +138,14 @@ def test_a_network_of_16_bits_is_computed_in_float32():
   np.testing.assert_allclose(found.logits(IMAGES), stored.logits(IMAGES), atol=1e-4)
 
 
+@pytest.mark.parametrize('way', ['columns', 'taps'])
+def test_images_that_are_not_square_are_computed_too(way):
+  x, kernel = layer((2, 6, 9, 5), (3, 2), 6)
+  site = sparse_ways.Site('', x.shape, 1, 1)
+  expected = sparse_ways.dense(kernel, site)(x)
+  np.testing.assert_allclose(sparse_ways.WAYS[way](kernel, site)(x), expected, atol=1e-4)
+
+
 @needs_numba
 @pytest.mark.parametrize(('size', 'kernel', 'pad'), [(1, 5, 2), (2, 5, 2), (1, 3, 1)])
 def test_maps_smaller_than_the_kernel_are_computed_too(size, kernel, pad):
@@ -169,6 +178,8 @@ def test_a_layer_is_timed_once_and_its_times_kept(monkeypatch, tmp_path):
   file.write_text('{"dense": 2.0, "columns": 1.0}')
   assert first in sparse_ways.WAYS
   assert sparse_inference.fastest(kernel, site) == 'columns'
+  sparse_inference.fastest(np.ones_like(kernel), site)  # of which more weights are kept
+  assert len(list(tmp_path.rglob('sparse_inference/*.json'))) == 2
 
 
 def test_the_measured_predictor_is_right_whatever_it_chose(monkeypatch, tmp_path):

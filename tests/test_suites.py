@@ -143,8 +143,9 @@ def test_the_whole_ood_suite_has_every_score_and_sets_that_need_no_data(whole):
 
 def test_the_quick_suite_runs_no_gradient_of_scores_and_no_features():
   found = run(('quick',), features=False, foreign=('gaussian_noise',), **QUICK)
-  scores = {name.split('/')[2] for name in found.numbers if name.startswith('ood/')}
-  assert scores == {'msp', 'max_logit', 'energy', 'entropy', 'gen'}
+  measured = {tuple(name.split('/')[1:3]) for name in found.numbers if name.startswith('ood/')}
+  scores = ('msp', 'max_logit', 'energy', 'entropy', 'gen')  # and no mean of near or far, of none
+  assert measured == {('gaussian_noise', score) for score in scores}
   assert {'accuracy', 'temperature', 'adversarial/fgsm/8/255'} <= found.numbers.keys()
 
 
@@ -176,7 +177,13 @@ def test_near_and_far_means_are_those_of_their_sets_and_need_all_of_them(sets):
   assert found.skipped['ood/far'] == 'no mean without mnist'
 
 
-def test_settings_of_scores_are_chosen_on_validation_images_alone(sets, monkeypatch):
+@pytest.mark.parametrize(
+  ('foreign', 'split'),
+  [('stripes', 'test'), ('pixel_shuffled', 'validation')],  # which shuffles images of one's own
+)
+def test_settings_of_scores_are_chosen_on_validation_images_alone(
+  foreign, split, sets, monkeypatch
+):
   looked_at = set()
   sources = suites.Bench.source
 
@@ -185,17 +192,23 @@ def test_settings_of_scores_are_chosen_on_validation_images_alone(sets, monkeypa
     return sources(self, name, split)
 
   monkeypatch.setattr(suites.Bench, 'source', source)
-  on = bench(data_dir=sets, foreign=('natural_patches',), validation_foreign='stripes')
+  on = bench(data_dir=sets, foreign=('natural_patches',), validation_foreign=foreign)
   makers, _ = ood._feature_scores(on)
   makers |= ood._logit_scores(on)
   tried = {'react': ({'percentile': 50.0}, {'percentile': 99.0}), 'gen': ({'gamma': 0.1},)}
   chosen, _ = ood._choose(on, makers, tried)
-  assert looked_at == {('stripes', 'test'), ('', 'validation')}
+  assert looked_at == {(foreign, split), ('', 'validation')}
   aurocs = [
-    ood.ood.auroc(scorer('', 'validation'), scorer('stripes', 'test'))
+    ood.ood.auroc(scorer('', 'validation'), scorer(foreign, split))
     for scorer in map(makers['react'], tried['react'])
   ]
   assert chosen['react'] == tried['react'][int(np.argmax(aurocs))]
+
+
+def test_a_set_that_is_not_there_chooses_no_settings_and_it_is_said(sets):
+  on = bench(data_dir=sets, validation_foreign='mnist')
+  chosen, found = ood._choose(on, {}, {'gen': ({'gamma': 0.1},)})
+  assert not chosen and 'mnist was looked for' in found.skipped['ood/validation_foreign']
 
 
 def test_a_test_set_may_not_choose_settings():
@@ -225,7 +238,11 @@ def test_statistics_of_training_are_of_each_class():
   images, labels = on.images(split='train')
   features = evaluate.outputs(on.network, evaluate.stored(images), features=True).features
   sums = [features[labels == label].sum(axis=0) for label in range(10)]
-  np.testing.assert_allclose(ood._statistics(on).sums, sums, rtol=1e-4, atol=1e-3)
+  found = ood._statistics(on)
+  np.testing.assert_allclose(found.sums, sums, rtol=1e-4, atol=1e-3)
+  bank = np.concatenate(found.bank)  # of which the first are of any part of the set
+  assert not np.allclose(bank[:100], features[:100])
+  np.testing.assert_allclose(bank.sum(0), features.sum(0), rtol=1e-4)
 
 
 def test_there_are_as_many_images_of_noise_and_of_shuffled_ones_as_of_ones_own():
@@ -250,11 +267,12 @@ def test_a_networks_own_data_set_is_not_foreign_to_it():
 
 
 def test_a_version_of_a_set_is_near_or_ones_own_as_the_set_is():
-  foreign = ('digits:1.0.0', 'natural_patches:1.0.0', 'gaussian_noise')
+  foreign = ('digits:1.0.0', 'natural_patches:1.0.0', 'gaussian_noise', 'pixel_shuffled')
   found = run(('quick',), foreign=foreign[:1], **QUICK)
   assert found.skipped['ood/digits:1.0.0'] == "it is the network's own data set"
-  found = run(('quick',), foreign=foreign[1:], near=('natural_patches',), **QUICK)
-  assert found.notes['ood/near'] == 'mean of natural_patches:1.0.0'
+  near = ('natural_patches', 'gaussian_noise:1.0.0')
+  found = run(('quick',), foreign=foreign[1:], near=near, **QUICK)
+  assert found.notes['ood/near'] == 'mean of natural_patches:1.0.0, gaussian_noise'
 
 
 def test_attacks_lose_images_and_the_worst_case_loses_most(whole):

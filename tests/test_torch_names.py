@@ -82,14 +82,14 @@ def test_every_known_architecture_is_recognised_by_its_arrays():
   large = ('resnet10', 'resnet14', 'resnet18', 'resnet50', 'resnet101', 'wrn14_2', 'wrn101_2')
   for name in (*large, 'resnet20', 'cifar_resnet14'):
     model = models.create(name, 7)
-    described = about(model=name, num_classes=7, width=model.width, shape=(32, 32, 3), mean=(0.5,))
+    described = about(model=name, num_classes=7, width=model.width, shape=(32, 32, 1), mean=(0.5,))
     arrays = {}
     for leaf_name, leaf in masks.named_leaves(described.blank).items():
       array = np.broadcast_to(np.float32(0), leaf.shape)
       axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, (0,))
       arrays[torch_names.name_of(model, leaf_name)] = array.transpose(axes)
     found = torch_names.architecture(arrays)
-    assert found == {'model': name, 'width': model.width, 'num_classes': 7, 'channels': 3}
+    assert found == {'model': name, 'width': model.width, 'num_classes': 7, 'channels': 1}
 
 
 def saved(tmp_path, tensors):
@@ -108,6 +108,19 @@ def test_other_usual_names_of_a_small_resnet_are_understood(tmp_path):
   plain = files.load(saved(tmp_path, model.state_dict()), trained_on='cifar10')
   other = files.load(saved(tmp_path, tensors), trained_on='cifar10')
   assert other.about.model == 'cifar_resnet14' and same(other, plain)
+
+
+def test_other_usual_names_of_a_vgg_are_understood(tmp_path):
+  model = fill(Vgg((1, 1, 2, 2, 2), width=2))
+  tensors = {}
+  for name, tensor in model.state_dict().items():
+    name = name.replace('features.', 'feature.').replace('classifier.', 'classifier.0.')
+    tensors[f'_orig_mod.{name}'] = tensor
+  tensors['_orig_mod.feature.0.weight_orig'] = first = tensors.pop('_orig_mod.feature.0.weight')
+  tensors['_orig_mod.feature.0.weight_mask'] = torch.ones_like(first)
+  plain = files.load(saved(tmp_path, model.state_dict()), trained_on='cifar10')
+  other = files.load(saved(tmp_path, tensors), trained_on='cifar10')
+  assert other.about.model == 'vgg11' and same(other, plain)
 
 
 def test_a_network_of_a_thousand_classes_sees_what_imagenet_is_shown(tmp_path):

@@ -123,7 +123,7 @@ def can(claim: str, cells: Sequence[Comparison], unit: str, above: float = 0.0) 
 def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answer:
   """A claim of the kind "tends": per seed, the mean over the cells that have all of the seeds."""
   found = [evidence(cell) for cell in cells]
-  seeds, whole = _in_common([cell.differences for cell in cells if cell.differences])
+  seeds, whole = _in_common([cell.differences for cell in cells])
   means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds}
   some = f'{len(whole)} of {len(cells)}' if len(whole) < len(cells) else f'{len(cells)}'
   mean = evidence(Comparison(f'{what}, mean over {some} cells', means))

@@ -178,8 +178,9 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
     return out + bias['bias'] if 'bias' in bias else out
 
   def apply(images: jax.Array) -> jax.Array:
+    arrays = jax.tree.map(jnp.asarray, variables)  # Flax multiplies NumPy's by a mask in place
     with nn.intercept_methods(replace):
-      return model.apply(variables, images, train=False)
+      return model.apply(arrays, images, train=False)
 
   run = folding.folded(apply) if 'dense_compiled' in ways.values() else apply
   return Predictor(jax.jit(run), {site.name: ways.get(site.name, 'dense') for site in sites})

@@ -46,12 +46,12 @@ def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
       found[name] = site if found.get(name, site) == site else None
     return out
 
-  def apply(images: jax.Array) -> jax.Array:
+  def apply(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     with nn.intercept_methods(record):
       return model.apply(variables, images, train=False)
 
   try:
-    jax.eval_shape(apply, jax.ShapeDtypeStruct(shape, jnp.float32))
+    jax.eval_shape(apply, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
   except TypeError as error:
     said = str(error).partition('\n')[0]
     wanted = 'the model must be called as model(images, train=False)'

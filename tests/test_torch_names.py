@@ -155,6 +155,17 @@ def test_biases_before_batch_norm_move_into_its_mean(tmp_path):
   assert mean == pytest.approx((model.features[1].running_mean - model.features[0].bias).detach())
 
 
+def test_of_a_pruned_bias_before_batch_norm_what_is_kept_moves(tmp_path):
+  from torch.nn.utils import prune
+
+  model = fill(Vgg((1, 1, 2, 2, 2), width=2, bias=True))
+  prune.custom_from_mask(model.features[0], 'bias', torch.tensor([True, False]))
+  stored = files.load(saved(tmp_path, model.state_dict()), trained_on='cifar10')
+  mean = stored.variables['batch_stats']['stem_norm']['mean']
+  assert model.features[0].bias.tolist()[1] == 0
+  assert mean == pytest.approx((model.features[1].running_mean - model.features[0].bias).detach())
+
+
 def test_masks_go_beside_the_weights_when_asked_and_when_a_kept_weight_is_zero(tmp_path):
   stored = network()
   path = files.save(stored, tmp_path / 'net', 'safetensors', with_masks=True)

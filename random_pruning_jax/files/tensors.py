@@ -134,7 +134,10 @@ def _without_conv_biases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
       mean = f'features.{int(conv[1]) + 1}.running_mean'
       if mean not in tensors:
         raise ValueError(f'{name} must be followed by BatchNorm; there is no {mean}.')
-      out[mean] = (tensors[mean] - out.pop(name)).astype(np.float32)
+      bias = out.pop(name)
+      if f'{name}_mask' in tensors:
+        bias = np.where(tensors[f'{name}_mask'] != 0, bias, np.zeros_like(bias))
+      out[mean] = (tensors[mean] - bias).astype(np.float32)
   return out
 
 

@@ -131,6 +131,24 @@ def test_a_network_of_a_thousand_classes_sees_what_imagenet_is_shown(tmp_path):
   assert (found.dataset, found.resize) == ('imagenet2012', 256)
 
 
+def test_another_network_of_a_thousand_classes_may_be_of_any_images(tmp_path):
+  for model in (Small(1, width=2, num_classes=1000), Vgg((1, 1, 2, 2, 2), 2, num_classes=1000)):
+    with pytest.raises(ValueError, match='name the data set'):
+      files.load(saved(tmp_path, fill(model).state_dict()))
+
+
+def test_that_arrays_do_not_tell_the_last_pool_of_a_vgg_is_said_of_files_from_elsewhere(
+  tmp_path, caplog
+):
+  tensors = fill(Vgg((1, 1, 2, 2, 2), width=2)).state_dict()
+  stored = files.load(saved(tmp_path, tensors), trained_on='cifar10')
+  assert caplog.text.count('without max pooling after its last convolution') == 1
+  caplog.clear()
+  files.load(files.save(stored, tmp_path / 'ours', 'safetensors'))
+  files.load(saved(tmp_path, fill(Small(1, width=2)).state_dict()), trained_on='cifar10')
+  assert 'max pooling' not in caplog.text
+
+
 def test_a_sparse_pytorch_network_has_its_zeros_as_masks(tmp_path):
   from torch.nn.utils import prune
 
@@ -196,6 +214,8 @@ def test_what_is_no_network_of_this_package_is_named(tmp_path):
     files.load(saved(tmp_path, tensors))
   with pytest.raises(ValueError, match='digits has 1 channels'):
     files.load(saved(tmp_path, tensors), trained_on='digits')
+  with pytest.raises(ValueError, match='cifar100 has 100 classes; the network has 10'):
+    files.load(saved(tmp_path, tensors), trained_on='cifar100')
   lacking = {name: tensor for name, tensor in tensors.items() if name != 'bn.weight'}
   with pytest.raises(ValueError, match=r'bn\.weight is missing'):
     files.load(saved(tmp_path, lacking), trained_on='cifar10')

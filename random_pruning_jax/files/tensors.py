@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+from absl import logging
 
 from random_pruning_jax import data as data_lib
 from random_pruning_jax import masks as masks_lib
@@ -16,6 +17,8 @@ from random_pruning_jax import models, pruning
 from random_pruning_jax.files import torch_names
 from random_pruning_jax.files.packed import narrow
 from random_pruning_jax.files.stored import About, Stored, check, check_shapes
+from random_pruning_jax.models import vgg
+from random_pruning_jax.models.imagenet_resnet import ImageNetResNet
 
 _ENTRY = 'random_pruning_jax'  # of the metadata
 _DTYPES = {'F32': '<f4', 'F16': '<f2', 'BF16': ml_dtypes.bfloat16, 'F64': '<f8', 'BOOL': '?'}
@@ -52,9 +55,10 @@ def read(data: bytes, trained_on: str = '') -> Stored:
   """The network of a file, from here or from PyTorch.
 
   A file from elsewhere says neither its images' size nor their normalisation: both are taken from
-  the data set `trained_on`, or from ImageNet where there are 1,000 classes. Where a kernel has no
-  mask beside it, its weights that are exactly 0 count as pruned. Raises ValueError for a network
-  that this package does not have, and for a file written here that was altered.
+  the data set `trained_on`, or from ImageNet for a ResNet or Wide ResNet of 1,000 classes that is
+  made for large images. Where a kernel has no mask beside it, its weights that are exactly 0 count
+  as pruned. Raises ValueError for a network that this package does not have, for a data set of
+  another number of classes or channels, and for a file written here that was altered.
   """
   entry, tensors = _parse(data)
   if entry and entry.pop('sha256', '') != _digest(entry, tensors):
@@ -103,9 +107,10 @@ def _digest(entry: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
 
 def _about(tensors: Mapping[str, np.ndarray], trained_on: str) -> About:
   shape = torch_names.architecture(tensors)
-  channels = shape.pop('channels')
+  channels, classes = shape.pop('channels'), shape['num_classes']
+  model = models.create(shape['model'], classes)
   if not trained_on:
-    if shape['num_classes'] != 1000 or channels != 3:
+    if not isinstance(model, ImageNetResNet) or classes != 1000 or channels != 3:
       raise ValueError(
         'the file does not say for which images the network is; name the data set that it was '
         'trained on (--trained-on=cifar10).'
@@ -114,6 +119,13 @@ def _about(tensors: Mapping[str, np.ndarray], trained_on: str) -> About:
   spec = data_lib.describe(trained_on)
   if spec.shape[2] != channels:
     raise ValueError(f'{trained_on} has {spec.shape[2]} channels; the network takes {channels}.')
+  if spec.num_classes != classes:
+    raise ValueError(f'{trained_on} has {spec.num_classes} classes; the network has {classes}.')
+  if isinstance(model, vgg.VGG):
+    logging.warning(
+      'the VGG is taken for one without max pooling after its last convolution, of which its '
+      'arrays say nothing: one that has it gives other logits.'
+    )
   return About(
     **shape,
     dtype='float32',

@@ -37,8 +37,9 @@ class Stage(nn.Module):
 class VGG(Network):
   """Five stages of `width` times 1, 2, 4, 8, 8 channels with 2x2 max pooling between them.
 
-  For images of 32 x 32, the average over the last map is over 2x2 positions. Convolutions are
-  called stem, conv2, conv3, ... in their order.
+  No pooling follows the last stage, as in the code of Liu et al. (2022) and unlike torchvision: for
+  images of 32 x 32, the average over the last map is over 2x2 positions. Convolutions are called
+  stem, conv2, conv3, ... in their order.
   """
 
   depth: int = 16

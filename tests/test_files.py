@@ -182,6 +182,23 @@ def test_a_header_that_does_not_hold_is_refused(change, message, tmp_path):
     files.load(path)
 
 
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda header: header['masks'].update(sampling='n_m', block=0),
+    lambda header: header['about'].update(shape=[8, 8, 0]),
+    lambda header: header['about'].update(shape=[10**20, 8, 1]),
+    lambda header: header['masks'].update(kind='bitmap', layers=[]),
+    lambda header: header['masks'].update(kind='bitmap', layers=''),
+  ],
+)
+def test_a_header_of_odd_values_is_refused_in_one_line_that_names_the_file(change, tmp_path):
+  path = rewritten(files.save(network(), tmp_path / 'net'), change)
+  with pytest.raises(ValueError, match='/net: ') as caught:
+    files.load(path)
+  assert '\n' not in str(caught.value)
+
+
 def test_more_values_than_the_network_has_are_refused(tmp_path):
   path = files.save(network(), tmp_path / 'net')
   header, (section, values) = container.unpack(path.read_bytes())

@@ -75,8 +75,8 @@ def parse(data: bytes, file: str | os.PathLike, *, trained_on: str = '') -> Stor
     raise _missing('this', error) from error
   except ValueError as error:
     raise ValueError(f'{file}: {error}') from error
-  except (KeyError, TypeError) as error:
-    what = f'the header lacks or misstates {error}: another program wrote it.'
+  except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
+    what = f'the header lacks or misstates a field ({error}): another program wrote it.'
     raise ValueError(f'{file}: {what}') from error
 
 

@@ -28,7 +28,8 @@ from random_pruning_jax.data import places
 from random_pruning_jax.sparse_ways import WAYS, Site, stored_kernel
 
 ROUNDS = 7  # timed calls of each way, in turns; the least time counts
-HOPELESS = 3  # a way that takes longer than this many times the least is not timed again
+HOPELESS = 3  # a way whose least time is longer than this many times the least of all is dropped
+FAIR = 3  # timed calls before that, of which one or two may have met another program at work
 SECONDS = 5  # for all turns
 TOLERANCE = 1e-3  # of the largest logit; rounding in float32 stays below it
 
@@ -114,8 +115,8 @@ def timed(
 def least_milliseconds(runs: Mapping[str, Callable], rounds: int) -> dict[str, float]:
   """Least milliseconds of each function, called in turns after a first call.
 
-  One that takes more than HOPELESS times the least is not called again, and after SECONDS no turn
-  begins.
+  One that after FAIR turns takes more than HOPELESS times the least is not called again, and after
+  SECONDS no turn begins.
   """
   least = dict.fromkeys(runs, float('inf'))
   for run in runs.values():
@@ -124,7 +125,7 @@ def least_milliseconds(runs: Mapping[str, Callable], rounds: int) -> dict[str, f
   for turn in range(rounds):
     if turn and time.perf_counter() - began > SECONDS:
       break
-    limit = HOPELESS * min(least.values())
+    limit = HOPELESS * min(least.values()) if turn >= FAIR else float('inf')
     for name, run in runs.items():
       if least[name] <= limit:
         start = time.perf_counter()
@@ -197,11 +198,20 @@ def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:
   name = f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.json'
   path = pathlib.Path(places.cache_dir()) / 'sparse_inference' / name
   with contextlib.suppress(OSError, ValueError):  # not there, or damaged
-    return json.loads(path.read_text())
+    return _parsed(path.read_text())
   times = timed(kernel, site, names=names)
   with contextlib.suppress(OSError):  # a cache that cannot be written: measured again next time
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, json.dumps(times))
+  return times
+
+
+def _parsed(text: str) -> dict[str, float]:
+  """Milliseconds of at least one way, as JSON; raises ValueError for anything else."""
+  times = json.loads(text)
+  numbers = times.values() if isinstance(times, dict) and times.keys() <= WAYS.keys() else ()
+  if not numbers or not all(isinstance(number, int | float) for number in numbers):
+    raise ValueError(f'times must be numbers for some of {", ".join(WAYS)}, got {text:.100}.')
   return times
 
 

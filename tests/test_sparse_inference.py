@@ -4,6 +4,7 @@ import concurrent.futures
 import importlib.util
 import itertools
 import json
+import time
 
 import flax.linen as nn
 import jax
@@ -165,8 +166,9 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_alone(monkeypat
   site = sparse_ways.Site('', x.shape, 1, 0)
   sparse_inference.fastest(kernel, site)
   (file,) = tmp_path.rglob('sparse_inference/*.json')
-  file.write_text('')
-  assert sparse_inference.fastest(kernel, site) in json.loads(file.read_text())
+  for damaged in ('', '{}', 'null', '[1]', '{"nosuch": 0.01}', '{"dense": null, "columns": 1}'):
+    file.write_text(damaged)
+    assert sparse_inference.fastest(kernel, site) in json.loads(file.read_text())
   (tmp_path / 'a file').write_text('')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'a file'))
   assert sparse_inference.fastest(kernel, site) in sparse_ways.WAYS
@@ -184,6 +186,26 @@ def test_a_layer_is_timed_once_and_its_times_kept(monkeypatch, tmp_path):
   assert sparse_inference.fastest(kernel, site) == 'columns'
   sparse_inference.fastest(np.ones_like(kernel), site)  # of which more weights are kept
   assert len(list(tmp_path.rglob('sparse_inference/*.json'))) == 2
+
+
+@pytest.mark.parametrize('slow_calls', [1, 2])
+def test_a_way_that_the_machine_held_up_once_or_twice_is_timed_again(monkeypatch, slow_calls):
+  clock = [0.0]
+  monkeypatch.setattr(time, 'perf_counter', lambda: clock[0])
+
+  def takes(*milliseconds):
+    times = itertools.chain(milliseconds, itertools.repeat(milliseconds[-1]))
+
+    def run():
+      clock[0] += next(times) / 1e3
+
+    return run
+
+  runs = {'held up': takes(1, *[50] * slow_calls, 1), 'steady': takes(2), 'hopeless': takes(9)}
+  found = sparse_inference.least_milliseconds(runs, 7)
+  assert found == pytest.approx({'held up': 1, 'steady': 2, 'hopeless': 9})
+  calls = {'held up': 8 + 49 * slow_calls, 'steady': 8 * 2, 'hopeless': 4 * 9}
+  assert 1e3 * clock[0] == pytest.approx(sum(calls.values()))
 
 
 def test_the_measured_predictor_is_right_whatever_it_chose(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from exported import network, same
 
 import random_pruning_jax
 from random_pruning_jax import cost, files, masks
-from random_pruning_jax.files import bitmap, container, packed, seeded
+from random_pruning_jax.files import bitmap, container, describe, packed, seeded
 
 FORMATS = ('seeded', 'bitmap', 'safetensors')
 
@@ -68,6 +68,18 @@ def test_narrow_kernels_are_rounded_once_and_the_rest_is_as_it_was(dtype, format
     assert np.array_equal(leaf, rounded if name.endswith('kernel') else before[name])
   path = files.save(again, tmp_path / 'again', format, dtype=dtype)
   assert same(files.load(path), again)
+
+
+@pytest.mark.parametrize('dtype', packed.DTYPES)
+@pytest.mark.parametrize('format', FORMATS)
+def test_the_type_of_the_values_in_a_file_is_said(dtype, format, tmp_path):
+  path = files.save(network(), tmp_path / 'net', format, dtype=dtype)
+  found = describe.describe(path)
+  assert found['values'] == dtype and f'values         {dtype} in kernels' in describe.show(found)
+
+
+def test_a_program_holds_float32(program):
+  assert describe.describe(program[1])['values'] == 'float32'
 
 
 def test_a_weight_too_large_for_float16_is_refused(tmp_path):

@@ -204,8 +204,8 @@ def test_a_way_that_the_machine_held_up_once_or_twice_is_timed_again(monkeypatch
   runs = {'held up': takes(1, *[50] * slow_calls, 1), 'steady': takes(2), 'hopeless': takes(9)}
   found = sparse_inference.least_milliseconds(runs, 7)
   assert found == pytest.approx({'held up': 1, 'steady': 2, 'hopeless': 9})
-  calls = {'held up': 8 + 49 * slow_calls, 'steady': 8 * 2, 'hopeless': 4 * 9}
-  assert 1e3 * clock[0] == pytest.approx(sum(calls.values()))
+  spent = {'held up': 8 + 49 * slow_calls, 'steady': 8 * 2, 'hopeless': 4 * 9}
+  assert 1e3 * clock[0] == pytest.approx(sum(spent.values()))
 
 
 def test_the_measured_predictor_is_right_whatever_it_chose(monkeypatch, tmp_path):

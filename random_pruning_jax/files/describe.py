@@ -6,6 +6,7 @@ from typing import Any
 from random_pruning_jax import cost, tables
 from random_pruning_jax import files as files_lib
 from random_pruning_jax import masks as masks_lib
+from random_pruning_jax.files import packed, tensors
 
 
 def describe(file: str | os.PathLike, trained_on: str = '') -> dict[str, Any]:
@@ -23,6 +24,7 @@ def describe(file: str | os.PathLike, trained_on: str = '') -> dict[str, Any]:
     'file': str(file),
     'bytes': len(data),
     'format': files_lib.format_of(data),
+    'values': _values(data),
     'about': about.to_json(),
     'draw': draw._asdict() if draw else None,
     'masks': masks_lib.checksum(network.masks) if stored else network.checksum,
@@ -60,6 +62,7 @@ def show(found: dict[str, Any]) -> str:
     ['normalised by', f'mean {_listed(about["mean"])}, std {_listed(about["std"])}'],
     ['pruned', f'{pruned}, density {found["density"]:.4f} (sparsity {1 - found["density"]:.4f})'],
     ['masks', f'checksum {found["masks"]}{_drawn(draw)}'],
+    ['values', f'{found["values"]} in kernels'],
     ['weights', f'{found["kept"]:,} of {found["prunable"]:,}; parameters {found["parameters"]:,}'],
   ]
   head = ['layer', 'shape', 'kept', 'density', 'multiply-adds', 'of dense']
@@ -87,6 +90,14 @@ def show(found: dict[str, Any]) -> str:
       f'In memory the weights are {found["dense_bytes"]:,} bytes, dense float32.',
     ]
   )
+
+
+def _values(data: bytes) -> str:
+  """The type of the kernels' weights in the file."""
+  format = files_lib.format_of(data)
+  if format == 'stablehlo':  # which holds no other
+    return 'float32'
+  return tensors.kernel_type(data) if format == 'safetensors' else packed.kernel_type(data)
 
 
 def _listed(numbers) -> str:

@@ -62,6 +62,12 @@ def read(data: bytes) -> Stored:
   return Stored(about, variables, masks, draw)
 
 
+def kernel_type(data: bytes) -> str:
+  """The type of the kernels' weights in a file, a key of DTYPES."""
+  listed = container.unpack_header(data)[0]['tensors']
+  return ', '.join(sorted({dtype for name, _, dtype, _ in listed if pruning.is_kernel(name)}))
+
+
 def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
   """Values of a kernel in `dtype`, those of any other array in float32."""
   values = np.asarray(values, '<f4')

@@ -75,6 +75,13 @@ def read(data: bytes, trained_on: str = '') -> Stored:
   return stored
 
 
+def kernel_type(data: bytes) -> str:
+  """The type of the kernels' weights in a file, as NumPy calls it; several are listed."""
+  _, tensors = _parse(data)
+  kernels = [x for name, x in tensors.items() if x.ndim > 1 and not name.endswith('_mask')]
+  return ', '.join(sorted({kernel.dtype.name for kernel in kernels}))
+
+
 def _parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   import safetensors
 

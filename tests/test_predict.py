@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -172,3 +174,15 @@ def test_of_images_that_differ_in_size_what_evaluation_shows_is_predicted(loaded
 def test_images_of_another_shape_are_refused(loaded):
   with pytest.raises(ValueError, match='must have the shape'):
     loaded.logits(np.zeros((1, 9, 8, 1), np.uint8))
+
+
+def test_the_page_on_files_measures_a_file_as_evaluate_measures_a_run(loaded, capsys):
+  page = pathlib.Path(__file__).parents[1] / 'docs/file-format.md'
+  blocks = re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
+  [block] = [block for block in blocks if 'metrics' in block]
+  names = {'network': loaded}
+  exec(block.replace('svhn_cropped', 'natural_patches').replace("'pgd'", "'fgsm'"), names)
+  accuracy = np.mean(loaded.logits(names['images']).argmax(axis=1) == names['labels'])
+  first, second, third = capsys.readouterr().out.splitlines()
+  assert float(first.split()[0]) == pytest.approx(accuracy, abs=1e-6)
+  assert "'auroc'" in second and 0 <= float(third) <= 1

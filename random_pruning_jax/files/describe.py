@@ -57,7 +57,7 @@ def show(found: dict[str, Any]) -> str:
   facts = [
     ['file', f'{found["file"]}, {found["format"]}, {found["bytes"]:,} bytes'],
     ['network', f'{about["model"]}, width {about["width"]}, {about["num_classes"]} classes'],
-    ['trained on', f'{about["dataset"]}, step {about["step"]:,}'],
+    ['trained on', f'{about["dataset"] or "a set that is not named"}, step {about["step"]:,}'],
     ['images', f'{height} x {width} x {channels}, pixels in [0, 1]'],
     ['normalised by', f'mean {_listed(about["mean"])}, std {_listed(about["std"])}'],
     ['pruned', f'{pruned}, density {found["density"]:.4f} (sparsity {1 - found["density"]:.4f})'],

@@ -28,7 +28,7 @@ class About:
   shape: tuple[int, int, int]  # of an image: height, width, channels
   mean: tuple[float, ...]  # subtracted from pixels in [0, 1]
   std: tuple[float, ...]
-  dataset: str = ''  # that it was trained on
+  dataset: str = ''  # that it was trained on; empty where none has these classes
   step: int = 0
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # flat, of its training
   resize: int = 0  # of images that differ in size, the shorter side before the central crop

@@ -58,7 +58,7 @@ def read(data: bytes, trained_on: str = '') -> Stored:
   the data set `trained_on`, or from ImageNet for a ResNet or Wide ResNet of 1,000 classes that is
   made for large images. Where a kernel has no mask beside it, its weights that are exactly 0 count
   as pruned. Raises ValueError for a network that this package does not have, for a data set of
-  another number of classes or channels, and for a file written here that was altered.
+  another number of channels, and for a file written here that was altered.
   """
   entry, tensors = _parse(data)
   if entry and entry.pop('sha256', '') != _digest(entry, tensors):
@@ -126,8 +126,6 @@ def _about(tensors: Mapping[str, np.ndarray], trained_on: str) -> About:
   spec = data_lib.describe(trained_on)
   if spec.shape[2] != channels:
     raise ValueError(f'{trained_on} has {spec.shape[2]} channels; the network takes {channels}.')
-  if spec.num_classes != classes:
-    raise ValueError(f'{trained_on} has {spec.num_classes} classes; the network has {classes}.')
   if isinstance(model, vgg.VGG):
     logging.warning(
       'the VGG is taken for one without max pooling after its last convolution, of which its '
@@ -139,7 +137,8 @@ def _about(tensors: Mapping[str, np.ndarray], trained_on: str) -> About:
     shape=spec.shape,
     mean=spec.mean,
     std=spec.std,
-    dataset=trained_on,
+    # A network that was fine-tuned sees images as before, and calls them otherwise.
+    dataset=trained_on if spec.num_classes == classes else '',
     resize=spec.resize,
   )
 

@@ -20,6 +20,8 @@ class Progress:
     self._terminal = terminal
 
   def advance(self, steps: int = 1) -> None:
+    if self._terminal and self._bar.n == self._bar.initial:
+      self.status('')  # it was of what comes before the first step
     self._bar.update(steps)
 
   def status(self, text: str) -> None:

@@ -184,7 +184,7 @@ def make_masks(
   stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}
   _check_sizes(shapes, stored)
   if density == 1.0:
-    return masks_lib.ones(params)
+    return jax.tree.map(lambda leaf: np.ones(np.shape(leaf), bool), params)  # as all masks here
   if sampling in FITS:
     _check_stored(sampling, shapes, stored, given)
   # Random masks need only the parameters' shapes, so traced parameters are fine there.

@@ -137,7 +137,10 @@ def _checked(config: ConfigDict) -> Experiment:
     check_budget(experiment)
     suites.check(experiment.config.evaluation)
     config = experiment.config
-    data.check_splits(config.dataset, config.data_dir)  # else a missing one shows at the end only
+    # Else a missing split, or a misspelt foreign set, shows at the end only.
+    data.check_splits(config.dataset, config.data_dir)
+    for name in suites.sets(config.evaluation):
+      data.check_known(name, config.data_dir)
   return experiment
 
 

@@ -58,8 +58,11 @@ def test_a_set_in_another_format_is_left_alone(tmp_path):
   folder = tmp_path / 'mnist/3.0.1'
   folder.mkdir(parents=True)
   (folder / 'dataset_info.json').write_text('{"name": "mnist", "splits": []}')
-  with pytest.raises(data.DataError, match='stored as tfrecord, and array_record is wanted'):
+  with pytest.raises(
+    data.DataError, match='stored as tfrecord, and array_record is wanted'
+  ) as error:
     data.prepare('mnist', str(tmp_path))
+  assert 'train-images-idx3-ubyte.gz  9,912,422 bytes' in str(error.value)
 
 
 def test_a_manual_dir_that_is_not_there_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Rows are read as they were written, and a crash costs no other row."""
 
+import io
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from tensorboardX.proto import event_pb2
 from random_pruning_jax import results, runlog
 from random_pruning_jax.config import default
 from random_pruning_jax.meter import Meter
+from random_pruning_jax.progress import Progress
 
 
 def test_a_row_comes_back_and_the_last_one_of_a_run_counts(tmp_path):
@@ -180,6 +182,20 @@ def test_the_meter_names_the_first_step_that_is_no_number():
   meter.add({'loss': float('nan'), 'accuracy': 0.5})
   with pytest.raises(runlog.NotFiniteError, match='the loss is inf at step 12'):
     meter.snapshot()
+
+
+def test_what_the_bar_says_before_the_first_step_does_not_stand_beside_steps(monkeypatch):
+  terminal = io.StringIO()
+  terminal.isatty = lambda: True
+  monkeypatch.setattr(sys, 'stderr', terminal)
+  with Progress(3, done=1) as progress:
+    progress.status('compiling')
+    assert '1/3' in terminal.getvalue() and 'compiling' in terminal.getvalue()
+    progress.advance()
+    progress.status('loss 2.0')
+    progress.advance()
+  after = terminal.getvalue().partition('2/3')[2]
+  assert 'loss 2.0' in after and 'compiling' not in after
 
 
 def test_the_meter_averages_since_the_last_line_and_over_the_epoch():

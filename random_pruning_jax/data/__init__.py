@@ -7,7 +7,7 @@ downloads. `resident`, imported by itself because it needs JAX, makes batches on
 
 from random_pruning_jax.data.adapt import adapt, load_adapted
 from random_pruning_jax.data.describe import describe
-from random_pruning_jax.data.load import Images, check_splits, find, labelled, load
+from random_pruning_jax.data.load import Images, check_known, check_splits, find, labelled, load
 from random_pruning_jax.data.prepare import prepare
 from random_pruning_jax.data.specs import SPECS, DataError, Spec
 
@@ -17,6 +17,7 @@ __all__ = [
   'Images',
   'Spec',
   'adapt',
+  'check_known',
   'check_splits',
   'describe',
   'find',

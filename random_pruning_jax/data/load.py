@@ -70,6 +70,13 @@ def labelled(images: Images, num_classes: int, what: str) -> Images:
   return images
 
 
+def check_known(name: str, data_dir: str = '') -> None:
+  """Raises DataError for a name that nothing knows. A known set need not be there."""
+  root = places.data_root(data_dir)
+  if spec_of(name) is None and places.locate(name, root) is None:
+    missing.create(name, root)
+
+
 def check_splits(name: str, data_dir: str = '') -> None:
   """Raises DataError where a set is not there, or has no training, validation or test images."""
   path = find(name, data_dir)

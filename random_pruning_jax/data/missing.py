@@ -1,5 +1,6 @@
 """What to tell a person whose data set is not there."""
 
+import contextlib
 import difflib
 import importlib.util
 import pathlib
@@ -20,10 +21,15 @@ def missing(name: str, root: pathlib.Path) -> DataError:
     f'data set {name} was looked for in {where} and is not there; to prepare it: '
     f'random-pruning prepare {name} --data-dir={root}',
   ]
+  return DataError('\n'.join([*lines, *_how_to_prepare(builder)]))
+
+
+def _how_to_prepare(builder) -> list[str]:
+  """What TensorFlow is needed for, where it is not installed, and the files to download."""
+  lines = []
   if importlib.util.find_spec('tensorflow') is None:
     lines.append(f'Most sets need TensorFlow to be prepared (training does not): {INSTALL}')
-  lines += manual_files(builder)
-  return DataError('\n'.join(lines))
+  return lines + manual_files(builder)
 
 
 def manual_files(builder) -> list[str]:
@@ -82,8 +88,12 @@ def create(name: str, root: pathlib.Path):
 
 def other_format(name: str, path: pathlib.Path) -> DataError:
   """The set is there in a format that cannot be read at random without TensorFlow."""
-  return DataError(
+  root = path.parents[len(name.split('/'))]
+  lines = [
     f'data set {name} in {path} is stored as {places.file_format(path)}, and array_record is '
-    f'wanted. Move it away or take another directory, then:\n'
-    f'  random-pruning prepare {name} --data-dir={path.parents[len(name.split("/"))]}'
-  )
+    'wanted. Move it away or take another directory, then:',
+    f'  random-pruning prepare {name} --data-dir={root}',
+  ]
+  with contextlib.suppress(DataError):  # of a set that is known by these files alone
+    lines += _how_to_prepare(create(name, path / 'unprepared'))  # else TFDS reads the files
+  return DataError('\n'.join(lines))

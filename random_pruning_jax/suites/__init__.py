@@ -21,9 +21,9 @@ from random_pruning_jax.suites import (
   ood,
   shifts,
 )
-from random_pruning_jax.suites.bench import Bench, Findings
+from random_pruning_jax.suites.bench import ALWAYS, Bench, Findings
 
-__all__ = ['SUITES', 'Bench', 'Findings', 'check', 'measure', 'needs_features']
+__all__ = ['SUITES', 'Bench', 'Findings', 'check', 'measure', 'needs_features', 'sets']
 
 Suite = Callable[[Bench], Findings]
 
@@ -63,6 +63,11 @@ def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
       _check_setting(f'evaluation.attacks.{name}.{field}', value)
   for name in settings.corruptions:
     choice('evaluation.corruptions', name, corruptions.NAMES)
+
+
+def sets(settings: ConfigDict) -> set[str]:
+  """The foreign sets that a config's `evaluation` names, less those that need no data."""
+  return {*settings.foreign, settings.validation_foreign} - {'', *ALWAYS}
 
 
 def _check_setting(field: str, value: Any) -> None:

@@ -172,6 +172,9 @@ def test_near_and_far_means_are_those_of_their_sets_and_need_all_of_them(sets):
   assert n['ood/near/msp/auroc'] == n['ood/stripes/msp/auroc']
   far = (n['ood/natural_patches/msp/auroc'] + n['ood/gaussian_noise/msp/auroc']) / 2
   assert n['ood/far/msp/auroc'] == pytest.approx(far)
+  twice = ('stripes', 'natural_patches', 'natural_patches', 'gaussian_noise')
+  again = run(('quick',), data_dir=sets, foreign=twice, **near)
+  assert again.numbers == n and again.notes == found.notes
   found = run(('quick',), data_dir=sets, foreign=('stripes', 'mnist'), **near)
   assert 'ood/far/msp/auroc' not in found.numbers
   assert found.skipped['ood/far'] == 'no mean without mnist'

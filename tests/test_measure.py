@@ -348,6 +348,23 @@ def test_a_dense_twin_may_be_added_later(copied):
   assert sparse['metrics'] == alone['metrics'] and dense['density'] == 1.0
 
 
+def test_a_run_that_is_named_twice_is_measured_once(copied, capsys):
+  twin, count = copied / run.TWIN, len(rows_of(copied))
+  named = [str(copied), str(twin), f'{copied}/../{copied.name}']
+  assert main.main(['evaluate', *named, '--suite=calibration']) == 0
+  assert capsys.readouterr().out.splitlines()[0].split() == ['erk/random', 'dense']
+  assert len(rows_of(copied)) == len(rows_of(twin)) == count + 1
+
+
+def test_every_checkpoint_is_found_before_any_is_measured(copied, capsys):
+  empty, count = copied.parent / 'empty', len(rows_of(copied))
+  empty.mkdir()
+  shutil.copy(copied / runlog.CONFIG_FILE, empty)
+  assert main.main(['evaluate', str(copied), str(empty), '--suite=calibration']) == 2
+  assert 'empty/checkpoints must hold a checkpoint' in capsys.readouterr().err
+  assert len(rows_of(copied)) == count
+
+
 def test_several_runs_and_their_twins_make_one_table(copied, capsys):
   other = copied.parent / 'other'
   shutil.copytree(copied, other)

@@ -40,9 +40,9 @@ def evaluate_run(
   trained: TrainState | None = None,
   show: bool = True,
 ) -> dict[str, Any]:
-  """Runs suites on a checkpoint of a run and appends the row to its results.
+  """Runs suites on a checkpoint, adds a row to the run's results after each, returns the last one.
 
-  Numbers that other suites found of that checkpoint before stay in the row.
+  Numbers that were found of that checkpoint before, by this call too, stay in the row.
 
   - `suite` names keys of `suites.SUITES` (default: as the config says).
   - `checkpoint` is 'best', 'latest' or a step; '' is as the config says.
@@ -50,6 +50,7 @@ def evaluate_run(
     ('evaluation.attacked_images', 100).
   - `on` are the devices (default: all).
   - `trained`, a state of the run in memory, saves reading the checkpoint if it is at its step.
+    Training ends so: it adds one row, at the end, since a run that has a row is done.
 
   The row's 'settings' are, for each suite, the fields of `evaluation` under which it last ran. The
   row is 'final' if the run has ended and this is the checkpoint that its config names. Raises
@@ -61,9 +62,7 @@ def evaluate_run(
   together.check_same('what is evaluated', f'{experiment.config.to_json()} {names} {checkpoint}')
   suites.check(experiment.config.evaluation, names)
   started = time.perf_counter()
-  with together.failing_together():
-    if jax.process_index() == 0:
-      results.check_writable(workdir)
+  together.by_first(lambda: results.check_writable(workdir), OSError)
   state, record, final = load_state(experiment, workdir, checkpoint, trained)
   bench = suites.Bench(
     experiment,
@@ -72,21 +71,34 @@ def evaluate_run(
     features=suites.needs_features(names),
     show=show and jax.process_index() == 0,
   )
-  found = suites.measure(bench, names)
+  found = suites.Findings()
+
+  def append(done: Sequence[str]) -> dict[str, Any]:
+    row = _row(experiment, state, record) | {'images': len(bench.labels()), 'final': final}
+    row |= {'evaluation_seconds': time.perf_counter() - started}
+    row |= {'settings': dict.fromkeys(done, _settings(experiment))}
+    return _append(workdir, row, found)
+
+  for number, name in enumerate(names):
+    if number and trained is None:
+      append(names[:number])
+    found.add(suites.measure(bench, (name,)))
   if show and jax.process_index() == 0:
     for name, why in found.skipped.items():
       say(f'skipped: {name}: {why}')
-  row = _row(experiment, state, record) | found.extras
+  return append(names) | {'run': str(workdir)}
+
+
+def _append(workdir: str | os.PathLike, row: dict[str, Any], found: suites.Findings) -> dict:
+  """Appends a row with what suites found now, and before of the same checkpoint; returns it."""
+  row = row | found.extras
   row |= {'metrics': found.numbers, 'notes': found.notes, 'skipped': found.skipped}
-  row |= {'images': len(bench.labels()), 'evaluation_seconds': time.perf_counter() - started}
-  row |= {'final': final, 'settings': dict.fromkeys(names, _settings(experiment))}
-  gradient = _gradient_flow(workdir)
-  if gradient:
+  if gradient := _gradient_flow(workdir):
     row['gradient'] = gradient
   row = _gathered(workdir, row)
   if jax.process_index() == 0:
     results.append(workdir, row)
-  return row | {'run': str(workdir)}
+  return row
 
 
 class Loaded(NamedTuple):

@@ -33,7 +33,7 @@ def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-  """Negative entropy, the sum of p log p, [N, K] -> [N] in [-log K, 0]."""
+  """Negative entropy, sum of p log p, [N, K] -> [N] in [-log K, 0] (Malinin and Gales, 2018)."""
   log_p = jax.nn.log_softmax(_float32(logits))
   return jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 

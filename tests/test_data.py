@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import importlib
 import resource
 import shutil
 import time
@@ -230,6 +231,24 @@ def test_a_foreign_set_meets_a_network_in_size_and_channels(tiny_dir):
   adapted, note = data.load_adapted('tiny', 'test', (8, 8, 1), str(tiny_dir))
   assert adapted.images.shape == (3, 8, 8, 1) and len(adapted.labels) == 3
   assert note == 'resized 6x4 -> 8x8, colour -> grey'
+
+
+@pytest.mark.parametrize(('name', 'size'), [('tiny', None), ('tiny_mixed', (8, 8))])
+def test_adapted_images_are_those_of_the_whole_set_and_mapped_from_the_cache(
+  fresh, monkeypatch, name, size
+):
+  module = importlib.import_module('random_pruning_jax.data.adapt')
+  monkeypatch.setattr(module, 'CHUNK', 2)  # of three images
+  images, labels = data.load(name, 'test', str(fresh), size=size)
+  wanted, _ = data.adapt(images, 8, 8, 1)
+  written = []
+  for _ in range(2):
+    found, _ = data.load_adapted(name, 'test', (8, 8, 1), str(fresh))
+    assert isinstance(found.images, np.memmap)
+    np.testing.assert_array_equal(found.images, wanted)
+    np.testing.assert_array_equal(found.labels, labels)
+    written.append([file.stat().st_mtime_ns for file in cached_files('images.npy')])
+  assert len(written[0]) == 2 and written[0] == written[1]
 
 
 def test_images_of_different_sizes_are_fitted(tiny_dir):

@@ -11,7 +11,17 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from random_pruning_jax import checkpoints, main, measure, parallel, recorder, results, run, runlog
+from random_pruning_jax import (
+  checkpoints,
+  main,
+  measure,
+  parallel,
+  recorder,
+  results,
+  run,
+  runlog,
+  suites,
+)
 from random_pruning_jax.experiment import build
 from random_pruning_jax.meter import Meter
 from random_pruning_jax.report import reading
@@ -95,6 +105,38 @@ def test_a_later_suite_adds_its_numbers_and_keeps_what_was_there(copied):
   assert 'shifts/imagenet_a' in after['skipped']
   for name in ('train_seconds', 'validation', 'step', 'layers', 'reliability', 'gradient'):
     assert after[name] == before[name]
+
+
+def test_what_suites_found_before_one_that_is_interrupted_is_kept(copied, monkeypatch):
+  before = rows_of(copied)[-1]
+
+  def interrupted(bench):
+    raise KeyboardInterrupt
+
+  monkeypatch.setitem(suites.SUITES, 'adversarial', interrupted)
+  changes = [('evaluation.shifts', ('digits',))]
+  names = ('shifts', 'calibration', 'adversarial')
+  with pytest.raises(KeyboardInterrupt):
+    measure.evaluate_run(copied, suite=names, changes=changes, show=False)
+  row = results.row_of(copied)
+  assert row['metrics']['shifts/digits/accuracy'] == before['metrics']['accuracy']
+  assert before['metrics'].keys() < row['metrics'].keys()
+  assert row['settings'].keys() == {'quick', 'shifts', 'calibration'}
+
+
+def test_rows_after_each_suite_end_with_the_one_that_a_single_row_would_be(copied):
+  state = measure.load_state(build(runlog.read_config(copied)), copied).state
+  asked = {'suite': ('shifts', 'quick'), 'changes': [('evaluation.shifts', ('digits', 'mnist'))]}
+  count = len(rows_of(copied))
+  measure.evaluate_run(copied, trained=state, show=False, **asked)
+  *earlier, whole = rows_of(copied)
+  assert len(earlier) == count  # one row of training, which says that the run is done
+  (copied / results.FILE).write_text(''.join(json.dumps(row) + '\n' for row in earlier))
+  measure.evaluate_run(copied, show=False, **asked)
+  *_, last = rows_of(copied)
+  assert len(rows_of(copied)) == count + 2
+  for name in measure.GATHERED:
+    assert last[name] == whole[name]
 
 
 def test_a_set_that_has_come_is_skipped_no_more(copied):
@@ -304,6 +346,23 @@ def test_a_dense_twin_may_be_added_later(copied):
   sparse, dense = run.run(config, copied, show=False)
   assert [row['config']['dense_twin'] for row in (alone, sparse, dense)] == [False, True, False]
   assert sparse['metrics'] == alone['metrics'] and dense['density'] == 1.0
+
+
+def test_a_run_that_is_named_twice_is_measured_once(copied, capsys):
+  twin, count = copied / run.TWIN, len(rows_of(copied))
+  named = [str(copied), str(twin), f'{copied}/../{copied.name}']
+  assert main.main(['evaluate', *named, '--suite=calibration']) == 0
+  assert capsys.readouterr().out.splitlines()[0].split() == ['erk/random', 'dense']
+  assert len(rows_of(copied)) == len(rows_of(twin)) == count + 1
+
+
+def test_every_checkpoint_is_found_before_any_is_measured(copied, capsys):
+  empty, count = copied.parent / 'empty', len(rows_of(copied))
+  empty.mkdir()
+  shutil.copy(copied / runlog.CONFIG_FILE, empty)
+  assert main.main(['evaluate', str(copied), str(empty), '--suite=calibration']) == 2
+  assert 'empty/checkpoints must hold a checkpoint' in capsys.readouterr().err
+  assert len(rows_of(copied)) == count
 
 
 def test_several_runs_and_their_twins_make_one_table(copied, capsys):

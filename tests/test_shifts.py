@@ -24,12 +24,16 @@ def sets(tmp_path_factory):
   return str(root)
 
 
-def test_a_shifted_set_of_other_classes_is_skipped(sets):
+def test_a_shifted_set_of_other_classes_or_without_labels_is_skipped(sets, tmp_path):
   on = bench(data_dir=sets, shifts=('few_digits',))
   fewer = dataclasses.replace(on.experiment.spec, num_classes=3)
   on.experiment = on.experiment._replace(spec=fewer)
-  why = 'its labels reach 3, and digits has 3 classes'
+  why = 'labels of few_digits must lie in [0, 3), got 0 to 3'
   assert shifts.full(on).skipped == {'shifts/few_digits': why}
+  make_set(tmp_path, 'unlabelled', np.zeros((3, 8, 8, 1), np.uint8), [-1, 0, 1])
+  found = run(('shifts',), data_dir=str(tmp_path), shifts=('unlabelled',))
+  why = 'labels of unlabelled must lie in [0, 10), got -1 to 1'
+  assert found.skipped == {'shifts/unlabelled': why} and not found.numbers
 
 
 def test_logits_of_classes_that_do_not_occur_are_masked():
@@ -92,6 +96,15 @@ def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
   clean = (on.outputs().logits.argmax(-1) == on.labels()).mean()
   added = [(clean - accuracy) / (error - 0.4348) for error in corruptions.ALEXNET.values()]
   assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
+
+
+def test_a_corrupted_set_of_other_classes_is_skipped(corrupted_digits):
+  on = bench(data_dir=str(corrupted_digits), corruptions=('fog',))
+  fewer = dataclasses.replace(on.experiment.spec, num_classes=3)
+  on.experiment = on.experiment._replace(spec=fewer)
+  found = corruptions.full(on)
+  assert not found.numbers
+  assert 'must lie in [0, 3), got 0 to 9' in found.skipped['corruptions/fog']
 
 
 def test_only_a_family_that_asks_for_it_is_compared_with_alexnet(corrupted_digits, monkeypatch):

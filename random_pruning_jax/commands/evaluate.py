@@ -5,7 +5,7 @@ Each run's dense twin is measured too, and one table shows every number of all o
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from random_pruning_jax.commands import arguments
@@ -45,10 +45,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   from random_pruning_jax import measure, tables, together
   from random_pruning_jax.report import measured
 
-  places = [place for name in named for place in _with_twin(pathlib.Path(name))]
+  places = _distinct(place for name in named for place in _with_twin(pathlib.Path(name)))
   configs = [measure.config_of(place) for place in places]
   with together.failing_together():
     changes = [_changes(config, rest) for config in configs]
+  for place, config, change in zip(places, configs, changes, strict=True):  # before hours of work
+    of_config = dict(change).get('evaluation.checkpoint', config.evaluation.checkpoint)
+    _check(place, args.checkpoint or of_config, config.checkpoint.keep)
   rows = [
     measure.evaluate_run(
       place, suite=suite, checkpoint=args.checkpoint, data_dir=args.data_dir, changes=change
@@ -70,6 +73,23 @@ def _with_twin(workdir: pathlib.Path) -> list[pathlib.Path]:
 
   row = together.by_first(lambda: results.row_of(workdir / TWIN))
   return [workdir, *([workdir / TWIN] if row and results.is_final(row) else [])]
+
+
+def _distinct(places: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+  """The directories in order, each once, however it is written."""
+  found: dict[pathlib.Path, pathlib.Path] = {}
+  for place in places:
+    found.setdefault(place.resolve(), place)
+  return list(found.values())
+
+
+def _check(workdir: pathlib.Path, checkpoint: str, keep: int) -> None:
+  """ValueError where a run has no such checkpoint, OSError where no row can be added to it."""
+  from random_pruning_jax import checkpoints, results, together
+
+  together.by_first(lambda: results.check_writable(workdir), OSError)
+  with checkpoints.Manager(workdir, keep) as saved:
+    checkpoints.find(saved, checkpoint)
 
 
 def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:

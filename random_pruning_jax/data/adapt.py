@@ -1,15 +1,18 @@
 """Foreign images brought to the size and channels of the images that a network was trained on."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from random_pruning_jax.data.decode import shape_of
-from random_pruning_jax.data.load import Images, find, load
+from random_pruning_jax.data import crops, places, store
+from random_pruning_jax.data.decode import CHUNK, Decoded, shape_of
+from random_pruning_jax.data.load import Images, find, load, split_expression
 from random_pruning_jax.data.specs import DataError
 
 NAMES = {1: 'grey', 3: 'colour'}
+VERSION = 1  # raise this when `adapt` changes: cached images are adapted again
 
 
 def adapt(images: np.ndarray, height: int, width: int, channels: int) -> tuple[np.ndarray, str]:
@@ -40,17 +43,35 @@ def load_adapted(
   """A split as `load` gives it, adapted to `shape` (height, width, channels), and the note.
 
   Use it to read foreign data. It also takes sets whose images differ in size; `resize` says how
-  much of an image is shown (`load`).
+  much of an image is shown (`load`). Images that had to be adapted are kept in the user's cache
+  directory and mapped from there, so a large set need not fit into memory.
   """
-  height, width, channels = shape
-  if None in shape_of(name, find(name, data_dir)):
-    images, labels = load(name, split, data_dir, size=(height, width), resize=resize)
-    images, note = adapt(images, height, width, channels)
-    resized = f'resized to {height}x{width}' + (f' (centre of {resize})' if resize else '')
-    return Images(images, labels), f'{resized}, {note}' if note else resized
-  images, labels = load(name, split, data_dir)
-  images, note = adapt(images, height, width, channels)
-  return Images(images, labels), note
+  path, size = find(name, data_dir), None
+  notes = []
+  if None in shape_of(name, path):
+    size = shape[:2]
+    notes.append(f'resized to {size[0]}x{size[1]}' + (f' (centre of {resize})' if resize else ''))
+  else:
+    resize = 0
+  images = load(name, split, data_dir, size=size, resize=resize)
+  if note := _note(images.images.shape[1:], shape):
+    notes.append(note)
+    identity = {'source': str(path.resolve()), 'split': split_expression(name, split, path)}
+    identity |= {'adapted': shape, 'resize': resize}
+    made_by = [*places.fingerprint(path), crops.VERSION, VERSION]
+    images = Images(*store.fetch(name, identity, made_by, lambda: _adapted(images, shape)))
+  return images, ', '.join(notes)
+
+
+def _adapted(images: Images, shape: tuple[int, int, int]) -> Decoded:
+  """Slice by slice, so that only one is held in memory."""
+
+  def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(images.labels), CHUNK):
+      some, labels = (part[start : start + CHUNK] for part in images)
+      yield adapt(some, *shape)[0], labels
+
+  return Decoded((len(images.labels), *shape), chunks())
 
 
 def _note(source: tuple[int, int, int], target: tuple[int, int, int]) -> str:

@@ -46,10 +46,10 @@ def full(bench: Bench) -> Findings:
 
 def _fgsm(bench: Bench) -> dict[str, np.ndarray]:
   images, labels = bench.images()
-  clean = _clean(bench)
-  return {
-    _name('fgsm', epsilon): clean
-    & evaluate.survives(
+  for epsilon in bench.config.epsilons:
+    if epsilon in bench.fgsm:
+      continue
+    bench.fgsm[epsilon] = _clean(bench) & evaluate.survives(
       bench.network,
       'fgsm',
       images,
@@ -57,8 +57,7 @@ def _fgsm(bench: Bench) -> dict[str, np.ndarray]:
       epsilon,
       advance=bench.stages.begin(f'fgsm {evaluate.epsilon_name(epsilon)}', len(labels)),
     )
-    for epsilon in bench.config.epsilons
-  }
+  return {_name('fgsm', epsilon): bench.fgsm[epsilon] for epsilon in bench.config.epsilons}
 
 
 def _clean(bench: Bench) -> np.ndarray:

@@ -50,6 +50,7 @@ class Bench:
     self.features = features  # whether outputs hold features: they come with the logits or never
     self.stages = Stages(show)
     self.notes: dict[str, str] = {}  # how a set's images were adapted to the network
+    self.fgsm: dict[float, np.ndarray] = {}  # which test images stay right, by epsilon
     self._images: dict[tuple[str, str], data.Images] = {}
     self._outputs: dict[tuple[str, str], evaluate.Outputs] = {}
 

@@ -114,11 +114,12 @@ def against_alexnet(errors: dict[str, float], clean: float) -> dict[str, float]:
 
 def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[str, float]:
   what = f'{name} {severity}'
-  config, shape = bench.experiment.config, bench.experiment.spec.shape
+  config, spec = bench.experiment.config, bench.experiment.spec
   if family:
     path = _tfds_name(family, name, severity)
     with together.failing_together(data.DataError):
-      images, _ = data.load_adapted(path, 'test', shape, config.data_dir)
+      images, _ = data.load_adapted(path, 'test', spec.shape, config.data_dir)
+      data.labelled(images, spec.num_classes, path)
   else:
     clean, count = bench.images(), _count(bench)
     some = data.Images(clean.images[:count], clean.labels[:count])

@@ -72,8 +72,9 @@ def _sets(bench: Bench, besides: tuple[str, ...]) -> list[str]:
 def _group_means(bench: Bench, found: Findings, scorers: Mapping[str, Scorer]) -> Findings:
   """Means over the near and the far sets of the config, where it has both and none is missing."""
   called_near = {unversioned(name) for name in bench.config.near}
-  near = [name for name in bench.config.foreign if unversioned(name) in called_near]
-  far = [name for name in bench.config.foreign if name not in near]
+  foreign = _sets(bench, ())
+  near = [name for name in foreign if unversioned(name) in called_near]
+  far = [name for name in foreign if name not in near]
   means = Findings()
   if not near or not far:
     return means

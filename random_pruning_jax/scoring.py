@@ -1,10 +1,13 @@
 """Scores of a network of `models` on its devices: the images they see, how parts are averaged.
 
-SNIP sees the first training batch, whole and not augmented. GraSP sees 25 images of each class, the
-first of the first epoch, in equal parts no larger than a training batch, each with its own
-BatchNorm statistics (two parts of 125 on CIFAR-10, like the authors' halves). Hessian products hold
-activations twice, so blocks are recomputed in the backward pass: a part needs less memory than a
-training step. Up to rounding, a score does not depend on the devices.
+SNIP sees the first training batch, not augmented. GraSP sees 25 images of each class, the first of
+the first epoch. Both see them in parts no larger than those of a training step, each with its own
+BatchNorm statistics: SNIP's batch in one part unless gradients accumulate, GraSP's on CIFAR-10 in
+two of 125, like the authors' halves. Up to rounding, a score does not depend on the devices.
+
+Hessian products hold activations twice, so GraSP recomputes blocks in the backward pass. A part
+then needs less memory than a training step that keeps its activations, but 2.3 times as much as one
+that recomputes them too (`model.remat`), and more on devices whose number does not divide it.
 """
 
 import functools

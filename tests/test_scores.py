@@ -10,8 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from tiny import tinier_config
 
-from random_pruning_jax import data, flow, masks, models, parallel, scores, scoring, synflow
+from random_pruning_jax import (
+  data,
+  experiment,
+  flow,
+  masks,
+  models,
+  parallel,
+  scores,
+  scoring,
+  synflow,
+)
 from random_pruning_jax.models.layers import Network
 from random_pruning_jax.suites import gradients
 
@@ -334,6 +345,22 @@ def test_a_batch_in_parts_is_the_whole_batch_where_images_do_not_meet():
     scores.grasp(tanh_mlp, params, batch, None),
     1e-4,
   )
+
+
+@pytest.mark.parametrize('name', ['snip', 'grasp'])
+def test_a_score_sees_no_more_images_at_once_than_a_step_that_accumulates(name):
+  options = {'model__width': 16, 'pruning__ratio': name, 'pruning__select': name}
+  config = tinier_config(optimizer__accumulate=24, **options)  # 24 parts of 5
+  made = experiment.build(config, parallel.devices(1))
+  network, spec, seed = made.model, made.spec, experiment.keys(0)
+  variables = experiment.initial_variables(network, seed.init, spec.shape)
+  batches = experiment.score_batches(made, data.load('digits', 'train'))
+  found = experiment.initial_masks(made, variables, batches)
+  params = variables['params']
+  scored = on_devices(name, network, params, batches, 1, most=5)
+  named = {layer: masks.named_leaves(scored)[layer] for layer in made.structure.shapes}
+  wanted = masks.top(scored, masks.layer_densities(named, 0.3))
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_images_of_a_power_of_ten_classes_or_of_half_of_them_are_in_equal_parts():

@@ -1,4 +1,4 @@
-"""What a network costs, dense and pruned: weights, multiply-adds, bytes of a file.
+"""What a network costs, dense and pruned: weights, multiply-adds, bytes of its values.
 
 Counts come from shapes alone: nothing is initialised or computed, and no device is used. One
 multiply-add (MAC) is two FLOPs. Convolutions and linear layers are counted; BatchNorm, biases and

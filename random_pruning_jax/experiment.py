@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -151,11 +152,12 @@ def initial_masks(experiment: Experiment, variables: dict, batches: dict[str, di
   """The config's masks for these initial variables; `batches` is what `score_batches` gives.
 
   Scores of data use all devices of the experiment, and give on any number of them what they give
-  on one, to rounding.
+  on one, to rounding. They see no more images at once than a training step.
   """
-  settings = experiment.config.pruning
+  config, settings = experiment.config, experiment.config.pruning
+  at_once = math.ceil(config.batch_size / config.optimizer.accumulate)
   return pruning.make_masks(
-    keys(experiment.config.seed).masks,
+    keys(config.seed).masks,
     None,
     variables['params'],
     None,
@@ -163,9 +165,7 @@ def initial_masks(experiment: Experiment, variables: dict, batches: dict[str, di
     shapes=experiment.structure.shapes,
     dense=settings.dense,
     **budget_of(settings),
-    scores=scoring.on_devices(
-      experiment.model, batches, experiment.on, experiment.config.batch_size
-    ),
+    scores=scoring.on_devices(experiment.model, batches, experiment.on, at_once),
   )
 
 

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -30,7 +31,7 @@ _TOTALS = (
   ('prunable weights', ('prunable', 'kept')),
   ('parameters', ('dense_parameters', 'parameters')),
   ('multiply-adds an image', ('dense_macs', 'macs')),
-  ('bytes of a file, float32', ('dense_bytes', 'bytes')),
+  ('bytes of values, float32', ('dense_bytes', 'bytes')),
 )
 
 
@@ -166,13 +167,15 @@ def _one(one: Plan) -> str:
       layer.name.removesuffix('/kernel'),
       'x'.join(map(str, layer.shape)),
       f'{layer.parameters:,}',
-      f'{layer.density:.4f}',
+      _share(layer.density),
       f'{layer.kept:,}',
       f'{layer.dense_macs:,}',
       f'{layer.macs:,.0f}',
     ]
     for layer in one.layers
   ]
+  empty = ', '.join(layer.name.removesuffix('/kernel') for layer in one.layers if not layer.kept)
+  nothing = f'no weight is kept in {empty}\n\n' if empty else ''
   total = one.totals
   title = f'{one.model}, ratio {one.ratio}, density {one.target_density:g}, {one.sampling} sampling'
   summary = tables.text(
@@ -182,38 +185,54 @@ def _one(one: Plan) -> str:
     ]
   )
   return (
-    f'{title}{_expected(one)}\n\n{tables.text([head, *lines])}\n\n'
-    f'density {total["density"]:.4f}, sparsity {total["sparsity"]:.2%} of the prunable weights\n\n'
-    f'{summary}'
+    f'{title}{_by_chance([one])}\n\n{tables.text([head, *lines])}\n\n{nothing}'
+    f'density {_share(total["density"])}, sparsity {_sparsity(total["density"])} of the prunable '
+    f'weights\n\n{summary}'
   )
 
 
-def _expected(one: Plan) -> str:
-  return '; counts are expected values' if one.sampling == 'bernoulli' else ''
+def _by_chance(found: Sequence[Plan]) -> str:
+  """What counts are under Bernoulli sampling: a ratio's are expected, a score's are drawn."""
+  if found[0].sampling != 'bernoulli':
+    return ''
+  drawn = ', '.join(dict.fromkeys(one.ratio for one in found if one.ratio not in RATIOS))
+  expected = '; counts are expected values' * any(one.ratio in RATIOS for one in found)
+  return expected + (f'; counts of {drawn} are those that the seed draws' if drawn else '')
+
+
+def _share(value: float) -> str:
+  """Four decimals, or two digits of what these would call 0."""
+  return f'{value:.4f}' if value == 0 or value >= 5e-5 else f'{value:.1e}'
+
+
+def _sparsity(density: float) -> str:
+  """Two decimals of a percentage, or as many as tell it from 100 %."""
+  decimals = -1 - math.floor(math.log10(density)) if 0 < density < 5e-5 else 2
+  return f'{1 - density:.{decimals}%}'
 
 
 def _totals(label: str, total: dict, names: tuple[str, str]) -> list[str]:
   dense, sparse = (total[name] for name in names)
-  return [label, f'{dense:,.0f}', f'{sparse:,.0f}', f'{sparse / dense:.4f}']
+  return [label, f'{dense:,.0f}', f'{sparse:,.0f}', _share(sparse / dense)]
 
 
 def _side_by_side(found: Sequence[Plan]) -> str:
   head = ['density of', 'parameters', *(f'{one.ratio} {one.target_density:g}' for one in found)]
   lines = [
     [layer.name.removesuffix('/kernel'), f'{layer.parameters:,}']
-    + [f'{one.layers[i].density:.4f}' for one in found]
+    + [_share(one.layers[i].density) for one in found]
     for i, layer in enumerate(found[0].layers)
   ]
   dense = found[0].totals
   summary = [
-    ['all layers', f'{dense["prunable"]:,}', *(f'{one.totals["density"]:.4f}' for one in found)],
-    ['sparsity', '', *(f'{one.totals["sparsity"]:.2%}' for one in found)],
+    ['all layers', f'{dense["prunable"]:,}', *(_share(one.totals['density']) for one in found)],
+    ['sparsity', '', *(_sparsity(one.totals['density']) for one in found)],
   ]
   for label, (whole, part) in _TOTALS[1:]:
     values = [one.totals[part] for one in found]
     summary.append([label, f'{dense[whole]:,.0f}', *(f'{value:,.0f}' for value in values)])
-    summary.append(['  of dense', '', *(f'{value / dense[whole]:.4f}' for value in values)])
-  title = f'{found[0].model}, {found[0].sampling} sampling{_expected(found[0])}'
+    summary.append(['  of dense', '', *(_share(value / dense[whole]) for value in values)])
+  title = f'{found[0].model}, {found[0].sampling} sampling{_by_chance(found)}'
   return f'{title}\n\n' + tables.text([head, *lines, [], *summary])
 
 

@@ -6,8 +6,9 @@ score is one function and one name in `SCORES`.
 
 Two kinds take more keywords, all with defaults. Scores of data (`OF_DATA`) take `average`, which
 can spread a batch over devices and over several steps: `average(fn, trees, batch)` is the mean of
-`fn(*trees, part)` over equal parts of the batch. Iterative scores (`ITERATIVE`) depend on how much
-will be pruned, and take the `density` and the names of the `layers` that share it.
+`fn(*trees, part)` over parts of the batch, weighted by their numbers of images. Iterative scores
+(`ITERATIVE`) depend on how much will be pruned, and take the `density` and the names of the
+`layers` that share it.
 
 Matrix products are in full float32 on every chip. JAX's default keeps fewer bits on recent GPUs and
 TPUs, which at low densities would choose other weights.
@@ -161,11 +162,14 @@ def grasp_authors(
 ):
   """GraSP from two half batches, each with its own BatchNorm statistics, as Liu et al. (2022) do.
 
-  Gradients and products are summed over the halves. Their batch is sorted by class, so each half
-  holds half of the classes.
+  Gradients and products are summed over the halves. Their batch is sorted by class, and is cut
+  where the label changes next to its middle, so each half holds half of the classes; of an odd
+  number, the second holds one more.
   """
   del key
-  middle = len(batch['label']) // 2
+  labels = np.asarray(batch['label'])
+  changes = np.flatnonzero(labels[1:] != labels[:-1]) + 1
+  middle = min(changes, key=lambda cut: abs(cut - len(labels) / 2), default=len(labels) // 2)
   halves = [
     {name: array[:middle] for name, array in batch.items()},
     {name: array[middle:] for name, array in batch.items()},

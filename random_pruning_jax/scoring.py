@@ -1,10 +1,13 @@
 """Scores of a network of `models` on its devices: the images they see, how parts are averaged.
 
-SNIP sees the first training batch, whole and not augmented. GraSP sees 25 images of each class, the
-first of the first epoch, in equal parts no larger than a training batch, each with its own
-BatchNorm statistics (two parts of 125 on CIFAR-10, like the authors' halves). Hessian products hold
-activations twice, so blocks are recomputed in the backward pass: a part needs less memory than a
-training step. Up to rounding, a score does not depend on the devices.
+SNIP sees the first training batch, not augmented. GraSP sees 25 images of each class, the first of
+the first epoch. Both see them in parts no larger than those of a training step, each with its own
+BatchNorm statistics: SNIP's batch in one part unless gradients accumulate, GraSP's on CIFAR-10 in
+two of 125, like the authors' halves. Up to rounding, a score does not depend on the devices.
+
+Hessian products hold activations twice, so GraSP recomputes blocks in the backward pass. A part
+then needs less memory than a training step that keeps its activations, but 2.3 times as much as one
+that recomputes them too (`model.remat`), and more on devices whose number does not divide it.
 """
 
 import functools
@@ -103,22 +106,32 @@ def _logits(model: models.Network) -> Callable:
 
 
 def _average(fn, trees: tuple, batch: dict, *, on: tuple[jax.Device, ...], most: int) -> Any:
-  """Mean of `fn(*trees, part)` over equal parts of at most `most` images of a batch.
+  """Mean of `fn(*trees, part)` over parts of at most `most` images, weighted by their numbers.
 
   How the batch is cut does not depend on the devices. Each part is sharded over all of them or,
   if their number does not divide it, over as many of this host's devices as do.
   """
-  images = len(batch['label'])
-  parts = next(n for n in range(-(-images // most), images + 1) if images % n == 0)
-  size = images // parts
-  on = parallel.that_divide(size, on)
-  compiled, mean = _compiled(fn, on, len(trees)), None
-  for start in range(0, images, size):
-    part = {name: _floats(array[start : start + size]) for name, array in batch.items()}
-    part = {name: parallel.split(array, on) for name, array in part.items()}
-    value = jax.tree.map(lambda x: x / parts, jax.device_get(compiled(*trees, part)))
+  images, mean = len(batch['label']), None
+  for indices in np.array_split(np.arange(images), _parts(images, most)):
+    share = parallel.that_divide(len(indices), on)
+    part = {name: parallel.split(_floats(array[indices]), share) for name, array in batch.items()}
+    value = jax.device_get(_compiled(fn, share, len(trees))(*trees, part))
+    parts = images / len(indices)  # as many as this one would make
+    value = jax.tree.map(lambda x, parts=parts: x / parts, value)
     mean = value if mean is None else jax.tree.map(np.add, mean, value)
   return mean
+
+
+def _parts(images: int, most: int) -> int:
+  """How many parts a batch is cut into, none of more than `most` images.
+
+  The fewest equal parts, if they hold at least a fifth of `most`, as they do for 10, 100 and 1,000
+  classes of 25 images. Where a number has no such divisor, the fewest parts of nearly equal size:
+  BatchNorm's statistics of a few images say little.
+  """
+  fewest = -(-images // most)
+  equal = next(n for n in range(fewest, images + 1) if images % n == 0)
+  return equal if 5 * images >= equal * most else fewest
 
 
 @functools.lru_cache(maxsize=64)

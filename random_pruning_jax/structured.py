@@ -1,11 +1,11 @@
 """Masks with a structure: N of M consecutive inputs, or the same number of inputs for every unit.
 
 Kernels have the shape (..., in, out). Any score may choose which weights; random ones give random
-structured masks. Both meet their budget or raise ValueError saying which budgets can be met.
+structured masks. Both meet their budget or raise ValueError saying what they can keep.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import chex
 import numpy as np
@@ -51,36 +51,35 @@ def n_m(scores: chex.ArrayTree, densities: Densities, block: int) -> masks_lib.M
 def fan_in_densities(shapes: Shapes, densities: Densities) -> Densities:
   """Densities that give each unit a whole number of inputs, as near to the budget as possible.
 
-  Each layer rounds the inputs a unit that its density asks for down or up. Which layers round up is
-  chosen so that the total is nearest to the budget: within half the units of the narrowest layer
-  that can round, or NEAR of the budget. Raises ValueError where no choice comes so near.
+  Each layer rounds the inputs a unit that its density asks for down or up, but never to none. Which
+  layers round up is chosen so that the total is nearest to the budget: within half the units of the
+  narrowest layer that has a choice, or NEAR of the budget. Raises ValueError where no choice comes
+  so near, with the densities of the nearest.
   """
   fan = {name: math.prod(shapes[name][:-1]) for name in densities}
   units = {name: shapes[name][-1] for name in densities}
   ideal = {name: densities[name] * fan[name] for name in densities}
   kept = {name: math.floor(ideal[name] + 1e-9) for name in densities}
   fraction = {name: ideal[name] - kept[name] for name in densities}
-  free = sorted((name for name in densities if fraction[name] > 1e-9), key=fraction.get)
-  missing = math.fsum(fraction[name] * units[name] for name in free)
-  reach = _sums([units[name] for name in free])
+  empty = [name for name in densities if kept[name] == 0]
+  uneven = sorted((name for name in densities if fraction[name] > 1e-9), key=fraction.get)
+  free = {name: units[name] for name in uneven if kept[name]}
+  missing = math.fsum(fraction[name] * units[name] for name in uneven)
+  reach = _sums(free.values(), start=sum(units[name] for name in empty))
   sums = [total for total in range(reach[-1].bit_length()) if reach[-1] >> total & 1]
   added = min(sums, key=lambda total: abs(total - missing))
   least = sum(kept[name] * units[name] for name in densities)
-  far = max(min((units[name] for name in free), default=0) / 2, NEAR * (least + missing))
+  far = max(min((units[name] for name in free or uneven), default=0) / 2, NEAR * (least + missing))
   if abs(added - missing) > far:
     size = sum(fan[name] * units[name] for name in densities)
-    near = [max(t for t in sums if t < missing), min(t for t in sums if t > missing)]
+    near = [*[t for t in sums if t < missing][-1:], *[t for t in sums if t > missing][:1]]
     raise ValueError(
-      f'fan_in sampling with this ratio cannot keep {least + missing:,.0f} of {size:,} weights; '
-      f'possible are {" and ".join(f"{(least + t) / size:.9g}" for t in near)} as density.'
+      f'fan_in sampling with this ratio cannot keep {least + missing:,.0f} of {size:,} weights: in '
+      'whole inputs a unit, one at least, its shares are a density of '
+      f'{" or ".join(f"{(least + t) / size:.9g}" for t in near)}.'
     )
-  for name in _with_sum(added, {name: units[name] for name in free}, reach):
+  for name in (*empty, *_with_sum(added, free, reach)):
     kept[name] += 1
-  empty = [f'{name} {1 / fan[name]:.4g}' for name in densities if kept[name] == 0]
-  if empty:
-    raise ValueError(
-      f'fan_in sampling keeps one input a unit at least, a density of {", ".join(empty)} or more.'
-    )
   return {name: kept[name] / fan[name] for name in densities}
 
 
@@ -115,9 +114,9 @@ def _with_sum(total: int, sizes: Mapping[str, int], reach: list[int]) -> set[str
   return chosen
 
 
-def _sums(numbers: list[int]) -> list[int]:
-  """Subset sums of the first 0, 1, 2, ... numbers: bit s of an integer is set if s is one."""
-  reach = [1]
+def _sums(numbers: Iterable[int], start: int) -> list[int]:
+  """`start` plus subset sums of the first 0, 1, ... numbers: bit s of an integer is set for s."""
+  reach = [1 << start]
   for number in numbers:
     reach.append(reach[-1] | reach[-1] << number)
   return reach

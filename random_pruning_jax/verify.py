@@ -1,4 +1,4 @@
-"""What must hold of a trained checkpoint: planned counts, exact zeros, the masks of its seed."""
+"""What must hold of a trained checkpoint: planned counts, exact zeros, random masks of its seed."""
 
 import dataclasses
 import os
@@ -64,7 +64,8 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
   `data_dir` replaces the config's, where data have moved.
 
   The weights are those that are evaluated: the averaged ones, if there are any.
-  A ratio that is a score is computed again, which reads data if it is a score of data. Raises
+  A ratio that is a score is computed again, which reads data if it is a score of data. Random
+  masks are drawn again and compared; of masks that a score selected, only the counts are. Raises
   ValueError if there is no such checkpoint, or if its masks do not have the checksum that was saved
   with them.
   """

@@ -100,7 +100,7 @@ def test_a_table_has_every_layer_and_the_totals(capsys):
     line.split()[:4] == ['stage3_block0/conv1', '3x3x32x64', '18,432', '0.1992'] for line in lines
   )
   assert 'density 0.2000, sparsity 80.00% of the prunable weights' in lines
-  assert any(line.startswith('bytes of a file') for line in lines)
+  assert any(line.startswith('bytes of values') for line in lines)
 
 
 def test_json_and_csv_hold_the_same_numbers(capsys):
@@ -137,10 +137,12 @@ def test_what_cannot_be_is_said_in_one_line(capsys):
     (['--config.pruning.density=1.5'], 'density must lie in (0, 1], got 1.5'),
     (['--config.pruning.dense=("stern",)'], "dense must name layers; got ['stern']"),
     (['--plot=figure.doc'], '--plot must name a .png or .svg file'),
+    (['--plot=missing/figure.svg'], '--plot must name a file in a folder that is there, got miss'),
     (['--ratios=erk_plus', '--densities=0.001'], 'the density must lie above 0.00236'),
   ):
     assert main.main(['plan', CIFAR, *arguments]) == 2
-    assert message in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert message in err and not out
 
 
 def test_a_data_dependent_ratio_says_that_it_looks(capsys):
@@ -152,6 +154,29 @@ def test_the_authors_recipe_gives_expected_counts(capsys):
   for ratios in ((), ('--ratios=erk,er',)):
     said = printed(capsys, CIFAR, '--config.recipe=authors', *ratios)
     assert 'counts are expected values' in said.splitlines()[0]
+
+
+def test_counts_of_a_score_are_said_to_be_the_draw_of_the_seed():
+  changed = tiny_config(pruning__sampling='bernoulli')
+  found, _ = plan.plans(changed, ['magnitude', 'erk'], [0.1])
+  drawn, both = (plan.show(some, 'table').splitlines()[0] for some in (found[:1], found))
+  said = '; counts of magnitude are those that the seed draws'
+  assert drawn.endswith(f'bernoulli sampling{said}')
+  assert both.endswith(f'bernoulli sampling; counts are expected values{said}')
+
+
+def test_a_share_that_is_not_zero_is_not_said_to_be_zero(capsys):
+  said = printed(capsys, f'--config={ROOT}/configs/cifar.py:vgg19,balanced,0.00001')
+  assert 'density 1.0e-05, sparsity 99.9990% of the prunable weights' in said
+  assert '0.0000' not in said
+  both = printed(capsys, CIFAR.replace('resnet20', 'vgg19'), '--densities=0.00001,0.1')
+  assert ['sparsity', '99.9990%', '90.00%'] in [line.split() for line in both.splitlines()]
+
+
+def test_layers_that_keep_nothing_are_named():
+  found, _ = plan.plans(config_lib.default(), ['uniform'], [0.001, 0.002])
+  few, more = (plan.show([one], 'table') for one in found)
+  assert 'no weight is kept in stem' in few and 'kept in' not in more
 
 
 def test_a_plan_of_an_imagenet_network_imports_no_tfds():

@@ -10,8 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from tiny import tinier_config
 
-from random_pruning_jax import data, flow, masks, models, parallel, scores, scoring, synflow
+from random_pruning_jax import (
+  data,
+  experiment,
+  flow,
+  masks,
+  models,
+  parallel,
+  scores,
+  scoring,
+  synflow,
+)
 from random_pruning_jax.models.layers import Network
 from random_pruning_jax.suites import gradients
 
@@ -130,6 +141,20 @@ def test_the_authors_grasp_sums_over_two_halves():
   params, batch = mlp(4, 5, 3), a_batch()
   found = scores.grasp_authors(tanh_mlp, params, batch, None)
   close(found, jax.tree.map(lambda s: 4 * s, scores.grasp(tanh_mlp, params, batch, None)), 1e-4)
+
+
+@pytest.mark.parametrize(('classes', 'first'), [(2, 1), (3, 1), (10, 5), (11, 5), (100, 50)])
+def test_the_authors_halves_hold_whole_classes(classes, first):
+  halves = []
+
+  def average(fn, trees, batch):
+    halves.append(np.bincount(batch['label'], minlength=classes).tolist())
+    return trees[0]
+
+  batch = {'label': np.repeat(np.arange(classes), 25)}
+  scores.grasp_authors(None, {'kernel': np.ones((1, 1))}, batch, None, average=average)
+  rest = classes - first
+  assert halves == [[25] * first + [0] * rest, [0] * first + [25] * rest] * 2
 
 
 def test_the_authors_snip_draws_its_own_weights():
@@ -320,6 +345,50 @@ def test_a_batch_in_parts_is_the_whole_batch_where_images_do_not_meet():
     scores.grasp(tanh_mlp, params, batch, None),
     1e-4,
   )
+
+
+@pytest.mark.parametrize('name', ['snip', 'grasp'])
+def test_a_score_sees_no_more_images_at_once_than_a_step_that_accumulates(name):
+  options = {'model__width': 16, 'pruning__ratio': name, 'pruning__select': name}
+  config = tinier_config(optimizer__accumulate=24, **options)  # 24 parts of 5
+  made = experiment.build(config, parallel.devices(1))
+  network, spec, seed = made.model, made.spec, experiment.keys(0)
+  variables = experiment.initial_variables(network, seed.init, spec.shape)
+  batches = experiment.score_batches(made, data.load('digits', 'train'))
+  found = experiment.initial_masks(made, variables, batches)
+  params = variables['params']
+  scored = on_devices(name, network, params, batches, 1, most=5)
+  named = {layer: masks.named_leaves(scored)[layer] for layer in made.structure.shapes}
+  wanted = masks.top(scored, masks.layer_densities(named, 0.3))
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_images_of_a_power_of_ten_classes_or_of_half_of_them_are_in_equal_parts():
+  for classes, most in itertools.product((1, 5, 10, 50, 100, 500, 1000), (24, 64, 120, 128, 768)):
+    images = 25 * classes
+    equal = [n for n in range(1, images + 1) if images % n == 0 and images // n <= most]
+    assert scoring._parts(images, most) == equal[0]
+
+
+def test_parts_have_room_and_are_never_much_smaller_than_they_may_be():
+  for images, most in itertools.product(range(1, 3000), (32, 128, 768)):
+    parts = scoring._parts(images, most)
+    assert images <= parts * most
+    assert images // parts >= min(images, most // 5)
+
+
+def test_parts_of_two_sizes_weigh_as_many_images_as_they_have():
+  """137 images are a prime number: 69 and 68 on one device, 23 on each of three and 17 of four."""
+
+  def label_and_size(part):
+    return jnp.stack([part['label'].mean(), jnp.float32(len(part['label']))])
+
+  batch = {'label': np.arange(137, dtype=np.float32)}
+  for devices, sizes in ((1, (69, 68)), (4, (23, 17))):
+    on = parallel.devices(devices)
+    mean, size = scoring._average(label_and_size, (), batch, on=on, most=128)
+    assert mean == pytest.approx(68)
+    assert size == pytest.approx((69 * sizes[0] + 68 * sizes[1]) / 137)
 
 
 def test_a_batch_is_cut_into_the_fewest_equal_parts_that_have_room():

@@ -1,6 +1,7 @@
 """Structured masks keep their structure and their budget, or say what they can keep."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -114,7 +115,8 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
   """Of 700 and 39 weights wanted, possible are 10 more of the second layer, or 64 of the first."""
   two = {'a/kernel': (100, 64), 'b/kernel': (64, 10)}
   with pytest.raises(
-    ValueError, match=r'cannot keep 739 of 7,040 weights; possible are 0.100852273 and 0.108522727'
+    ValueError,
+    match=r'cannot keep 739 of 7,040 weights: .* are a density of 0.100852273 or 0.108522727',
   ):
     structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, 0.105))
   with pytest.raises(ValueError, match=r'cannot keep 718 of 7,040 weights'):  # 8 more than can be
@@ -124,8 +126,35 @@ def test_fan_in_refuses_what_it_cannot_keep_and_says_what_it_can():
   for possible, kept in ((0.100852, 710), (0.108523, 764)):
     fit = structured.fan_in_densities(two, pruning.RATIOS['uniform'](two, possible))
     assert fit['a/kernel'] * 6400 + fit['b/kernel'] * 640 == pytest.approx(kept)
-  with pytest.raises(ValueError, match=r'one input a unit at least, a density of b/kernel 0.01562'):
-    structured.fan_in_densities(two, {'a/kernel': 0.5, 'b/kernel': 0.001})
+  with pytest.raises(
+    ValueError, match=r'cannot keep 3,201 of 7,040 .* are a density of 0.455965909.'
+  ):
+    structured.fan_in_densities(two, {'a/kernel': 0.5, 'b/kernel': 0.001})  # 50 and 1 inputs a unit
+
+
+def test_fan_in_refuses_nothing_that_some_rounding_of_its_layers_keeps():
+  """Against all ways to round inputs a unit down or up, to one at least."""
+  shapes = {'a': (1, 4), 'b': (1, 1, 2, 3), 'c': (3, 3, 1, 2), 'd': (5, 7), 'e': (11, 6)}
+  refused = 0
+  for density in np.linspace(0.01, 1, 200):
+    ideal = {name: density * math.prod(shape[:-1]) for name, shape in shapes.items()}
+    ways = {name: {max(1, math.floor(x)), max(1, math.ceil(x))} for name, x in ideal.items()}
+    narrowest = min((shapes[name][-1] for name in shapes if len(ways[name]) == 2), default=0)
+    totals = [
+      sum(inputs * shape[-1] for inputs, shape in zip(way, shapes.values(), strict=True))
+      for way in itertools.product(*ways.values())
+    ]
+    wanted = density * sum(map(math.prod, shapes.values()))
+    least = min(abs(total - wanted) for total in totals)
+    try:
+      fit = structured.fan_in_densities(shapes, dict.fromkeys(shapes, density))
+    except ValueError:
+      assert least > narrowest / 2
+      refused += 1
+    else:
+      kept = sum(fit[name] * math.prod(shape) for name, shape in shapes.items())
+      assert abs(kept - wanted) == pytest.approx(least)
+  assert 0 < refused < 100
 
 
 @pytest.mark.parametrize('density', [0.05, 0.2, 0.8])

@@ -1,6 +1,7 @@
 """`random-pruning plan --config=FILE[:ARGUMENT]`: what pruning does to each layer and in all."""
 
 import argparse
+import importlib
 import os
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  if args.plot:
+    check_plot(args.plot)
   config = arguments.load_config(args.config, rest)
   arguments.start_jax(args)
   from random_pruning_jax import plan
@@ -44,17 +47,23 @@ def _numbers(text: str) -> list[float]:
     raise ValueError(f'--densities must be numbers like 0.1,0.2, got {text!r}.') from None
 
 
-def draw(found: Sequence, path: str) -> None:
-  """The figure of plans, density by depth, as .png or .svg.
-
-  Raises ValueError for another ending, and without matplotlib.
-  """
+def check_plot(path: str) -> None:
+  """Raises ValueError where `draw` could not write: another ending, no folder, no matplotlib."""
   if os.path.splitext(path)[1] not in ('.png', '.svg'):
     raise ValueError(f'--plot must name a .png or .svg file, got {path}.')
+  if not os.path.isdir(os.path.dirname(path) or '.'):
+    raise ValueError(f'--plot must name a file in a folder that is there, got {path}.')
   try:
-    from matplotlib.figure import Figure
+    importlib.import_module('matplotlib.figure')
   except ImportError as error:
     raise ValueError('--plot needs matplotlib: pip install -e ".[report]".') from error
+
+
+def draw(found: Sequence, path: str) -> None:
+  """The figure of plans, density by depth, as .png or .svg; raises as `check_plot` does."""
+  check_plot(path)
+  from matplotlib.figure import Figure
+
   figure = Figure(figsize=(9, 4.5), layout='constrained')
   axes = figure.subplots()
   markers = 'osv^Dp*XP<>h'

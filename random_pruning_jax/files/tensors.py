@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-from absl import logging
 
 from random_pruning_jax import data as data_lib
 from random_pruning_jax import masks as masks_lib

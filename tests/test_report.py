@@ -175,7 +175,7 @@ def test_files_that_are_damaged_or_of_another_program_are_refused_by_name(
 def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
   assert len(paper.readings()) == 5 + 5 * 4 * 9
   assert paper.reading('cifar10', 'resnet20', 'erk', 0.9) == (pytest.approx(0.8778), False)
-  assert paper.reading('cifar10', 'resnet20-w16', 'erk', 0.8) == (pytest.approx(0.8990), True)
+  assert paper.reading('cifar10', 'resnet20', 'erk', 0.8) == (pytest.approx(0.8990), True)
   seen, covered = (paper.reading('cifar10', 'resnet20', 'erk', x) for x in (0.9, 0.8))
   assert (seen.uncertainty, covered.uncertainty) == (0.0002, 0.001)
   assert paper.reading('cifar10', 'resnet110', 'dense', 0.0).accuracy == 0.9334

@@ -55,6 +55,14 @@ def test_a_seed_that_two_sweeps_trained_counts_once():
   assert sorted(cell.values) == [0.5, 0.6] and not cell.failed and not cell.missing
 
 
+def test_a_network_and_a_data_set_are_one_however_they_are_spelled():
+  one = done(model__name='resnet20', dataset='cifar10')
+  for name, width, dataset in (('cifar_resnet20', 0, 'cifar10'), ('resnet20', 16, 'cifar10:3.0.2')):
+    other = done(model__name=name, model__width=width, dataset=dataset)
+    assert other.cell == one.cell and other.family == one.family
+    assert 'Liu et al.' in next(figures.draw([other])).caption
+
+
 def test_a_run_without_the_number_is_missing():
   cell = tables.cell_of([done(seed=0, metrics={'ece': None}), done(seed=1)], 'ece')
   assert (len(cell.values), cell.missing, cell.failed) == (1, 1, 0)

@@ -45,6 +45,11 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     [small(), small(data_dir='/elsewhere')],
     [small(), small(pruning__sampling='exact')],  # what the recipe says anyway
     [small(), small(evaluation__attacked_images=9)],  # measured otherwise, and in one directory
+    [
+      small(model__name='resnet20', model__width=16),
+      small(model__name='cifar_resnet20', model__width=0),
+    ],
+    [small(dataset='cifar10'), small(dataset='cifar10:3.0.2')],
   ],
 )
 def test_duplicates_are_refused(configs):

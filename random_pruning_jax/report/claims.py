@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report.runs import Run, grouped
 from random_pruning_jax.report.style import look, network_title
 from random_pruning_jax.report.tables import one_a_seed, paired
@@ -162,7 +161,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
   wide = [
     cell
     for cell in cells
-    if unversioned(cell.sparse[0].dataset) == 'imagenet2012' and cell.sparse[0].model == 'wrn50_2'
+    if cell.sparse[0].dataset == 'imagenet2012' and cell.sparse[0].model == 'wrn50_2'
   ]
   points = f'{100 * MARGIN:g} points'
   found = {

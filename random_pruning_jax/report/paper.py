@@ -46,7 +46,6 @@ def reading(
 
   It has none for other data sets, nor for networks trained for more or fewer epochs.
   """
-  network = network.removesuffix('-w16')  # the family's own width
   if (dataset, epochs) != (DATASET, EPOCHS):
     return None
   return readings().get((network, scheme, round(sparsity, 6)))

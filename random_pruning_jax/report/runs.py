@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from random_pruning_jax import spellings
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
@@ -29,7 +31,6 @@ _SETTINGS_AFTER_ALL = ('checkpoint.every_epochs', 'evaluation.checkpoint')
 _UNRESOLVED = ('dataset', 'recipe')
 _UNRESOLVED_NUMBERS = {'augment.pad': (-1,)}
 _OWN_SCHEDULE = ('epochs', 'schedule.milestones')
-_CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
 RATIO, SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}  # names of these fields
 
 
@@ -53,7 +54,7 @@ class Run:
 
   @property
   def dataset(self) -> str:
-    return str(self.config.get('dataset', 'unknown'))
+    return unversioned(str(self.config.get('dataset', 'unknown')))
 
   @property
   def dense(self) -> bool:
@@ -70,12 +71,17 @@ class Run:
 
   @property
   def model(self) -> str:
-    return str(self.config.get('model.name', 'unknown'))
+    return self._network[0]
 
   @property
   def width(self) -> int:
     """0 is the family's own."""
-    return self.config.get('model.width', 0)
+    return self._network[1]
+
+  @property
+  def _network(self) -> tuple[str, int]:
+    name = str(self.config.get('model.name', 'unknown'))
+    return spellings.network(name, self.config.get('model.width', 0))
 
   @property
   def network(self) -> str:
@@ -90,7 +96,8 @@ class Run:
   def family(self) -> str:
     """What networks that differ in depth alone have in common: 'cifar_resnet', 'vgg', 'wrn_2'."""
     name = self.model
-    return 'cifar_resnet' if _CIFAR_RESNET.fullmatch(name) else re.sub(r'\d+', '', name, count=1)
+    small = spellings.is_cifar_resnet(name)
+    return 'cifar_resnet' if small else re.sub(r'\d+', '', name, count=1)
 
   @property
   def scheme(self) -> str:

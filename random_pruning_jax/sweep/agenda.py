@@ -10,9 +10,20 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog, suites
+from random_pruning_jax import (
+  atomic,
+  data,
+  lock,
+  many,
+  pruning,
+  results,
+  runlog,
+  spellings,
+  suites,
+)
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.data import order
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import lease
 from random_pruning_jax.sweep.images import trained_on
@@ -226,8 +237,10 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
 
 
 def _identity(config: ConfigDict) -> str:
-  """Equal for configs that make the same network: a dense one has no ratio."""
-  flat = _flat(config)
+  """Equal for configs that make the same network, however spelled: a dense one has no ratio."""
+  name, width = spellings.network(config.model.name, config.model.width)
+  flat = _flat(config) | {'model.name': name, 'model.width': width}
+  flat['dataset'] = unversioned(config.dataset)
   if flat['pruning.density'] == 1:
     flat = {field: flat[field] for field in flat if field not in _OF_MASKS}
   return json.dumps(flat, sort_keys=True)
@@ -236,4 +249,7 @@ def _identity(config: ConfigDict) -> str:
 def _hint(config: ConfigDict) -> str:
   if config.pruning.density == 1:
     return 'at density 1.0 every ratio is the dense network; list it once for each seed.'
-  return 'an override may have made them equal, or they differ in how they are evaluated alone.'
+  return (
+    'an override may have made them equal, or they differ in how they are evaluated alone, or in '
+    "the spelling of the network or data set: a width that is the family's own, a version."
+  )

@@ -68,9 +68,27 @@ def test_a_run_without_the_number_is_missing():
   assert (len(cell.values), cell.missing, cell.failed) == (1, 1, 0)
 
 
-def test_a_setting_that_is_each_networks_own_is_not_named():
-  found = [done(model__name='resnet20', epochs=5), done(model__name='vgg16', epochs=7)]
-  assert [run.setting for run in runs.with_settings(found)] == ['', '']
+def test_a_setting_that_is_each_networks_own_is_named_and_parts_their_figures():
+  found = [done(pruning__density=d, seed=s) for d in (1.0, 0.1) for s in (0, 1)]
+  found += [
+    done(pruning__density=d, seed=s, model__name='resnet56', model__remat=True)
+    for d in (1.0, 0.1)
+    for s in (0, 1)
+  ]
+
+  def drawn(every):
+    names = [figure.name for figure in figures.draw(runs.with_settings(every))]
+    return [name for name in names if name.startswith('gap_by_size')]
+
+  assert drawn(found) == ['gap_by_size-cifar10']  # to compute again what is not kept is no setting
+  longer = [
+    dataclasses.replace(run, config=run.config | {'epochs': 200})
+    for run in found
+    if run.model == 'resnet56'
+  ]
+  assert not drawn([run for run in found if run.model != 'resnet56'] + longer)
+  named = runs.with_settings([done(epochs=5), done(model__name='vgg16', epochs=7)])
+  assert [run.setting for run in named] == ['epochs=5', 'epochs=7']
 
 
 def test_how_often_is_validated_is_a_setting_and_what_is_logged_is_none():

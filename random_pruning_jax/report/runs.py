@@ -11,7 +11,7 @@ from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
-# Fields that say where a run lies or how it is measured, not what it is.
+# Fields that say where a run lies, how it is computed or measured, not what it is.
 _NOT_SETTINGS = (
   'data_dir',
   'data_workers',
@@ -20,6 +20,7 @@ _NOT_SETTINGS = (
   'gradient_flow_every',
   'log_every',
   'model.name',
+  'model.remat',
   'model.width',
   'seed',
   'steps_per_call',
@@ -195,19 +196,18 @@ def grouped(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Ru
 def with_settings(runs: list[Run]) -> list[Run]:
   """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged.
 
-  Nor are they compared, except on ImageNet, where the paper trains dense networks by a schedule of
-  their own.
+  Nor are they compared, not with other networks either, except on ImageNet, where the paper trains
+  dense networks by a schedule of their own.
   """
   names = sorted({name for run in runs for name in run.config if _is_setting(name)})
   differing: dict[str, list[str]] = {}  # of each data set
   for name in names:
-    by_network: dict[tuple, set[str]] = {}
+    values: dict[tuple, set[str]] = {}
     for run in runs:
       own = run.dense and run.dataset.startswith('imagenet') and name in _OWN_SCHEDULE
       if _says(run, name):
-        key = (run.dataset, run.network, own)
-        by_network.setdefault(key, set()).add(json.dumps(run.config[name]))
-    for dataset in {key[0] for key, values in by_network.items() if len(values) > 1}:
+        values.setdefault((run.dataset, own), set()).add(json.dumps(run.config[name]))
+    for dataset in {key[0] for key, found in values.items() if len(found) > 1}:
       differing.setdefault(dataset, []).append(name)
 
   def settings(run: Run) -> tuple[tuple[str, Any], ...]:

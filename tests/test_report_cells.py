@@ -294,6 +294,10 @@ def test_accuracies_and_their_deviations_are_drawn_in_percent():
   assert band.get_height() == pytest.approx(2 * 18**0.5)
   _, paper, uncertain = bars(panel.containers[1])
   assert paper == pytest.approx([87.78]) and uncertain == pytest.approx([0.02])
+  [dense] = [
+    line for line in panel.lines if line.get_linestyle() == ':' and line.get_marker() == 'None'
+  ]
+  assert list(dense.get_ydata()) == pytest.approx([92.37] * 2)
   [panel] = curves.by_scheme(found).axes
   dashed = [list(line.get_ydata()) for line in panel.lines if line.get_linestyle() == '--']
   assert dashed[0] == pytest.approx([93, 93])

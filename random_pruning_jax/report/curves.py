@@ -133,18 +133,16 @@ def _line(
 
 
 def _paper(ax: Axes, runs: Sequence[Run]) -> bool:
-  """Draws the paper's readings of the cells that these runs have, hollow and dotted."""
-  drawn, first = False, runs[0]
-  epochs = first.config.get('epochs', paper.EPOCHS)
-  for scheme in schemes(runs):
-    ours = cells([run for run in runs if run.scheme == scheme], 'accuracy')
-    read = {
-      sparsity: paper.reading(first.dataset, first.network, scheme, sparsity, epochs)
-      for sparsity in ours
-    }
-    read = {sparsity: reading for sparsity, reading in read.items() if reading}
-    if read:
-      look = style.look(scheme)
+  """Draws the paper's readings of the cells that these runs have; whether there are any."""
+  drawn = False
+  for scheme in [DENSE, *schemes(runs)]:
+    ours = [run for run in runs if run.scheme == scheme and run.metric('accuracy') is not None]
+    read = dict(sorted((run.sparsity, found) for run in ours if (found := paper.reading(run))))
+    drawn |= bool(read)
+    look = style.look(scheme)
+    if read and scheme == DENSE:  # a line across, as ours is
+      ax.axhline(100 * read[0.0].accuracy, color=look.colour, ls=':', lw=1.0, zorder=2)
+    elif read:
       ax.errorbar(
         list(read),
         [100 * reading.accuracy for reading in read.values()],
@@ -157,7 +155,6 @@ def _paper(ax: Axes, runs: Sequence[Run]) -> bool:
         elinewidth=0.7,
         zorder=2,
       )
-      drawn = True
   return drawn
 
 

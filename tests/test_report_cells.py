@@ -201,8 +201,8 @@ def test_names_of_figures_that_are_too_long_stay_different():
 def test_figures_count_a_seed_that_two_sweeps_trained_once(tmp_path):
   def trained(name, accuracy, density, **fields):
     (tmp_path / name).mkdir()
-    line = {'kind': 'validation', 'step': 1, 'accuracy': accuracy}
-    (tmp_path / name / 'train.jsonl').write_text(json.dumps(line) + '\n')
+    lines = [{'kind': 'validation', 'step': step, 'accuracy': accuracy} for step in (1, 2)]
+    (tmp_path / name / 'train.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     run = done(place=str(tmp_path / name), **fields)
     run.row['layers'] = {f'{i}/kernel': {'density': density} for i in range(3)}
     return run
@@ -301,6 +301,7 @@ def test_accuracies_and_their_deviations_are_drawn_in_percent():
   [panel] = curves.by_scheme(found).axes
   dashed = [list(line.get_ydata()) for line in panel.lines if line.get_linestyle() == '--']
   assert dashed[0] == pytest.approx([93, 93])
+  assert [patch.get_height() for patch in panel.patches] == pytest.approx([2 * 18**0.5])
   [panel] = sizes.against(found, 'kept').axes
   _, means, deviations = bars(panel.containers[0])
   assert means == pytest.approx([90, 93]) and deviations == pytest.approx([8**0.5, 18**0.5])
@@ -314,11 +315,13 @@ def test_the_size_of_a_point_is_the_mean_over_seeds():
 
 
 def test_learning_is_validation_accuracy_in_percent(tmp_path):
-  kinds = (('validation', 1), ('train', 2))
+  kinds = (('validation', 1), ('train', 1), ('validation', 2))
   lines = [{'kind': kind, 'step': step, 'accuracy': step / 2} for kind, step in kinds]
   (tmp_path / 'train.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
   [line] = details.learning([done(place=str(tmp_path))]).axes[0].lines
-  assert [list(numbers) for numbers in line.get_data()] == [[1], [50]]
+  assert [list(numbers) for numbers in line.get_data()] == [[1, 2], [50, 100]]
+  (tmp_path / 'train.jsonl').write_text(json.dumps(lines[0]))
+  assert details.learning([done(place=str(tmp_path))]) is None  # one point is no curve
 
 
 def test_reliability_is_of_all_images_of_all_seeds_at_the_highest_sparsity():
@@ -336,7 +339,7 @@ def test_reliability_is_of_all_images_of_all_seeds_at_the_highest_sparsity():
 
 def test_gradient_norms_are_means_at_the_steps_that_all_seeds_have():
   found = [done(seed=0), done(seed=1)]
-  found[0].row['gradient'] = {'step': [10, 20], 'gradient_norm': [1.0, 2.0]}
-  found[1].row['gradient'] = {'step': [20, 30], 'gradient_norm': [4.0, 8.0]}
+  found[0].row['gradient'] = {'step': [10, 20, 30], 'gradient_norm': [1.0, 2.0, 3.0]}
+  found[1].row['gradient'] = {'step': [20, 30, 40], 'gradient_norm': [4.0, 5.0, 8.0]}
   [line] = details.gradient_norm(found).axes[0].lines
-  assert [list(numbers) for numbers in line.get_data()] == [[20], [3]]
+  assert [list(numbers) for numbers in line.get_data()] == [[20, 30], [3, 4]]

@@ -40,7 +40,7 @@ KINDS = {
   'accuracy_by_ratio': Kind(
     'Accuracy against sparsity by ratio: a line for each network',
     curves.by_scheme,
-    ', its dense accuracy dashed',
+    ', its dense accuracy dashed, in a band of ± sd',
   ),
   'accuracy_by_parameters': Kind(
     'Accuracy against the weights that are kept',

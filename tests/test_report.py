@@ -45,6 +45,7 @@ def test_cells_are_mean_and_sample_deviation_over_seeds(tmp_path):
   assert cell.mean == pytest.approx(0.92) and cell.sd == pytest.approx(0.02)
   assert formats.show(cell, 'accuracy') == '92.00 ± 2.00 (n=3)'
   assert formats.show(tables.Cell((0.5,)), 'nll') == '0.5000 (n=1)'
+  assert formats.show(tables.Cell((1290.0,) * 3), 'kept') == '1290 ± 0 (n=3)'
   assert formats.show(None, 'nll') == '-'
 
 
@@ -269,6 +270,12 @@ def test_attacks_that_no_argument_adds_or_takes_away_are_said_beside_the_command
     "# no argument says this of its config: evaluation.attacks.pgd.norm='l2', "
     'no evaluation.attacks.square.epsilons, no evaluation.attacks.square.queries'
   )
+
+
+def test_where_the_data_lay_is_said_beside_the_command_to_repeat_a_run():
+  config = synthetic.config_of(**{'data_dir': '/data/tfds'})
+  *_, again, said = repeat.command(runs.Run('done', '', config, a_row())).splitlines()
+  assert again.endswith('--workdir=runs/again') and said.startswith('# its data lay in /data/tfds;')
 
 
 def test_a_commit_with_changes_beside_it_is_checked_out_without_them(tmp_path):

@@ -63,9 +63,12 @@ def test_a_network_and_a_data_set_are_one_however_they_are_spelled():
     assert 'Liu et al.' in next(figures.draw([other])).caption
 
 
-def test_a_run_without_the_number_is_missing():
+def test_a_run_without_the_number_is_told_from_one_that_is_missing():
   cell = tables.cell_of([done(seed=0, metrics={'ece': None}), done(seed=1)], 'ece')
-  assert (len(cell.values), cell.missing, cell.failed) == (1, 1, 0)
+  assert (len(cell.values), cell.missing, cell.failed) == (1, 0, 0)
+  assert formats.show(cell, 'ece').endswith('(n=1, 1 without)')
+  missing = runs.Run('missing', '', done().config, {})
+  assert formats.show(tables.cell_of([missing], 'ece'), 'ece') == '1 missing'
 
 
 def test_a_setting_that_is_each_networks_own_is_named_and_parts_their_figures():

@@ -99,6 +99,16 @@ def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept,
   assert flat(config) == flat(changed(done[0].config, fields))
 
 
+def test_what_done_runs_skipped_is_said_once_with_their_number(tmp_path, capsys):
+  jobs = [agenda.Job(str(i), small(), '') for i in range(4)]
+  why = 'it is not in /data'
+  for job, skipped in zip(jobs, ({'ood/mnist': why}, {'ood/mnist': why}, {}), strict=False):
+    (tmp_path / job.tag).mkdir()
+    results.append(tmp_path / job.tag, {'metrics': {}, 'skipped': skipped})
+  command._say_skipped(jobs, tmp_path)
+  assert capsys.readouterr().err == 'skipped in 2 runs: ood/mnist: it is not in /data\n'
+
+
 def test_retry_tries_failed_runs_again(swept):
   directory, jobs, _ = swept
   bad = [job for job in jobs if job.config.pruning.ratio == 'erk_plus']

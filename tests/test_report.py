@@ -210,6 +210,7 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
     {'batch_size': 512},
     {'augment__mode': 'none'},
     {'schedule__name': 'cosine'},
+    {'evaluation__checkpoint': 'latest'},
   ],
 )
 def test_the_paper_is_not_drawn_beside_runs_of_another_recipe(other):

@@ -28,6 +28,7 @@ RECIPE = {
   'augment.mode': 'reflect',
   'augment.pad': 4,
   'augment.flip': 'yes',
+  'evaluation.checkpoint': 'best',
 }
 UNCERTAINTY = {False: 0.0002, True: 0.001}  # of an accuracy in [0, 1], by `occluded`
 

@@ -10,21 +10,12 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import (
-  atomic,
-  data,
-  lock,
-  many,
-  pruning,
-  results,
-  runlog,
-  spellings,
-  suites,
-)
+from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog, suites
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.data import order
 from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, build, check_budget
+from random_pruning_jax.spellings import network as spelled
 from random_pruning_jax.sweep import lease
 from random_pruning_jax.sweep.images import trained_on
 
@@ -238,7 +229,7 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
 
 def _identity(config: ConfigDict) -> str:
   """Equal for configs that make the same network, however spelled: a dense one has no ratio."""
-  name, width = spellings.network(config.model.name, config.model.width)
+  name, width = spelled(config.model.name, config.model.width)
   flat = _flat(config) | {'model.name': name, 'model.width': width}
   flat['dataset'] = unversioned(config.dataset)
   if flat['pruning.density'] == 1:

@@ -68,6 +68,21 @@ def test_depths_are_compared_within_a_family_alone(tmp_path):
   assert found == ['cifar_resnet', 'cifar_resnet', 'resnet', 'vgg', 'wrn_2', 'wrn_2']
 
 
+@pytest.mark.parametrize(
+  ('field', 'values'), [('epochs', (5, 160)), ('optimizer__lr', (0.001, 0.1))]
+)
+def test_sizes_are_not_compared_across_settings(field, values):
+  every = []
+  for (depth, lost), value in zip(((20, 0.03), (110, 0.01)), values, strict=True):
+    of = {'model__name': f'resnet{depth}', field: value}
+    every += accuracies(of | {'pruning__density': 1.0}, [0.9] * 5)
+    every += accuracies(of, [0.9 - lost - i / 1000 for i in range(5)])
+  for found, verdict in ((every, 'supported'), (runs.with_settings(every), 'cannot decide')):
+    answer = claims.size_matters('', claims.cells_of(found), 'depth')
+    assert answer.verdict == verdict
+  assert f'differ in {field.replace("__", ".")}, and so are not compared' in answer.why
+
+
 def test_sizes_are_compared_within_each_sparsity():
   every = []
   for width, times in ((8, 2), (16, 1)):
@@ -339,7 +354,7 @@ def test_a_network_whose_runs_all_failed_is_not_replaced_by_the_next_in_size():
   assert '3 seeds are left out' in claims.size_matters('', lost, 'width').why
   eight = claims.size_matters('', claims.cells_of(others), 'width')
   assert [each.mean for each in eight.evidence] == pytest.approx([0.01, 0.01])
-  assert 'width 8, ERK, sparsity 0.9, against ResNet-20, width 16' in eight.evidence[1].what
+  assert 'width 8, ERK, sparsity 0.9, against ResNet-20' in eight.evidence[1].what
 
 
 def test_what_the_correction_for_many_cells_asks_of_one_is_said():

@@ -75,10 +75,10 @@ CHANGES = {
 
 
 def can_run(words):
-  """False for those that download a data set, need one, or measure what a sweep will cost."""
+  """False for those that download a data set, or need one."""
   whole = ' '.join(words)
   if words[0] in ('sweep', 'report'):
-    return 'digits' in whole and '--dry-run' not in words
+    return 'digits' in whole
   return words[0] in CHANGES and (words[0] != 'prepare' or '--image-folder' in whole)
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import synthetic
+from synthetic import done
 
 from random_pruning_jax import runlog
 from random_pruning_jax.commands import plan
@@ -17,7 +18,7 @@ from random_pruning_jax.main import main
 from random_pruning_jax.report import formats, paper, reading, repeat, runs, tables
 
 pytest.importorskip('matplotlib')
-from random_pruning_jax.report import figures
+from random_pruning_jax.report import curves, figures
 
 
 @pytest.fixture(scope='module')
@@ -44,6 +45,7 @@ def test_cells_are_mean_and_sample_deviation_over_seeds(tmp_path):
   assert cell.mean == pytest.approx(0.92) and cell.sd == pytest.approx(0.02)
   assert formats.show(cell, 'accuracy') == '92.00 ± 2.00 (n=3)'
   assert formats.show(tables.Cell((0.5,)), 'nll') == '0.5000 (n=1)'
+  assert formats.show(tables.Cell((1290.0,) * 3), 'kept') == '1290 ± 0 (n=3)'
   assert formats.show(None, 'nll') == '-'
 
 
@@ -174,19 +176,19 @@ def test_files_that_are_damaged_or_of_another_program_are_refused_by_name(
 
 def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
   assert len(paper.readings()) == 5 + 5 * 4 * 9
-  assert paper.reading('cifar10', 'resnet20', 'erk', 0.9) == (pytest.approx(0.8778), False)
-  assert paper.reading('cifar10', 'resnet20-w16', 'erk', 0.8) == (pytest.approx(0.8990), True)
-  seen, covered = (paper.reading('cifar10', 'resnet20', 'erk', x) for x in (0.9, 0.8))
+  seen, covered = (paper.reading(done(pruning__density=density)) for density in (0.1, 0.2))
+  assert seen == (pytest.approx(0.8778), False) and covered == (pytest.approx(0.8990), True)
   assert (seen.uncertainty, covered.uncertainty) == (0.0002, 0.001)
-  assert paper.reading('cifar10', 'resnet110', 'dense', 0.0).accuracy == 0.9334
+  dense = done(model__name='resnet110', pruning__density=1.0)
+  assert paper.reading(dense).accuracy == 0.9334
   for other in (
-    ('cifar100', 'resnet20', 'erk', 0.9),
-    ('digits', 'resnet20', 'erk', 0.9),
-    ('cifar10', 'resnet20-w8', 'erk', 0.9),
-    ('cifar10', 'resnet20', 'erk', 0.95),
-    ('cifar10', 'resnet20', 'erk/magnitude', 0.9),
+    {'dataset': 'cifar100'},
+    {'dataset': 'digits'},
+    {'model__width': 8},
+    {'pruning__density': 0.05},
+    {'pruning__select': 'magnitude'},
   ):
-    assert paper.reading(*other) is None
+    assert paper.reading(done(**other)) is None
 
 
 def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
@@ -200,12 +202,22 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
   assert 'Liu et al.' not in captions['cifar100']
 
 
-def test_the_paper_is_not_drawn_beside_runs_of_other_epochs(tmp_path):
-  small = {'networks': ('resnet20',), 'ratios': ('erk',), 'sparsities': (0.9,), 'seeds': (0,)}
-  synthetic.write_runs(tmp_path, epochs=5, **small)
-  drawn = {f.name: f for f in figures.draw(reading.read([tmp_path]))}
-  figure = drawn['accuracy_by_depth-cifar10']
-  assert 'Liu et al.' not in figure.caption and 'read off' not in figure.svg
+@pytest.mark.parametrize(
+  'other',
+  [
+    {'epochs': 5},
+    {'optimizer__lr': 0.01},
+    {'batch_size': 512},
+    {'augment__mode': 'none'},
+    {'schedule__name': 'cosine'},
+    {'evaluation__checkpoint': 'latest'},
+  ],
+)
+def test_the_paper_is_not_drawn_beside_runs_of_another_recipe(other):
+  figure = next(figures.draw([done(**other)]))
+  assert 'Liu et al.' not in figure.caption
+  _, labels = curves.by_network([done(**other)]).axes[0].get_legend_handles_labels()
+  assert labels == ['ERK']
 
 
 def test_a_scheme_has_one_name_in_either_recipe():
@@ -259,6 +271,12 @@ def test_attacks_that_no_argument_adds_or_takes_away_are_said_beside_the_command
     "# no argument says this of its config: evaluation.attacks.pgd.norm='l2', "
     'no evaluation.attacks.square.epsilons, no evaluation.attacks.square.queries'
   )
+
+
+def test_where_the_data_lay_is_said_beside_the_command_to_repeat_a_run():
+  config = synthetic.config_of(**{'data_dir': '/data/tfds'})
+  *_, again, said = repeat.command(runs.Run('done', '', config, a_row())).splitlines()
+  assert again.endswith('--workdir=runs/again') and said.startswith('# its data lay in /data/tfds;')
 
 
 def test_a_commit_with_changes_beside_it_is_checked_out_without_them(tmp_path):

@@ -55,14 +55,43 @@ def test_a_seed_that_two_sweeps_trained_counts_once():
   assert sorted(cell.values) == [0.5, 0.6] and not cell.failed and not cell.missing
 
 
-def test_a_run_without_the_number_is_missing():
+def test_a_network_and_a_data_set_are_one_however_they_are_spelled():
+  one = done(model__name='resnet20', dataset='cifar10')
+  for name, width, dataset in (('cifar_resnet20', 0, 'cifar10'), ('resnet20', 16, 'cifar10:3.0.2')):
+    other = done(model__name=name, model__width=width, dataset=dataset)
+    assert other.cell == one.cell and other.family == one.family
+    assert 'Liu et al.' in next(figures.draw([other])).caption
+
+
+def test_a_run_without_the_number_is_told_from_one_that_is_missing():
   cell = tables.cell_of([done(seed=0, metrics={'ece': None}), done(seed=1)], 'ece')
-  assert (len(cell.values), cell.missing, cell.failed) == (1, 1, 0)
+  assert (len(cell.values), cell.missing, cell.failed) == (1, 0, 0)
+  assert formats.show(cell, 'ece').endswith('(n=1, 1 without)')
+  missing = runs.Run('missing', '', done().config, {})
+  assert formats.show(tables.cell_of([missing], 'ece'), 'ece') == '1 missing'
 
 
-def test_a_setting_that_is_each_networks_own_is_not_named():
-  found = [done(model__name='resnet20', epochs=5), done(model__name='vgg16', epochs=7)]
-  assert [run.setting for run in runs.with_settings(found)] == ['', '']
+def test_a_setting_that_is_each_networks_own_is_named_and_parts_their_figures():
+  found = [done(pruning__density=d, seed=s) for d in (1.0, 0.1) for s in (0, 1)]
+  found += [
+    done(pruning__density=d, seed=s, model__name='resnet56', model__remat=True)
+    for d in (1.0, 0.1)
+    for s in (0, 1)
+  ]
+
+  def drawn(every):
+    names = [figure.name for figure in figures.draw(runs.with_settings(every))]
+    return [name for name in names if name.startswith('gap_by_size')]
+
+  assert drawn(found) == ['gap_by_size-cifar10']  # to compute again what is not kept is no setting
+  longer = [
+    dataclasses.replace(run, config=run.config | {'epochs': 200})
+    for run in found
+    if run.model == 'resnet56'
+  ]
+  assert not drawn([run for run in found if run.model != 'resnet56'] + longer)
+  named = runs.with_settings([done(epochs=5), done(model__name='vgg16', epochs=7)])
+  assert [run.setting for run in named] == ['epochs=5', 'epochs=7']
 
 
 def test_how_often_is_validated_is_a_setting_and_what_is_logged_is_none():
@@ -175,8 +204,8 @@ def test_names_of_figures_that_are_too_long_stay_different():
 def test_figures_count_a_seed_that_two_sweeps_trained_once(tmp_path):
   def trained(name, accuracy, density, **fields):
     (tmp_path / name).mkdir()
-    line = {'kind': 'validation', 'step': 1, 'accuracy': accuracy}
-    (tmp_path / name / 'train.jsonl').write_text(json.dumps(line) + '\n')
+    lines = [{'kind': 'validation', 'step': step, 'accuracy': accuracy} for step in (1, 2)]
+    (tmp_path / name / 'train.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     run = done(place=str(tmp_path / name), **fields)
     run.row['layers'] = {f'{i}/kernel': {'density': density} for i in range(3)}
     return run
@@ -268,9 +297,14 @@ def test_accuracies_and_their_deviations_are_drawn_in_percent():
   assert band.get_height() == pytest.approx(2 * 18**0.5)
   _, paper, uncertain = bars(panel.containers[1])
   assert paper == pytest.approx([87.78]) and uncertain == pytest.approx([0.02])
+  [dense] = [
+    line for line in panel.lines if line.get_linestyle() == ':' and line.get_marker() == 'None'
+  ]
+  assert list(dense.get_ydata()) == pytest.approx([92.37] * 2)
   [panel] = curves.by_scheme(found).axes
   dashed = [list(line.get_ydata()) for line in panel.lines if line.get_linestyle() == '--']
   assert dashed[0] == pytest.approx([93, 93])
+  assert [patch.get_height() for patch in panel.patches] == pytest.approx([2 * 18**0.5])
   [panel] = sizes.against(found, 'kept').axes
   _, means, deviations = bars(panel.containers[0])
   assert means == pytest.approx([90, 93]) and deviations == pytest.approx([8**0.5, 18**0.5])
@@ -284,11 +318,13 @@ def test_the_size_of_a_point_is_the_mean_over_seeds():
 
 
 def test_learning_is_validation_accuracy_in_percent(tmp_path):
-  kinds = (('validation', 1), ('train', 2))
+  kinds = (('validation', 1), ('train', 1), ('validation', 2))
   lines = [{'kind': kind, 'step': step, 'accuracy': step / 2} for kind, step in kinds]
   (tmp_path / 'train.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
   [line] = details.learning([done(place=str(tmp_path))]).axes[0].lines
-  assert [list(numbers) for numbers in line.get_data()] == [[1], [50]]
+  assert [list(numbers) for numbers in line.get_data()] == [[1, 2], [50, 100]]
+  (tmp_path / 'train.jsonl').write_text(json.dumps(lines[0]))
+  assert details.learning([done(place=str(tmp_path))]) is None  # one point is no curve
 
 
 def test_reliability_is_of_all_images_of_all_seeds_at_the_highest_sparsity():
@@ -306,7 +342,7 @@ def test_reliability_is_of_all_images_of_all_seeds_at_the_highest_sparsity():
 
 def test_gradient_norms_are_means_at_the_steps_that_all_seeds_have():
   found = [done(seed=0), done(seed=1)]
-  found[0].row['gradient'] = {'step': [10, 20], 'gradient_norm': [1.0, 2.0]}
-  found[1].row['gradient'] = {'step': [20, 30], 'gradient_norm': [4.0, 8.0]}
+  found[0].row['gradient'] = {'step': [10, 20, 30], 'gradient_norm': [1.0, 2.0, 3.0]}
+  found[1].row['gradient'] = {'step': [20, 30, 40], 'gradient_norm': [4.0, 5.0, 8.0]}
   [line] = details.gradient_norm(found).axes[0].lines
-  assert [list(numbers) for numbers in line.get_data()] == [[20], [3]]
+  assert [list(numbers) for numbers in line.get_data()] == [[20, 30], [3, 4]]

@@ -54,7 +54,8 @@ def test_failures_are_recorded_and_stop_nothing(swept):
   found = {error['error'].split(':')[0]: error for error in errors}
   assert found.keys() == {'NotFiniteError', 'ValueError'}
   assert 'Traceback' in found['NotFiniteError']['traceback']
-  assert any('nonsense' in error['error'] for error in errors)
+  [unplanned] = [error for error in errors if 'nonsense' in error['error']]
+  assert 'Traceback' in unplanned['traceback']
 
 
 def test_the_view_says_each_end_once_and_in_plain_lines(swept):
@@ -96,6 +97,16 @@ def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept,
   assert (name, place) == ('evaluate', str(directory / done[0].tag))
   config = override(changed(done[0].config, {}), overrides)
   assert flat(config) == flat(changed(done[0].config, fields))
+
+
+def test_what_done_runs_skipped_is_said_once_with_their_number(tmp_path, capsys):
+  jobs = [agenda.Job(str(i), small(), '') for i in range(4)]
+  why = 'it is not in /data'
+  for job, skipped in zip(jobs, ({'ood/mnist': why}, {'ood/mnist': why}, {}), strict=False):
+    (tmp_path / job.tag).mkdir()
+    results.append(tmp_path / job.tag, {'metrics': {}, 'skipped': skipped})
+  command._say_skipped(jobs, tmp_path)
+  assert capsys.readouterr().err == 'skipped in 2 runs: ood/mnist: it is not in /data\n'
 
 
 def test_retry_tries_failed_runs_again(swept):

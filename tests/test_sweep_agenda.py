@@ -22,14 +22,19 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     small(seed=2, dense_twin=True),
     small(pruning__dense=('nolayer',)),
     small(seed=1, evaluation__corruptions=('foggy',)),
+    small(batch_size=5000),
+    small(batch_size=5000, seed=1),
+    small(model__width=10**9),
   ]
   with pytest.raises(ValueError) as refused:
     agenda.make(configs)
   text = str(refused.value)
-  assert text.startswith('6 of 7 configs are invalid; nothing was started.')
+  assert text.startswith('9 of 10 configs are invalid; nothing was started.')
   for word in ('nonsense', 'resnet7', '(0, 1], got 0.0', 'dense_twin', '(config 4)'):
     assert word in text
   assert "got ['nolayer']" in text and "got 'foggy'" in text
+  assert '(config 8): batch_size must lie in [1, 1257], the training images; got 5000' in text
+  assert '(config 9): it cannot be built (TypeError: ' in text
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,11 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     [small(), small(data_dir='/elsewhere')],
     [small(), small(pruning__sampling='exact')],  # what the recipe says anyway
     [small(), small(evaluation__attacked_images=9)],  # measured otherwise, and in one directory
+    [
+      small(model__name='resnet20', model__width=16),
+      small(model__name='cifar_resnet20', model__width=0),
+    ],
+    [small(dataset='cifar10'), small(dataset='cifar10:3.0.2')],
   ],
 )
 def test_duplicates_are_refused(configs):

@@ -166,8 +166,11 @@ def test_of_several_runs_that_a_dead_worker_had_none_is_blamed_before_it_is_alon
   assert workers._after(dead, jobs, tmp_path) == (0, ['sweep', '--together=1'])
   assert states(tmp_path, jobs) == ['running', 'running', 'failed']
   (tmp_path / jobs[1].tag / lease.FILE).unlink()
+  workers.log_file(tmp_path, 0).write_text('of an earlier run\n' * 99 + 'its last word\n')
   assert workers._after(dead, jobs, tmp_path) == (0, ['sweep'])
   assert states(tmp_path, jobs) == ['failed', 'waiting', 'failed']
+  said = agenda.read_failure(tmp_path / jobs[0].tag)['traceback'].splitlines()
+  assert len(said) == 20 and said[-1] == 'its last word'
 
 
 def test_more_workers_than_gpus_are_refused(monkeypatch):

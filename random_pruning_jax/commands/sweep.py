@@ -1,6 +1,7 @@
 """`random-pruning sweep --config=FILE --workdir=DIR`: runs every config of a sweep file."""
 
 import argparse
+import collections
 import os
 import pathlib
 import shlex
@@ -184,6 +185,7 @@ def _report(seen: 'view.View', jobs: 'Sequence[agenda.Job]', directory: pathlib.
       say(f'failed: {place / results.FAILED}')
   _say_leased(jobs, directory)
   _say_measured_otherwise(jobs, directory)
+  _say_skipped(jobs, directory)
   say(f'Tables and figures: random-pruning report {directory}')
   return 1 if seen.count('failed') else 0
 
@@ -202,6 +204,16 @@ def _say_leased(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
     f'{holder["host"]}. Of one that is gone, the same command takes the run over: on its host at '
     f'once, elsewhere {lease.STALE_AFTER / 60:.0f} minutes after its last sign of life.'
   )
+
+
+def _say_skipped(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
+  from random_pruning_jax import results
+
+  rows = filter(None, (results.row_of(directory / job.tag) for job in jobs))
+  final = [row.get('skipped', {}) for row in rows if results.is_final(row)]
+  found = collections.Counter(each for skipped in final for each in skipped.items())
+  for (name, why), count in found.items():
+    say(f'skipped in {count} run{"s" * (count > 1)}: {name}: {why}')
 
 
 def _say_measured_otherwise(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:

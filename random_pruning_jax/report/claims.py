@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report.runs import Run, grouped
 from random_pruning_jax.report.style import look, network_title
 from random_pruning_jax.report.tables import one_a_seed, paired
@@ -91,12 +90,15 @@ def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
   """Whether the smallest networks, by 'depth' or 'width', have a larger gap than the largest."""
   size, common = SIZES[by]
   alike: dict[tuple, dict[float, Cell]] = {}
+  apart: dict[tuple, dict[str, Run]] = {}  # {setting: a run} of cells that are alike but for it
   found = []
   for cell in cells:
     run = cell.sparse[0]
     if run.sparsity < HIGH - 1e-9:
       continue
-    key = (run.dataset, run.setting, run.scheme, run.sparsity, run.family, common(run))
+    key = (run.dataset, run.scheme, run.sparsity, run.family, common(run))
+    apart.setdefault(key, {})[run.setting] = run
+    key += (run.setting,)
     sizes = {size(each) for each in (*cell.sparse, *cell.dense)} - {None}
     if sizes:
       alike.setdefault(key, {})[min(sizes)] = cell
@@ -111,7 +113,12 @@ def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
       what = f'{small.name}, against {network_title(large.sparse[0].network)}'
       found.append(Comparison(what, differences, ours.failed | theirs.failed))
   what = f'gap of the smallest minus gap of the largest network, sparsity {HIGH:g} and more'
-  return tends(claim, what, found, 'accuracy')
+  answer = tends(claim, what, found, 'accuracy')
+  several = [run for runs in apart.values() if len(runs) > 1 for run in runs.values()]
+  if found or not several:
+    return answer
+  fields = ', '.join(sorted({name for run in several for name, _ in run.settings}))
+  return answer._replace(why=f'{answer.why} They differ in {fields}, and so are not compared.')
 
 
 def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
@@ -162,7 +169,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
   wide = [
     cell
     for cell in cells
-    if unversioned(cell.sparse[0].dataset) == 'imagenet2012' and cell.sparse[0].model == 'wrn50_2'
+    if cell.sparse[0].dataset == 'imagenet2012' and cell.sparse[0].model == 'wrn50_2'
   ]
   points = f'{100 * MARGIN:g} points'
   found = {

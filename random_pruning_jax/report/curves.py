@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def by_scheme(runs: Sequence[Run]) -> Figure | None:
       _line(ax, line, 'accuracy', colour, marker, style.network_title(network))
       dense = cell_of([run for run in members if run.dense], 'accuracy')
       if line and dense.values:
-        ax.axhline(100 * dense.mean, color=colour, ls='--', lw=0.9)
+        _across(ax, dense, 'accuracy', colour, ls='--', lw=0.9)
     ax.set_title(style.look(scheme).label)
     _sparsity_axis(ax)
   axes[0].set_ylabel(ACCURACY)
@@ -104,12 +105,8 @@ def beyond_accuracy(runs: Sequence[Run]) -> Figure | None:
 def _panel(ax: Axes, runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None) -> bool:
   """Lines of one network; whether there was anything to draw."""
   dense = cell_of([run for run in runs if run.dense], metric, parts)
-  percent, _ = scale(metric)
   if dense.values:
-    grey = style.look(DENSE).colour
-    mean, sd = percent * dense.mean, percent * (dense.sd or 0.0)
-    ax.axhline(mean, color=grey, lw=1.2, label='dense (mean ± sd)', zorder=1)
-    ax.axhspan(mean - sd, mean + sd, color=grey, alpha=0.22, lw=0, zorder=0)
+    _across(ax, dense, metric, style.look(DENSE).colour, lw=1.2, label='dense (mean ± sd)')
   drawn = False
   for scheme in schemes(runs):
     line = cells([run for run in runs if run.scheme == scheme], metric, parts)
@@ -132,19 +129,25 @@ def _line(
   )
 
 
+def _across(ax: Axes, cell: Cell, metric: str, colour: Any, **line: Any) -> None:
+  """A line at the mean, whatever the sparsity, in a band of one standard deviation."""
+  percent, _ = scale(metric)
+  mean, sd = percent * cell.mean, percent * (cell.sd or 0.0)
+  ax.axhline(mean, color=colour, zorder=1, **line)
+  ax.axhspan(mean - sd, mean + sd, color=colour, alpha=0.22, lw=0, zorder=0)
+
+
 def _paper(ax: Axes, runs: Sequence[Run]) -> bool:
-  """Draws the paper's readings of the cells that these runs have, hollow and dotted."""
-  drawn, first = False, runs[0]
-  epochs = first.config.get('epochs', paper.EPOCHS)
-  for scheme in schemes(runs):
-    ours = cells([run for run in runs if run.scheme == scheme], 'accuracy')
-    read = {
-      sparsity: paper.reading(first.dataset, first.network, scheme, sparsity, epochs)
-      for sparsity in ours
-    }
-    read = {sparsity: reading for sparsity, reading in read.items() if reading}
-    if read:
-      look = style.look(scheme)
+  """Draws the paper's readings of the cells that these runs have; whether there are any."""
+  drawn = False
+  for scheme in [DENSE, *schemes(runs)]:
+    ours = [run for run in runs if run.scheme == scheme and run.metric('accuracy') is not None]
+    read = dict(sorted((run.sparsity, found) for run in ours if (found := paper.reading(run))))
+    drawn |= bool(read)
+    look = style.look(scheme)
+    if read and scheme == DENSE:  # a line across, as ours is
+      ax.axhline(100 * read[0.0].accuracy, color=look.colour, ls=':', lw=1.0, zorder=2)
+    elif read:
       ax.errorbar(
         list(read),
         [100 * reading.accuracy for reading in read.values()],
@@ -157,7 +160,6 @@ def _paper(ax: Axes, runs: Sequence[Run]) -> bool:
         elinewidth=0.7,
         zorder=2,
       )
-      drawn = True
   return drawn
 
 

@@ -105,13 +105,15 @@ def learning(runs: Sequence[Run]) -> Figure | None:
 
 
 def _mean_of(of: Callable[[Run], Series | None]) -> Callable[[Sequence[Run]], Series | None]:
-  """Mean over runs, at the steps that all of them have."""
+  """Mean over runs, at the steps that all of them have; a line needs two."""
 
   def mean(members: Sequence[Run]) -> Series | None:
     found = [series for series in map(of, members) if series]
     if not found:
       return None
     steps = sorted(set.intersection(*(set(x) for x, _ in found)))
+    if len(steps) < 2:
+      return None
     values = [[dict(zip(x, y, strict=True))[step] for step in steps] for x, y in found]
     return np.array(steps), np.mean(values, axis=0)
 

@@ -40,7 +40,7 @@ KINDS = {
   'accuracy_by_ratio': Kind(
     'Accuracy against sparsity by ratio: a line for each network',
     curves.by_scheme,
-    ', its dense accuracy dashed',
+    ', its dense accuracy dashed, in a band of ± sd',
   ),
   'accuracy_by_parameters': Kind(
     'Accuracy against the weights that are kept',
@@ -140,9 +140,7 @@ def _on(runs: Sequence[Run], name: str) -> str:
 
 def _source(runs: Sequence[Run], name: str) -> str:
   shown = name in ('accuracy_by_depth', 'accuracy_by_width')
-  cells = {(run.network, run.scheme, run.sparsity) for run in runs if not run.dense}
-  epochs = runs[0].config.get('epochs', paper.EPOCHS)
-  if not shown or not any(paper.reading(runs[0].dataset, *cell, epochs) for cell in cells):
+  if not shown or not any(map(paper.reading, runs)):
     return ''
   return (
     '. Hollow and dotted: Liu et al. (2022), read off the picture in their repository, ± 0.02 '

@@ -9,12 +9,13 @@ from random_pruning_jax.report.tables import Cell, Table, scale, str_field
 
 
 def show(cell: Cell | None, metric: str) -> str:
-  """'93.12 ± 0.21 (n=3)', 'failed (2)', or '-'; in percent where the metric is."""
+  """'93.12 ± 0.21 (n=3, 1 without)', '2 failed', or '-'; in percent where the metric is."""
   if cell is None:
     return '-'
   percent, digits = scale(metric)
   notes = [f'{cell.failed} failed'] if cell.failed else []
   notes += [f'{cell.missing} missing'] if cell.missing else []
+  notes += [f'{cell.without} without'] if cell.without else []
   if not cell.values:
     return ', '.join(notes) or '-'
   sd = f' ± {cell.sd * percent:.{digits}f}' if cell.sd is not None else ''
@@ -55,15 +56,14 @@ def as_csv(tables: Sequence[Table]) -> str:
   """One line a cell, numbers unrounded: what a spreadsheet or a script wants."""
   out = io.StringIO()
   writer = csv.writer(out, lineterminator='\n')
-  writer.writerow(
-    ['table', 'row', 'column', 'metric', 'mean', 'sd', 'n', 'failed', 'missing', 'values']
-  )
+  head = 'table row column metric mean sd n failed missing without values'
+  writer.writerow(head.split())
   for table in tables:
     for (row, column), cell in table.cells.items():
       mean = cell.mean if cell.values else ''
       sd = '' if cell.sd is None else cell.sd
       values = ' '.join(map(repr, cell.values))
-      rest = [len(cell.values), cell.failed, cell.missing, values]
+      rest = [len(cell.values), cell.failed, cell.missing, cell.without, values]
       writer.writerow([table.title, row, column, table.metric, mean, sd, *rest])
   return out.getvalue()
 

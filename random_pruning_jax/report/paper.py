@@ -11,8 +11,25 @@ import functools
 import pathlib
 from typing import NamedTuple
 
+from random_pruning_jax.report.runs import Run
+
 FILE = pathlib.Path(__file__).with_name('paper_depth_cifar10.csv')
-DATASET, EPOCHS = 'cifar10', 160
+DATASET = 'cifar10'
+# Of table 1 and the authors' code; a row of an older version may lack some of these fields.
+RECIPE = {
+  'epochs': 160,
+  'batch_size': 128,
+  'optimizer.lr': 0.1,
+  'optimizer.momentum': 0.9,
+  'optimizer.weight_decay': 5e-4,
+  'schedule.name': 'milestones',
+  'schedule.milestones': [0.5, 0.75],
+  'schedule.factor': 0.1,
+  'augment.mode': 'reflect',
+  'augment.pad': 4,
+  'augment.flip': 'yes',
+  'evaluation.checkpoint': 'best',
+}
 UNCERTAINTY = {False: 0.0002, True: 0.001}  # of an accuracy in [0, 1], by `occluded`
 
 
@@ -39,14 +56,12 @@ def readings() -> dict[tuple[str, str, float], Reading]:
     }
 
 
-def reading(
-  dataset: str, network: str, scheme: str, sparsity: float, epochs: int = EPOCHS
-) -> Reading | None:
-  """The paper's number for a cell; None where the figure has none.
+def reading(run: Run) -> Reading | None:
+  """The paper's number for the run's cell; None where the figure has none.
 
-  It has none for other data sets, nor for networks trained for more or fewer epochs.
+  It has none for other data sets, nor for networks trained by another recipe.
   """
-  network = network.removesuffix('-w16')  # the family's own width
-  if (dataset, epochs) != (DATASET, EPOCHS):
+  config = run.config
+  if run.dataset != DATASET or any(config.get(k, value) != value for k, value in RECIPE.items()):
     return None
-  return readings().get((network, scheme, round(sparsity, 6)))
+  return readings().get((run.network, run.scheme, run.sparsity))

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from random_pruning_jax import results, runlog
+from random_pruning_jax import results, runlog, spellings
 from random_pruning_jax.report.runs import DENSE, Run, with_settings
 
 
@@ -40,7 +40,7 @@ def order(run: Run) -> tuple:
     run.dataset,
     run.setting,
     run.depth or 0,
-    run.width or (16 if run.family == 'cifar_resnet' else 64),  # the family's own
+    run.width or spellings.own_width(run.model),
     run.network,
     run.scheme != DENSE,
     run.scheme,

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from random_pruning_jax import spellings
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
-# Fields that say where a run lies or how it is measured, not what it is.
+# Fields that say where a run lies, how it is computed or measured, not what it is.
 _NOT_SETTINGS = (
   'data_dir',
   'data_workers',
@@ -18,6 +20,7 @@ _NOT_SETTINGS = (
   'gradient_flow_every',
   'log_every',
   'model.name',
+  'model.remat',
   'model.width',
   'seed',
   'steps_per_call',
@@ -29,7 +32,6 @@ _SETTINGS_AFTER_ALL = ('checkpoint.every_epochs', 'evaluation.checkpoint')
 _UNRESOLVED = ('dataset', 'recipe')
 _UNRESOLVED_NUMBERS = {'augment.pad': (-1,)}
 _OWN_SCHEDULE = ('epochs', 'schedule.milestones')
-_CIFAR_RESNET = re.compile(r'cifar_resnet\d+|resnet(20|32|44|56|110)')  # others are ImageNet's
 RATIO, SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}  # names of these fields
 
 
@@ -53,7 +55,7 @@ class Run:
 
   @property
   def dataset(self) -> str:
-    return str(self.config.get('dataset', 'unknown'))
+    return unversioned(str(self.config.get('dataset', 'unknown')))
 
   @property
   def dense(self) -> bool:
@@ -70,12 +72,17 @@ class Run:
 
   @property
   def model(self) -> str:
-    return str(self.config.get('model.name', 'unknown'))
+    return self._network[0]
 
   @property
   def width(self) -> int:
     """0 is the family's own."""
-    return self.config.get('model.width', 0)
+    return self._network[1]
+
+  @property
+  def _network(self) -> tuple[str, int]:
+    name = str(self.config.get('model.name', 'unknown'))
+    return spellings.network(name, self.config.get('model.width', 0))
 
   @property
   def network(self) -> str:
@@ -90,7 +97,8 @@ class Run:
   def family(self) -> str:
     """What networks that differ in depth alone have in common: 'cifar_resnet', 'vgg', 'wrn_2'."""
     name = self.model
-    return 'cifar_resnet' if _CIFAR_RESNET.fullmatch(name) else re.sub(r'\d+', '', name, count=1)
+    small = spellings.is_cifar_resnet(name)
+    return 'cifar_resnet' if small else re.sub(r'\d+', '', name, count=1)
 
   @property
   def scheme(self) -> str:
@@ -188,19 +196,18 @@ def grouped(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Ru
 def with_settings(runs: list[Run]) -> list[Run]:
   """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged.
 
-  Nor are they compared, except on ImageNet, where the paper trains dense networks by a schedule of
-  their own.
+  Nor are they compared, not with other networks either, except on ImageNet, where the paper trains
+  dense networks by a schedule of their own.
   """
   names = sorted({name for run in runs for name in run.config if _is_setting(name)})
   differing: dict[str, list[str]] = {}  # of each data set
   for name in names:
-    by_network: dict[tuple, set[str]] = {}
+    values: dict[tuple, set[str]] = {}
     for run in runs:
       own = run.dense and run.dataset.startswith('imagenet') and name in _OWN_SCHEDULE
       if _says(run, name):
-        key = (run.dataset, run.network, own)
-        by_network.setdefault(key, set()).add(json.dumps(run.config[name]))
-    for dataset in {key[0] for key, values in by_network.items() if len(values) > 1}:
+        values.setdefault((run.dataset, own), set()).add(json.dumps(run.config[name]))
+    for dataset in {key[0] for key, found in values.items() if len(found) > 1}:
       differing.setdefault(dataset, []).append(name)
 
   def settings(run: Run) -> tuple[tuple[str, Any], ...]:

@@ -14,8 +14,8 @@ _OWN = {
   'fgsm': text_tables.Column('accuracy under FGSM', 'higher', '{:.2%}'),
   'validation_accuracy': text_tables.Column('validation accuracy', 'higher', '{:.2%}'),
   'train_seconds': text_tables.Column('training time, s', 'lower', '{:.4f}'),
-  'kept': text_tables.Column('weights kept', '', '{:.4f}'),
-  'macs': text_tables.Column('multiply-adds', 'lower', '{:.4f}'),
+  'kept': text_tables.Column('weights kept', '', '{:.0f}'),
+  'macs': text_tables.Column('multiply-adds', 'lower', '{:.0f}'),
 }
 _DENSITY = {'density', 'pruning.density'}
 _NAME, _WIDTH = {'name', 'model.name'}, {'width', 'model.width'}
@@ -29,7 +29,8 @@ class Cell(NamedTuple):
 
   values: tuple[float, ...]
   failed: int = 0
-  missing: int = 0
+  missing: int = 0  # planned or begun, and not done
+  without: int = 0  # done, and without this number
 
   @property
   def mean(self) -> float:
@@ -98,7 +99,8 @@ def cell_of(runs: Sequence[Run], metric: str, parts: Sequence[str] | None = None
   return Cell(
     tuple(value for value in values if value is not None),
     sum(run.state == 'failed' for run in each.values()),
-    sum(run.state == 'missing' for run in each.values()) + values.count(None),
+    sum(run.state == 'missing' for run in each.values()),
+    values.count(None),
   )
 
 
@@ -138,8 +140,9 @@ def column(metric: str) -> text_tables.Column:
 
 
 def scale(metric: str) -> tuple[float, int]:
-  """What a number is multiplied with and its digits: accuracies are in percent."""
-  return (100.0, 2) if '%' in column(metric).show else (1.0, 4)
+  """What a number is multiplied with and its digits: accuracies are in percent, counts whole."""
+  show = column(metric).show
+  return (100.0, 2) if '%' in show else (1.0, 0 if show == '{:.0f}' else 4)
 
 
 def str_field(value: Any) -> str:

@@ -1,6 +1,7 @@
 """A list of configs becomes finished runs, whatever happens to some of them.
 
     agenda.py    configs -> jobs: a directory for each, checked before anything starts
+    images.py    how many images a run trains on, by the sizes of its data set alone
     estimate.py  what jobs will cost: parameters, FLOPs, time
     lease.py     one process trains a run, however many work on a directory
     work.py      trains what is not done; failures are recorded and stop nothing

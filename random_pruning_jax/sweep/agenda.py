@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +12,12 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog, suites
 from random_pruning_jax import config as config_lib
+from random_pruning_jax.data import order
+from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, build, check_budget
+from random_pruning_jax.spellings import network as spelled
 from random_pruning_jax.sweep import lease
+from random_pruning_jax.sweep.images import trained_on
 
 OVER = ('done', 'failed')  # states of runs that have come to their end
 _FORMAT = 1  # of the manifest; raised when a field changes its meaning
@@ -26,6 +31,7 @@ class Job(NamedTuple):
   config: ConfigDict
   group: str  # equal for runs that share one compilation, and can train together; '' if invalid
   error: str = ''  # why it cannot be run
+  trace: str = ''  # of that error
 
 
 class Agenda(NamedTuple):
@@ -50,13 +56,15 @@ def make(
   jobs: list[Job] = []
   wrong: dict[str, list[str]] = {}  # error -> the jobs that have it
   for i, config in enumerate(configs):
-    error = ''
+    error = trace = ''
     try:
       config = config_lib.resolve(config)  # so that a run keeps its tag once it is valid
       _check(config, experiments, need_data)
-    except ValueError as found:
-      error = str(found)
-    job = Job(tag(config), config, '' if error else many.key(config), error)
+    except Exception as found:  # whatever it is, it is this config's alone
+      usual = isinstance(found, ValueError)
+      error = f'{found}' if usual else f'it cannot be built ({type(found).__name__}: {found})'
+      trace = traceback.format_exc()
+    job = Job(tag(config), config, '' if error else many.key(config), error, trace)
     if error:
       wrong.setdefault(error, []).append(f'{job.tag} (config {i})')
     same = seen.setdefault(_identity(job.config), i)
@@ -163,7 +171,10 @@ def read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def read_failure(directory: pathlib.Path) -> dict[str, Any]:
-  """What `failed.json` of a run says: tag, error, traceback, config, commit, time."""
+  """What `failed.json` of a run says: tag, error, traceback, config, commit, time.
+
+  Of a worker that died, the traceback is the end of its log.
+  """
   return json.loads((directory / results.FAILED).read_text())
 
 
@@ -191,7 +202,7 @@ def _refusal(wrong: dict[str, list[str]], total: int) -> str:
 
 
 def _check(resolved: ConfigDict, experiments: dict[str, Experiment], need_data: bool) -> None:
-  """Raises ValueError for what cannot be run; builds the network of each group once."""
+  """Raises ValueError for what cannot be run, and what building raises; builds each group once."""
   if resolved.dense_twin:
     raise ValueError(
       'dense_twin must be False in a sweep, or every run trains the same dense network; add one '
@@ -202,7 +213,10 @@ def _check(resolved: ConfigDict, experiments: dict[str, Experiment], need_data: 
   if name not in experiments:
     if need_data:
       data.find(resolved.dataset, resolved.data_dir)
-    experiments[name] = build(resolved, tuple(jax.devices()))
+    experiment = build(resolved, tuple(jax.devices()))
+    if images := trained_on(resolved.dataset, resolved.data_dir, experiment.spec):
+      order.steps_per_epoch(images, resolved.batch_size)
+    experiments[name] = experiment
   suites.check(resolved.evaluation)
   pruning.pruned(experiments[name].structure.shapes, resolved.pruning.dense)
 
@@ -214,8 +228,10 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
 
 
 def _identity(config: ConfigDict) -> str:
-  """Equal for configs that make the same network: a dense one has no ratio."""
-  flat = _flat(config)
+  """Equal for configs that make the same network, however spelled: a dense one has no ratio."""
+  name, width = spelled(config.model.name, config.model.width)
+  flat = _flat(config) | {'model.name': name, 'model.width': width}
+  flat['dataset'] = unversioned(config.dataset)
   if flat['pruning.density'] == 1:
     flat = {field: flat[field] for field in flat if field not in _OF_MASKS}
   return json.dumps(flat, sort_keys=True)
@@ -224,4 +240,7 @@ def _identity(config: ConfigDict) -> str:
 def _hint(config: ConfigDict) -> str:
   if config.pruning.density == 1:
     return 'at density 1.0 every ratio is the dense network; list it once for each seed.'
-  return 'an override may have made them equal, or they differ in how they are evaluated alone.'
+  return (
+    'an override may have made them equal, or they differ in how they are evaluated alone, or in '
+    "the spelling of the network or data set: a width that is the family's own, a version."
+  )

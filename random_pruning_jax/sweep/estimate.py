@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-import re
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,23 +9,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from random_pruning_jax import cost, data, masks, optimizers, parallel, plan, runlog, tables
-from random_pruning_jax.data import order, places
-from random_pruning_jax.data.specs import unversioned
+from random_pruning_jax import cost, masks, optimizers, parallel, plan, runlog, tables
+from random_pruning_jax.data import order
 from random_pruning_jax.experiment import Experiment, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.step import create_state, train_step
 from random_pruning_jax.sweep import agenda
 from random_pruning_jax.sweep.agenda import Job
+from random_pruning_jax.sweep.images import trained_on
 
-# Images of the training split of sets that need not be on the machine that plans.
-_TRAIN_SPLIT = {
-  'cifar10': 50_000,
-  'cifar100': 50_000,
-  'imagenet2012': 1_281_167,
-  'mnist': 60_000,
-  'svhn_cropped': 73_257,
-}
 _PATIENCE = 20.0  # seconds of measuring steps; what is left is scaled from what was measured
 
 
@@ -49,7 +40,7 @@ def costs(jobs: Sequence[Job], experiments: dict[str, Experiment]) -> list[Cost 
 def _cost(job: Job, experiment: Experiment) -> Cost:
   config, structure = job.config, experiment.structure
   layers = structure.layers
-  images = _train_images(job.config.dataset, job.config.data_dir, experiment.spec)
+  images = trained_on(config.dataset, config.data_dir, experiment.spec)
   steps = samples = None
   if images:
     steps = config.epochs * order.steps_per_epoch(images, config.batch_size)
@@ -64,17 +55,6 @@ def _cost(job: Job, experiment: Experiment) -> Cost:
     kept = cost.kept(layers, densities)
     flops = cost.training_flops(layers, samples, densities) if samples else None
   return Cost(structure.parameters, None if bad else kept, steps, dense, flops, bad)
-
-
-def _train_images(name: str, data_dir: str, spec: data.Spec) -> int | None:
-  """Images that a run trains on: of 'train' or 'train[:90%]'."""
-  try:
-    sizes = places.split_sizes(data.find(name, data_dir))
-  except data.DataError:
-    sizes = {'train': _TRAIN_SPLIT.get(unversioned(name))}
-  found = re.fullmatch(r'(\w+)(?:\[:(\d+)%\])?', spec.splits.get('train', 'train'))
-  size = sizes.get(found[1]) if found else None
-  return round(size * int(found[2] or 100) / 100) if size else None
 
 
 def seconds_per_step(jobs: Sequence[Job], experiments: dict[str, Experiment]) -> dict[str, float]:

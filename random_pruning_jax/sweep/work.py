@@ -117,7 +117,7 @@ def _run_together(jobs: Sequence[Job], directory: pathlib.Path) -> None:
 
 def _run(job: Job, place: pathlib.Path) -> None:
   if job.error:
-    record_failure(job, place, f'ValueError: {job.error}')
+    record_failure(job, place, f'ValueError: {job.error}', job.trace)
     return
   try:
     run.run(job.config, place, show=False)

@@ -15,6 +15,7 @@ from random_pruning_jax.sweep import agenda, lease, work
 from random_pruning_jax.sweep.agenda import Job
 
 _PATIENCE = 60.0  # seconds in which an interrupted worker may finish what it writes
+_LAST = 20  # lines of the log of a dead worker that are kept with its run
 
 
 class Worker(NamedTuple):
@@ -118,7 +119,8 @@ def _blame(worker: Worker, job: Job, directory: pathlib.Path) -> None:
   name = signal.Signals(-worker.process.returncode).name
   log = log_file(directory, worker.number)
   error = f'the worker process was ended by {name} (out of memory?); see {log}'
-  work.record_failure(job, directory / job.tag, error)
+  end = log.read_text(errors='replace').splitlines()[-_LAST:]
+  work.record_failure(job, directory / job.tag, error, '\n'.join(end))
   (directory / job.tag / lease.FILE).unlink(missing_ok=True)
 
 

@@ -14,7 +14,8 @@ from benchmarks.file_sizes import network
 from random_pruning_jax import data, sparse_ways
 from random_pruning_jax import sparse_inference as sparse
 
-# Kernel, channels in and out, image size: 3x3 layers of ResNets, then those of a wide bottleneck.
+# Kernel, channels in and out, image size: 3x3 layers of ResNets, those of a wide bottleneck, and
+# linear layers: its classifier, and the product of a small layer.
 LAYERS = (
   (3, 32, 32, 32),
   (3, 64, 64, 16),
@@ -25,6 +26,8 @@ LAYERS = (
   (1, 512, 256, 14),
   (1, 1024, 512, 7),
   (1, 2048, 1024, 7),
+  (1, 2048, 1000, 1),
+  (1, 576, 64, 1),
 )
 
 MASKS = {'random': 'kept at random', 'fan_in': 'as many for each output', 'n_m': 'as many of 16'}

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import functools
+import hashlib
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,13 @@ def _thread() -> concurrent.futures.ThreadPoolExecutor:
 
 class NotReadableError(ValueError):
   """A checkpoint is truncated, altered, of another version or gone; the message says which."""
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+  """The record with a checksum of all else in it."""
+  rest = {name: value for name, value in record.items() if name != 'checksum'}
+  text = json.dumps(rest, sort_keys=True)
+  return rest | {'checksum': hashlib.sha256(text.encode()).hexdigest()}
 
 
 class Best:
@@ -48,7 +57,8 @@ class Best:
     if metrics is None:
       place = self._directory / str(checkpoint.step) / 'record'
       try:
-        metrics = ocp.JsonCheckpointHandler().restore(place)['validation']
+        record = ocp.JsonCheckpointHandler().restore(place)
+        metrics = _unaltered(record, place)['validation']
       except Exception:  # of many kinds, as the damage is; whoever reads it is told
         return None
     return metrics['accuracy'] if metrics else None
@@ -106,7 +116,7 @@ class Manager:
   def read(self, step: int, **items: 'ocp.args.CheckpointArgs') -> Any:
     """The record of a checkpoint, and the other `items` asked for, as this process sees them.
 
-    Raises NotReadableError if Orbax cannot read them.
+    Raises NotReadableError if Orbax cannot read them, or if the record was altered.
     """
     import orbax.checkpoint as ocp
 
@@ -114,10 +124,12 @@ class Manager:
       if jax.process_index() > 0:
         self.orbax.reload()  # it may have been written since Orbax looked
       args = ocp.args.Composite(record=ocp.args.JsonRestore(), **items)
-      return self.orbax.restore(step, args=args)
+      read = self.orbax.restore(step, args=args)
     except Exception as error:  # of many kinds, as the damage is
       place = self.directory / str(step)
       raise NotReadableError(f'checkpoint {place} {_why_not_read(place, error)}') from error
+    _unaltered(read.record, self.directory / str(step))
+    return read
 
   def later(self, work: Callable[[], None]) -> None:
     """Does `work` in a thread, once earlier work is done. Raises what the earlier work raised."""
@@ -142,6 +154,13 @@ class Manager:
 
   def __exit__(self, *error: object) -> None:
     self.close()
+
+
+def _unaltered(record: dict[str, Any], place: pathlib.Path) -> dict[str, Any]:
+  """The record, if it is as it was saved; one of an older version may have no checksum."""
+  if 'checksum' in record and record != sealed(record):
+    raise NotReadableError(f'checkpoint {place}: its record is not what was saved: it was altered.')
+  return record
 
 
 def _why_not_read(place: pathlib.Path, error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Checkpoints of a run: the latest ones and the best on validation, written by Orbax.
 
 A checkpoint is a training state and a small JSON record: the step, what the log had not yet
-written, validation metrics, and checksums of the masks and of the whole state, which are checked
-when they are read back.
+written, validation metrics, and checksums of the masks, of the whole state and of the record, which
+are checked when they are read back.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import masks, parallel, runlog, together
-from random_pruning_jax.checkpoint_manager import Manager, NotReadableError, reason
+from random_pruning_jax.checkpoint_manager import Manager, NotReadableError, reason, sealed
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
 
@@ -67,7 +67,9 @@ def _write(manager: Manager, state: Any, record: dict[str, Any]) -> None:
   try:
     manager.orbax.save(
       step,
-      args=ocp.args.Composite(state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(record)),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(sealed(record))
+      ),
       metrics=record['validation'],
       force=True,
     )
@@ -109,10 +111,12 @@ def closing(manager: Manager) -> Iterator[Manager]:
 
 def _not_written(manager: Manager, step: int, error: Exception) -> NotWrittenError:
   whole = sorted(int(path.name) for path in manager.directory.glob('*') if path.name.isdigit())
-  there = f'that of step {whole[-1]} is there' if whole else 'there is none before it'
+  there = 'there is none before it, and the same command begins anew'
+  if whole:
+    there = f'that of step {whole[-1]} is there, and the same command goes on from it'
   return NotWrittenError(
     f'the checkpoint at step {step} could not be written to {manager.directory} '
-    f'({reason(error)}); {there}, and the same command goes on from it.'
+    f'({reason(error)}); {there}.'
   )
 
 

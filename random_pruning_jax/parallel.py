@@ -147,7 +147,8 @@ def replicate(tree: chex.ArrayTree, on: tuple[jax.Device, ...]) -> chex.ArrayTre
 
   def place(leaf):  # device_put reaches the devices of this process alone
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(place(jax.random.key_data(leaf)))
+      data, kind = jax.random.key_data(leaf), jax.random.key_impl(leaf)
+      return jax.random.wrap_key_data(place(data), impl=kind)
     whole = np.asarray(leaf)
     return jax.make_array_from_callback(whole.shape, sharding(on), lambda index: whole[index])
 

@@ -1,6 +1,7 @@
 """What goes wrong on real machines, done to real runs: they go on to the very same numbers."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from killed import newest
 from tiny import assert_equal, log_of, tinier_config
 
 from random_pruning_jax import checkpoints, feed, kernels, parallel, preemption, run, runlog, train
+from random_pruning_jax.checkpoint_manager import Best, sealed
 from random_pruning_jax.meter import Meter
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -257,11 +260,27 @@ def test_one_altered_weight_is_refused(whole, tmp_path):
     checkpoints.save(saved, state.replace(params=altered), {'validation': None})
     checkpoints.finish(saved)
     record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
-    found = checkpoints.digest(state.replace(params=altered))
-    assert found in record.read_text()
-    record.write_text(record.read_text().replace(found, checkpoints.digest(state)))
+    found = json.loads(record.read_text())
+    assert found['digest'] == checkpoints.digest(state.replace(params=altered))
+    record.write_text(json.dumps(sealed(found | {'digest': checkpoints.digest(state)})))
     with pytest.raises(checkpoints.NotReadableError, match=r'/20: the state has checksum'):
       checkpoints.restore(saved, state, parallel.devices(), 20)
+
+
+def test_an_altered_record_is_refused_and_counts_for_no_best_checkpoint(copy, capsys):
+  record = copy / 'checkpoints' / '10' / 'record' / 'metadata'
+  found = json.loads(record.read_text())
+  assert sealed(found) == found and found['validation']['accuracy'] < 1
+  record.write_text(json.dumps(found | {'validation': {'accuracy': 1.0, 'nll': 0.0}}))
+  with checkpoints.Manager(copy) as saved:
+    with pytest.raises(checkpoints.NotReadableError, match='/10: its record is not what was saved'):
+      checkpoints.record_of(saved, 10)
+    assert checkpoints.find(saved, 'best') == 20
+    both = [types.SimpleNamespace(step=step, metrics=None) for step in (10, 20)]
+    assert Best(saved.directory).should_preserve(both, context=None) == [False, True]
+  assert '/10: its record is not what was saved: it was altered. It is left out.' in (
+    capsys.readouterr().err
+  )
 
 
 def ready_for_a_full_disk(workdir):

@@ -86,3 +86,12 @@ def test_a_row_that_lies_apart_is_found_on_its_device_among_others_of_that():
 def test_as_many_devices_as_divide_a_size_are_taken():
   on = parallel.devices(4)
   assert [len(parallel.that_divide(size, on)) for size in (8, 6, 5, 2)] == [4, 3, 1, 2]
+
+
+@pytest.mark.parametrize('kind', ['threefry2x32', 'rbg'])
+def test_several_processes_replicate_keys_of_any_kind(kind, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)  # which place arrays otherwise than one
+  key = jax.random.key(3, impl=kind)
+  found = parallel.replicate(key, tuple(jax.devices()))
+  assert found.dtype == key.dtype
+  assert np.array_equal(jax.random.key_data(found), jax.random.key_data(key))

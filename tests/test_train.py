@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import time
 
 import jax
@@ -28,6 +29,7 @@ from random_pruning_jax import (
   scores,
   train,
 )
+from random_pruning_jax.checkpoint_manager import sealed
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build, initial_variables
 from random_pruning_jax.meter import Meter
@@ -184,8 +186,9 @@ def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
     checkpoints.save(saved, state, {'validation': None})
     checkpoints.finish(saved)
     record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
-    text = record.read_text()
-    record.write_text(text.replace(masks.checksum(jax.device_get(state.masks)), '0' * 16))
+    found = json.loads(record.read_text())
+    assert found['masks'] == masks.checksum(jax.device_get(state.masks))
+    record.write_text(json.dumps(sealed(found | {'masks': '0' * 16})))
     with pytest.raises(ValueError, match='the checkpoint was altered'):
       checkpoints.restore(saved, state, parallel.devices(), 20)
 

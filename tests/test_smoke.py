@@ -2,12 +2,15 @@
 
 import pathlib
 
+import jax
 import pytest
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import config_files, cost, main, optimizers, results, run
+from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.data import crops
-from random_pruning_jax.experiment import build
+from random_pruning_jax.experiment import build, check_budget
+from random_pruning_jax.sweep import agenda
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 FILES = sorted(CONFIGS.glob('*.py'))
@@ -63,10 +66,43 @@ def test_smoking_a_config_twice_changes_no_more():
 
 
 @pytest.mark.parametrize('path', sorted((CONFIGS / 'sweeps').glob('*.py')), ids=lambda p: p.stem)
-def test_every_sweep_can_be_smoked(path):
-  configs = config_files.function_of(path, 'get_sweep')()
-  for config in {c.model.name: c for c in configs}.values():
-    build(config_files.override(config, ['--config.smoke=true']))
+def test_every_sweep_is_planned_in_smoke_mode_and_spends_its_budgets(path):
+  jobs, experiments = agenda.make(command.load_sweep(str(path), ['--config.smoke=true']))
+  assert {agenda.infeasible(job.config, experiments[job.group]) for job in jobs} == {''}
+
+
+@pytest.mark.parametrize(
+  ('file', 'argument', 'changes'),
+  [
+    (
+      'imagenet',
+      'resnet50,uniform,0.25',
+      {'pruning.sampling': 'n_m', 'pruning.dense': ('stem',)},
+    ),
+    ('imagenet', 'resnet50,erk,0.2', {'pruning.dense': ('stage4_block2/conv1', 'stem')}),
+    ('imagenet', 'resnet50,erk_plus,0.05', {'pruning.dense': ('stem',)}),
+    ('cifar', 'vgg16,erk,0.2', {'pruning.dense': ('conv12', 'conv8/kernel')}),
+    ('cifar', 'resnet20,erk_plus,0.05', {}),
+    ('cifar', 'resnet20,uniform_plus,0.02', {}),
+    ('cifar', 'resnet20,erk,0.0005', {}),
+    ('cifar', 'resnet20,erk,0.1', {'batch_size': 33, 'optimizer.accumulate': 3}),
+  ],
+)
+def test_what_a_full_network_can_do_its_smoke_run_can(file, argument, changes):
+  fields = {'dataset': 'digits', 'image_size': 32, **changes}  # data that are on every machine
+  for smoke in (False, True):
+    full = load(CONFIGS / f'{file}.py', argument, smoke=False)
+    config = config_files.changed(full, fields | {'smoke': smoke})
+    check_budget(build(config, tuple(jax.devices()[:1])))
+
+
+@pytest.mark.parametrize(
+  ('ratio', 'asked', 'trained'),
+  [('erk_plus', 0.05, 0.08), ('erk_plus', 0.1, 0.1), ('uniform_plus', 0.05, 0.05)],
+)
+def test_only_a_density_that_the_small_network_cannot_meet_is_raised(ratio, asked, trained):
+  config = load(CONFIGS / 'cifar.py', f'resnet20,{ratio},{asked}')
+  assert config_lib.resolve(config).pruning.density == trained
 
 
 def test_the_input_of_a_smoke_config_is_measured(capsys):

@@ -57,6 +57,13 @@ def test_duplicates_are_refused(configs):
     agenda.make(configs)
 
 
+def test_configs_that_smoke_mode_makes_equal_are_one_job_the_first():
+  configs = [small(smoke=True, model__name=name) for name in ('resnet20', 'resnet56')]
+  jobs = planned(*configs, small(smoke=True, model__name='resnet56', seed=1))
+  assert [job.config.seed for job in jobs] == [0, 1]
+  assert jobs[0].tag == planned(configs[0])[0].tag
+
+
 def test_tags_are_readable_and_differ_with_every_field_but_the_place_of_the_data():
   configs = [
     small(),

@@ -45,6 +45,7 @@ def make(
   """Checks every config and orders the jobs. Raises one ValueError that names all that is wrong.
 
   Budgets that a network cannot spend are not named here: `infeasible` does that, and the run.
+  Two configs of one run are refused, but where smoke mode made them equal the first is the job.
 
   With `skip_invalid`, configs that are invalid become jobs with an `error` instead. Without
   `need_data`, the data need not be on this machine.
@@ -68,6 +69,8 @@ def make(
     if error:
       wrong.setdefault(error, []).append(f'{job.tag} (config {i})')
     same = seen.setdefault(_identity(job.config), i)
+    if same != i and job.config.smoke:
+      continue
     if same != i:
       raise ValueError(f'configs {same} and {i} are the same run, {job.tag}: {_hint(job.config)}')
     jobs.append(job)

@@ -132,8 +132,6 @@ def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:
       raise ValueError(f'evaluation.attacks.{name} must hold epsilons, got {list(settings)}.')
     field = f'evaluation.attacks.{name}.epsilons'
     _check_epsilons(field, settings.epsilons, norm_of(name, settings))
-  if not evaluation.severities:
-    raise ValueError('evaluation.severities must hold at least one, from 1 to 5, got ().')
   for severity in evaluation.severities:
     if severity not in range(1, 6):
       raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')

@@ -123,6 +123,16 @@ def is_final(row: dict[str, Any]) -> bool:
   return row.get('final', True)
 
 
+def is_done(row: dict[str, Any]) -> bool:
+  """Whether its run needs no more: the row is final, and of every suite that its config names.
+
+  Of a run that was interrupted before its own row, `evaluate` may have measured fewer.
+  """
+  measured = row.get('settings')  # by suite; older rows have none
+  asked = row.get('config', {}).get('evaluation.suites', ())
+  return is_final(row) and (not measured or measured.keys() >= set(asked))
+
+
 def of_checkpoint(workdir: str | os.PathLike, step: int, masks: str) -> dict[str, Any] | None:
   """The last row of the checkpoint at `step` with masks of that checksum; None without any."""
   path = pathlib.Path(workdir) / FILE

@@ -44,7 +44,7 @@ def run(
       raise ValueError('dense_twin must be False for a dense network (pruning.density is 1.0).')
     todo.append((dense(config), pathlib.Path(workdir) / TWIN))
   # All that can be wrong is said before the first training step.
-  experiments = [_checked(each) for each, _ in todo]
+  experiments = [_checked(*each) for each in todo]
   with contextlib.ExitStack() as held:
     _lock(held, pathlib.Path(workdir))
     for take in (check_claim, claim):  # where one is refused, neither is written
@@ -71,7 +71,7 @@ def run_many(
   with contextlib.ExitStack() as held:
     for i, config in enumerate(configs):
       try:
-        experiment = _checked(config)
+        experiment = _checked(config, places[i])
         _lock(held, places[i])
         claim(experiment, places[i])
       except Exception as error:
@@ -130,7 +130,7 @@ def _train_and_measure(
   return _row(config, workdir, show, state)
 
 
-def _checked(config: ConfigDict) -> Experiment:
+def _checked(config: ConfigDict, workdir: pathlib.Path) -> Experiment:
   """The experiment, or ValueError for whatever can be found wrong before the first step."""
   with together.failing_together():
     experiment = build(config)
@@ -139,7 +139,8 @@ def _checked(config: ConfigDict) -> Experiment:
     config = experiment.config
     # Else a missing split, or a misspelt foreign set, shows at the end only.
     data.check_splits(config.dataset, config.data_dir)
-    for name in suites.sets(config.evaluation):
+    begun = (workdir / runlog.CONFIG_FILE).exists()  # perhaps where there was such a set
+    for name in () if begun else suites.foreign_sets(config.evaluation):
       data.check_known(name, config.data_dir)
   return experiment
 
@@ -149,9 +150,9 @@ def _row(
 ) -> dict[str, Any]:
   """The final row of a trained network: the one that is there, or one measured now."""
   row = together.by_first(lambda: results.row_of(workdir))
-  # A row counts if its run had ended, if it is of the checkpoint that the config names, and if it
-  # was measured as this config asks. Else it is measured again.
+  # A row counts if its run had ended, if it is of the checkpoint that the config names, and if all
+  # was measured, as this config asks. Else it is measured again.
   asked = config_lib.flat(config_lib.resolve(config))
-  if row and results.is_final(row) and row['config'] == asked:
+  if row and results.is_done(row) and row['config'] == asked:
     return row
   return evaluate_run(workdir, trained=trained, show=show)

@@ -1,6 +1,8 @@
-"""One spelling of a network, which configs may name in several ways. Free of JAX, for reports."""
+"""One spelling of what configs may name in several ways. Free of JAX, for reports."""
 
 import re
+
+from random_pruning_jax.data.specs import spec_of, unversioned
 
 _CIFAR_RESNET = re.compile(r'(?:cifar_)?(resnet(?:20|32|44|56|110))|cifar_resnet\d+')
 
@@ -20,3 +22,11 @@ def network(name: str, width: int) -> tuple[str, int]:
   found = _CIFAR_RESNET.fullmatch(name)
   short = found[1] if found and found[1] else name
   return short, 0 if width == own_width(name) else width
+
+
+def dataset(name: str) -> str:
+  """Equal for equal data sets: 'cifar10' of 'cifar10:3.0.2'.
+
+  A set that is not in the table keeps its version, since another may hold other images.
+  """
+  return unversioned(name) if spec_of(name) else name

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 import started
 from killed import newest
-from tiny import assert_equal, log_of, tinier_config
+from tiny import assert_equal, change_record, log_of, tinier_config
 
 from random_pruning_jax import checkpoints, feed, kernels, parallel, preemption, run, runlog, train
 from random_pruning_jax.checkpoint_manager import Best, sealed
@@ -259,10 +259,9 @@ def test_one_altered_weight_is_refused(whole, tmp_path):
   with checkpoints.Manager(tmp_path) as saved:
     checkpoints.save(saved, state.replace(params=altered), {'validation': None})
     checkpoints.finish(saved)
-    record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
-    found = json.loads(record.read_text())
-    assert found['digest'] == checkpoints.digest(state.replace(params=altered))
-    record.write_text(json.dumps(sealed(found | {'digest': checkpoints.digest(state)})))
+    found = checkpoints.record_of(saved, 20)['digest']
+    assert found == checkpoints.digest(state.replace(params=altered))
+    change_record(tmp_path, 20, lambda record: record | {'digest': checkpoints.digest(state)})
     with pytest.raises(checkpoints.NotReadableError, match=r'/20: the state has checksum'):
       checkpoints.restore(saved, state, parallel.devices(), 20)
 

@@ -9,7 +9,7 @@ import types
 
 import jax
 import pytest
-from tiny import tiny_config
+from tiny import change_record, tiny_config
 
 from random_pruning_jax import (
   checkpoints,
@@ -210,8 +210,7 @@ def test_a_state_in_memory_gives_the_numbers_of_its_checkpoint_and_stands_for_no
 def test_a_row_has_the_peak_of_memory_that_training_found(copied, trained):
   """CPUs do not tell it; a device that does leaves it in the checkpoint."""
   assert trained[1][0]['peak_device_bytes'] is None
-  record = copied / 'checkpoints' / '20' / 'record' / 'metadata'
-  record.write_text(json.dumps(json.loads(record.read_text()) | {'peak_bytes': 123_456}))
+  change_record(copied, 20, lambda record: record | {'peak_bytes': 123_456})
   row = measure.evaluate_run(copied, suite=('calibration',), checkpoint='20', show=False)
   assert row['peak_device_bytes'] == rows_of(copied)[-1]['peak_device_bytes'] == 123_456
 
@@ -227,15 +226,10 @@ def test_another_checkpoint_begins_a_row_of_its_own(copied):
   assert again['final'] and again['metrics'].keys() == best['metrics'].keys()
 
 
-def change_record(workdir, step, change):
-  path = workdir / 'checkpoints' / step / 'record' / 'metadata'
-  path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-
 def test_the_newest_checkpoint_says_whether_the_run_has_ended(copied):
   """The one that is measured does not say it, and may be older."""
   config = json.loads((copied / runlog.CONFIG_FILE).read_text())
-  change_record(copied, '10', lambda record: record | {'validation': {'accuracy': 1.0, 'nll': 0.0}})
+  change_record(copied, 10, lambda record: record | {'validation': {'accuracy': 1.0, 'nll': 0.0}})
   for epochs, ended in ((2, True), (4, False)):
     (copied / runlog.CONFIG_FILE).write_text(json.dumps(config | {'epochs': epochs}))
     row = measure.evaluate_run(copied, suite=('calibration',), show=False)
@@ -271,6 +265,14 @@ def test_what_is_measured_of_a_run_before_its_end_is_not_its_result(copied):
   row, _ = run.run(config, copied, show=False)
   assert row['final'] and 'ood/natural_patches/msp/auroc' in row['metrics']
   assert checkpoints_of(copied) == ['10', '20'] and agenda.state(copied) == 'done'
+
+
+def test_a_run_that_was_measured_in_part_alone_is_measured_whole_by_train(copied):
+  (copied / results.FILE).unlink()
+  assert measure.evaluate_run(copied, suite=('calibration',), show=False)['final']
+  assert agenda.state(copied) == 'interrupted'
+  row, _ = run.run(runlog.read_config(copied), copied, show=False)
+  assert 'ood/natural_patches/msp/auroc' in row['metrics'] and agenda.state(copied) == 'done'
 
 
 def test_a_row_says_for_each_suite_how_it_was_measured(copied):

@@ -41,6 +41,13 @@ def test_a_row_of_a_checkpoint_is_one_of_its_step_and_masks(tmp_path):
   assert results.of_checkpoint(tmp_path, 1, 'b') is None
 
 
+def test_a_final_row_of_fewer_suites_than_its_config_asks_for_ends_no_run():
+  row = {'config': {'evaluation.suites': ['quick', 'ood']}}
+  assert results.is_done(row) and results.is_done(row | {'settings': {'quick': {}, 'ood': {}}})
+  assert not results.is_done(row | {'settings': {'quick': {}}})
+  assert not results.is_done(row | {'final': False})
+
+
 def test_a_row_that_is_not_final_stands_for_no_run_and_the_last_of_a_checkpoint_counts(tmp_path):
   same = {'format': 1, 'step': 1, 'masks': 'a'}
   for number, final in enumerate(({'final': True}, {}, {'final': False})):
@@ -192,10 +199,10 @@ def test_what_the_bar_says_before_the_first_step_does_not_stand_beside_steps(mon
     progress.status('compiling')
     assert '1/3' in terminal.getvalue() and 'compiling' in terminal.getvalue()
     progress.advance()
+    assert 'compiling' not in terminal.getvalue().rpartition('\r')[2]  # as it is drawn now
     progress.status('loss 2.0')
     progress.advance()
-  after = terminal.getvalue().partition('2/3')[2]
-  assert 'loss 2.0' in after and 'compiling' not in after
+    assert 'loss 2.0' in terminal.getvalue().rpartition('\r')[2]
 
 
 def test_the_meter_averages_since_the_last_line_and_over_the_epoch():

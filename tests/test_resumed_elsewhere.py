@@ -1,6 +1,5 @@
 """Runs that go on with other data, devices or versions are the same, or say what differs."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -11,7 +10,7 @@ import jax
 import pytest
 import standin
 import started
-from tiny import tinier_config
+from tiny import change_record, tinier_config
 
 from random_pruning_jax import beginning, checkpoints, data, parallel, prepared, processor, train
 from random_pruning_jax.data import crops
@@ -21,9 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_a_run_does_not_go_on_with_other_training_images(copy):
-  record = copy / 'checkpoints' / '20' / 'record' / 'metadata'
   shutil.rmtree(copy / 'checkpoints' / '10')
-  record.write_text(json.dumps(json.loads(record.read_text()) | {'per_epoch': 9}))
+  change_record(copy, 20, lambda record: record | {'per_epoch': 9})
   with pytest.raises(ValueError, match='had 9 steps an epoch until step 20, and would have 10'):
     train.train(tinier_config(), copy, show=False)
 
@@ -31,9 +29,10 @@ def test_a_run_does_not_go_on_with_other_training_images(copy):
 def test_a_checkpoint_that_another_version_wrote_is_said_to_be_one(copy):
   shutil.rmtree(copy / 'checkpoints' / '20')
   record = copy / 'checkpoints' / '10' / 'record' / 'metadata'
-  saved = json.loads(record.read_text())
+  saved = record.read_text()
   for name in ('per_epoch', 'jax', 'digest', 'compile_seconds'):
-    record.write_text(json.dumps({field: saved[field] for field in saved if field != name}))
+    record.write_text(saved)
+    change_record(copy, 10, lambda found, name=name: {k: v for k, v in found.items() if k != name})
     with pytest.raises(ValueError, match=f'step 10 has no {name!r} beside its state: another'):
       train.train(tinier_config(), copy, show=False)
 
@@ -93,16 +92,14 @@ def test_pixels_of_streamed_images_that_will_differ_after_a_resume_are_said(caps
 def test_a_run_says_when_another_jax_will_go_on_with_it(copy, capsys):
   run = prepared.open_run(build(tinier_config()), copy)
   for step, said in ((20, False), (10, True)):  # at 20 it has ended
-    record = copy / 'checkpoints' / str(step) / 'record' / 'metadata'
     beginning.restore_or_init(run)
     assert 'JAX' not in capsys.readouterr().err
-    saved = json.loads(record.read_text())
-    assert saved['jax'] == jax.__version__
-    record.write_text(json.dumps(saved | {'jax': '0.1'}))
+    assert checkpoints.record_of(run.saved, step)['jax'] == jax.__version__
+    change_record(copy, step, lambda record: record | {'jax': '0.1'})
     beginning.restore_or_init(run)
     warning = f'until step {step} JAX 0.1 computed, now {jax.__version__} does'
     assert (warning in capsys.readouterr().err) == said
-    shutil.rmtree(record.parents[1])
+    shutil.rmtree(copy / 'checkpoints' / str(step))
     run.saved.orbax.reload()
   run.saved.close()
 

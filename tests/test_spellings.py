@@ -1,4 +1,4 @@
-"""Networks that configs name in several ways have one spelling."""
+"""What configs name in several ways has one spelling."""
 
 import pytest
 
@@ -18,3 +18,8 @@ def test_equal_networks_have_one_spelling():
   made = [(name, width) for name in NAMES for width in (0, 16, 64)]
   networks = {models.create(name, 10, width=width) for name, width in made}
   assert len({spellings.network(*each) for each in made}) == len(networks)
+
+
+def test_versions_of_a_set_are_one_only_where_the_table_knows_it():
+  assert spellings.dataset('cifar10:3.0.2') == spellings.dataset('cifar10') == 'cifar10'
+  assert spellings.dataset('mine:1.0.0') != spellings.dataset('mine:2.0.0')

@@ -394,6 +394,10 @@ def test_labels_that_are_no_class_of_the_network_are_refused():
     ),
     ({'attacks': {'fgsm': {'epsilons': (), 'steps': 3}}}, 'attacks.fgsm must be one of epsilons'),
     ({'corruptions': ('mist',)}, 'evaluation.corruptions must be one of'),
+    (
+      {'suites': ('corruptions',), 'severities': ()},
+      r'evaluation.severities must hold .* got \(\)',
+    ),
   ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(change, message):

@@ -25,16 +25,18 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     small(batch_size=5000),
     small(batch_size=5000, seed=1),
     small(model__width=10**9),
+    small(seed=3, evaluation__foreign=('mnist', 'natural_patchez')),
   ]
   with pytest.raises(ValueError) as refused:
     agenda.make(configs)
   text = str(refused.value)
-  assert text.startswith('9 of 10 configs are invalid; nothing was started.')
+  assert text.startswith('10 of 11 configs are invalid; nothing was started.')
   for word in ('nonsense', 'resnet7', '(0, 1], got 0.0', 'dense_twin', '(config 4)'):
     assert word in text
   assert "got ['nolayer']" in text and "got 'foggy'" in text
   assert '(config 8): batch_size must lie in [1, 1257], the training images; got 5000' in text
   assert '(config 9): it cannot be built (TypeError: ' in text
+  assert "(config 10): unknown data set 'natural_patchez'" in text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import time
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import multihost_utils
-from tiny import a_batch, assert_equal, log_of, tiny_config
+from tiny import a_batch, assert_equal, change_record, log_of, tiny_config
 
 from random_pruning_jax import (
   beginning,
@@ -29,7 +28,6 @@ from random_pruning_jax import (
   scores,
   train,
 )
-from random_pruning_jax.checkpoint_manager import sealed
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build, initial_variables
 from random_pruning_jax.meter import Meter
@@ -185,10 +183,8 @@ def test_altered_masks_in_a_checkpoint_are_refused(whole, tmp_path):
   with checkpoints.Manager(tmp_path) as saved:
     checkpoints.save(saved, state, {'validation': None})
     checkpoints.finish(saved)
-    record = tmp_path / 'checkpoints' / '20' / 'record' / 'metadata'
-    found = json.loads(record.read_text())
-    assert found['masks'] == masks.checksum(jax.device_get(state.masks))
-    record.write_text(json.dumps(sealed(found | {'masks': '0' * 16})))
+    assert checkpoints.record_of(saved, 20)['masks'] == masks.checksum(jax.device_get(state.masks))
+    change_record(tmp_path, 20, lambda record: record | {'masks': '0' * 16})
     with pytest.raises(ValueError, match='the checkpoint was altered'):
       checkpoints.restore(saved, state, parallel.devices(), 20)
 

@@ -1,12 +1,14 @@
 """The smallest run that exercises everything: an 8-layer network of width 2 on the digits."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import models, runlog
+from random_pruning_jax.checkpoint_manager import sealed
 from random_pruning_jax.config import default
 
 
@@ -61,3 +63,9 @@ def a_batch(size=12):
     'image': jnp.asarray(rng.rand(size, 8, 8, 1), jnp.float32),
     'label': jnp.asarray(rng.randint(0, 10, size)),
   }
+
+
+def change_record(workdir, step, change):
+  """A checkpoint whose record was saved with `change(record)` in its place."""
+  path = workdir / 'checkpoints' / str(step) / 'record' / 'metadata'
+  path.write_text(json.dumps(sealed(change(json.loads(path.read_text())))))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from random_pruning_jax import spellings
-from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
@@ -55,7 +54,7 @@ class Run:
 
   @property
   def dataset(self) -> str:
-    return unversioned(str(self.config.get('dataset', 'unknown')))
+    return spellings.dataset(str(self.config.get('dataset', 'unknown')))
 
   @property
   def dense(self) -> bool:

@@ -23,7 +23,7 @@ from random_pruning_jax.suites import (
 )
 from random_pruning_jax.suites.bench import ALWAYS, Bench, Findings
 
-__all__ = ['SUITES', 'Bench', 'Findings', 'check', 'measure', 'needs_features', 'sets']
+__all__ = ['SUITES', 'Bench', 'Findings', 'check', 'foreign_sets', 'measure', 'needs_features']
 
 Suite = Callable[[Bench], Findings]
 
@@ -54,8 +54,11 @@ def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
 
   `settings` is a config's `evaluation`, and `names` the suites asked for (default: its own).
   """
-  for name in tuple(names) or settings.suites:
+  names = tuple(names) or settings.suites
+  for name in names:
     choice('suite', name, SUITES)
+  if 'corruptions' in names and not settings.severities:
+    raise ValueError('evaluation.severities must hold at least one, from 1 to 5, got ().')
   for name, own in settings.attacks.items():
     choice('evaluation.attacks', name, ATTACKS)
     for field, value in own.items():
@@ -65,9 +68,11 @@ def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
     choice('evaluation.corruptions', name, corruptions.NAMES)
 
 
-def sets(settings: ConfigDict) -> set[str]:
-  """The foreign sets that a config's `evaluation` names, less those that need no data."""
-  return {*settings.foreign, settings.validation_foreign} - {'', *ALWAYS}
+def foreign_sets(settings: ConfigDict) -> list[str]:
+  """The foreign sets that the suites of a config's `evaluation` read, in order."""
+  names = list(settings.foreign) if {'quick', 'ood'} & {*settings.suites} else []
+  names += [settings.validation_foreign] if 'ood' in settings.suites else []
+  return [name for name in dict.fromkeys(names) if name and name not in ALWAYS]
 
 
 def _check_setting(field: str, value: Any) -> None:

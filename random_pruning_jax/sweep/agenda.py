@@ -10,12 +10,20 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import atomic, data, lock, many, pruning, results, runlog, suites
+from random_pruning_jax import (
+  atomic,
+  data,
+  lock,
+  many,
+  pruning,
+  results,
+  runlog,
+  spellings,
+  suites,
+)
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.data import order
-from random_pruning_jax.data.specs import unversioned
 from random_pruning_jax.experiment import Experiment, build, check_budget
-from random_pruning_jax.spellings import network as spelled
 from random_pruning_jax.sweep import lease
 from random_pruning_jax.sweep.images import trained_on
 
@@ -116,7 +124,7 @@ def network(config: ConfigDict) -> str:
 def state(directory: pathlib.Path) -> str:
   """'done', 'failed', 'running', 'interrupted' or 'waiting', as the run's directory says."""
   row = results.row_of(directory)
-  if row and results.is_final(row):
+  if row and results.is_done(row):
     return 'done'
   if (directory / results.FAILED).exists():
     return 'failed'
@@ -221,6 +229,8 @@ def _check(resolved: ConfigDict, experiments: dict[str, Experiment], need_data: 
       order.steps_per_epoch(images, resolved.batch_size)
     experiments[name] = experiment
   suites.check(resolved.evaluation)
+  for foreign in suites.foreign_sets(resolved.evaluation) if need_data else ():
+    data.check_known(foreign, resolved.data_dir)
   pruning.pruned(experiments[name].structure.shapes, resolved.pruning.dense)
 
 
@@ -232,9 +242,9 @@ def _flat(config: ConfigDict) -> dict[str, Any]:
 
 def _identity(config: ConfigDict) -> str:
   """Equal for configs that make the same network, however spelled: a dense one has no ratio."""
-  name, width = spelled(config.model.name, config.model.width)
+  name, width = spellings.network(config.model.name, config.model.width)
   flat = _flat(config) | {'model.name': name, 'model.width': width}
-  flat['dataset'] = unversioned(config.dataset)
+  flat['dataset'] = spellings.dataset(config.dataset)
   if flat['pruning.density'] == 1:
     flat = {field: flat[field] for field in flat if field not in _OF_MASKS}
   return json.dumps(flat, sort_keys=True)

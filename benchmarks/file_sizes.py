@@ -4,6 +4,7 @@ Weights are made up: sizes do not depend on them.
 """
 
 import argparse
+import math
 
 import jax
 import numpy as np
@@ -94,11 +95,16 @@ def network(name: str, width: int, spec: data.Spec, dataset: str, density: float
     shapes=about.structure.shapes,
   )
   generator = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda leaf: generator.standard_normal(leaf.shape, np.float32), about.blank
-  )
-  variables['batch_stats'] = jax.tree.map(np.abs, variables['batch_stats'])  # variances
+
+  def draw(leaf) -> np.ndarray:  # so that activations neither vanish nor overflow
+    inputs = math.prod(leaf.shape[:-1])
+    return generator.standard_normal(leaf.shape, np.float32) / np.float32(math.sqrt(inputs))
+
+  variables = jax.tree.map(draw, about.blank)
+  variables['batch_stats'] = jax.tree.map(
+    lambda statistic: 1 + np.abs(statistic), variables['batch_stats']
+  )  # variances
   kept = jax.tree.map(lambda w, m: np.where(m, w, np.float32(0)), variables['params'], masks)
   words = tuple(jax.random.key_data(jax.random.key(0)).tolist())
-  draw = files.Draw(words, 'exact', pruning.BLOCK)
-  return files.Stored(about, variables | {'params': kept}, masks, draw)
+  drawn = files.Draw(words, 'exact', pruning.BLOCK)
+  return files.Stored(about, variables | {'params': kept}, masks, drawn)

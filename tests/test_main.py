@@ -110,7 +110,12 @@ def test_a_workdir_of_another_config_is_refused_in_one_line(trained):
     (['train', '--config=configs/cifar.py:resnet20'], 'takes MODEL,RATIO,DENSITY'),
     (['train', '--config=configs/digits.py', '--config.pruning.density=2.0'], '(0, 1], got 2.0'),
     (
-      ['train', *SMALL, '--config.evaluation.foreign=("mnist", "natural_patchez")'],
+      [
+        'train',
+        *SMALL,
+        '--config.evaluation.foreign=("mnist", "natural_patchez")',
+        '--workdir=nowhere',
+      ],
       "unknown data set 'natural_patchez'; did you mean natural_patches",
     ),
     (['evaluate', '--workdir=nowhere'], 'nowhere must be the workdir of a run'),

@@ -24,7 +24,7 @@ def test_all_that_is_wrong_is_said_at_once_before_anything_starts():
     small(seed=1, evaluation__corruptions=('foggy',)),
     small(batch_size=5000),
     small(batch_size=5000, seed=1),
-    small(model__width=10**9),
+    small(model__width=2**62),
     small(seed=3, evaluation__foreign=('mnist', 'natural_patchez')),
   ]
   with pytest.raises(ValueError) as refused:

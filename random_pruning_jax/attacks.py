@@ -30,11 +30,20 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return -_pick(log_p, labels)
 
 
+def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """log((1 - p_label) / p_label) of each image, [B, K], [B] -> [B].
+
+  It rises with the cross-entropy and has its gradient's direction, also where p_label is so near to
+  1 that the cross-entropy's gradient loses its digits: else sure networks would look robust.
+  """
+  logits = logits.astype(jnp.float32)
+  return jax.nn.logsumexp(_others(logits, labels), axis=-1) - _pick(logits, labels)
+
+
 def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Largest other logit minus the label's, [B, K], [B] -> [B]: above 0 where misclassified."""
   logits = logits.astype(jnp.float32)
-  others = jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
-  return jnp.max(others, axis=-1) - _pick(logits, labels)
+  return jnp.max(_others(logits, labels), axis=-1) - _pick(logits, labels)
 
 
 def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -120,8 +129,8 @@ def apgd_targeted(
   if targets < 1:
     raise ValueError(f'targets must be at least 1, got {targets}')
   logits = logits_fn(images)
-  wrong = jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
-  classes = jax.lax.top_k(wrong, min(targets, logits.shape[-1] - 1))[1].T  # [targets, B]
+  likeliest = jax.lax.top_k(_others(logits, labels), min(targets, logits.shape[-1] - 1))[1]
+  classes = likeliest.T  # [targets, B]
 
   def judge(pixels):
     return margin(logits_fn(pixels), labels)
@@ -170,11 +179,12 @@ def _fgsm(loss_fn: LossFn, images: jax.Array, epsilon: float, keys: jax.Array) -
 
 # (logits_fn, images [B, H, W, C], labels [B], epsilon, keys [B], **settings) -> images of the same
 # shape; settings are the attack's own (steps, restarts, queries), by default the literature's.
+# Those of the cross-entropy climb its `log_odds`, which have the same maxima and steps.
 ATTACKS: dict[str, Attack] = {
-  'fgsm': _untargeted(_fgsm, cross_entropy),
-  'pgd': _untargeted(pgd, cross_entropy),
-  'pgd_l2': _untargeted(pgd, cross_entropy, norm='l2', steps=50, step_size=0.1),
-  'apgd_ce': _untargeted(apgd, cross_entropy),
+  'fgsm': _untargeted(_fgsm, log_odds),
+  'pgd': _untargeted(pgd, log_odds),
+  'pgd_l2': _untargeted(pgd, log_odds, norm='l2', steps=50, step_size=0.1),
+  'apgd_ce': _untargeted(apgd, log_odds),
   'apgd_targeted': apgd_targeted,
   'square': _untargeted(square, margin),
 }
@@ -201,6 +211,11 @@ def epsilon_curve(correct: jax.Array) -> jax.Array:
 
 def _pick(values: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
+
+
+def _others(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """The logits with that of the label at -inf."""
+  return jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
 
 
 def _largest(logits: jax.Array, count: int) -> jax.Array:

@@ -43,7 +43,10 @@ def _length(points: jax.Array) -> jax.Array:
 
 
 def _unit(points: jax.Array) -> jax.Array:
-  # An image whose gradient is 0 does not move.
+  """Of length 1, however small a gradient is; an image whose gradient is 0 does not move."""
+  # Relative to the largest, since squares of what is below 1e-19 are 0 in float32.
+  largest = jnp.max(jnp.abs(points), axis=tuple(range(1, points.ndim)), keepdims=True)
+  points = points / jnp.maximum(largest, jnp.finfo(jnp.float32).tiny)
   return points / jnp.maximum(_length(points), 1e-12)
 
 

@@ -18,8 +18,12 @@ Setting = Mapping[str, Any]
 
 
 def msp(logits: jax.Array) -> jax.Array:
-  """Largest softmax probability, [N, K] -> [N] in [1/K, 1] (Hendrycks and Gimpel, 2017)."""
-  return jnp.max(jax.nn.softmax(_float32(logits)), axis=-1)
+  """Log of the largest softmax probability, [N, K] -> [N] in [-log K, 0].
+
+  It ranks as the probability does (Hendrycks and Gimpel, 2017), which is 1 in float32 for every
+  image that the network is sure of.
+  """
+  return jnp.max(_log_softmax(_float32(logits)), axis=-1)
 
 
 def max_logit(logits: jax.Array) -> jax.Array:
@@ -34,7 +38,7 @@ def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
 
 def entropy(logits: jax.Array) -> jax.Array:
   """Negative entropy, sum of p log p, [N, K] -> [N] in [-log K, 0] (Malinin and Gales, 2018)."""
-  log_p = jax.nn.log_softmax(_float32(logits))
+  log_p = _log_softmax(_float32(logits))
   return jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
@@ -42,7 +46,7 @@ def gen(logits: jax.Array, gamma: float = 0.1, top: int = 100) -> jax.Array:
   """-sum of p^gamma (1 - p)^gamma over the `top` largest p, [N, K] -> [N] (Liu et al., 2023)."""
   logits = _float32(logits)
   top = min(top, logits.shape[-1])
-  log_p = jax.lax.top_k(jax.nn.log_softmax(logits), top)[0]
+  log_p = jax.lax.top_k(_log_softmax(logits), top)[0]
   # 1 - p from log p: near p = 1 the difference itself would be 0.
   return -jnp.sum(jnp.exp(gamma * log_p) * (-jnp.expm1(log_p)) ** gamma, axis=-1)
 
@@ -50,7 +54,7 @@ def gen(logits: jax.Array, gamma: float = 0.1, top: int = 100) -> jax.Array:
 def odin(
   logits_fn: Score, images: jax.Array, temperature: float = 1000.0, epsilon: float = 0.0014
 ) -> jax.Array:
-  """Largest p of softmax(f(x') / T), x' a step towards higher confidence, [B] (Liang et al., 2018).
+  """`msp` of f(x') / T, x' a step towards higher confidence, [B] (Liang et al., 2018).
 
   x' = x + epsilon sign(grad log p_predicted(x; T)), images [B, H, W, C] in [0, 1]. epsilon is in
   pixels: the original divides the sign by the normalisation's std in normalised units, which is
@@ -58,11 +62,10 @@ def odin(
   """
 
   def confidence(pixels):
-    log_p = jax.nn.log_softmax(_float32(logits_fn(pixels)) / temperature)
-    return jnp.max(log_p, axis=-1)
+    return msp(_float32(logits_fn(pixels)) / temperature)
 
   gradient = jax.grad(lambda pixels: jnp.sum(confidence(pixels)))(images)
-  return jnp.exp(confidence(images + epsilon * jnp.sign(gradient)))
+  return confidence(images + epsilon * jnp.sign(gradient))
 
 
 SCORES: dict[str, Score] = {
@@ -172,6 +175,14 @@ def pixel_shuffled(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 def _float32(logits: jax.Array) -> jax.Array:
   return jnp.asarray(logits, jnp.float32)
+
+
+def _log_softmax(logits: jax.Array) -> jax.Array:
+  """log p with the digits of 1 - p where a p is near 1, [N, K] -> [N, K]."""
+  top = jnp.argmax(logits, axis=-1, keepdims=True)
+  below = logits - jnp.take_along_axis(logits, top, axis=-1)
+  others = jnp.where(top == jnp.arange(logits.shape[-1]), 0, jnp.exp(below))
+  return below - jnp.log1p(jnp.sum(others, axis=-1, keepdims=True))
 
 
 def _positives(in_scores: np.ndarray, out_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

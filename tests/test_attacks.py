@@ -176,6 +176,29 @@ def test_a_linear_model_loses_exactly_epsilon_times_the_l1_norm(name):
   np.testing.assert_allclose(rise, epsilon * jnp.sum(jnp.abs(w)), rtol=1e-4)
 
 
+@pytest.mark.parametrize('name', ['fgsm', 'pgd', 'pgd_l2', 'apgd_ce'])
+def test_a_network_does_not_look_robust_because_it_is_sure(name):
+  """Three linear classes, the third far behind: logits times 100 leave every boundary in place."""
+  rng = np.random.RandomState(3)
+  w = jnp.asarray(rng.normal(size=(18, 2)), jnp.float32)
+  images = jnp.asarray(rng.uniform(0.4, 0.6, (9, 3, 3, 2)), jnp.float32)
+
+  def network(scale, images):
+    logits = images.reshape(len(images), -1) @ w
+    return scale * jnp.append(logits, jnp.full((len(images), 1), -99.0), axis=1)
+
+  labels = jnp.argmax(network(1, images), axis=-1)
+  settings = {} if name == 'fgsm' else {'steps': 10}
+
+  def moved(scale):
+    run = functools.partial(attacks.ATTACKS[name], functools.partial(network, scale), **settings)
+    return jax.jit(run)(images, labels, 0.05, keys_of(images))
+
+  plain, sure = moved(1.0), moved(100.0)
+  assert np.abs(plain - images).max() > 0.01
+  np.testing.assert_allclose(sure, plain, atol=1e-5)
+
+
 def test_l2_pgd_moves_a_linear_model_along_its_weights():
   w = jnp.asarray(np.random.RandomState(2).normal(size=12), jnp.float32)
   images = jnp.full((2, 2, 2, 3), 0.5)
@@ -187,6 +210,12 @@ def test_l2_pgd_moves_a_linear_model_along_its_weights():
   moved = jax.jit(run)(images, 0.1, keys_of(images))
   expected = 0.5 + 0.1 * w / jnp.linalg.norm(w)
   np.testing.assert_allclose(moved.reshape(2, -1), jnp.stack([expected] * 2), atol=1e-4)
+
+
+def test_a_direction_has_length_one_however_small_the_gradient_is():
+  gradient = jnp.asarray([[3.0, -4.0], [3e-30, -4e-30], [0.0, 0.0]]).reshape(3, 1, 2, 1)
+  found = norms.NORMS['l2'].direction(gradient).reshape(3, 2)
+  np.testing.assert_allclose(found, [[0.6, -0.8], [0.6, -0.8], [0, 0]], rtol=1e-6)
 
 
 def test_of_several_restarts_each_image_keeps_its_worst(task):

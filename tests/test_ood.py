@@ -100,7 +100,7 @@ def test_metrics_refuse_scores_that_are_not_numbers():
 def test_scores_of_logits_worked_by_hand():
   logits = jnp.log(jnp.asarray([[1.0, 2.0, 5.0]]))  # p = 1/8, 2/8, 5/8
   p = np.array([1, 2, 5]) / 8
-  assert ood.msp(logits)[0] == pytest.approx(0.625)
+  assert ood.msp(logits)[0] == pytest.approx(np.log(0.625))
   assert ood.max_logit(logits)[0] == pytest.approx(np.log(5))
   assert ood.energy(logits)[0] == pytest.approx(np.log(8))
   assert ood.energy(logits, temperature=2.0)[0] == pytest.approx(
@@ -118,6 +118,23 @@ def test_scores_of_saturated_logits_are_finite(name):
   assert np.isfinite(ood.SCORES[name](jnp.asarray([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0]]))).all()
 
 
+@pytest.mark.parametrize('name', ood.SCORES)
+def test_scores_tell_images_apart_of_which_the_network_is_very_sure(name):
+  """Two classes, margins to 40: from 17 on, p is 1 in float32."""
+  margins = np.arange(14, 40, 0.25)
+  logits = np.stack([margins, np.zeros_like(margins)], axis=-1)
+  scores = np.asarray(ood.SCORES[name](logits), np.float64)
+  assert (np.diff(scores) > 0).all()
+  exact = np.log1p(np.exp(-margins))  # -log p of the first class, in float64
+  wanted = {
+    'msp': -exact,
+    'entropy': -(exact * np.exp(-exact) + np.exp(-margins - exact) * (margins + exact)),
+    'gen': -2 * np.exp(-0.1 * exact) * np.exp(-0.1 * (margins + exact)),
+  }
+  if name in wanted:
+    np.testing.assert_allclose(scores, wanted[name], rtol=1e-5)
+
+
 def test_odin_steps_towards_the_predicted_class():
   # A linear model: the step raises the predicted class's margin by epsilon |w|_1.
   w = jnp.asarray([0.5, -2.0, 1.0])
@@ -129,7 +146,7 @@ def test_odin_steps_towards_the_predicted_class():
   # Also beyond black and white, to where the first image is moved.
   images = jnp.asarray([[0.0, 1.0, 0.1], [0.9, 0.1, 0.5]]).reshape(2, 1, 1, 3)
   margins = 2 * np.abs(images.reshape(2, 3) @ w) + 2 * 0.01 * 3.5
-  expected = 1 / (1 + np.exp(-margins / 10))
+  expected = -np.log1p(np.exp(-margins / 10))
   got = ood.odin(network, images, temperature=10.0, epsilon=0.01)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
   plain = ood.odin(network, images, temperature=1.0, epsilon=0.0)

@@ -1,10 +1,12 @@
 """Accuracy and calibration: functions of logits [N, K] and labels [N] int, each label in [0, K).
 
 Pure and jittable, in float32; several of them in one `jit` share their softmax. The number of bins
-is static: `jax.jit(functools.partial(ece, n_bins=10))`. A metric is NaN where a softmax holds one.
+is static: `jax.jit(functools.partial(ece, n_bins=10))`. A metric is NaN where a softmax holds one,
+and for labels out of range inside of `jit` (ValueError outside).
 """
 
 import functools
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -33,13 +35,18 @@ def _checked(metric: Metric) -> Metric:
       )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
       raise ValueError(f'labels must be integers, got {labels.dtype}')
+    inside = ((labels >= 0) & (labels < logits.shape[-1])).all()
+    if not isinstance(inside, jax.core.Tracer) and not inside:
+      raise ValueError(
+        f'labels must lie in [0, {logits.shape[-1]}), got {labels.min()} to {labels.max()}'
+      )
     logits = logits.astype(jnp.float32)
     found = metric(logits, labels, *args, **kwargs)
     if isinstance(found, dict):
       return found
     # argmax of NaNs is some class, perhaps the right one, and a maximum on a CPU may drop a NaN.
     known = jnp.isfinite(jax.nn.softmax(logits)).all()
-    return jnp.where(known, found, jnp.nan)
+    return jnp.where(known & inside, found, jnp.nan)
 
   return wrapper
 
@@ -79,6 +86,7 @@ def ece(logits: jax.Array, labels: jax.Array, n_bins: int = 15) -> jax.Array:
 @_checked
 def ece_equal_mass(logits: jax.Array, labels: jax.Array, n_bins: int = 15) -> jax.Array:
   """`ece` over bins that hold equally many images, to within one (Nguyen and O'Connor, 2015)."""
+  _check_bins(n_bins)
   confidence, correct = _by_confidence(*_top(logits, labels))
   n = len(correct)
   # array_split's rule: the first n % n_bins bins hold one image more.
@@ -218,10 +226,14 @@ def _by_confidence(confidence: jax.Array, correct: jax.Array) -> tuple[jax.Array
 
 def _equal_width(confidence: jax.Array, n_bins: int) -> jax.Array:
   """Index [N] of the bin (low, high] of [0, 1]; 0 itself falls in the first."""
-  if n_bins < 1:
-    raise ValueError(f'n_bins must be at least 1, got {n_bins}')
+  _check_bins(n_bins)
   inner = jnp.asarray(np.linspace(0, 1, n_bins + 1)[1:-1], jnp.float32)
   return jnp.searchsorted(inner, confidence, side='left')
+
+
+def _check_bins(n_bins: int) -> None:
+  if not isinstance(n_bins, numbers.Integral) or n_bins < 1:
+    raise ValueError(f'n_bins must be a whole number of at least 1, got {n_bins!r}')
 
 
 def _bin_sums(values: jax.Array, bins: jax.Array, n_bins: int) -> tuple[jax.Array, jax.Array]:

@@ -198,8 +198,13 @@ def test_logits_and_labels_that_do_not_belong_together_are_refused():
     measure('nll', np.zeros((0, 2)), np.zeros(0, int))
   with pytest.raises(ValueError, match='labels must be integers, got float32'):
     measure('nll', np.zeros((3, 2)), np.zeros(3, np.float32))
-  with pytest.raises(ValueError, match='n_bins must be at least 1, got 0'):
-    measure('ece', np.zeros((3, 2)), np.zeros(3, int), n_bins=0)
+  for label in (-1, 2):
+    with pytest.raises(ValueError, match=rf'labels must lie in \[0, 2\), got .*{label}'):
+      metrics.accuracy(np.zeros((3, 2)), np.array([0, 1, label]))
+    assert np.isnan(jax.jit(metrics.accuracy)(np.zeros((3, 2)), np.array([0, 1, label])))
+  for name, bins in (('ece', 0), ('mce', 2.5), ('ece_equal_mass', 0), ('ece_equal_mass', 2.5)):
+    with pytest.raises(ValueError, match=f'n_bins must be a whole number of .*, got {bins}'):
+      measure(name, np.zeros((3, 2)), np.zeros(3, int), n_bins=bins)
 
 
 def test_the_examples_of_the_documentation_run():

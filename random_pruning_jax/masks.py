@@ -102,7 +102,7 @@ def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
 
   Exact: `round(density * total)` weights are kept in all, ties in order of layer and index.
   """
-  check_density(density)
+  density = check_density(density)
   flat = {name: _finite(name, score).ravel() for name, score in named_leaves(scores).items()}
   ranked = np.concatenate(list(flat.values()))
   keep = _highest(ranked, kept_count(density, ranked.size))
@@ -144,7 +144,7 @@ def keep_sparse(masks: Masks | None = None) -> optax.GradientTransformation:
   def update(updates: optax.Updates, state: KeepSparseState, params: Params | None = None):
     if params is None:
       raise ValueError('keep_sparse needs the parameters: call tx.update(updates, state, params).')
-    # Updates of -p, not of 0: a pruned weight becomes zero whatever it was before.
+    # Updates of -p, not of 0: a pruned weight becomes zero whatever finite number it was before.
     return jax.tree.map(lambda u, p, m: jnp.where(m, u, -p), updates, params, state.masks), state
 
   return optax.GradientTransformation(init, update)
@@ -194,7 +194,10 @@ def checksum(masks: Masks) -> str:
 
 
 def matched(params: Params, masks: Masks) -> Masks:
-  """Masks in the parameters' structure; ValueError names missing, extra and misshapen leaves."""
+  """Masks in the parameters' structure.
+
+  ValueError names leaves that are missing, extra, misshapen or not boolean.
+  """
   leaves = named_leaves(masks)  # by path, since NNX's optimizers have containers of their own types
   wanted = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
   got = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
@@ -202,6 +205,11 @@ def matched(params: Params, masks: Masks) -> Masks:
   wrong += [f'{name} (not a parameter)' for name in got.keys() - wanted.keys()]
   other = [name for name in wanted if got.get(name, wanted[name]) != wanted[name]]
   wrong += [f'{name} (wanted {wanted[name]}, got {got[name]})' for name in other]
+  wrong += [
+    f'{name} (wanted bool, got {jnp.result_type(leaf)})'
+    for name, leaf in leaves.items()
+    if name in wanted and jnp.result_type(leaf) != np.bool_
+  ]
   if wrong:
     where = ' Put keep_sparse outside multi_transform or masked, which hide some parameters.'
     where *= 'MaskedNode' in str(jax.tree.structure(params))

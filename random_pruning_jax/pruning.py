@@ -178,7 +178,7 @@ def make_masks(
     where no `shapes` are given, may not be.
   """
   check_names(ratio, select, sampling, scores)
-  check_density(density)
+  density = check_density(density)
   given = shapes is not None
   shapes = pruned(shapes if given else prunable_shapes(params), dense)
   stored = {name: np.shape(leaf) for name, leaf in masks_lib.named_leaves(params).items()}

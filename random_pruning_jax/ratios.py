@@ -20,14 +20,18 @@ Ratio = Callable[[Shapes, float], Densities]
 _HEAD_FLOOR = 0.2  # least density of the classifier in Uniform+
 
 
-def check_density(density: float) -> None:
-  """Raises ValueError for anything but a number in (0, 1]."""
+def check_density(density: float) -> float:
+  """The density as Python's float, since sums of weights overflow a half-precision number.
+
+  Raises ValueError for anything but a number in (0, 1].
+  """
   try:
     inside = 0 < density <= 1
   except TypeError:
     inside = False
   if not inside:
     raise ValueError(f'density must lie in (0, 1], got {density!r}.')
+  return float(density)
 
 
 def _checked(ratio: Ratio) -> Ratio:
@@ -35,7 +39,7 @@ def _checked(ratio: Ratio) -> Ratio:
 
   @functools.wraps(ratio)
   def checked(shapes: Shapes, density: float) -> Densities:
-    check_density(density)
+    density = check_density(density)
     if not shapes:
       raise ValueError('A ratio needs the shape of at least one layer, got none.')
     for name, shape in shapes.items():

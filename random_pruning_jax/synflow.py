@@ -45,7 +45,7 @@ def synflow(
   `apply_fn(params, images, train=False, normalize=False)`. Raises ValueError where scores overflow.
   """
   del key
-  check_density(density)
+  density = check_density(density)
   named = masks_lib.named_leaves(params)
   if layers is None:
     layers = [name for name, leaf in named.items() if np.ndim(leaf) >= 2]

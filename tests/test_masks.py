@@ -205,6 +205,7 @@ def test_two_leaves_of_one_path_are_refused():
     ({'stem': {'kernel': jnp.ones((3, 3, 3, 8), bool)}}, 'head/kernel .missing.'),
     (PARAMS | {'extra': jnp.ones(1, bool)}, 'extra .not a parameter.'),
     (PARAMS | {'stem': {'kernel': jnp.ones((3, 3), bool)}}, 'stem/kernel .wanted'),
+    (jax.tree.map(jnp.ones_like, PARAMS), 'stem/kernel .wanted bool, got float32'),
   ],
 )
 def test_masks_of_another_shape_are_refused_by_name(wrong, message):

@@ -6,6 +6,8 @@ import math
 import pathlib
 import time
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from random_pruning_jax import cost, models, ratios
@@ -181,6 +183,15 @@ def test_erk_for_a_hundred_layers_takes_less_than_ten_milliseconds():
   assert (time.process_time() - started) / len(DENSITIES) < 0.01
 
 
+@pytest.mark.parametrize('kind', [np.float16, jnp.float16, jnp.bfloat16, np.float64])
+@pytest.mark.parametrize('ratio', ratios.RATIOS)
+def test_a_density_may_be_a_number_of_any_precision(ratio, kind):
+  density = kind(0.3)
+  found = ratios.RATIOS[ratio](shapes('resnet20'), density)
+  assert found == ratios.RATIOS[ratio](shapes('resnet20'), float(density))
+  assert all(type(kept) is float for kept in found.values())
+
+
 @pytest.mark.parametrize('ratio', ratios.RATIOS)
 @pytest.mark.parametrize('density', [0, -0.1, 1.5, float('nan'), '0.3', None])
 def test_densities_out_of_range_are_refused(ratio, density):
@@ -222,8 +233,10 @@ def test_a_budget_that_layers_set_apart_do_not_spend_is_refused(ratio):
   only = {'stem/kernel': (3, 3, 3, 16), 'head/kernel': (16, 10)}
   given = only if ratio == 'uniform_plus' else {'head/kernel': (16, 10)}
   assert ratios.RATIOS[ratio](given, 1.0) == dict.fromkeys(given, 1.0)
-  with pytest.raises(ValueError, match=r'leaves no choice in .*head/kernel, which keep'):
-    ratios.RATIOS[ratio](given, 0.5)
+  kept = 432 + 0.2 * 160 if ratio == 'uniform_plus' else 160
+  for density in (0.5, (kept - 1) / total(given)):  # one weight fewer, too
+    with pytest.raises(ValueError, match=r'leaves no choice in .*head/kernel, which keep'):
+      ratios.RATIOS[ratio](given, density)
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,13 @@ def _as_scored(model: models.Network, name: str) -> models.Network:
   """The same model with BatchNorm statistics over all devices, whatever training does.
 
   Its convolutions are XLA's own: those of `convolution` are faster but take longer to compile,
-  which does not pay for a score that is computed once.
+  which does not pay for a score that is computed once. They are in float32, which thresholds,
+  GraSP's differences of gradients and SynFlow's long products want whole.
   """
-  model = model.clone(axis_name=parallel.AXIS, conv_general_dilated=None)
-  if name.startswith('snip'):
-    return model
-  # GraSP's differences of gradients and SynFlow's long products want all of float32.
-  remat = {'remat': True} if name.startswith('grasp') else {}
-  return model.clone(dtype='float32', **remat)
+  # Where training keeps activations in fewer bits, SNIP's would need more memory than a step.
+  wider = name.startswith('snip') and model.dtype != 'float32'
+  remat = {'remat': True} if wider or name.startswith('grasp') else {}
+  return model.clone(axis_name=parallel.AXIS, conv_general_dilated=None, dtype='float32', **remat)
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,11 +13,15 @@ from random_pruning_jax.files import seeded
 from random_pruning_jax.measure import load_run
 from random_pruning_jax.progress import say
 from random_pruning_jax.ratios import RATIOS
+from random_pruning_jax.scores import OF_DATA
 
 # Share of a layer's weights that a score may rank otherwise on other devices than those of
-# training: those next to the threshold of a global ranking.
+# training: those next to the threshold of a global ranking. Where a score looks at data, rounding
+# turns ReLUs on or off, which moves scores by thousandths, also of a few weights of a small layer.
 _ROUNDING = 1e-3
-_TOTAL = ''  # stands for all layers together, where only their sum is known
+_ROUNDING_OF_DATA = 1e-2
+_FEW = 4
+_TOTAL = ''  # stands for all layers together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,6 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
   variables, mask_tree = jax.device_get((state.variables, state.masks))
   params = masks.named_leaves(variables['params'])
   planned, draw = _planned(experiment, mask_tree), export.draw_of(experiment.config)
-  rounding = 0.0 if _by_shapes(experiment.config) else _ROUNDING
   on_path = paths.effective(
     experiment.model.clone(dtype='float32'), mask_tree, experiment.spec.shape
   )
@@ -101,7 +104,8 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
       dead_units=paths.dead_units(on_path[name]),
     )
     layers.append(layer)
-    if layer.planned is not None and abs(layer.kept - layer.planned) > rounding * layer.parameters:
+    near = _near(experiment.config, layer.parameters)
+    if layer.planned is not None and abs(layer.kept - layer.planned) > near:
       failures.append(f'{name}: {layer.kept:,} weights kept, planned {layer.planned:,}')
     elif draw and not _is_drawn(draw, name, named[name]):
       failures.append(f"{name}: the mask is not the one of the config's seed")
@@ -117,6 +121,15 @@ def _by_shapes(config: ConfigDict) -> bool:
   return config.pruning.ratio in RATIOS or config.pruning.density == 1
 
 
+def _near(config: ConfigDict, size: int) -> float:
+  """How many weights a layer of `size` may keep more or less than a score computed now says."""
+  if _by_shapes(config):
+    return 0
+  if config.pruning.ratio in OF_DATA:
+    return max(_FEW, _ROUNDING_OF_DATA * size)
+  return _ROUNDING * size
+
+
 def _is_drawn(draw: files.Draw, name: str, mask: np.ndarray) -> bool:
   return bool(mask.all()) or seeded.number_of(draw, name, mask) is not None
 
@@ -124,8 +137,8 @@ def _is_drawn(draw: files.Draw, name: str, mask: np.ndarray) -> bool:
 def _planned(experiment: Experiment, mask_tree: masks.Masks) -> dict[str, int]:
   """Weights that each layer should keep.
 
-  A ratio that is a score is computed again from the initial weights. If it needs images that are
-  not here, only the total of all layers is known, under the name _TOTAL.
+  A ratio that is a score is computed again from the initial weights. If it looks at data, the total
+  of all layers is here too, under the name _TOTAL; if these are not here, nothing else is.
   """
   settings, structure = experiment.config.pruning, experiment.structure
   size = {layer.name: layer.size for layer in structure.layers}
@@ -150,4 +163,7 @@ def _planned(experiment: Experiment, mask_tree: masks.Masks) -> dict[str, int]:
     shapes = pruning.pruned(structure.shapes, settings.dense)
     held = sum(size.values()) - sum(size[name] for name in shapes)
     return {_TOTAL: held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}
-  return {name: masks.kept_count(wanted[name], size[name]) for name in size}
+  planned = {name: masks.kept_count(wanted[name], size[name]) for name in size}
+  if settings.sampling == 'exact' and settings.ratio in OF_DATA:  # exact as a sum alone
+    planned[_TOTAL] = sum(planned.values())
+  return planned

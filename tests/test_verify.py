@@ -209,6 +209,25 @@ def test_the_layers_of_a_snip_ratio_are_compared_with_the_score_computed_again(t
   assert planned == {name: masks.count(kept)[name] for name in planned}
 
 
+@pytest.mark.parametrize(('moved', 'holds'), [(4, True), (8, False)])
+def test_layers_of_a_score_of_data_may_differ_by_what_rounding_moves(tmp_path, moved, holds):
+  """Two layers of 576 and 128 weights, as on other devices; the total is the budget."""
+
+  def change(state):
+    kept = jax.device_get(state.masks)
+    block = kept['stage3_block0']
+    more, fewer = (np.array(block[layer]['kernel']) for layer in ('conv2', 'projection'))
+    more.ravel()[np.flatnonzero(~more)[:moved]] = True
+    fewer.ravel()[np.flatnonzero(fewer)[:moved]] = False
+    block['conv2']['kernel'], block['projection']['kernel'] = more, fewer
+    return state.replace(opt_state=masks.with_masks(state.opt_state, kept))
+
+  config = tiny_config(pruning__ratio='snip', pruning__select='snip')
+  untrained(config, tmp_path, data.load('digits', 'train'), change)
+  failures = verify.verify(tmp_path, 'latest').failures
+  assert any('planned' in failure for failure in failures) != holds
+
+
 def test_random_masks_of_a_ratio_that_is_a_score_are_those_of_the_seed(tmp_path):
   untrained(tiny_config(pruning__ratio='magnitude', pruning__select='magnitude'), tmp_path)
   config = tmp_path / runlog.CONFIG_FILE

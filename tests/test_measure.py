@@ -394,6 +394,10 @@ def test_several_runs_and_their_twins_make_one_table(copied, capsys):
     ),
     (['--config.evaluation.batch_size=many'], 'many'),
     (['--config.evaluation.severities=(6,)'], 'severities must be from 1 to 5, got 6'),
+    (['--config.evaluation.foreign=("mnist","mnits")'], "unknown data set 'mnits'"),
+    (['--config.evaluation.near=("cifar1O",)'], "unknown data set 'cifar1O'"),
+    (['--config.evaluation.shifts=("digitz",)'], "unknown data set 'digitz'"),
+    (['--config.evaluation.validation_foreign=mnits'], "unknown data set 'mnits'"),
   ],
 )
 def test_what_is_wrong_is_one_line_and_status_two(copied, arguments, message, capsys):

@@ -172,10 +172,20 @@ def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits
   assert 'corruptions/fog/accuracy' in found.numbers
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
   found = run(('corruptions',), data_dir=str(corrupted_digits), corruptions=('snow',))
-  assert found.skipped.keys() == {'corruptions/snow'}  # and nothing is made here
+  assert found.skipped.keys() == {'corruptions', 'corruptions/snow'}  # and nothing is made here
   found = run(('corruptions',), data_dir=str(corrupted_digits), severities=(1, 2))
   assert 'corruptions/snow' not in found.skipped and 'no mean' in found.notes['corruptions']
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+
+
+def test_it_is_said_how_many_corrupted_sets_of_those_asked_for_are_missing(corrupted_digits):
+  for made in (corrupted_digits / 'digits_corrupted').iterdir():
+    if made.name != 'brightness_1':
+      shutil.rmtree(made)
+  found = run(('corruptions',), data_dir=str(corrupted_digits))
+  why = found.skipped['corruptions']
+  assert why.startswith('74 of the 75 sets asked for of digits_corrupted are not prepared')
+  assert 'docs/evaluation.md' in why and not found.numbers
 
 
 def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):

@@ -136,6 +136,18 @@ def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
   assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
 
 
+def test_how_corrupted_images_were_adapted_is_noted(corrupted_digits):
+  images, labels = data.load('digits', 'test')
+  make_set(
+    corrupted_digits, 'colour', images[:9].repeat(2, 1).repeat(2, 2).repeat(3, 3), labels[:9]
+  )
+  shutil.copytree(corrupted_digits / 'colour', corrupted_digits / 'digits_corrupted/saturate_1')
+  asked = {'data_dir': str(corrupted_digits), 'severities': (1,)}
+  notes = run(('corruptions',), corruptions=('saturate',), **asked).notes
+  assert notes['digits_corrupted'] == 'resized 16x16 -> 8x8, colour -> grey'
+  assert 'digits_corrupted' not in run(('corruptions',), corruptions=('snow',), **asked).notes
+
+
 def test_a_corrupted_set_of_other_classes_is_skipped(corrupted_digits):
   on = bench(data_dir=str(corrupted_digits), corruptions=('fog',))
   fewer = dataclasses.replace(on.experiment.spec, num_classes=3)

@@ -126,8 +126,10 @@ def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[
   if family:
     path = _tfds_name(family, name, severity)
     with together.failing_together(data.DataError):
-      images, _ = data.load_adapted(path, 'test', spec.shape, config.data_dir)
+      images, note = data.load_adapted(path, 'test', spec.shape, config.data_dir)
       data.labelled(images, spec.num_classes, path)
+    if note:
+      bench.notes[family.dataset] = note
   else:
     clean, count = bench.images(), _count(bench)
     some = data.Images(clean.images[:count], clean.labels[:count])

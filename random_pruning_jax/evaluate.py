@@ -90,7 +90,10 @@ def outputs(
   features: bool = False,
   advance: Callable[[int], None] | None = None,
 ) -> Outputs:
-  """Logits, and features if asked for, of every image; `advance(images)` is told of each batch."""
+  """Logits, and features if asked for, of every image; `advance(images)` is told of each batch.
+
+  Raises ValueError without images, as `odin` does.
+  """
   return _joined(stream(network, source, features=features), advance)
 
 
@@ -214,4 +217,6 @@ def _joined(parts: Iterator[Any], advance: Callable[[int], None] | None) -> Any:
     kept.append(part)
     if advance:
       advance(len(jax.tree.leaves(part)[0]))
+  if not kept:
+    raise ValueError('a network must be given at least one image, got 0.')
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), *kept)

@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     message = 'the same command goes on from the last checkpoint, if there is one.'
     if args.command == 'prepare':
       message = 'give the same command again.'
+    elif args.command == 'evaluate':
+      message = 'rows of suites that ended are kept; the same command measures all again.'
     print(f'random-pruning: interrupted; {message}', file=sys.stderr)
     return 130
 

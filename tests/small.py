@@ -52,7 +52,7 @@ def run(names, **changes):
   return suites.measure(bench(**changes), names)
 
 
-def make_set(root, name, images, labels, num_classes=10):
+def make_set(root, name, images, labels, num_classes=10, names=None):
   """Prepares a TFDS set with these test images uint8 [N, H, W, C] under `root`; returns `name`."""
   called = name
 
@@ -62,7 +62,8 @@ def make_set(root, name, images, labels, num_classes=10):
 
     def _info(self):
       image = tfds.features.Image(shape=images.shape[1:])
-      label = tfds.features.ClassLabel(num_classes=num_classes)
+      classes = {'names': names} if names else {'num_classes': num_classes}
+      label = tfds.features.ClassLabel(**classes)
       return tfds.core.DatasetInfo(
         builder=self, features=tfds.features.FeaturesDict({'image': image, 'label': label})
       )

@@ -70,6 +70,16 @@ def test_a_manual_dir_that_is_not_there_is_refused(tmp_path):
     data.prepare('mnist', str(tmp_path), str(tmp_path / 'nowhere'))
 
 
+def test_of_a_set_in_variants_one_must_be_named_whatever_is_there(tmp_path):
+  made = tmp_path / 'cifar10_corrupted/brightness_1/1.0.0'
+  for _ in ('none', 'one'):
+    with pytest.raises(data.DataError, match=r'in 95 variants, name one: .*/brightness_2, '):
+      data.prepare('cifar10_corrupted', str(tmp_path))
+    made.mkdir(parents=True, exist_ok=True)
+    (made / 'dataset_info.json').write_text('{"fileFormat": "array_record"}')
+  assert data.prepare('cifar10_corrupted/brightness_1', str(tmp_path)) == made
+
+
 def test_an_unknown_name_is_refused(tmp_path):
   with pytest.raises(data.DataError, match='did you mean cifar100'):
     data.prepare('cifar_100', str(tmp_path))

@@ -40,6 +40,12 @@ def test_every_image_is_counted_once_and_features_come_on_request():
   assert found.features is None
 
 
+def test_a_network_without_images_is_told_so_in_one_line():
+  for see in (evaluate.outputs, evaluate.odin):
+    with pytest.raises(ValueError, match=r'at least one image, got 0\.$'):
+      see(network(), evaluate.stored(IMAGES[:0]))
+
+
 @pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
 def test_noise_and_shuffled_images_are_the_same_for_any_batch_and_devices(devices, batch_size):
   keys = [norms.image_keys(jax.random.key(seed), jnp.arange(50)) for seed in (0, 1)]

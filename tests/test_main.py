@@ -118,6 +118,20 @@ def test_a_workdir_of_another_config_is_refused_in_one_line(trained):
       ],
       "unknown data set 'natural_patchez'; did you mean natural_patches",
     ),
+    (
+      ['train', *SMALL, '--config.evaluation.near=("mnits",)', '--workdir=nowhere'],
+      "unknown data set 'mnits'; did you mean mnist",
+    ),
+    (
+      [
+        'train',
+        *SMALL,
+        '--config.evaluation.suites=("shifts",)',
+        '--config.evaluation.shifts=("mnist", "mnits")',
+        '--workdir=nowhere',
+      ],
+      "unknown data set 'mnits'; did you mean mnist",
+    ),
     (['evaluate', '--workdir=nowhere'], 'nowhere must be the workdir of a run'),
   ],
 )

@@ -124,6 +124,19 @@ def test_what_suites_found_before_one_that_is_interrupted_is_kept(copied, monkey
   assert row['settings'].keys() == {'quick', 'shifts', 'calibration'}
 
 
+def test_an_interrupted_measurement_is_not_said_to_go_on(copied, monkeypatch, capsys):
+  def interrupted(bench):
+    raise KeyboardInterrupt
+
+  monkeypatch.setitem(suites.SUITES, 'adversarial', interrupted)
+  assert main.main(['evaluate', str(copied), '--suite=calibration,adversarial']) == 130
+  assert capsys.readouterr().err.splitlines()[-1] == (
+    'random-pruning: interrupted; rows of suites that ended are kept; the same command measures '
+    'all again.'
+  )
+  assert results.row_of(copied)['settings'].keys() == {'quick', 'calibration'}
+
+
 def test_rows_after_each_suite_end_with_the_one_that_a_single_row_would_be(copied):
   state = measure.load_state(build(runlog.read_config(copied)), copied).state
   asked = {'suite': ('shifts', 'quick'), 'changes': [('evaluation.shifts', ('digits', 'mnist'))]}
@@ -394,6 +407,10 @@ def test_several_runs_and_their_twins_make_one_table(copied, capsys):
     ),
     (['--config.evaluation.batch_size=many'], 'many'),
     (['--config.evaluation.severities=(6,)'], 'severities must be from 1 to 5, got 6'),
+    (['--config.evaluation.foreign=("mnist","mnits")'], "unknown data set 'mnits'"),
+    (['--config.evaluation.near=("cifar1O",)'], "unknown data set 'cifar1O'"),
+    (['--config.evaluation.shifts=("digitz",)'], "unknown data set 'digitz'"),
+    (['--config.evaluation.validation_foreign=mnits'], "unknown data set 'mnits'"),
   ],
 )
 def test_what_is_wrong_is_one_line_and_status_two(copied, arguments, message, capsys):

@@ -24,16 +24,54 @@ def sets(tmp_path_factory):
   return str(root)
 
 
-def test_a_shifted_set_of_other_classes_or_without_labels_is_skipped(sets, tmp_path):
-  on = bench(data_dir=sets, shifts=('few_digits',))
-  fewer = dataclasses.replace(on.experiment.spec, num_classes=3)
-  on.experiment = on.experiment._replace(spec=fewer)
-  why = 'labels of few_digits must lie in [0, 3), got 0 to 3'
-  assert shifts.full(on).skipped == {'shifts/few_digits': why}
-  make_set(tmp_path, 'unlabelled', np.zeros((3, 8, 8, 1), np.uint8), [-1, 0, 1])
-  found = run(('shifts',), data_dir=str(tmp_path), shifts=('unlabelled',))
-  why = 'labels of unlabelled must lie in [0, 10), got -1 to 1'
-  assert found.skipped == {'shifts/unlabelled': why} and not found.numbers
+def test_a_shifted_set_of_other_classes_or_without_labels_is_skipped(tmp_path):
+  images = np.zeros((3, 8, 8, 1), np.uint8)
+  make_set(tmp_path, 'unlabelled', images, [-1, 0, 1])
+  make_set(tmp_path, 'three', images, [0, 1, 2], names=('7', '8', '9'))
+  found = run(('shifts',), data_dir=str(tmp_path), shifts=('unlabelled', 'three'))
+  assert not found.numbers and found.skipped == {
+    'shifts/unlabelled': 'labels of unlabelled must lie in [0, 10), got -1 to 1',
+    'shifts/three': 'without the names of classes there must be 10, as of the network, got 3',
+  }
+
+
+@pytest.mark.parametrize(
+  ('own', 'others', 'found'),
+  [
+    ('cat dog owl', 'owl cat', [2, 0]),
+    ('cat dog owl', 'cat dog owl', [0, 1, 2]),
+    ('cat dog owl', '0 1 2', [0, 1, 2]),  # as CIFAR-10.1 in TFDS
+    ('0 1 2', 'owl cat dog', [0, 1, 2]),
+    ('0 1 2', '2 0 1', [2, 0, 1]),
+    ('cat dog', 'cat owl elk ape emu', 'among those of the network, got owl, elk, ape and 1 more'),
+    ('cat dog', '0 1 2', 'there must be 2, as of the network, got 3'),
+    ('0 1 2', '0 1', 'there must be 3, as of the network, got 2'),
+  ],
+)
+def test_labels_are_those_of_classes_of_the_same_name_or_as_they_are(own, others, found):
+  if isinstance(found, list):
+    assert shifts.matched(own.split(), others.split()).tolist() == found
+  else:
+    with pytest.raises(data.DataError, match=found):
+      shifts.matched(own.split(), others.split())
+
+
+def test_a_shifted_set_of_some_classes_in_another_order_is_measured_by_their_names(tmp_path):
+  shutil.copytree(data.find('digits'), tmp_path / 'digits/1.0.0')
+  names = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+  (tmp_path / 'digits/1.0.0/label.labels.txt').write_text('\n'.join(names))
+  images, labels = data.load('digits', 'test')
+  some = labels >= 7
+  make_set(tmp_path, 'last', images[some], 9 - labels[some], names=('nine', 'eight', 'seven'))
+  make_set(tmp_path, 'other', images[:3], [0, 1, 1], names=('nine', 'ten'))
+  found = run(('shifts',), data_dir=str(tmp_path), shifts=('last', 'other'))
+  chosen = bench().outputs().logits[some][:, 7:].argmax(-1) + 7
+  assert found.numbers['shifts/last/accuracy'] == pytest.approx((chosen == labels[some]).mean())
+  assert found.notes['shifts/last'] == (
+    'labels matched by the names of classes, among the 3 classes that occur'
+  )
+  why = 'its classes must be among those of the network, got ten'
+  assert found.skipped == {'shifts/other': why}
 
 
 def test_logits_of_classes_that_do_not_occur_are_masked():
@@ -98,6 +136,18 @@ def test_prepared_corruptions_are_measured_and_averaged(corrupted_digits):
   assert found['corruptions/relative_mce'] == pytest.approx(np.mean(added))
 
 
+def test_how_corrupted_images_were_adapted_is_noted(corrupted_digits):
+  images, labels = data.load('digits', 'test')
+  make_set(
+    corrupted_digits, 'colour', images[:9].repeat(2, 1).repeat(2, 2).repeat(3, 3), labels[:9]
+  )
+  shutil.copytree(corrupted_digits / 'colour', corrupted_digits / 'digits_corrupted/saturate_1')
+  asked = {'data_dir': str(corrupted_digits), 'severities': (1,)}
+  notes = run(('corruptions',), corruptions=('saturate',), **asked).notes
+  assert notes['digits_corrupted'] == 'resized 16x16 -> 8x8, colour -> grey'
+  assert 'digits_corrupted' not in run(('corruptions',), corruptions=('snow',), **asked).notes
+
+
 def test_a_corrupted_set_of_other_classes_is_skipped(corrupted_digits):
   on = bench(data_dir=str(corrupted_digits), corruptions=('fog',))
   fewer = dataclasses.replace(on.experiment.spec, num_classes=3)
@@ -134,10 +184,20 @@ def test_without_all_fifteen_at_all_severities_there_is_no_mean(corrupted_digits
   assert 'corruptions/fog/accuracy' in found.numbers
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
   found = run(('corruptions',), data_dir=str(corrupted_digits), corruptions=('snow',))
-  assert found.skipped.keys() == {'corruptions/snow'}  # and nothing is made here
+  assert found.skipped.keys() == {'corruptions', 'corruptions/snow'}  # and nothing is made here
   found = run(('corruptions',), data_dir=str(corrupted_digits), severities=(1, 2))
   assert 'corruptions/snow' not in found.skipped and 'no mean' in found.notes['corruptions']
   assert not {'corruptions/accuracy', 'corruptions/mce'} & found.numbers.keys()
+
+
+def test_it_is_said_how_many_corrupted_sets_of_those_asked_for_are_missing(corrupted_digits):
+  for made in (corrupted_digits / 'digits_corrupted').iterdir():
+    if made.name != 'brightness_1':
+      shutil.rmtree(made)
+  found = run(('corruptions',), data_dir=str(corrupted_digits))
+  why = found.skipped['corruptions']
+  assert why.startswith('74 of the 75 sets asked for of digits_corrupted are not prepared')
+  assert 'docs/evaluation.md' in why and not found.numbers
 
 
 def test_images_corrupted_here_are_noted_beside_the_missing_mean(monkeypatch):

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
   configs = [measure.config_of(place) for place in places]
   with together.failing_together():
     changes = [_changes(config, rest) for config in configs]
+    for config, change in zip(configs, changes, strict=True):
+      _check_sets(dict(change), args.data_dir or config.data_dir)
   for place, config, change in zip(places, configs, changes, strict=True):  # before hours of work
     of_config = dict(change).get('evaluation.checkpoint', config.evaluation.checkpoint)
     _check(place, args.checkpoint or of_config, config.checkpoint.keep)
@@ -90,6 +92,19 @@ def _check(workdir: pathlib.Path, checkpoint: str, keep: int) -> None:
   together.by_first(lambda: results.check_writable(workdir), OSError)
   with checkpoints.Manager(workdir, keep) as saved:
     checkpoints.find(saved, checkpoint)
+
+
+def _check_sets(changes: dict[str, Any], data_dir: str) -> None:
+  """DataError for a set that the overrides name and nothing knows."""
+  from random_pruning_jax import data
+  from random_pruning_jax.suites.bench import ALWAYS
+
+  names = [changes.get('evaluation.validation_foreign') or '']
+  for field in ('foreign', 'near', 'shifts'):
+    names += changes.get(f'evaluation.{field}', ())
+  for name in dict.fromkeys(names):
+    if name and name not in ALWAYS:
+      data.check_known(name, data_dir)
 
 
 def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:

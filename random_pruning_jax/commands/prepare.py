@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     nargs='?',
     default='',
     metavar='NAME',
-    help='of a TFDS image set, as cifar10 or imagenet_resized/32x32',
+    help='of a TFDS image set, as cifar10 or, where it comes in variants, imagenet_resized/32x32',
   )
   parser.add_argument(
     '--data-dir', default='', help='where to put it (default: $TFDS_DATA_DIR or that of TFDS)'

@@ -1,9 +1,11 @@
 """The facts about a data set: from the table, or measured on a set that is not in it."""
 
+import pathlib
+
 import numpy as np
 
 from random_pruning_jax.data import places
-from random_pruning_jax.data.decode import kind_of
+from random_pruning_jax.data.decode import Kind, kind_of
 from random_pruning_jax.data.load import find, load, split_expression
 from random_pruning_jax.data.specs import Spec, spec_of, split_rules
 
@@ -33,7 +35,6 @@ def describe(name: str, data_dir: str = '') -> Spec:
     images, _ = load(name, 'train', data_dir)
   mean, std = moments(images)
   splits = split_rules(places.split_sizes(path))
-  names = path / f'{kind.label}.labels.txt'  # which TFDS writes where classes have names
   return Spec(
     kind.num_classes,
     images.shape[1:],
@@ -41,8 +42,23 @@ def describe(name: str, data_dir: str = '') -> Spec:
     std,
     splits,
     resize=RESIZE if varied else 0,
-    class_names=tuple(names.read_text('utf-8').splitlines()) if names.is_file() else (),
+    class_names=_written_names(path, kind),
   )
+
+
+def class_names(name: str, data_dir: str = '') -> tuple[str, ...]:
+  """Names of a prepared set's classes by their labels; '0', '1', ... where its files have none.
+
+  Raises DataError where the set is not there, or holds no such images.
+  """
+  path = find(name, data_dir)
+  kind = kind_of(name, path)
+  return _written_names(path, kind) or tuple(map(str, range(kind.num_classes)))
+
+
+def _written_names(path: pathlib.Path, kind: Kind) -> tuple[str, ...]:
+  names = path / f'{kind.label}.labels.txt'  # which TFDS writes where classes have names
+  return tuple(names.read_text('utf-8').splitlines()) if names.is_file() else ()
 
 
 def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,6 +11,7 @@ from random_pruning_jax.data.specs import SPECS, DataError, unversioned
 
 INSTALL = 'pip install -e ".[prepare]"'
 MOST_FILES = 12  # a builder with many variants registers the files of all of them
+MOST_VARIANTS = 3  # named in a message
 
 
 def missing(name: str, root: pathlib.Path) -> DataError:
@@ -57,8 +58,7 @@ def create(name: str, root: pathlib.Path):
   """The TFDS builder of a set that need not be prepared; raises DataError for an unknown name."""
   import tensorflow_datasets as tfds
 
-  if not re.fullmatch(r'\w+(/[^:/]+)?(:\d+\.\d+\.\d+)?', name):
-    raise DataError(f'a data set is named NAME, NAME/CONFIG or NAME:1.0.0, got {name!r}')
+  check_name(name)
   try:
     return tfds.builder(name, data_dir=str(root))
   except tfds.core.DatasetNotFoundError:
@@ -84,6 +84,22 @@ def create(name: str, root: pathlib.Path):
     f'known: {", ".join(SPECS)}, every image set of TFDS, and what is prepared in {root}: '
     + (', '.join(here) or 'none')
   )
+
+
+def check_name(name: str) -> None:
+  """Raises DataError for no name of a set, and for one that TFDS has in several variants."""
+  import tensorflow_datasets as tfds
+
+  if not re.fullmatch(r'\w+(/[^:/]+)?(:\d+\.\d+\.\d+)?', name):
+    raise DataError(f'a data set is named NAME, NAME/CONFIG or NAME:1.0.0, got {name!r}')
+  base, _, variant = unversioned(name).partition('/')
+  variants: list[str] = []
+  with contextlib.suppress(tfds.core.DatasetNotFoundError):
+    variants += tfds.builder_cls(base).builder_configs
+  if len(variants) > 1 and not variant:
+    some = ', '.join(f'{base}/{each}' for each in variants[:MOST_VARIANTS])
+    more = ', ...' if len(variants) > MOST_VARIANTS else ''
+    raise DataError(f'{base} comes in {len(variants)} variants, name one: {some}{more}')
 
 
 def other_format(name: str, path: pathlib.Path) -> DataError:

@@ -16,13 +16,14 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> pathlib.Path
 
   Files that were downloaded by hand are taken from `manual_dir`, under the names that a failure
   lists. Nothing is done if the set is there. Raises DataError with what is missing and where to
-  get it.
+  get it, and where `name` leaves open which of several variants is meant.
   """
   root = places.data_root(data_dir)
   spec = spec_of(name)
   if spec is not None and spec.module:
     root = root if data_dir else places.cache_dir() / 'tfds'
     return places.locate(name, root) or bundled.prepare(name, root)
+  missing.check_name(name)
   path = places.locate(name, root)
   if path is None:
     return _download(name, root, manual_dir)

@@ -69,9 +69,11 @@ def check(settings: ConfigDict, names: Sequence[str] = ()) -> None:
 
 
 def foreign_sets(settings: ConfigDict) -> list[str]:
-  """The foreign sets that the suites of a config's `evaluation` read, in order."""
-  names = list(settings.foreign) if {'quick', 'ood'} & {*settings.suites} else []
+  """The foreign and shifted sets that a config's `evaluation` names for its suites, in order."""
+  foreign = {'quick', 'ood'} & {*settings.suites}
+  names = [*settings.foreign, *settings.near] if foreign else []
   names += [settings.validation_foreign] if 'ood' in settings.suites else []
+  names += settings.shifts if 'shifts' in settings.suites else ()
   return [name for name in dict.fromkeys(names) if name and name not in ALWAYS]
 
 

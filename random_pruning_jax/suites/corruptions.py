@@ -1,5 +1,6 @@
 """Common corruptions: CIFAR-10-C, ImageNet-C, or the same made from the clean test images."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -57,10 +58,17 @@ def full(bench: Bench) -> Findings:
   'corruptions/mce'. 'corruptions_regenerated/...' where the images were made here.
   """
   family = FAMILIES.get(unversioned(bench.experiment.config.dataset))
-  if family and together.by_first(
-    lambda: any(_prepared(bench, family, name) for name in _names(bench))
-  ):
-    return _measure(bench, family, 'corruptions')
+  asked = len(_names(bench)) * len(bench.config.severities)
+  missing = together.by_first(lambda: _missing(bench, family)) if family else asked
+  if missing < asked:
+    found = _measure(bench, family, 'corruptions')
+    if missing:  # first, as it explains the others
+      why = (
+        f'{missing} of the {asked} sets asked for of {family.dataset} are not prepared, and none '
+        'is made here beside them: prepare all (docs/evaluation.md says how), or move it away'
+      )
+      found.skipped = {'corruptions': why} | found.skipped
+    return found
   why = together.by_first(lambda: corrupted.why_not(bench.experiment.spec.shape))
   if why:
     looked = f'{family.dataset} is not prepared, and ' if family else ''
@@ -118,8 +126,10 @@ def _one(bench: Bench, family: Family | None, name: str, severity: int) -> dict[
   if family:
     path = _tfds_name(family, name, severity)
     with together.failing_together(data.DataError):
-      images, _ = data.load_adapted(path, 'test', spec.shape, config.data_dir)
+      images, note = data.load_adapted(path, 'test', spec.shape, config.data_dir)
       data.labelled(images, spec.num_classes, path)
+    if note:
+      bench.notes[family.dataset] = note
   else:
     clean, count = bench.images(), _count(bench)
     some = data.Images(clean.images[:count], clean.labels[:count])
@@ -138,11 +148,11 @@ def _count(bench: Bench) -> int:
   return min(bench.config.corrupted_images or len(bench.labels()), len(bench.labels()))
 
 
-def _prepared(bench: Bench, family: Family, name: str) -> bool:
+def _missing(bench: Bench, family: Family) -> int:
+  """How many of the sets asked for are not prepared."""
   root = places.data_root(bench.experiment.config.data_dir)
-  return any(
-    places.locate(_tfds_name(family, name, severity), root) for severity in bench.config.severities
-  )
+  asked = itertools.product(_names(bench), bench.config.severities)
+  return sum(places.locate(_tfds_name(family, *each), root) is None for each in asked)
 
 
 def _tfds_name(family: Family, name: str, severity: int) -> str:

@@ -58,14 +58,15 @@ def matched(own: Sequence[str], others: Sequence[str]) -> np.ndarray:
   DataError for a class that `own` has not, and for another number of classes where names lack.
   """
   labels = {name: label for label, name in enumerate(own)}
-  if (_unnamed(own) or _unnamed(others)) and labels.keys() != {*others}:
+  unknown = [name for name in others if name not in labels]
+  if _unnamed(others) or (_unnamed(own) and unknown):
     if len(own) != len(others):
       raise data.DataError(
         f'without the names of classes there must be {len(own)}, as of the network, got '
         f'{len(others)}'
       )
     return np.arange(len(own), dtype=np.int32)
-  if unknown := [name for name in others if name not in labels]:
+  if unknown:
     more = f' and {len(unknown) - TOLD} more' if len(unknown) > TOLD else ''
     raise data.DataError(
       f'its classes must be among those of the network, got {", ".join(unknown[:TOLD])}{more}'

@@ -209,7 +209,13 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
     {'optimizer__lr': 0.01},
     {'batch_size': 512},
     {'augment__mode': 'none'},
+    {'optimizer__nesterov': False},
+    {'optimizer__label_smoothing': 0.1},
+    {'optimizer__accumulate': 2},
+    {'optimizer__average_decay': 0.999},
     {'schedule__name': 'cosine'},
+    {'schedule__warmup_epochs': 5.0},
+    {'checkpoint__every_epochs': 160},
     {'evaluation__checkpoint': 'latest'},
   ],
 )

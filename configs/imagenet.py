@@ -40,6 +40,7 @@ bundled images: --config.smoke=true. On a pod: launch/tpu_pod.sh.
 """
 
 from random_pruning_jax.config import default
+from random_pruning_jax.config_files import number
 
 
 def get_config(argument: str = 'wrn50_2,erk,0.2'):
@@ -52,11 +53,11 @@ def get_config(argument: str = 'wrn50_2,erk,0.2'):
   config.model.name = model
   config.model.dtype = 'bfloat16'
   config.pruning.ratio = ratio
-  config.pruning.density = float(density)
+  config.pruning.density = number(float, density, 'DENSITY must be a number in (0, 1]')
   dense = config.pruning.density == 1.0
 
   config.epochs = 90 if dense else 100
-  config.batch_size = int(batch)
+  config.batch_size = number(int, batch, 'BATCH must be a whole number of at least 1')
   config.optimizer.lr = 0.4 * config.batch_size / 768
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 1e-4

@@ -52,6 +52,23 @@ def test_a_config_file_takes_an_argument_and_overrides():
   )
 
 
+@pytest.mark.parametrize(
+  ('file', 'message'),
+  [
+    ('cifar.py:resnet20,erk,x', r"DENSITY must be a number in \(0, 1\], got 'x'"),
+    ('imagenet.py:wrn50_2,erk,', r"DENSITY must be a number in \(0, 1\], got ''"),
+    ('imagenet.py:wrn50_2,erk,0.2,1e3', r"BATCH must be a whole number of at least 1, got '1e3'"),
+    ('sweeps/imagenet.py:erk,x', r"SEEDS must be a whole number of at least 1, got 'x'"),
+  ],
+)
+def test_a_part_of_an_argument_that_is_no_number_is_named_with_what_was_wanted(file, message):
+  path, _, argument = file.partition(':')
+  path = pathlib.Path(__file__).parents[1] / 'configs' / path
+  name = 'get_sweep' if path.parent.name == 'sweeps' else 'get_config'
+  with pytest.raises(ValueError, match=rf'{path}, line \d+: {message}'):
+    config_files.made_by(config_files.function_of(path, name), str(path), argument)
+
+
 def test_another_batch_on_imagenet_scales_the_learning_rate():
   config = load(file='configs/imagenet.py:wrn50_2,erk,0.2,4096')
   assert (config.batch_size, config.optimizer.lr) == (4096, pytest.approx(0.4 * 4096 / 768))

@@ -393,7 +393,10 @@ def test_several_runs_and_their_twins_make_one_table(copied, capsys):
       'unknown field config.evaluation.sed; config.evaluation',
     ),
     (['--config.evaluation.batch_size=many'], 'many'),
-    (['--config.evaluation.severities=(6,)'], 'severities must be whole numbers from 1 to 5, got 6'),
+    (
+      ['--config.evaluation.severities=(6,)'],
+      'severities must be whole numbers from 1 to 5, got 6',
+    ),
   ],
 )
 def test_what_is_wrong_is_one_line_and_status_two(copied, arguments, message, capsys):

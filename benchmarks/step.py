@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> None:
 
 
 def seconds(run) -> float:
-  start = time.perf_counter()
+  began = time.perf_counter()
   run()
-  return time.perf_counter() - start
+  return time.perf_counter() - began
 
 
 def jax_step(images, labels, width, conv, density, devices=0):

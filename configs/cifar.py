@@ -16,6 +16,7 @@ where it differs (docs/architecture.md).
 """
 
 from random_pruning_jax.config import default
+from random_pruning_jax.config_files import number
 
 FOREIGN = {
   'cifar10': ('svhn_cropped', 'cifar100'),
@@ -32,6 +33,6 @@ def get_config(argument: str = 'resnet20,erk,0.1'):
   config.dataset = dataset
   config.model.name = model
   config.pruning.ratio = ratio
-  config.pruning.density = float(density)
+  config.pruning.density = number(float, density, 'DENSITY must be a number in (0, 1]')
   config.evaluation.foreign = FOREIGN.get(dataset, ())
   return config

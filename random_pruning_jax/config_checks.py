@@ -12,6 +12,44 @@ from ml_collections import ConfigDict
 from random_pruning_jax import names
 from random_pruning_jax.data.specs import spec_of, unversioned
 
+CHOICES = {
+  'augment.flip': ('yes', 'no'),
+  'augment.mode': ('reflect', 'zeros', 'resized', 'none'),
+  'data_loading': ('auto', 'resident', 'streamed'),
+  'evaluation.checkpoint': ('best', 'latest'),
+  'optimizer.decay': ('kernels', 'all'),
+  'schedule.name': ('milestones', 'cosine', 'constant'),
+}
+RANGES = {  # [low, high)
+  'seed': (0, 2**32),
+  'augment.pad': (0, math.inf),
+  'data_workers': (-1, math.inf),
+  'image_size': (0, math.inf),
+  'resize': (0, math.inf),
+  'epochs': (1, math.inf),
+  'batch_size': (1, math.inf),
+  'optimizer.accumulate': (1, math.inf),
+  'optimizer.lr': (0, math.inf),
+  'optimizer.momentum': (0, 1),
+  'optimizer.weight_decay': (0, math.inf),
+  'optimizer.label_smoothing': (0, 1),
+  'optimizer.average_decay': (0, 1),
+  'schedule.warmup_epochs': (0, math.inf),
+  'schedule.factor': (0, math.inf),
+  'steps_per_call': (0, math.inf),
+  'log_every': (1, math.inf),
+  'gradient_flow_every': (0, math.inf),
+  'checkpoint.every_epochs': (1, math.inf),
+  'checkpoint.every_steps': (0, math.inf),
+  'checkpoint.keep': (1, math.inf),
+  'evaluation.batch_size': (1, math.inf),
+  'evaluation.attacked_images': (0, math.inf),
+  'evaluation.corrupted_images': (0, math.inf),
+  'evaluation.hessian_steps': (1, math.inf),
+  'pruning.block': (1, math.inf),
+}
+HIGHEST = {'augment.area': 1.0, 'augment.aspect': math.inf}  # of two rising numbers above 0
+
 
 def choice(field: str, value: Any, known: Collection) -> Any:
   """`value`, or ValueError that lists the known ones."""
@@ -41,52 +79,16 @@ def check(config: ConfigDict, trains: bool = True) -> None:
     choice(field, value, known)
   if not 0 < config.pruning.density <= 1:
     raise ValueError(f'pruning.density must lie in (0, 1], got {config.pruning.density}.')
-  if not 0 <= config.seed < 2**32:
-    raise ValueError(f'seed must lie in [0, {2**32}), got {config.seed}.')
-  choice('augment.mode', config.augment.mode, ('reflect', 'zeros', 'resized', 'none'))
-  choice('data_loading', config.data_loading, ('auto', 'resident', 'streamed'))
-  choice('augment.flip', config.augment.flip, ('yes', 'no'))
-  choice('optimizer.decay', config.optimizer.decay, ('kernels', 'all'))
-  choice('schedule.name', config.schedule.name, ('milestones', 'cosine', 'constant'))
-  choice('evaluation.checkpoint', config.evaluation.checkpoint, ('best', 'latest'))
-  for field, low in (
-    ('augment.pad', 0),
-    ('data_workers', -1),
-    ('image_size', 0),
-    ('resize', 0),
-    ('epochs', 1),
-    ('batch_size', 1),
-    ('optimizer.accumulate', 1),
-    ('optimizer.lr', 0),
-    ('optimizer.weight_decay', 0),
-    ('schedule.warmup_epochs', 0),
-    ('schedule.factor', 0),
-    ('steps_per_call', 0),
-    ('log_every', 1),
-    ('gradient_flow_every', 0),
-    ('checkpoint.every_epochs', 1),
-    ('checkpoint.every_steps', 0),
-    ('checkpoint.keep', 1),
-    ('evaluation.batch_size', 1),
-    ('evaluation.attacked_images', 0),
-    ('evaluation.corrupted_images', 0),
-    ('evaluation.hessian_steps', 1),
-    ('pruning.block', 1),
-  ):
+  for field, known in CHOICES.items():
+    choice(field, value_of(config, field), known)
+  for field, (low, high) in RANGES.items():
     value = value_of(config, field)
-    if not value >= low:  # nan too
-      raise ValueError(f'{field} must be at least {low}, got {value}.')
-  for field, low, high in (('area', 0.0, 1.0), ('aspect', 0.0, float('inf'))):
-    first, last = _numbers(f'augment.{field}', config.augment[field])
-    if not low < first <= last <= high:
-      raise ValueError(f'augment.{field} must rise within ({low}, {high}], got {first}, {last}.')
-  for field, value in (
-    ('optimizer.momentum', config.optimizer.momentum),
-    ('optimizer.label_smoothing', config.optimizer.label_smoothing),
-    ('optimizer.average_decay', config.optimizer.average_decay),
-  ):
-    if not 0 <= value < 1:
-      raise ValueError(f'{field} must lie in [0, 1), got {value}.')
+    if not low <= value < high:  # nan too
+      raise ValueError(f'{field} must lie in [{low}, {high}), got {value}.')
+  for field, high in HIGHEST.items():
+    first, last = _numbers(field, value_of(config, field))
+    if not 0 < first <= last <= high:
+      raise ValueError(f'{field} must rise within (0, {high}], got {first}, {last}.')
   if trains:
     _check_schedule(config)
   if trains and not config.smoke:  # smoke runs train on other images than the config augments
@@ -133,8 +135,10 @@ def _check_evaluation(evaluation: ConfigDict, dataset: str) -> None:
     field = f'evaluation.attacks.{name}.epsilons'
     _check_epsilons(field, settings.epsilons, norm_of(name, settings))
   for severity in evaluation.severities:
-    if severity not in range(1, 6):
-      raise ValueError(f'evaluation.severities must be from 1 to 5, got {severity}.')
+    if type(severity) is not int or not 1 <= severity <= 5:  # True is not meant as 1
+      raise ValueError(
+        f'evaluation.severities must be whole numbers from 1 to 5, got {severity!r}.'
+      )
   if evaluation.validation_foreign in ('', None):
     return
   reported = {unversioned(name) for name in (*evaluation.foreign, dataset)}

@@ -49,6 +49,17 @@ def beside(file: str, path: str) -> Callable[..., Any]:
   return function_of((pathlib.Path(file).parent / path).resolve(), 'get_config')
 
 
+def number(kind: type, text: str, wanted: str) -> Any:
+  """A part of a file's argument as an int or a float: `number(int, 'x', 'BATCH must be ...')`.
+
+  Raises ValueError, with what was wanted, where it is none.
+  """
+  try:
+    return kind(text)
+  except ValueError as error:
+    raise ValueError(f'{wanted}, got {text!r}.') from error
+
+
 def made_by(function: Callable[..., Any], path: str, argument: str) -> Any:
   """What a file's function returns for an argument, or without one.
 

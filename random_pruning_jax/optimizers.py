@@ -87,7 +87,7 @@ def _maker(config: FrozenConfigDict, steps_per_epoch: int) -> Callable[[Rates], 
 
 
 def _chain(config: FrozenConfigDict, steps_per_epoch: int, rates: Rates):
-  decayed = kernels if config.optimizer.decay == 'kernels' else None
+  decayed = _at_kernels if config.optimizer.decay == 'kernels' else None
   return optax.chain(
     optax.add_decayed_weights(rates.weight_decay, decayed),
     optax.sgd(
@@ -99,6 +99,6 @@ def _chain(config: FrozenConfigDict, steps_per_epoch: int, rates: Rates):
   )
 
 
-def kernels(params):
+def _at_kernels(params):
   """True at kernels, False at biases and BatchNorm: a mask for weight decay."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)

@@ -114,8 +114,8 @@ class Recorder:
   def flush(self) -> None:
     """Waits for a validation that `write_due` began, writes what it found, and saves."""
     if self._unfinished is not None:
-      finish, self._unfinished = self._unfinished, None
-      finish()
+      save, self._unfinished = self._unfinished, None
+      save()
 
   def finish(self) -> None:
     """Does all that is due, and returns when it is written. Raises what `write_due` does."""
@@ -156,7 +156,7 @@ class Recorder:
       with self.compiling('validation'), self._meter.untimed_with_next():
         logits = evaluate.begin_to_predict(network, self._run.validation.images)
 
-    def finish() -> None:
+    def save() -> None:
       validation = None
       if validate:
         with self._meter.untimed():
@@ -168,7 +168,7 @@ class Recorder:
       record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.experiment.on)}
       checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
 
-    self._unfinished = finish
+    self._unfinished = save
     if not validate:
       self.flush()
 

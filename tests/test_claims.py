@@ -62,7 +62,7 @@ def test_depths_are_compared_within_a_family_alone(tmp_path):
   two = ('resnet20', 0), ('vgg19', 0)  # the deeper one has fewer parameters here, and loses more
   assert size_verdict(tmp_path, 'depth', *two) == 'cannot decide'
   found = [
-    runs.Run('done', '', {'model.name': name}, {}).family
+    runs.Run('done', '', {'model.name': name, 'model.width': 0}, {}).family
     for name in ('resnet20', 'cifar_resnet8', 'resnet18', 'vgg16', 'wrn50_2', 'wrn14_2')
   ]
   assert found == ['cifar_resnet', 'cifar_resnet', 'resnet', 'vgg', 'wrn_2', 'wrn_2']

@@ -52,6 +52,23 @@ def test_a_config_file_takes_an_argument_and_overrides():
   )
 
 
+@pytest.mark.parametrize(
+  ('file', 'message'),
+  [
+    ('cifar.py:resnet20,erk,x', r"DENSITY must be a number in \(0, 1\], got 'x'"),
+    ('imagenet.py:wrn50_2,erk,', r"DENSITY must be a number in \(0, 1\], got ''"),
+    ('imagenet.py:wrn50_2,erk,0.2,1e3', r"BATCH must be a whole number of at least 1, got '1e3'"),
+    ('sweeps/imagenet.py:erk,x', r"SEEDS must be a whole number of at least 1, got 'x'"),
+  ],
+)
+def test_a_part_of_an_argument_that_is_no_number_is_named_with_what_was_wanted(file, message):
+  path, _, argument = file.partition(':')
+  path = pathlib.Path(__file__).parents[1] / 'configs' / path
+  name = 'get_sweep' if path.parent.name == 'sweeps' else 'get_config'
+  with pytest.raises(ValueError, match=rf'{path}, line \d+: {message}'):
+    config_files.made_by(config_files.function_of(path, name), str(path), argument)
+
+
 def test_another_batch_on_imagenet_scales_the_learning_rate():
   config = load(file='configs/imagenet.py:wrn50_2,erk,0.2,4096')
   assert (config.batch_size, config.optimizer.lr) == (4096, pytest.approx(0.4 * 4096 / 768))
@@ -134,7 +151,10 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
     ({'batch_size': 122}, r'multiple of the number of devices, 4; got 122'),
     ({'schedule__name': 'steps'}, r'schedule.name must be one of'),
     ({'optimizer__momentum': 1.0}, r'optimizer.momentum must lie in \[0, 1\), got 1.0'),
-    ({'optimizer__lr': float('nan')}, r'optimizer.lr must be at least 0, got nan'),
+    ({'optimizer__lr': float('nan')}, r'optimizer.lr must lie in \[0, inf\), got nan'),
+    ({'optimizer__lr': float('inf')}, r'optimizer.lr must lie in \[0, inf\), got inf'),
+    ({'optimizer__weight_decay': float('inf')}, r'weight_decay must lie in \[0, inf\), got inf'),
+    ({'schedule__factor': float('inf')}, r'schedule.factor must lie in \[0, inf\), got inf'),
     ({'schedule__warmup_epochs': 2.0}, r'schedule.warmup_epochs must be less than epochs \(2\)'),
     ({'schedule__milestones': (80, 120)}, r'schedule.milestones must lie in \[0, 1\].* got 80'),
     (
@@ -146,12 +166,13 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
       r'unknown field config.pruning.densty; config.pruning has: block',
     ),
     ({'epoch': 7}, r'unknown field config.epoch; config has: .*epochs'),
-    ({'epochs': 0}, r'epochs must be at least 1, got 0'),
+    ({'epochs': 0}, r'epochs must lie in \[1, inf\), got 0'),
     ({'resize': 10}, r'resize must be 0 for a data set whose images have one size, .* got 10'),
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
-    ({'augment__area': (0.0, 1.0)}, r'augment.area must rise within \(0.0, 1.0\], got 0.0, 1.0'),
-    ({'augment__aspect': (2.0, 1.0)}, r'augment.aspect must rise within \(0.0, inf\], got 2.0'),
-    ({'evaluation__severities': (0,)}, r'evaluation.severities must be from 1 to 5, got 0'),
+    ({'augment__area': (0.0, 1.0)}, r'augment.area must rise within \(0, 1.0\], got 0.0, 1.0'),
+    ({'augment__aspect': (2.0, 1.0)}, r'augment.aspect must rise within \(0, inf\], got 2.0'),
+    ({'evaluation__severities': (0,)}, r'severities must be whole numbers from 1 to 5, got 0'),
+    ({'evaluation__severities': (True,)}, r'severities must be .* from 1 to 5, got True'),
     ({'augment__mode': 'reflect'}, r"augment.mode 'reflect' needs augment.pad of at least 1"),
     ({'augment__pad': 2}, r"augment.pad 2 needs augment.mode .*, got 'none'"),
     ({'evaluation__epsilons': ('8/255',)}, r"evaluation.epsilons must hold numbers, got '8/255'"),

@@ -235,25 +235,22 @@ def test_runs_train_together_and_a_failing_one_stops_no_other(swept, tmp_path):
       assert found['metrics']['nll'] == pytest.approx(expected['metrics']['nll'], rel=0.02)
 
 
-def test_runs_that_cannot_train_together_train_in_turn(tmp_path, monkeypatch):
-  def refuse(*_, **__):
-    raise MemoryError('too little memory for both')
-
-  monkeypatch.setattr(run, 'train_many', refuse)
-  jobs = planned(small(), small(seed=1))
-  work.work(jobs, tmp_path, together=2)
-  assert states(tmp_path, jobs) == ['done', 'done']
-
-
-def test_what_filled_the_memory_is_gone_when_runs_then_train_in_turn(tmp_path, monkeypatch):
-  gone = []
+def test_runs_with_no_room_together_train_in_turn_once_what_filled_it_is_gone(
+  tmp_path, monkeypatch
+):
+  filled, gone, train_alone = [], [], run.run
 
   def refuse(*_, **__):
     state = np.zeros(3)
-    gone.append(weakref.ref(state))
+    filled.append(weakref.ref(state))
     raise MemoryError('too little memory for both')
 
+  def run_alone(*arguments, **settings):
+    gone.append(filled[0]() is None)
+    return train_alone(*arguments, **settings)
+
   monkeypatch.setattr(run, 'train_many', refuse)
-  monkeypatch.setattr(run, 'run', lambda *_, **__: gone.append(gone[0]() is None))
-  work.work(planned(small(), small(seed=1)), tmp_path, together=2)
-  assert gone[1:] == [True, True]
+  monkeypatch.setattr(run, 'run', run_alone)
+  jobs = planned(small(), small(seed=1))
+  work.work(jobs, tmp_path, together=2)
+  assert gone == [True, True] and states(tmp_path, jobs) == ['done', 'done']

@@ -38,12 +38,12 @@ def forward(
   places = [frame.place(row, column) for row, column in taps]
   lines = [number * inputs * lanes for number in range(len(taps))]
   parts = [(half, places, lines) for half in _pairs(part, outputs, vectors)]
-  next_w = len(taps) * inputs * lanes
-  depth = channels_at_once(inputs, len(taps), lanes)
+  words = {
+    word.NEXT_W: len(taps) * inputs * lanes,
+    word.DEPTH: channels_at_once(inputs, len(taps), lanes),
+  }
   shape = (images, *sizes.map)
-  return encode(
-    shape, frame, parts, vectors, threads, images, next_w=next_w, depth=depth, epilogue=epilogue
-  )
+  return encode(shape, frame, parts, vectors, threads, images, words, epilogue=epilogue)
 
 
 @functools.lru_cache(maxsize=256)
@@ -89,10 +89,11 @@ def input_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) ->
     places = [frame.place(top + i, left + j) for (_, i), (_, j) in taps]
     lines = [(row * columns + column) * outputs * lanes for (row, _), (column, _) in taps]
     parts += [(half, places, lines) for half in _pairs(part, inputs, vectors)]
-  next_w = rows * columns * outputs * lanes
-  depth = channels_at_once(outputs, rows * columns, lanes)
-  shape = (images, *sizes.image)
-  return encode(shape, frame, parts, vectors, threads, images, next_w=next_w, depth=depth)
+  words = {
+    word.NEXT_W: rows * columns * outputs * lanes,
+    word.DEPTH: channels_at_once(outputs, rows * columns, lanes),
+  }
+  return encode((images, *sizes.image), frame, parts, vectors, threads, images, words)
 
 
 @functools.lru_cache(maxsize=256)
@@ -125,20 +126,14 @@ def kernel_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -
     for row in range(rows)
   ]
   line = 4 * (frame.place(down, 0) + wide * outputs)
-  chunk = max(NEAREST // line, -(-128 // wide), 1)
+  words = {
+    word.NEXT_W: vectors.lanes,
+    word.STEP_W: math.prod(sizes.map),
+    word.CHUNK: max(NEAREST // line, -(-128 // wide), 1),
+    word.DEPTH: wide,
+  }
   return encode(
-    sizes.kernel,
-    frame,
-    parts,
-    vectors,
-    threads,
-    images,
-    next_w=vectors.lanes,
-    depth=wide,
-    summed=True,
-    block=block,
-    chunk=chunk,
-    more={word.STEP_W: math.prod(sizes.map)},
+    sizes.kernel, frame, parts, vectors, threads, images, words, summed=True, block=block
   )
 
 

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,54 +27,61 @@ class Epilogue(NamedTuple):
 
 
 PLAIN = Epilogue()
+Part = tuple[dict[int, int], list[int], list[int]]  # words, and tables of its taps in x and in w
 
 
 def encode(
   shape: Sequence[int],
   frame: Frame,
-  parts: Sequence[tuple[dict[int, int], list[int], list[int]]],
+  parts: Sequence[Part],
   vectors: Vectors,
   threads: int,
   images: int,
+  words: Mapping[int, int],
   *,
-  next_w: int,
-  depth: int,
   summed: bool = False,
   block: int = 1,
-  chunk: int = 1,
   epilogue: Epilogue = PLAIN,
-  more: Mapping[int, int] = MappingProxyType({}),
   scratch: int = 0,
 ) -> Plan:
-  """The head, the parts, and their tables, with equal tables stored once.
+  """The head, the parts, and their tables.
 
-  Each part is its words, and the tables of its taps in x and in w. With `summed` the result is a
-  sum over the images. `more` overrides words of the head, and `scratch` adds floats to the memory
-  of each thread.
+  `words` of the head are those that the way of computing decides: NEXT_W, DEPTH, and others that
+  are not as usual. With `summed` the result is a sum over the images. `scratch` adds floats to the
+  memory of each thread.
   """
-  tables: dict[tuple, int] = {}
-  total = word.HEAD + word.PART * len(parts)
-  words, body = [], []
-  for part, *lists in parts:
-    row = np.zeros(word.PART, np.int32)
-    row[list(part)] = list(part.values())
-    for wide in (2, 1):
-      made_of = shapes(part[word.PIXELS], wide, vectors.registers)
-      lists.append([len(made_of), *made_of])
-    where = (word.PLACES, word.ROWS, word.BY_TWO, word.BY_ONE)
-    for place, table in zip(where, lists, strict=True):
-      if tuple(table) not in tables:
-        tables[tuple(table)] = total
-        total += len(table)
-        body.append(table)
-      row[place] = tables[tuple(table)]
-    words.append(row)
+  rows, tables = _with_tables(parts, vectors.registers)
   blocks = -(-images // block)
   shares = 1 if summed else max(1, min(threads // blocks, shape[-1] // vectors.lanes))
-  height, width, channels = frame.image
+  step_out = math.prod(shape if summed else shape[1:])
+  floats = frame.size * block * frame.framed + step_out * summed + scratch
   head = {
+    **_of_frame(frame),
     word.THREADS: threads,
     word.IMAGES: images,
+    word.BLOCK: block,
+    word.SHARES: shares,
+    word.OUTPUTS: shape[-1],
+    word.STEP_OUT: step_out,
+    word.SUMMED: summed,
+    word.CHUNK: 1,
+    word.ZEROS: word.HEAD + word.PART * len(parts) + sum(map(len, tables)),
+    word.BIAS: epilogue.bias,
+    word.RESIDUAL: epilogue.residual,
+    word.RELU: epilogue.relu,
+    word.OWN: floats,
+    word.PARTS: len(parts),
+    **words,
+  }
+  zeros = [0] * 2 * vectors.lanes
+  whole = np.concatenate([_row(head, word.HEAD), *rows, *tables, zeros]).astype(np.int32)
+  return Plan(whole, tuple(shape), max(1, threads * floats))
+
+
+def _of_frame(frame: Frame) -> dict[int, int]:
+  """Words of the head: the image in its frame."""
+  height, width, channels = frame.image
+  return {
     word.HEIGHT: height,
     word.WIDTH: width,
     word.INPUTS: channels,
@@ -88,29 +94,34 @@ def encode(
     word.PLANE: frame.plane,
     word.FILLED: frame.filled,
     word.EACH: frame.each,
-    word.BLOCK: block,
-    word.SHARES: shares,
-    word.OUTPUTS: shape[-1],
-    word.NEXT_W: next_w,
-    word.STEP_OUT: math.prod(shape if summed else shape[1:]),
-    word.SUMMED: summed,
-    word.CHUNK: chunk,
-    word.DEPTH: depth,
-    word.ZEROS: total,
-    word.BIAS: epilogue.bias,
-    word.RESIDUAL: epilogue.residual,
-    word.RELU: epilogue.relu,
-    word.PARTS: len(parts),
-    **more,
   }
-  body.append([0] * 2 * vectors.lanes)
-  front = np.zeros(word.HEAD, np.int32)
-  front[list(head)] = list(head.values())
-  floats = frame.size * block * frame.framed + head[word.STEP_OUT] * summed + scratch
-  front[word.OWN] = floats
-  return Plan(
-    np.concatenate([front, *words, *body]).astype(np.int32), tuple(shape), max(1, threads * floats)
-  )
+
+
+def _with_tables(
+  parts: Sequence[Part], registers: int
+) -> tuple[list[np.ndarray], list[tuple[int, ...]]]:
+  """The words of each part, and all tables in their order, equal ones once."""
+  rows, places = [], {}
+  total = word.HEAD + word.PART * len(parts)
+  for part, in_x, in_w in parts:
+    made_of = [shapes(part[word.PIXELS], wide, registers) for wide in (2, 1)]
+    counted = [(len(each), *each) for each in made_of]
+    row = _row(part, word.PART)
+    where = (word.PLACES, word.ROWS, word.BY_TWO, word.BY_ONE)
+    for place, table in zip(where, map(tuple, (in_x, in_w, *counted)), strict=True):
+      if table not in places:
+        places[table] = total
+        total += len(table)
+      row[place] = places[table]
+    rows.append(row)
+  return rows, list(places)
+
+
+def _row(words: Mapping[int, int], length: int) -> np.ndarray:
+  """int32 [length], 0 where there is no word."""
+  row = np.zeros(length, np.int32)
+  row[list(words)] = list(words.values())
+  return row
 
 
 @functools.cache

@@ -52,19 +52,21 @@ def forward(
     word.OUT_PIXEL: outputs,
     word.ROW: lanes,
   }
-  parts = _parts(part, x_position, out_position, inputs * lanes)
+  words = {
+    **_words(sizes, band, x_position, out_position),
+    word.NEXT_W: POSITIONS * inputs * lanes,
+    word.DEPTH: channels_at_once(inputs, 1, lanes),
+  }
   return encode(
     (images, *sizes.map),
     frame,
-    parts,
+    _parts(part, x_position, out_position, inputs * lanes),
     vectors,
     threads,
     images,
-    next_w=POSITIONS * inputs * lanes,
-    depth=channels_at_once(inputs, 1, lanes),
+    words,
     block=block,
     epilogue=epilogue,
-    more=_words(sizes, band, x_position, out_position),
     scratch=MARGIN + POSITIONS * (x_position + out_position),
   )
 
@@ -88,7 +90,12 @@ def kernel_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -
     word.OUT_PIXEL: outputs,
     word.ROW: outputs,
   }
-  more = _words(sizes, band, x_position, y_position)
+  words = {
+    **_words(sizes, band, x_position, y_position),
+    word.NEXT_W: vectors.lanes,
+    word.STEP_W: math.prod(sizes.map),
+    word.DEPTH: tiles,
+  }
   return encode(
     (4, 4, inputs, outputs),
     frame,
@@ -96,11 +103,9 @@ def kernel_gradient(images: int, sizes: Sizes, vectors: Vectors, threads: int) -
     vectors,
     threads,
     images,
-    next_w=vectors.lanes,
-    depth=tiles,
+    words,
     summed=True,
     block=block,
-    more={**more, word.STEP_W: math.prod(sizes.map)},
     scratch=MARGIN + POSITIONS * (x_position + y_position),
   )
 

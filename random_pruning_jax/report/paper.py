@@ -21,13 +21,19 @@ RECIPE = {
   'batch_size': 128,
   'optimizer.lr': 0.1,
   'optimizer.momentum': 0.9,
+  'optimizer.nesterov': True,
   'optimizer.weight_decay': 5e-4,
+  'optimizer.label_smoothing': 0.0,
+  'optimizer.accumulate': 1,  # BatchNorm sees the whole batch
+  'optimizer.average_decay': 0.0,
   'schedule.name': 'milestones',
   'schedule.milestones': [0.5, 0.75],
   'schedule.factor': 0.1,
+  'schedule.warmup_epochs': 0.0,
   'augment.mode': 'reflect',
   'augment.pad': 4,
   'augment.flip': 'yes',
+  'checkpoint.every_epochs': 1,  # the best of all epochs
   'evaluation.checkpoint': 'best',
 }
 UNCERTAINTY = {False: 0.0002, True: 0.001}  # of an accuracy in [0, 1], by `occluded`

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from random_pruning_jax import results, runlog, spellings
-from random_pruning_jax.report.runs import DENSE, Run, with_settings
+from random_pruning_jax.report.runs import DENSE, IN_EVERY_CONFIG, Run, with_settings
 
 
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
@@ -17,11 +17,13 @@ def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   """
   rows = results.read(paths)
   for row in rows:
-    _check(pathlib.Path(row['run']) / results.FILE, row, metrics=dict)
+    file = pathlib.Path(row['run']) / results.FILE
+    _check(file, row, config=dict, metrics=dict)
+    _check_config(file, row['config'])
   final = [row for row in rows if results.is_final(row)]
-  done = [Run('done', row['run'], row.get('config', {}), row) for row in final]
+  done = [Run('done', row['run'], row['config'], row) for row in final]
   # The numbers of a run that has not ended are not its result.
-  begun = [Run('missing', row['run'], row.get('config', {}), {}) for row in rows]
+  begun = [Run('missing', row['run'], row['config'], {}) for row in rows]
   known: dict[pathlib.Path, Run] = {}
   for run in [*done, *_others(paths), *begun]:
     known.setdefault(pathlib.Path(run.place).resolve(), run)
@@ -56,10 +58,12 @@ def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   for path in paths:
     for file in results.find(path, results.MANIFEST):
       for tag, config in _read(file, runs=dict)['runs'].items():
+        _check_config(file, config)
         place = file.parent / tag
         found[place.resolve()] = Run('missing', str(place), config, {})
     for file in results.find(path, results.FAILED):
       failure = _read(file, config=dict, error=str)
+      _check_config(file, failure['config'])
       found[file.parent.resolve()] = Run(
         'failed', str(file.parent), failure['config'], {}, failure['error']
       )
@@ -82,3 +86,10 @@ def _check(file: pathlib.Path, content: Any, **kinds: type) -> None:
   ):
     got = ', '.join(list(content)[:5]) if isinstance(content, dict) else type(content).__name__
     raise ValueError(f'{file} must hold {" and ".join(kinds)}, got {got or "nothing"}.')
+
+
+def _check_config(file: pathlib.Path, config: Any) -> None:
+  """Raises ValueError for a config that lacks what that of every run has."""
+  lacking = [name for name in IN_EVERY_CONFIG if not isinstance(config, dict) or name not in config]
+  if lacking:
+    raise ValueError(f'{file} must hold configs of runs, got one without {", ".join(lacking)}.')

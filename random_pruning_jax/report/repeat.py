@@ -12,9 +12,7 @@ ATTACKS = 'evaluation.attacks.'
 
 
 def command(run: Run) -> str:
-  """Checks out the run's commit and trains its config; where nothing is known of it, says so."""
-  if not run.config:
-    return '# a row of an old version, without its config'
+  """Checks out the run's commit, where it is known, and trains its config."""
   usual = config_lib.flat(config_lib.default())
   # Compared by whole names: fields of 'evaluation.' stay, since the command evaluates too.
   changes = [
@@ -26,7 +24,7 @@ def command(run: Run) -> str:
   lines = [f'random-pruning train --config={BASE}', *map(shlex.quote, changes)]
   checkout = [f'git checkout {shlex.quote(commit)}'] if commit else []
   again = ' \\\n  '.join([*lines, '--workdir=runs/again'])
-  place = run.config.get('data_dir')  # of one machine, and so no argument of the command
+  place = run.config['data_dir']  # of one machine, and so no argument of the command
   lay = [f'# its data lay in {place}; --config.data_dir says where they lie here'] if place else []
   return '\n'.join([*checkout, again, *lay, *_unsaid(run.config, usual)])
 

@@ -10,6 +10,20 @@ from random_pruning_jax import spellings
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
+# Fields that a report reads and that no version of this package lacked.
+IN_EVERY_CONFIG = (
+  'data_dir',
+  'dataset',
+  'evaluation.checkpoint',
+  'model.name',
+  'model.width',
+  'pruning.density',
+  'pruning.ratio',
+  'pruning.sampling',
+  'pruning.select',
+  'recipe',
+  'seed',
+)
 # Fields that say where a run lies, how it is computed or measured, not what it is.
 _NOT_SETTINGS = (
   'data_dir',
@@ -50,11 +64,11 @@ class Run:
 
   @property
   def seed(self) -> int:
-    return int(self.config.get('seed', self.row.get('seed', 0)))
+    return int(self.config['seed'])
 
   @property
   def dataset(self) -> str:
-    return spellings.dataset(str(self.config.get('dataset', 'unknown')))
+    return spellings.dataset(str(self.config['dataset']))
 
   @property
   def dense(self) -> bool:
@@ -63,7 +77,7 @@ class Run:
   @property
   def density(self) -> float:
     """As the config asks for it, which is the same for every ratio and seed."""
-    return round(float(self.config.get('pruning.density', self.row.get('density', 1.0))), 6)
+    return round(float(self.config['pruning.density']), 6)
 
   @property
   def sparsity(self) -> float:
@@ -80,8 +94,7 @@ class Run:
 
   @property
   def _network(self) -> tuple[str, int]:
-    name = str(self.config.get('model.name', 'unknown'))
-    return spellings.network(name, self.config.get('model.width', 0))
+    return spellings.network(str(self.config['model.name']), self.config['model.width'])
 
   @property
   def network(self) -> str:
@@ -107,24 +120,23 @@ class Run:
     """
     if self.dense:
       return DENSE
-    ratio = str(self.config.get('pruning.ratio', 'unknown'))
-    select = str(self.config.get('pruning.select', 'random'))
-    authors = self.config.get('recipe') == 'authors'
+    ratio, select = str(self.config['pruning.ratio']), str(self.config['pruning.select'])
+    authors = self.config['recipe'] == 'authors'
     if authors:
       ratio, select = ratio.removesuffix('_authors'), select.removesuffix('_authors')
     usual = 'bernoulli' if authors and select == 'random' else 'exact'
-    sampling = self.config.get('pruning.sampling', usual)
+    sampling = self.config['pruning.sampling']
     notes = [sampling] if sampling not in (usual, *_UNRESOLVED) else []
     if sampling == 'n_m':
-      notes = [f'n_m of {self.config.get("pruning.block")}']
-    if held := self.config.get('pruning.dense'):
+      notes = [f'n_m of {self.config["pruning.block"]}']
+    if held := self.config.get('pruning.dense'):  # which rows of older versions lack
       notes.append(f'dense {" ".join(held)}')
     return ', '.join([ratio if select == 'random' else f'{ratio}/{select}', *notes])
 
   @property
   def random(self) -> bool:
     """Whether chance chose which weights stay."""
-    return not self.dense and self.config.get('pruning.select', 'random') == 'random'
+    return not self.dense and self.config['pruning.select'] == 'random'
 
   @property
   def cell(self) -> tuple[str, str, str, str, float]:

@@ -406,18 +406,14 @@ def test_several_runs_and_their_twins_make_one_table(copied, capsys):
       'unknown field config.evaluation.sed; config.evaluation',
     ),
     (['--config.evaluation.batch_size=many'], 'many'),
-<<<<<<< HEAD
-    (['--config.evaluation.severities=(6,)'], 'severities must be from 1 to 5, got 6'),
     (['--config.evaluation.foreign=("mnist","mnits")'], "unknown data set 'mnits'"),
     (['--config.evaluation.near=("cifar1O",)'], "unknown data set 'cifar1O'"),
     (['--config.evaluation.shifts=("digitz",)'], "unknown data set 'digitz'"),
     (['--config.evaluation.validation_foreign=mnits'], "unknown data set 'mnits'"),
-=======
     (
       ['--config.evaluation.severities=(6,)'],
       'severities must be whole numbers from 1 to 5, got 6',
     ),
->>>>>>> 4a7a840c7c1edbb8669da33e09801c76b4fad4d7
   ],
 )
 def test_what_is_wrong_is_one_line_and_status_two(copied, arguments, message, capsys):

@@ -164,17 +164,17 @@ def test_a_run_that_has_not_come_to_its_end_is_named_where_there_is_no_other(tmp
     (
       'results.jsonl',
       '{"config": {"lr": 0.1}, "metrics": {}}',
-      'must hold configs of runs, got one without data_dir, dataset',
+      'must hold configs of runs, got one without dataset',
     ),
     (
       'failed.json',
       '{"config": {}, "error": ""}',
-      'must hold configs of runs, got one without data_dir',
+      'must hold configs of runs, got one without dataset',
     ),
     (
       'sweep.json',
       '{"runs": {"a": 1}}',
-      'must hold configs of runs, got one without data_dir, dataset',
+      'must hold configs of runs, got one without dataset',
     ),
   ],
 )

@@ -24,7 +24,7 @@ def command(run: Run) -> str:
   lines = [f'random-pruning train --config={BASE}', *map(shlex.quote, changes)]
   checkout = [f'git checkout {shlex.quote(commit)}'] if commit else []
   again = ' \\\n  '.join([*lines, '--workdir=runs/again'])
-  place = run.config['data_dir']  # of one machine, and so no argument of the command
+  place = run.config.get('data_dir')  # of one machine, and so no argument of the command
   lay = [f'# its data lay in {place}; --config.data_dir says where they lie here'] if place else []
   return '\n'.join([*checkout, again, *lay, *_unsaid(run.config, usual)])
 

@@ -10,11 +10,9 @@ from random_pruning_jax import spellings
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
-# Fields that a report reads and that no version of this package lacked.
+# Fields that a report reads of every run, planned ones too, and that no version lacked.
 IN_EVERY_CONFIG = (
-  'data_dir',
   'dataset',
-  'evaluation.checkpoint',
   'model.name',
   'model.width',
   'pruning.density',

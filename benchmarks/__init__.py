@@ -9,17 +9,27 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 
+def at_least_one(text: str) -> int:
+  """What an option that counts may hold, for argparse: a whole number of 1 or more."""
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError(f'must be at least 1, got {number}')
+  return number
+
+
 def network_parser(name: str, description: str, rounds: int) -> argparse.ArgumentParser:
   """The options of a benchmark that gives a ResNet-20 one batch again and again."""
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks {name}', description=description)
-  parser.add_argument('--width', type=int, default=16)
-  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--width', type=at_least_one, default=16)
+  parser.add_argument('--batch', type=at_least_one, default=128)
   from random_pruning_jax.commands.arguments import cpu_devices
 
   parser.add_argument(
-    '--devices', type=int, default=cpu_devices(apart=False), help='CPU devices of this code'
+    '--devices',
+    type=at_least_one,
+    default=cpu_devices(apart=False),
+    help='CPU devices of this code',
   )
-  parser.add_argument('--rounds', type=int, default=rounds)
+  parser.add_argument('--rounds', type=at_least_one, default=rounds)
   return parser
 
 
@@ -27,7 +37,7 @@ def start(options: argparse.Namespace) -> None:
   """Settings before JAX starts: the CPU alone, memory as the commands keep it there, and a device
   for each core.
 
-  This code uses as many of them as it is told; its rivals in JAX use all.
+  This code uses as many of them as it is told; its rivals in JAX use all that divide a batch.
   """
   import jax
 
@@ -36,6 +46,18 @@ def start(options: argparse.Namespace) -> None:
   processor.keep_memory()
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', max(options.devices, os.cpu_count() or 1))
+
+
+def divided(options: argparse.Namespace) -> tuple[tuple, tuple]:
+  """The devices of this code, and those of its rivals in JAX: as many as divide the batch.
+
+  Raises ValueError where those of this code do not divide it.
+  """
+  from random_pruning_jax import parallel
+
+  on = parallel.devices(options.devices)
+  parallel.check_batch(options.batch, on)
+  return on, parallel.that_divide(options.batch, parallel.devices())
 
 
 def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:

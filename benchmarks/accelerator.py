@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import race, ratio, traced
+from benchmarks import at_least_one, race, ratio, traced
 from random_pruning_jax import cost, feed, optimizers, parallel, tables
 from random_pruning_jax.config import default
 from random_pruning_jax.experiment import (
@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> None:
   )
   parser.add_argument('--rows', nargs='+', help=f'MODEL:BATCH:DTYPE, by default {" ".join(ROWS)}')
   parser.add_argument('--density', type=float, default=0.1, help='of the masks, by ERK')
-  parser.add_argument('--steps', type=int, default=20, help='in one call')
-  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--steps', type=at_least_one, default=20, help='in one call')
+  parser.add_argument('--rounds', type=at_least_one, default=5)
   parser.add_argument('--trace', metavar='DIR', help='trace a call of each row, one file a row')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   parser.add_argument('--small', action='store_true', help='small images and networks')

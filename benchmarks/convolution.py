@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks import race, table
+from benchmarks import at_least_one, race, table
 from random_pruning_jax import convolution, processor
 
 # Image size, kernel, stride, channels in and out: the layers of a ResNet-20 of width 16.
@@ -21,8 +21,8 @@ LAYERS = (
 
 def main(arguments: list[str]) -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks convolution', description=__doc__)
-  parser.add_argument('--batch', type=int, default=128)
-  parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--batch', type=at_least_one, default=128)
+  parser.add_argument('--rounds', type=at_least_one, default=7)
   options = parser.parse_args(arguments)
   processor.keep_memory()
   for size, kernel, stride, inputs, outputs in LAYERS:

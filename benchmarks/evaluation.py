@@ -10,7 +10,7 @@ import argparse
 import jax
 import numpy as np
 
-from benchmarks import race, start, table
+from benchmarks import at_least_one, race, start, table
 from random_pruning_jax import attacks, batches, data, evaluate, masks, parallel, suites
 from random_pruning_jax.commands.arguments import cpu_devices
 from random_pruning_jax.config import default
@@ -39,11 +39,11 @@ class Made(suites.Bench):
 
 def main(arguments: list[str]) -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks evaluation', description=__doc__)
-  parser.add_argument('--width', type=int, default=16)
-  parser.add_argument('--images', type=int, default=4000, help='of the test set')
-  parser.add_argument('--batch', type=int, default=500)
-  parser.add_argument('--devices', type=int, default=cpu_devices(apart=False))
-  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--width', type=at_least_one, default=16)
+  parser.add_argument('--images', type=at_least_one, default=4000, help='of the test set')
+  parser.add_argument('--batch', type=at_least_one, default=500)
+  parser.add_argument('--devices', type=at_least_one, default=cpu_devices(apart=False))
+  parser.add_argument('--rounds', type=at_least_one, default=5)
   options = parser.parse_args(arguments)
   start(options)
   config = default()

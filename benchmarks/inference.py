@@ -8,7 +8,7 @@ import functools
 import jax
 import optax
 
-from benchmarks import network_parser, race, random_batch, start, table
+from benchmarks import at_least_one, divided, network_parser, race, random_batch, start, table
 from random_pruning_jax import attacks, folding, models, parallel
 from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
@@ -18,20 +18,19 @@ THIS = 'this code'
 
 def main(arguments: list[str]) -> None:
   parser = network_parser('inference', __doc__, rounds=9)
-  parser.add_argument('--steps', type=int, default=7, help='of PGD')
+  parser.add_argument('--steps', type=at_least_one, default=7, help='of PGD')
   parser.add_argument('--compile', action='store_true', help='also PyTorch with torch.compile')
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
   start(options)
+  on, rivals_on = divided(options)
 
   images, labels = random_batch(options.batch)
   attack = functools.partial(_pgd, steps=options.steps)
   runs = {
-    THIS: _bound(_logits, images, labels, options.width, fastest(), options.devices),
-    "XLA's convolution": _bound(_logits, images, labels, options.width, None),
-    f'PGD, {options.steps} steps': _bound(
-      attack, images, labels, options.width, fastest(), options.devices
-    ),
+    THIS: _bound(_logits, images, labels, options.width, fastest(), on),
+    "XLA's convolution": _bound(_logits, images, labels, options.width, None, rivals_on),
+    f'PGD, {options.steps} steps': _bound(attack, images, labels, options.width, fastest(), on),
   }
   if not options.no_torch:
     # An optional extra, `bench`.
@@ -43,14 +42,13 @@ def main(arguments: list[str]) -> None:
       runs['PyTorch, channels_last, compiled'] = torch_inference(
         images, options.width, channels_last=True, compiled=True
       )
-  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices;')
-  print(f"{len(parallel.devices())} with convolutions of XLA's\n")
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} CPU devices;')
+  print(f"{len(rivals_on)} with convolutions of XLA's\n")
   print(table(race(runs, options.rounds), THIS, options.batch))
 
 
-def _bound(function, images, labels, width, conv, devices=0):
-  """A function that applies `function(apply, variables, images, labels)` on so many devices."""
-  on = parallel.devices(devices)
+def _bound(function, images, labels, width, conv, on):
+  """A function that applies `function(apply, variables, images, labels)` on these devices."""
   model = models.create('resnet20', 10, width=width, conv_general_dilated=conv)
   variables = initial_variables(model, jax.random.key(0), (32, 32, 3))
   variables = parallel.replicate(variables, on)

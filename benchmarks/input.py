@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from benchmarks import at_least_one
 from random_pruning_jax.data import crops, folder, streamed
 from random_pruning_jax.tables import text
 
@@ -59,9 +60,9 @@ for line in sys.stdin:
 
 def main(arguments: list[str]) -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks input', description=__doc__)
-  parser.add_argument('--images', type=int, default=256, help='different ones')
-  parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--block', type=int, default=6, help=f'batches of {BATCH} a round')
+  parser.add_argument('--images', type=at_least_one, default=256, help='different ones')
+  parser.add_argument('--rounds', type=at_least_one, default=5)
+  parser.add_argument('--block', type=at_least_one, default=6, help=f'batches of {BATCH} a round')
   parser.add_argument('--workers', default='0,1,2', help='of this pipeline')
   parser.add_argument('--dataset', default='', help='a prepared set of JPEGs instead')
   parser.add_argument('--data-dir', default='')

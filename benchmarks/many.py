@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import race, ratio
+from benchmarks import at_least_one, race, ratio
 from random_pruning_jax import (
   config,
   models,
@@ -36,19 +36,22 @@ SHAPE = (32, 32, 3)
 
 def main(arguments: list[str]) -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks many', description=__doc__)
-  parser.add_argument('--width', type=int, default=4)
-  parser.add_argument('--batch', type=int, default=32)
-  parser.add_argument('--networks', type=int, nargs='+', default=(1, 4, 16))
+  parser.add_argument('--width', type=at_least_one, default=4)
+  parser.add_argument('--batch', type=at_least_one, default=32)
+  parser.add_argument('--networks', type=at_least_one, nargs='+', default=(1, 4, 16))
   parser.add_argument(
     '--ways', nargs='+', choices=sorted(stacked.WAYS), help='of training together'
   )
-  parser.add_argument('--devices', type=int, default=os.cpu_count(), help='CPU devices of JAX')
-  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument(
+    '--devices', type=at_least_one, default=os.cpu_count(), help='CPU devices of JAX'
+  )
+  parser.add_argument('--rounds', type=at_least_one, default=3)
   options = parser.parse_args(arguments)
   processor.keep_memory()
   jax.config.update('jax_num_cpu_devices', options.devices)
   on = parallel.devices()
   alone = on[: cpu_devices(apart=False)] if on[0].platform == 'cpu' else on  # as `train` does
+  parallel.check_batch(options.batch, alone)
   ways = options.ways or [stacked.default_way(on)]
   devices = f'{len(alone)} and {len(on)} devices'
   print(f'ResNet-20, width {options.width}, batch {options.batch}, {devices}\n')

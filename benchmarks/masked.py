@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import network_parser, race, random_batch, start, table
+from benchmarks import divided, network_parser, race, random_batch, start, table
 from benchmarks.step import stepping
 from random_pruning_jax import masks, models, parallel, pruning
 from random_pruning_jax.convolution import fastest
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
   parser = network_parser('masked', __doc__, rounds=15)
   options = parser.parse_args(arguments)
   start(options)
-  on = parallel.devices(options.devices)
+  on, _ = divided(options)
   images, labels = random_batch(options.batch)
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
   batch = parallel.place_apart(batch, on)  # once, as in a loop of steps

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-from benchmarks import network_parser, random_batch
+from benchmarks import at_least_one, network_parser, random_batch
 
 JAX = ('this code', 'this code, a second start', 'without Numba')
 TORCH = {
@@ -28,8 +28,11 @@ def main(arguments: list[str]) -> None:
   if not pathlib.Path('/proc/self/clear_refs').exists():
     raise SystemExit('What a process held at most is read from /proc, which Linux alone has.')
   parser = network_parser('memory', __doc__, rounds=3)
-  parser.add_argument('--steps', type=int, default=5)
+  parser.add_argument('--steps', type=at_least_one, default=5)
   options = parser.parse_args(arguments)
+  from random_pruning_jax import parallel
+
+  parallel.check_batch(options.batch, range(options.devices))
   print('| | compiling, MB | training, MB | files, MB | own, MB |\n|---|---|---|---|---|')
   for way in (*JAX, *TORCH):
     runs = []
@@ -84,12 +87,13 @@ def _jax(way, devices, cache):
   if way == JAX[1]:
     arguments.keep_compiled(pathlib.Path(cache))
   from benchmarks.step import jax_step
-  from random_pruning_jax import convolution
+  from random_pruning_jax import convolution, parallel
 
   conv = convolution.fastest() if way != JAX[2] else convolution.by_pieces
 
   def make(images, labels, width):
-    run = jax_step(images, labels, width, conv, 1.0, devices)
+    on = parallel.that_divide(len(images), parallel.devices())
+    run = jax_step(images, labels, width, conv, 1.0, on)
     return run, processor.give_back  # as the loop around the step does
 
   return make

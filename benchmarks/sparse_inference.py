@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import race
+from benchmarks import at_least_one, race
 from benchmarks.file_sizes import network
 from random_pruning_jax import data, sparse_ways
 from random_pruning_jax import sparse_inference as sparse
@@ -71,9 +71,9 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--batches', default='1,16')
   parser.add_argument('--densities', default='0.1,0.05')
   parser.add_argument('--network', default='', help='a whole network instead of layers')
-  parser.add_argument('--width', type=int, default=64)
+  parser.add_argument('--width', type=at_least_one, default=64)
   parser.add_argument('--masks', default='random', choices=sorted(MASKS))
-  parser.add_argument('--rounds', type=int, default=sparse.ROUNDS)
+  parser.add_argument('--rounds', type=at_least_one, default=sparse.ROUNDS)
   options = parser.parse_args(arguments)
   import torch
 

@@ -8,7 +8,7 @@ import time
 import jax
 import optax
 
-from benchmarks import network_parser, race, random_batch, start, table
+from benchmarks import divided, network_parser, race, random_batch, start, table
 from random_pruning_jax import convolution, experiment, masks, models, parallel, pruning
 from random_pruning_jax.step import create_state, train_step
 
@@ -22,16 +22,15 @@ def main(arguments: list[str]) -> None:
   parser.add_argument('--no-torch', action='store_true', help='JAX alone')
   options = parser.parse_args(arguments)
   start(options)
+  on, rivals_on = divided(options)
 
   images, labels = random_batch(options.batch)
   density, fastest = options.density, convolution.fastest()
   runs = {
-    THIS: jax_step(images, labels, options.width, fastest, 1.0, options.devices),
-    f'{THIS}, density {density}': jax_step(
-      images, labels, options.width, fastest, density, options.devices
-    ),
-    'without Numba': jax_step(images, labels, options.width, convolution.by_pieces, 1.0),
-    "XLA's derivatives": jax_step(images, labels, options.width, None, 1.0),
+    THIS: jax_step(images, labels, options.width, fastest, 1.0, on),
+    f'{THIS}, density {density}': jax_step(images, labels, options.width, fastest, density, on),
+    'without Numba': jax_step(images, labels, options.width, convolution.by_pieces, 1.0, rivals_on),
+    "XLA's derivatives": jax_step(images, labels, options.width, None, 1.0, rivals_on),
   }
   if not options.no_torch:
     # An optional extra, `bench`.
@@ -43,8 +42,8 @@ def main(arguments: list[str]) -> None:
       runs['PyTorch, channels_last, compiled'] = torch_step(
         images, labels, options.width, channels_last=True, compiled=True
       )
-  print(f'ResNet-20, width {options.width}, batch {options.batch}, {options.devices} CPU devices;')
-  print(f"{len(parallel.devices())} without Numba and with derivatives of XLA's\n")
+  print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} CPU devices;')
+  print(f"{len(rivals_on)} without Numba and with derivatives of XLA's\n")
   first = {name: seconds(run) for name, run in runs.items()}
   print(table(race(runs, options.rounds), THIS, options.batch))
   each = ', '.join(f'{name} {spent:.1f}' for name, spent in first.items())
@@ -57,9 +56,8 @@ def seconds(run) -> float:
   return time.perf_counter() - began
 
 
-def jax_step(images, labels, width, conv, density, devices=0):
+def jax_step(images, labels, width, conv, density, on):
   """Builds the network, masks and batch, then `stepping`."""
-  on = parallel.devices(devices)
   model = models.create(
     'resnet20', 10, width=width, axis_name=parallel.AXIS, conv_general_dilated=conv
   )

@@ -13,21 +13,23 @@ import jax.numpy as jnp
 class BatchNorm(nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes but the last, to rounding (Ioffe and Szegedy, 2015).
 
-  The kernel computes the statistics of a batch in float32. All other calls go to Flax, except
-  initialisation, where only shapes matter. `use_bias`, `use_scale`, `axis` and `use_fast_variance`
-  are ignored where the kernel runs.
+  The kernel computes the statistics of a batch in float32. All other calls go to Flax, and so do
+  those with a mask or groups of devices; initialisation does not, where only shapes matter.
+  `use_bias`, `use_scale`, `axis` and `use_fast_variance` are ignored where the kernel runs.
   """
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     beginning = self.is_initializing()  # then there is no mapped axis, and statistics do not change
-    if x.dtype != jnp.float32 or (self.use_running_average and not beginning):
-      return super().__call__(x)
+    float32 = x.dtype == self.param_dtype == jnp.float32
+    average = self.use_running_average and not beginning
+    if not float32 or average or mask is not None or self.axis_index_groups is not None:
+      return super().__call__(x, mask=mask)
     channels = (x.shape[-1],)
-    scale = self.param('scale', self.scale_init, channels)
-    bias = self.param('bias', self.bias_init, channels)
-    mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
-    var = self.variable('batch_stats', 'var', jnp.ones, channels)
+    scale = self.param('scale', self.scale_init, channels, jnp.float32)
+    bias = self.param('bias', self.bias_init, channels, jnp.float32)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+    var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
     if self.use_running_average:
       return _scaled(x, scale, bias, mean.value, var.value, self.epsilon)
     axis = None if beginning else self.axis_name

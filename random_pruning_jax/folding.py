@@ -147,16 +147,31 @@ def _kind(equation: JaxprEqn, y: Var) -> tuple[str, Any]:
   return ('residual', other) if name == 'add' and other.aval.shape == y.aval.shape else ('', None)
 
 
-def _is_relu(equation: JaxprEqn, derived: bool = False) -> bool:
-  """Whether it is jax.nn.relu: max(y, 0) with a custom derivative, inside any number of calls.
+def _is_relu(equation: JaxprEqn) -> bool:
+  """Whether it is jax.nn.relu with its own derivative, inside any number of calls.
 
   At y = 0 the derivative of a bare max is one half; of relu, and of what replaces it, it is 0.
   """
-  name = equation.primitive.name
-  if name == 'max':
-    return derived and any(isinstance(x, Literal) and x.val == 0 for x in equation.invars)
-  inner = equation.params.get('call_jaxpr') or equation.params.get('jaxpr')
-  if name not in ('custom_jvp_call', 'jit') or inner is None or len(equation.invars) != 1:
+  if len(equation.invars) != 1:
     return False
-  derived |= name == 'custom_jvp_call'
-  return len(inner.eqns) == 1 and _is_relu(inner.eqns[0], derived)
+  if equation.primitive.name == 'custom_jvp_call':
+    aval = equation.invars[0].aval
+    shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    options = equation.primitive.get_bind_params(equation.params)
+    return _slope(functools.partial(equation.primitive.bind, **options), shape) == _of_relu(shape)
+  if equation.primitive.name != 'jit':
+    return False
+  inner = equation.params['jaxpr'].jaxpr
+  ends = len(inner.eqns) == 1 and inner.outvars == inner.eqns[0].outvars
+  return ends and _is_relu(inner.eqns[0])
+
+
+def _slope(function: Callable, shape: jax.ShapeDtypeStruct) -> str:
+  """The program of `function` of one array and of its derivative, as text."""
+  leaf = lambda x: jax.tree.leaves(function(x))[0]  # noqa: E731
+  return str(jax.make_jaxpr(lambda x, dx: jax.jvp(leaf, (x,), (dx,)))(shape, shape))
+
+
+@functools.cache
+def _of_relu(shape: jax.ShapeDtypeStruct) -> str:
+  return _slope(jax.nn.relu, shape)

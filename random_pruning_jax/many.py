@@ -41,9 +41,12 @@ def train_many(
   needs no more than one device (default: on CPUs, if that changes no number).
 
   Returns for each network its last state, or the error of `train.train` that ended it, which stops
-  no other. Raises ValueError for streamed images and for fields in which configs must not differ
-  but do, which it names; and preemption.Preempted after SIGTERM, once all are saved.
+  no other. Raises ValueError for streamed images, for more or fewer workdirs than configs, and for
+  fields in which configs must not differ but do, which it names; and preemption.Preempted after
+  SIGTERM, once all are saved.
   """
+  if len(workdirs) != len(configs):
+    raise ValueError(f'each of {len(configs)} networks must have a workdir, got {len(workdirs)}.')
   on = parallel.devices() if on is None else on
   apart = all(_by_itself(config, on) for config in configs) if apart is None else apart
   if apart and jax.process_count() > 1:

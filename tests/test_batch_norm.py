@@ -49,6 +49,15 @@ def test_variables_begin_as_those_of_flax_where_no_axis_is_there_yet(average):
   np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-5)
 
 
+def test_variables_and_gradients_are_float32_where_jax_has_64_bits():
+  with jax.enable_x64(True):
+    ours, flaxs = (kind(**OPTIONS).init(jax.random.key(0), X) for kind in (BatchNorm, nn.BatchNorm))
+    chex.assert_trees_all_equal(ours, flaxs)
+    chex.assert_trees_all_equal_dtypes(ours, flaxs)
+    gradient = jax.grad(lambda params: loss(BatchNorm, params, X)[0])(ours['params'])
+  chex.assert_trees_all_equal_dtypes(gradient, ours['params'])
+
+
 def test_second_derivatives_are_those_of_flax_in_both_modes():
   def both(kind):
     gradient = jax.grad(lambda x: loss(kind, VARIABLES['params'], x)[0])
@@ -113,3 +122,28 @@ def test_what_is_not_for_the_kernel_is_flaxs_own(x):
     for kind in (BatchNorm, nn.BatchNorm)
   )
   chex.assert_trees_all_equal(ours, flaxs)
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'mask'), [(jnp.float32, X[..., :1] > 3), (jnp.float64, None)], ids=['mask', 'type']
+)
+def test_a_mask_and_parameters_of_another_type_are_as_in_flax(dtype, mask):
+  with jax.enable_x64(dtype == jnp.float64):
+    ours, flaxs = (
+      kind(**OPTIONS, param_dtype=dtype).init_with_output(jax.random.key(0), X, mask=mask)
+      for kind in (BatchNorm, nn.BatchNorm)
+    )
+  chex.assert_trees_all_equal(ours, flaxs)
+  chex.assert_trees_all_equal_dtypes(ours, flaxs)
+
+
+def test_groups_of_devices_normalise_apart():
+  on = parallel.devices(2)
+  images = parallel.split(np.concatenate([X, 2 * X]), on)
+  alone = BatchNorm(**OPTIONS, axis_name=parallel.AXIS, axis_index_groups=[[0], [1]])
+  apply = lambda x: alone.apply(VARIABLES, x, mutable=['batch_stats'])[0]  # noqa: E731
+  found = parallel.parallel(apply, on, (0,), 0)(images)
+  expected = [
+    nn.BatchNorm(**OPTIONS).apply(VARIABLES, x, mutable=['batch_stats'])[0] for x in images
+  ]
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 """Every benchmark can be asked what it measures, so that none refers to what is gone."""
 
+import argparse
 import functools
 import importlib
 import importlib.metadata
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import standin
 
+import benchmarks
 from random_pruning_jax import data
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -27,6 +29,22 @@ def test_a_benchmark_says_what_it_measures(name, capsys):
   assert ended.value.code == 0
   sentence, shown = benchmark.__doc__.split('.')[0], capsys.readouterr().out
   assert ''.join(sentence.split()) in ''.join(shown.split())  # however the lines are broken
+
+
+@pytest.mark.parametrize('option', ['--rounds', '--width', '--batch', '--devices'])
+@pytest.mark.parametrize('name', ['step', 'inference', 'masked', 'memory', 'evaluation', 'many'])
+def test_a_benchmark_of_nothing_is_refused_before_it_begins(name, option, capsys):
+  with pytest.raises(SystemExit) as ended:
+    importlib.import_module(f'benchmarks.{name}').main([f'{option}=0'])
+  assert ended.value.code == 2
+  assert f'argument {option}: must be at least 1, got 0' in capsys.readouterr().err
+
+
+def test_rivals_take_as_many_devices_as_divide_the_batch():
+  found = benchmarks.divided(argparse.Namespace(devices=2, batch=6))
+  assert [len(on) for on in found] == [2, 3]  # of four
+  with pytest.raises(ValueError, match='multiple of the number of devices, 4; got 6'):
+    benchmarks.divided(argparse.Namespace(devices=4, batch=6))
 
 
 def test_networks_that_predict_in_benchmarks_give_numbers():

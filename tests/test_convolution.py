@@ -142,6 +142,13 @@ def test_the_rule_holds_in_loops_and_under_vmap(conv):
   _assert_close(*_both(conv, derive, layer, images, kernel))
 
 
+def test_under_vmap_no_images_have_no_gradients(conv):
+  layer = LAYERS['bottleneck']
+  x, kernel = _operands(layer)
+  gradients = jax.vmap(jax.grad(_loss(conv, layer), (0, 1)), (0, None))(x[None][:0], kernel)
+  assert [g.shape for g in gradients] == [(0, *x.shape), (0, *kernel.shape)]
+
+
 def test_bfloat16_stays_bfloat16_and_near_float32(conv):
   layer = LAYERS['block']
   x, kernel = _operands(layer)

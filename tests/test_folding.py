@@ -101,6 +101,12 @@ def convolved(x):
   )
 
 
+@jax.custom_jvp
+def cut_with_slope_one(x):
+  return jnp.maximum(x, 0.0)
+
+
+cut_with_slope_one.defjvps(lambda dx, y, x: dx)
 LEFT_ALONE = {
   'nothing follows': convolved,
   'it is read twice': lambda x: (y := convolved(x)) * jnp.cos(y),
@@ -109,6 +115,8 @@ LEFT_ALONE = {
   'something else than channels is a factor': lambda x: convolved(x) * x[..., :1],
   'it is cut off elsewhere': lambda x: lax.max(convolved(x), 1.0),
   'the maximum has no derivative of its own': lambda x: jnp.maximum(convolved(x), 0.0),
+  'the maximum has another derivative': lambda x: cut_with_slope_one(convolved(x)),
+  'a call cuts it in vain': lambda x: jax.jit(lambda y: (jax.nn.relu(y), y)[1])(convolved(x)),
   'it is divided': lambda x: convolved(x) / CHANNELS,
 }
 
@@ -124,6 +132,7 @@ FINISHED = {
   'an offset alone': lambda x: convolved(x) + CHANNELS,
   'a factor on the left': lambda x: CHANNELS * convolved(x) - CHANNELS,
   'only cut': lambda x: jax.nn.relu(convolved(x)),
+  'cut inside a call': lambda x: jax.jit(jax.nn.relu)(convolved(x)),
   'itself beside': lambda x: (lambda y: jax.nn.relu(convolved(x) * CHANNELS + y))(
     jnp.cos(x[..., :1]) * CHANNELS
   ),

@@ -5,7 +5,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import zlib
 
+import jax
 import pytest
 from jaxlib import xla_client
 
@@ -111,6 +113,40 @@ def test_what_was_compiled_is_found_by_the_next_start_in_the_users_cache(tmp_pat
   assert hits[0] == 0 and hits[1] >= 1
   (processor_of,) = (tmp_path / 'random_pruning_jax' / 'compiled').iterdir()
   assert any(processor_of.iterdir())
+
+
+@pytest.fixture
+def kept(tmp_path):
+  """A directory of compiled programs that the settings of JAX name, as they were before, after."""
+  names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+  before = {name: getattr(jax.config, name) for name in names}
+  yield tmp_path
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def entry(size):
+  """An entry of JAX's cache, of so many bytes."""
+  filled = (zlib.compress(os.urandom(n), 0) for n in range(size))
+  return next(data for data in filled if len(data) == size)
+
+
+@pytest.mark.parametrize('length', [0, 512])
+def test_a_compiled_program_that_was_cut_short_is_compiled_again(kept, length):
+  (kept / 'cut-cache').write_bytes(entry(1024)[:length])
+  whole = {'a-cache': entry(512), 'b-cache': entry(700), 'notes': b''}
+  for name, data in whole.items():
+    (kept / name).write_bytes(data)
+  arguments.keep_compiled(kept)
+  assert {path.name: path.read_bytes() for path in kept.iterdir()} == whole
+
+
+def test_what_cannot_be_looked_at_among_compiled_programs_stays(kept):
+  (kept / 'gone-cache').symlink_to(kept / 'removed by another process')
+  (kept / 'folder-cache').mkdir()
+  arguments.keep_compiled(kept)
+  arguments.keep_compiled(kept / 'none')
+  assert len(list(kept.iterdir())) == 2
 
 
 @pytest.mark.parametrize('text', ['3', '4:3', 'a:b', '0:2', '3:'])

@@ -1,11 +1,13 @@
 """What several commands take: a config with overrides, and settings of the machine."""
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -13,6 +15,7 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax import config_files
 
 _NEW_OBJECTS = 500_000
+_BLOCK = 512  # bytes; every file system writes multiples of it
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -129,11 +132,46 @@ def use_cpu(devices: int) -> None:
 
 
 def keep_compiled(directory: pathlib.Path) -> None:
-  """Keeps what JAX compiles for the next start, small programs too: a run has over a hundred."""
+  """Keeps what JAX compiles for the next start, small programs too: a run has over a hundred.
+
+  JAX never writes an entry again that exists, also where it cannot be read because a full disk or
+  the end of a process cut it short. So those are removed here.
+  """
   import jax
 
+  with contextlib.suppress(OSError):  # no directory yet, or not ours to read
+    for entry in os.scandir(directory):
+      with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
+        if entry.name.endswith('-cache') and _is_cut_short(entry):
+          os.remove(entry)
   jax.config.update('jax_compilation_cache_dir', str(directory))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def _is_cut_short(entry: os.DirEntry) -> bool:
+  """Whether JAX's cache cannot read it; only files that end with a block are read to find out."""
+  if entry.stat().st_size % _BLOCK:
+    return False
+  try:
+    _decompressor()(pathlib.Path(entry).read_bytes())
+  except OSError:
+    raise
+  except Exception:  # each library raises its own
+    return True
+  return False
+
+
+def _decompressor() -> Callable[[bytes], bytes]:
+  """That of JAX's cache: Zstandard's where Python or a package has it."""
+  with contextlib.suppress(ImportError):
+    from compression import zstd
+
+    return zstd.decompress
+  with contextlib.suppress(ImportError):
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompress
+  return zlib.decompress
 
 
 def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> dict[str, str]:

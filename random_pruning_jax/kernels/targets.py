@@ -55,6 +55,13 @@ def primitive(
   def one_by_one(arguments, axes, **parameters):
     """Under `vmap`: as many calls as there are members."""
     count = next(x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None)
+    if not count:
+      alone = [
+        x if axis is None else jax.ShapeDtypeStruct(x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
+        for x, axis in zip(arguments, axes, strict=True)
+      ]
+      member = jax.eval_shape(functools.partial(made.bind, **parameters), *alone)
+      return jnp.zeros((0, *member.shape), member.dtype), 0
     rows = [
       [
         x if axis is None else jax.lax.index_in_dim(x, i, axis, keepdims=False)

@@ -22,6 +22,8 @@ def effective(
 
   `model` is one of `models`; images have `image_shape` [H, W, C]. BatchNorm lets all pass.
   """
+  if hasattr(model, 'max_pool'):  # its gradient goes to one of several equal pixels alone
+    model = model.clone(max_pool=nn.avg_pool)
   names = [name for name, mask in masks_lib.named_leaves(masks).items() if np.ndim(mask) >= 2]
   weights = masks_lib.map_named(_passing, masks)
   image = np.ones((1, *image_shape), np.float32)

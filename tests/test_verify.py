@@ -280,6 +280,19 @@ def test_effective_weights_are_those_on_a_path():
   assert paths.dead_units(found['head/kernel']) == 0
 
 
+@pytest.mark.parametrize(('name', 'side'), [('vgg11', 28), ('resnet10', 8)])
+def test_paths_lead_through_every_pixel_of_a_pooled_map(name, side):
+  """Of a dense network all weights are on one, but for those that see padding beside one pixel."""
+  model = models.create(name, 3, width=2)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, side, side, 1)))['params']
+  kept = jax.tree.map(lambda s: np.ones(s.shape, bool), shapes)
+  found = paths.effective(model, kept, (side, side, 1))
+  assert found['stem/kernel'].all() and found['head/kernel'].all()
+  last = ('conv7', 'conv8') if name == 'vgg11' else ('stage2', 'stage3', 'stage4')
+  for layer, mask in found.items():
+    assert mask.all() or (layer.startswith(last) and mask.sum() <= 4 / 9 * mask.size), layer
+
+
 def test_paths_are_counted_without_overflow():
   """All paths of a dense network of 26 layers; their number has some forty digits."""
   model = models.create('cifar_resnet26', 10, width=16)

@@ -55,7 +55,7 @@ class ImageNetResNet(Network):
   def body(self, x: jax.Array, train: bool) -> jax.Array:
     x = self.layers.conv(self.width, 7, 2, name='stem')(x)
     x = nn.relu(self.layers.norm(train, name='stem_norm')(x))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    x = self.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     basic = self.depth in BASIC
     kind, settings = (BasicBlock, {}) if basic else (Bottleneck, {'widen': self.widen})
     for stage, count in enumerate(STAGES[self.depth]):

@@ -30,6 +30,7 @@ class Layers:
   kaiming: str
   axis_name: str | None
   conv_general_dilated: Callable | None
+  max_pool: Callable = nn.max_pool
 
   def kernel_init(
     self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
@@ -106,11 +107,13 @@ class Network(nn.Module):
   kaiming: str = 'fan_in'
   axis_name: str | None = None
   conv_general_dilated: Callable | None = None
+  max_pool: Callable = nn.max_pool
   remat: bool = False
 
   @property
   def layers(self) -> Layers:
-    return Layers(self.dtype, self.kaiming, self.axis_name, self.conv_general_dilated)
+    replaced = (self.conv_general_dilated, self.max_pool)
+    return Layers(self.dtype, self.kaiming, self.axis_name, *replaced)
 
   @nn.compact
   def __call__(

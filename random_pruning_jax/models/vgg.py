@@ -26,7 +26,7 @@ class Stage(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     if 1 not in self.places:
-      x = nn.max_pool(x, (2, 2), strides=(2, 2))
+      x = self.layers.max_pool(x, (2, 2), strides=(2, 2))
     for place in self.places:
       conv, norm = ('stem', 'stem_norm') if place == 1 else (f'conv{place}', f'norm{place}')
       x = self.layers.conv(self.features, name=conv)(x)

@@ -182,6 +182,26 @@ def test_biases_before_batch_norm_move_into_its_mean(tmp_path):
   assert mean == pytest.approx((model.features[1].running_mean - model.features[0].bias).detach())
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_biases_of_half_precision_move_without_rounding(tmp_path, dtype):
+  state = fill(Vgg((1, 1, 2, 2, 2), width=2, bias=True)).to(dtype).state_dict()
+  stored = files.load(saved(tmp_path, state), trained_on='cifar10')
+  exact = state['features.1.running_mean'].double() - state['features.0.bias'].double()
+  mean = stored.variables['batch_stats']['stem_norm']['mean']
+  np.testing.assert_allclose(mean, exact, rtol=1e-6)
+
+
+def test_a_pruned_bias_of_the_head_stays_pruned_in_every_format(tmp_path):
+  from torch.nn.utils import prune
+
+  model = fill(Small(1, width=2))
+  prune.random_unstructured(model.fc, 'bias', 0.5)
+  stored = files.load(saved(tmp_path, model.state_dict()), trained_on='cifar10')
+  assert stored.masks['head']['bias'].sum() == 5
+  for form in ('bitmap', 'safetensors'):
+    assert same(files.load(files.save(stored, tmp_path / form, form)), stored), form
+
+
 def test_of_a_pruned_bias_before_batch_norm_what_is_kept_moves(tmp_path):
   from torch.nn.utils import prune
 

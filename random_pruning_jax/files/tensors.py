@@ -37,12 +37,13 @@ def write(stored: Stored, dtype: str = 'float32', with_masks: bool = False) -> b
     values = narrow(name, leaf, dtype)
     torch_name = torch_names.name_of(stored.model, name)
     tensors[torch_name] = torch_names.to_torch(values)
-    if pruning.is_kernel(name):
-      mask = np.asarray(masks[name.removeprefix('params/')])
-      # Also where a kept weight is 0, in this dtype: a reader would take it for pruned.
-      if (with_masks and not mask.all()) or np.any((values != 0) != mask):
-        tensors[f'{torch_name}_mask'] = torch_names.to_torch(mask)
-    elif name.endswith('/mean'):
+    mask = np.asarray(masks.get(name.removeprefix('params/'), True))
+    # A reader takes what is 0 for pruned in a kernel, where a kept weight may be 0 in this dtype,
+    # and nothing in a bias.
+    seen = values != 0 if pruning.is_kernel(name) else True
+    if (with_masks and not mask.all()) or np.any(seen != mask):
+      tensors[f'{torch_name}_mask'] = torch_names.to_torch(mask)
+    if name.endswith('/mean'):
       counter = torch_name.replace('running_mean', 'num_batches_tracked')
       tensors[counter] = np.array(stored.about.step, np.int64)
   entry = {'about': stored.about.to_json(), 'masks': masks_lib.checksum(stored.masks)}
@@ -155,7 +156,7 @@ def _without_conv_biases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
       bias = out.pop(name)
       if f'{name}_mask' in tensors:
         bias = np.where(tensors[f'{name}_mask'] != 0, bias, np.zeros_like(bias))
-      out[mean] = (tensors[mean] - bias).astype(np.float32)
+      out[mean] = tensors[mean].astype(np.float32) - bias.astype(np.float32)
   return out
 
 

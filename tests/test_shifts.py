@@ -250,7 +250,12 @@ def test_images_are_corrupted_here_once_and_kept(tmp_path, monkeypatch):
   again = corrupted.corrupted(images, 'shot_noise', 3, 'grey')
   assert isinstance(again.images, np.memmap)
   np.testing.assert_array_equal(first.images, again.images)
+  others = data.Images(images.images, images.labels + 1)  # a class more, before the others
+  found = corrupted.corrupted(others, 'shot_noise', 3, 'grey').labels
+  np.testing.assert_array_equal(found, others.labels)
+  mapped = data.Images(first.images, images.labels)  # of a file that is gone
   shutil.rmtree(pathlib.Path(tmp_path))
+  assert corrupted.corrupted(mapped, 'fog', 1, 'mapped').images.shape == (3, 32, 32, 1)
   np.testing.assert_array_equal(
     corrupted.corrupted(images, 'shot_noise', 3, 'grey').images, first.images
   )

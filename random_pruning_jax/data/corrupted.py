@@ -46,7 +46,7 @@ def corrupted(images: Images, name: str, severity: int, of: str) -> Images:
     'version': importlib.metadata.version(PACKAGE),
     'count': len(images.labels),
   }
-  fingerprint = [zlib.crc32(np.ascontiguousarray(images.images))]
+  fingerprint = [zlib.crc32(np.ascontiguousarray(array)) for array in images]
 
   def make() -> Decoded:
     return Decoded(images.images.shape, _chunks(images, name, severity))
@@ -59,9 +59,8 @@ def _chunks(images: Images, name: str, severity: int) -> Iterator[tuple[np.ndarr
 
   starts = range(0, len(images.labels), CHUNK)
   made = joblib.Parallel(n_jobs=joblib.cpu_count(), return_as='generator')(
-    joblib.delayed(_corrupt)(
-      np.asarray(images.images[start : start + CHUNK]), name, severity, start
-    )
+    # A copy: of a map, a worker would get the file's name, which may have changed since.
+    joblib.delayed(_corrupt)(np.array(images.images[start : start + CHUNK]), name, severity, start)
     for start in starts
   )
   for start, some in zip(starts, made, strict=True):

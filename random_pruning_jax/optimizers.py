@@ -30,8 +30,8 @@ def schedule(config: ConfigDict, steps_per_epoch: int, lr: Any = None) -> optax.
   warmup = round(config.schedule.warmup_epochs * steps_per_epoch)
   if warmup >= total:
     raise ValueError(
-      f'schedule.warmup_epochs must be less than epochs ({config.epochs}), '
-      f'got {config.schedule.warmup_epochs}.'
+      f'schedule.warmup_epochs must be fewer than the {total} steps of training, got '
+      f'{config.schedule.warmup_epochs} ({warmup} steps).'
     )
   if config.schedule.name == 'cosine':
     main = optax.cosine_decay_schedule(lr, total - warmup)

@@ -48,7 +48,7 @@ def predictor(
   *,
   ways: Mapping[str, str] | None = None,
 ) -> Predictor:
-  """A compiled predictor for images of `shape` [B, H, W, C], float32.
+  """A compiled predictor for finite images of `shape` [B, H, W, C], float32.
 
   `model.apply(variables, images, train=False)` must give the logits; a model with a field `dtype`
   is computed in float32, whatever that says. Without `ways`, the fastest are measured. These layers

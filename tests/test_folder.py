@@ -21,6 +21,19 @@ from random_pruning_jax.experiment import build
 pytestmark = pytest.mark.usefixtures('data_dir')
 
 
+@pytest.mark.parametrize('sizes', [(8,), (8, 9)])
+def test_the_least_that_a_set_can_hold_is_described(tmp_path, sizes):
+  """One training image, without blue; its size the test image's, or another."""
+  rng = np.random.RandomState(0)
+  for split, size in (('train', sizes[0]), ('test', sizes[-1])):
+    pixels = rng.randint(0, 256, (size, size, 3), np.uint8) * np.array([1, 1, 0], np.uint8)
+    (tmp_path / 'images' / split / 'only').mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / 'images' / split / 'only/one.png')
+  folder.prepare_folder(tmp_path / 'images', 'least', str(tmp_path))
+  spec = data.describe('least', str(tmp_path))
+  assert spec.mean[2] == 0 and spec.std[2] == 1 and min(spec.std) > 0
+
+
 def test_a_folder_becomes_a_set_with_its_images_as_they_are(data_dir, tmp_path):
   spec = data.describe('colours', data_dir)
   assert (spec.num_classes, spec.shape, spec.resize) == (3, (224, 224, 3), 256)

@@ -40,7 +40,7 @@ def test_cosine_ends_at_zero_and_constant_stays():
 def test_warm_up_rises_in_equal_steps_and_the_milestones_stay_where_they_were():
   config = tiny_config(epochs=4, optimizer__lr=0.2, schedule__warmup_epochs=0.3)
   assert rates(config, [0, 1, 2, 3, 19, 20, 30]) == [0.05, 0.1, 0.15, 0.2, 0.2, 0.02, 0.002]
-  with pytest.raises(ValueError, match='warmup_epochs must be less than epochs'):
+  with pytest.raises(ValueError, match=r'fewer than the 20 steps of training, got 2.0 \(20 steps'):
     optimizers.schedule(tiny_config(epochs=2, schedule__warmup_epochs=2.0), 10)
 
 

@@ -29,11 +29,13 @@ def describe(name: str, data_dir: str = '') -> Spec:
   kind = kind_of(name, path)
   varied = None in kind.shape
   if varied:
-    count = min(MEASURED, 9 * places.split_sizes(path)['train'] // 10)  # no held-out tenth
+    count = 9 * places.split_sizes(path)['train'] // 10  # no held-out tenth
+    count = max(1, min(MEASURED, count))
     images, _ = load(name, f'train[:{count}]', data_dir, size=SIZE, resize=RESIZE)
   else:
     images, _ = load(name, 'train', data_dir)
   mean, std = moments(images)
+  std = tuple(each or 1.0 for each in std)  # a channel that is the same everywhere
   splits = split_rules(places.split_sizes(path))
   return Spec(
     kind.num_classes,

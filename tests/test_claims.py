@@ -197,6 +197,21 @@ def test_many_schemes_are_ranked_in_some_of_their_orders():
   assert found.p_for == pytest.approx(exact.pvalue, abs=0.02) and found.p_against > 0.5
 
 
+def test_schemes_stand_for_each_other_only_where_the_same_groups_rank_them():
+  def ranked(*groups):
+    return verdicts.ranks('', '', {g: {s: (s, s) for s in g} for g in groups})
+
+  alone = ranked('abc', 'd', 'e', 'f')
+  assert (alone.verdict, alone.evidence[0].n) == ('cannot decide', 3)
+  assert alone.evidence[0].p_for == pytest.approx(1 / 6)  # one of 3! orders
+  apart = ranked('abc', 'def').evidence[0]
+  assert (apart.n, apart.p_for) == (6, pytest.approx(1 / 36))
+  more = ranked('abcd', 'abc')  # d is in a group more than the others
+  assert more.evidence[0].p_for == pytest.approx(1 / 6) and 'it takes four' in more.why
+  many = ranked('abcdefgh', 'ijk').evidence[0]
+  assert many.p_for == 1 / (verdicts.ORDERS + 1)  # of 8! 3! orders
+
+
 def test_ranks_of_noise_are_decided_either_way_in_one_of_ten():
   rng = np.random.default_rng(0)
   draws = [{g: dict(enumerate(rng.normal(size=(5, 2)))) for g in 'xyz'} for _ in range(300)]

@@ -13,8 +13,8 @@ run and the dense run of its seed begin with the same weights. Three kinds of cl
   and sparsities, repeat what the same schemes say. A permutation test decides.
 
 A t-test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does; ranks
-need four schemes. Runs that failed, or were measured as no number, are in no test, and counted
-beside it.
+need four schemes of the same groups. Runs that failed, or were measured as no number, are in no
+test, and counted beside it.
 """
 
 import collections
@@ -135,28 +135,41 @@ def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> An
   """A claim of the kind "ranks": within groups, the two numbers of a scheme rise together.
 
   `groups` are {group: {scheme: (x, y)}}. Spearman's rank correlation in each group of three schemes
-  or more, averaged over groups. p-values come from permuting schemes, alike in every group.
+  or more, averaged over groups. p-values come from permuting schemes, alike in every group, among
+  those that the same groups rank: others cannot stand for each other.
   """
-  schemes = sorted({scheme for group in groups.values() for scheme in group})
-  products, found = np.zeros((len(schemes), len(schemes))), []
+  ranked = {}
   for name, group in groups.items():
     x, y = (_standard_ranks(values) for values in zip(*group.values(), strict=True))
     if len(group) > 2 and x.any() and y.any():
-      found.append(Evidence(name, float(x @ y), None, len(group), None, None))
-      here = [schemes.index(scheme) for scheme in group]
-      products[np.ix_(here, here)] += np.outer(x, y)
-  if not found:
+      ranked[name] = list(group), x, y
+  if not ranked:
     why = 'These runs hold no three of a group to rank.'
     return Answer(claim, UNDECIDED, why, [], 'rank correlation')
-  orders = _orders(len(schemes))
+
+  def where(scheme):
+    return [scheme in group for group, _, _ in ranked.values()]
+
+  every = {scheme for group, _, _ in ranked.values() for scheme in group}
+  schemes = sorted(every, key=lambda scheme: (where(scheme), scheme))
+  products, found = np.zeros((len(schemes), len(schemes))), []
+  for name, (group, x, y) in ranked.items():
+    found.append(Evidence(name, float(x @ y), None, len(group), None, None))
+    here = [schemes.index(scheme) for scheme in group]
+    products[np.ix_(here, here)] += np.outer(x, y)
+  orders = _orders([len(list(alike)) for _, alike in itertools.groupby(schemes, where)])
   sums = products[orders, np.arange(len(schemes))].sum(axis=1)  # the first is that of the runs
   p_for, p_against = (float(np.mean(s >= s[0] - 1e-9)) for s in (sums, -sums))
   rho = statistics.fmean(each.mean for each in found)
   what += f', mean over {len(found)}'
   mean = Evidence(what, rho, None, len(schemes), p_for, p_against)
   verdict, why = _one_test(mean)
-  few = ' Three schemes can be in any order by chance; it takes four.' if len(schemes) < 4 else ''
-  return Answer(claim, verdict, why + few, [mean, *found], 'rank correlation')
+  if len(orders) * LEVEL <= 1:
+    why += (
+      f' Schemes that the same groups rank can be in {len(orders)} orders, any of them by chance; '
+      'it takes four such schemes to decide.'
+    )
+  return Answer(claim, verdict, why, [mean, *found], 'rank correlation')
 
 
 def _standard_ranks(values: Sequence[float]) -> np.ndarray:
@@ -166,12 +179,19 @@ def _standard_ranks(values: Sequence[float]) -> np.ndarray:
   return ranks / (np.linalg.norm(ranks) or 1)
 
 
-def _orders(n: int) -> np.ndarray:
-  """Permutations [M, n] of n, the identity first: all of them, or `ORDERS` random ones besides."""
-  if math.factorial(n) <= ORDERS:
-    return np.array(list(itertools.permutations(range(n))))
-  drawn = np.random.default_rng(0).permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)
-  return np.concatenate([np.arange(n)[None], drawn])
+def _orders(sizes: Sequence[int]) -> np.ndarray:
+  """Permutations [M, n] within successive blocks of these sizes, the identity first.
+
+  All of them, or `ORDERS` random ones besides.
+  """
+  identity = np.arange(sum(sizes))
+  blocks = np.split(identity, np.cumsum(sizes)[:-1])
+  if math.prod(map(math.factorial, sizes)) <= ORDERS:
+    every = itertools.product(*map(itertools.permutations, blocks))
+    return np.array([np.concatenate(parts) for parts in every])
+  rng = np.random.default_rng(0)
+  drawn = [rng.permuted(np.tile(block, (ORDERS, 1)), axis=1) for block in blocks]
+  return np.concatenate([identity[None], np.hstack(drawn)])
 
 
 def _one_test(found: Evidence) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import synthetic
 from scipy import stats
 from synthetic import accuracies, done
 
-from random_pruning_jax.report import claims, reading, runs, verdicts
+from random_pruning_jax.report import claims, reading, runs, shared_seeds, verdicts
 from random_pruning_jax.report.verdicts import Comparison
 
 
@@ -236,9 +236,12 @@ def test_a_claim_is_supported_below_five_percent():
     assert verdicts.tends('', '', found, '').verdict == verdict
 
 
-def test_cells_that_no_test_can_look_at_are_none_of_those_where_the_opposite_must_hold():
-  cells = [Comparison('', {0: -1.0, 1: -1.1, 2: -1.2}), Comparison('', {0: 1.0})]
-  assert verdicts.can('', cells, '').verdict == 'not in these runs'
+def test_the_opposite_holds_in_every_cell_only_where_every_cell_is_tested():
+  worse = Comparison('', {0: -1.0, 1: -1.1, 2: -1.2})
+  assert verdicts.can('', [worse, worse], '').verdict == 'not in these runs'
+  answer = verdicts.can('', [worse, Comparison('', {0: 1.0}), *[Comparison('', {})] * 2], '')
+  assert answer.verdict == 'cannot decide'
+  assert 'in no test: 2 with no seed to compare, 1 with one seed to compare.' in answer.why
 
 
 def test_equal_differences_decide_by_their_number_alone():
@@ -322,11 +325,23 @@ def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
     (['012'] * 5 + ['01'], '012', 5),
     (['01', '23'], '01', 1),
     (['0', '0', '0', '01'], '01', 1),
+    (['012', '012', '345', '345', '03'], '012', 2),
+    (['1234', '1235', '06', '07', '08', '09'], '123', 2),
   ],
 )
 def test_a_mean_is_over_as_many_seeds_and_cells_as_go_together(seeds, taken, cells):
-  found, whole = verdicts._in_common([dict.fromkeys(each, 0.0) for each in seeds])
+  found, whole = shared_seeds.in_common([dict.fromkeys(each, 0.0) for each in seeds])
   assert (''.join(sorted(found)), len(whole)) == (taken, cells)
+
+
+def test_seeds_and_cells_that_go_together_are_the_best_of_all_choices():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    cells = [dict.fromkeys(np.flatnonzero(row), 0.0) for row in rng.random((6, 6)) < 0.6]
+    sets = [c for size in range(2, 7) for c in itertools.combinations(range(6), size)]
+    best = max(len(seeds) * sum(cell.keys() >= set(seeds) for cell in cells) for seeds in sets)
+    found, whole = shared_seeds.in_common(cells)
+    assert len(found) * len(whole) == best and all(cell.keys() >= set(found) for cell in whole)
 
 
 def failed(seed, **fields):

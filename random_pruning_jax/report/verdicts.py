@@ -5,8 +5,8 @@ run and the dense run of its seed begin with the same weights. Three kinds of cl
 5 % by itself, so that of many claims a few may be decided by chance:
 
 - "can": something holds in some cell (network, ratio, sparsity). Supported if it does in one cell
-  after Holm's correction for looking at many. Where its opposite holds in every cell, it does not
-  hold in these runs, which says nothing of others.
+  after Holm's correction for looking at many. Where its opposite holds in every cell, none of which
+  is left untested, it does not hold in these runs, which says nothing of others.
 - "tends": something holds on average. Differences are averaged over cells for each seed, and one
   test decides.
 - "ranks": two numbers of a scheme rise together. Schemes are the sample: seeds, and other networks
@@ -17,7 +17,6 @@ need four schemes of the same groups. Runs that failed, or were measured as no n
 test, and counted beside it.
 """
 
-import collections
 import itertools
 import math
 import statistics
@@ -26,6 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from random_pruning_jax.report.shared_seeds import in_common
 
 LEVEL = 0.05
 EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
@@ -109,7 +110,7 @@ def can(claim: str, cells: Sequence[Comparison], unit: str, above: float = 0.0) 
   if wins:
     verdict = SUPPORTED
     why = f'It holds in {wins} of {count} (p < {LEVEL} after correction for their number).'
-  elif losses == len(tested):
+  elif losses == len(found):
     verdict, why = NOT_HERE, f'The opposite holds in every one of {count}.'
   else:
     verdict = UNDECIDED
@@ -117,13 +118,13 @@ def can(claim: str, cells: Sequence[Comparison], unit: str, above: float = 0.0) 
       f'It holds clearly in none of {count} (smallest corrected p = {min(adjusted):.2g}). '
       f'{_needed(tested)}'
     )
-  return Answer(claim, verdict, why + _left_out(found), found, unit)
+  return Answer(claim, verdict, why + _untested(found) + _left_out(found), found, unit)
 
 
 def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answer:
   """A claim of the kind "tends": per seed, the mean over the cells that have all of the seeds."""
   found = [evidence(cell) for cell in cells]
-  seeds, whole = _in_common([cell.differences for cell in cells])
+  seeds, whole = in_common([cell.differences for cell in cells])
   means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds}
   some = f'{len(whole)} of {len(cells)}' if len(whole) < len(cells) else f'{len(cells)}'
   mean = evidence(Comparison(f'{what}, mean over {some} cells', means))
@@ -203,26 +204,6 @@ def _one_test(found: Evidence) -> tuple[str, str]:
   return UNDECIDED, f'p = {found.p_for:.2g}, one-sided.'
 
 
-def _in_common(cells: Sequence[Mapping[int, float]]) -> tuple[list[int], list[Mapping[int, float]]]:
-  """The seeds, and the cells that have all of them, such that seeds times cells is largest.
-
-  So a seed that failed in one of many cells costs that cell, and one that few cells have is left
-  out. At least two seeds, if possible, since one decides nothing.
-  """
-  count = collections.Counter(seed for cell in cells for seed in cell)
-  ranked = sorted(count, key=lambda seed: (-count[seed], seed))
-  choices = []
-  for size in range(1, len(ranked) + 1):
-    seeds = ranked[:size]
-    choices.append((seeds, [cell for cell in cells if cell.keys() >= set(seeds)]))
-
-  def worth(choice):
-    seeds, whole = choice
-    return bool(whole) and len(seeds) > 1, len(seeds) * len(whole)
-
-  return max(choices, key=worth, default=([], []))
-
-
 def _needed(tested: Sequence[Evidence]) -> str:
   """What the correction for many cells asks of a single one, which few seeds can hardly reach."""
   n = max(each.n for each in tested)
@@ -239,6 +220,12 @@ def _no_seeds(found: Sequence[Evidence]) -> str:
     lost = any(each.failed for each in found)
     return 'No comparison is left.' if lost else 'These runs hold no such comparison.'
   return 'A test over seeds needs at least two; there is one, or one in common.'
+
+
+def _untested(found: Sequence[Evidence]) -> str:
+  counts = {seeds: sum(each.n == n for each in found) for n, seeds in enumerate(('no', 'one'))}
+  said = [f'{count} with {seeds} seed to compare' for seeds, count in counts.items() if count]
+  return f' Cells in no test: {", ".join(said)}.' if said else ''
 
 
 def _left_out(found: Sequence[Evidence]) -> str:

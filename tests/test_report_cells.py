@@ -3,12 +3,16 @@
 import dataclasses
 import itertools
 import json
+import pathlib
 
 import pytest
+import synthetic
 from synthetic import accuracies, done
 
 pytest.importorskip('matplotlib')
 
+from random_pruning_jax.config import flat, resolve
+from random_pruning_jax.config_files import function_of
 from random_pruning_jax.report import (
   claims,
   curves,
@@ -129,6 +133,21 @@ def test_a_setting_that_differs_in_one_data_set_is_named_in_no_other():
     ]
   )
   assert [run.setting for run in found] == ['', '', 'epochs=5', 'epochs=30']
+
+
+def test_a_look_beside_imagenets_two_schedules_parts_no_dense_network_from_its_sparse_ones():
+  file = pathlib.Path(__file__).parents[1] / 'configs' / 'sweeps' / 'imagenet.py'
+  get_sweep = function_of(file, 'get_sweep')
+  full = [flat(resolve(config)) for config in get_sweep() if config.model.name == 'resnet18']
+  both = full + [config | {'epochs': 20, 'schedule.milestones': [0.5]} for config in full]
+  rows = [json.loads(json.dumps(synthetic.row_of(config))) for config in both]
+  found = runs.with_settings([runs.Run('done', '', row['config'], row) for row in rows])
+  assert {run.setting for run in found} == {
+    "epochs=the paper's, schedule.milestones=the paper's",
+    'epochs=20, schedule.milestones=[0.5]',
+  }
+  cells = claims.cells_of(found)
+  assert len(cells) == 8 and all(cell.compared('accuracy').differences for cell in cells)
 
 
 def means(runs_, rows, columns):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 
 import pytest
 import synthetic
@@ -236,6 +237,26 @@ def test_figures_count_a_seed_that_two_sweeps_trained_once(tmp_path):
   old, new = trained('old', 0.5, 0.1, time='1'), trained('new', 0.6, 0.2, time='2')
   other = trained('other', 0.8, 0.3, seed=1)
   assert drawn(old, new, other) == drawn(new, other) != drawn(new)
+
+
+def test_captions_count_the_seeds_that_are_drawn():
+  found = [done(seed=s, model__name=n) for n in ('resnet20', 'resnet56') for s in (2, 3, 4)]
+  found += [
+    done(seed=s, model__name=n, pruning__density=1.0)
+    for n in ('resnet20', 'resnet56')
+    for s in (0, 1, 2)
+  ]
+  for run in found[1:]:
+    if run.seed != 2:
+      del run.row['metrics']['adversarial/fgsm/8/255'], run.row['metrics']['adversarial/fgsm/1/255']
+  for run in found[:2]:
+    run.row['reliability'] = {'count': [1], 'confidence': [0.5], 'accuracy': [0.5]}
+  captions = {figure.name.partition('-')[0]: figure.caption for figure in figures.draw(found)}
+  said = {name: re.search(r'n = [^.;]*', caption)[0] for name, caption in captions.items()}
+  assert said['accuracy_by_depth'] == said['accuracy_by_flops'] == said['layer_density'] == 'n = 3'
+  assert said['gap_by_size'] == 'n = 1'
+  assert said['beyond_accuracy'] == 'n = 1 to 3 (unequal)'
+  assert said['reliability'] == 'n = 2'
 
 
 def test_a_field_that_is_a_list_may_be_an_axis():

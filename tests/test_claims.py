@@ -366,6 +366,25 @@ def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
   assert [(each.n, each.failed) for each in none.evidence] == [(0, 8)]
 
 
+@pytest.mark.parametrize('value', [None, float('nan'), float('inf')])
+@pytest.mark.parametrize(
+  ('word', 'names'),
+  [
+    ('NLL', ['nll']),
+    ('out-of', ['ood/svhn_cropped/msp/auroc', 'ood/cifar100/msp/auroc']),
+    ('FGSM', ['adversarial/fgsm/1/255', 'adversarial/fgsm/8/255']),
+  ],
+)
+def test_numbers_that_are_not_finite_are_in_no_test_and_counted_beside_it(value, word, names):
+  every = [done(seed=seed, pruning__density=d) for d in (1.0, 0.1) for seed in range(3)]
+  every[0].row['metrics'] |= dict.fromkeys(names, value)
+  [answer] = [answer for answer in claims.answers(every) if word in answer.claim]
+  assert [(each.n, each.failed) for each in answer.evidence] == [(2, 1)]
+  every[0].row['metrics'][names[0]] = 0.5  # a part that all have is enough
+  [answer] = [answer for answer in claims.answers(every) if word in answer.claim]
+  assert [(each.n, each.failed) for each in answer.evidence] == [(3, 0)]
+
+
 def test_a_network_whose_runs_all_failed_is_not_replaced_by_the_next_in_size():
   every = []
   for width, gap in ((4, None), (8, 0.02), (16, 0.01)):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -135,7 +136,9 @@ class Run:
 
   @property
   def numbers(self) -> dict[str, float]:
-    return {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
+    """Those of the row that are finite."""
+    found = self.row.get('metrics', {}).items()
+    return {k: v for k, v in found if v is not None and math.isfinite(v)}
 
   def metric(self, name: str, parts: Sequence[str] | None = None) -> float | None:
     """A number of the row, or one of this report's own: the mean of `parts` of it.

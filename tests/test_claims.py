@@ -140,6 +140,14 @@ def test_gradient_flow_explains_the_gap_where_ratios_rank_alike():
   assert flow_answer(flow_runs((1.0, 2.0, 3.0, None))).evidence[0].n == 3  # a row's null
 
 
+def test_networks_of_one_depth_and_two_families_are_ranked_apart():
+  up, down = (1.0, 2.0, 3.0, 4.0), (4.0, 3.0, 2.0, 1.0)
+  for depth in (14, 50, 152):
+    pairs = ((f'cifar_resnet{depth}', up), (f'resnet{depth}', down))
+    answer = flow_answer(*(flow_runs(norms, model__name=name) for name, norms in pairs))
+    assert [each.mean for each in answer.evidence] == pytest.approx([0, 1, -1])
+
+
 def test_three_ratios_may_be_in_order_by_chance():
   answer = flow_answer(flow_runs((1.0, 2.0, 3.0)))
   assert answer.evidence[0].p_for == pytest.approx(1 / 6)  # one of 3! orders

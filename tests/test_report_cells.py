@@ -12,8 +12,10 @@ from synthetic import accuracies, done
 
 pytest.importorskip('matplotlib')
 
+from random_pruning_jax import spellings
 from random_pruning_jax.config import flat, resolve
 from random_pruning_jax.config_files import function_of
+from random_pruning_jax.models import MODELS
 from random_pruning_jax.report import (
   claims,
   curves,
@@ -303,6 +305,13 @@ def test_a_curve_of_gaps_goes_from_the_smallest_network_to_the_largest():
 def test_networks_are_ordered_by_width_and_0_is_the_familys_own():
   found = sorted((done(model__width=width) for width in (24, 0, 8)), key=reading.order)
   assert [run.width for run in found] == [8, 0, 24]
+
+
+def test_every_network_has_a_title_of_its_own():
+  depths = [f'cifar_resnet{6 * n + 2}' for n in range(1, 40)]
+  found = {spellings.network(name, 0)[0] for name in [*MODELS, *depths]}
+  assert len({style.network_title(name) for name in found}) == len(found)
+  assert style.network_title('cifar_resnet8-w4') == 'ResNet-8, width 4'
 
 
 def test_ratios_that_are_sampled_in_other_ways_look_different():

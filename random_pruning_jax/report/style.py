@@ -11,7 +11,9 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot's, which would be kept beside the caller's own
 
+from random_pruning_jax import names
 from random_pruning_jax.report.runs import DENSE
+from random_pruning_jax.spellings import is_cifar_resnet
 
 INK, FAINT = '#262626', '#8c8c8c'
 PANEL = (3.1, 2.6)  # inches
@@ -71,11 +73,14 @@ def _by_name(first: Sequence[Any], second: Sequence[Any], name: str) -> tuple[An
 
 
 def network_title(name: str) -> str:
-  """'cifar_resnet14-w8' -> 'ResNet-14, width 8'."""
+  """'cifar_resnet8-w4' -> 'ResNet-8, width 4'; 'CIFAR ResNet-50', as ImageNet has one too."""
   name, _, width = name.partition('-w')
+  short = name.removeprefix('cifar_')
+  both = short in names.keys('models/__init__.py', 'MODELS') and not is_cifar_resnet(short)
   for known, title in (('wrn', 'Wide ResNet-'), ('resnet', 'ResNet-'), ('vgg', 'VGG-')):
-    if name.removeprefix('cifar_').startswith(known):
-      name = title + name.removeprefix('cifar_').removeprefix(known).replace('_', '-')
+    if short.startswith(known):
+      family = 'CIFAR ' if both and short != name else ''
+      name = family + title + short.removeprefix(known).replace('_', '-')
       break
   return f'{name}, width {width}' if width else name
 

@@ -16,6 +16,7 @@ from random_pruning_jax import spellings
 from random_pruning_jax.config import flat, resolve
 from random_pruning_jax.config_files import function_of
 from random_pruning_jax.models import MODELS
+from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.report import (
   claims,
   curves,
@@ -28,6 +29,7 @@ from random_pruning_jax.report import (
   style,
   tables,
 )
+from random_pruning_jax.scores import SCORES
 
 
 def test_what_a_config_chooses_of_pruning_has_a_scheme_of_its_own():
@@ -314,9 +316,17 @@ def test_every_network_has_a_title_of_its_own():
   assert style.network_title('cifar_resnet8-w4') == 'ResNet-8, width 4'
 
 
+def test_every_ratio_looks_different_under_every_score():
+  of = itertools.product([*RATIOS, *SCORES], SCORES)
+  schemes = {ratio if score == 'random' else f'{ratio}/{score}' for ratio, score in of}
+  found = [style.look(scheme) for scheme in schemes - {'random'} if 'random/' not in scheme]
+  assert len({(look.colour, look.marker) for look in found}) == len(found)
+
+
 def test_ratios_that_are_sampled_in_other_ways_look_different():
+  ratios = ('uniform', 'er', 'erk', 'snip', 'erk/synflow', 'snip/magnitude')
   ways = ('', ', fan_in', ', bernoulli', ', n_m of 2', ', n_m of 4', ', n_m of 8', ', dense stem')
-  looks = [style.look(ratio + way) for ratio in ('uniform', 'er', 'erk', 'snip') for way in ways]
+  looks = [style.look(ratio + way) for ratio in ratios for way in ways]
   assert len({(look.colour, look.marker) for look in looks}) == len(looks)
 
 

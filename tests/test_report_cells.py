@@ -72,6 +72,16 @@ def test_a_network_and_a_data_set_are_one_however_they_are_spelled():
     assert 'Liu et al.' in next(figures.draw([other])).caption
 
 
+@pytest.mark.parametrize('rows', ['name', 'width', 'model.name', 'model.width'])
+def test_a_network_is_in_one_row_however_it_is_spelled(rows):
+  networks = itertools.product(('resnet20', 'cifar_resnet20'), (0, 16))
+  found = [done(seed=i, model__name=n, model__width=w) for i, (n, w) in enumerate(networks)]
+  [table] = tables.pivot(found, rows, 'sparsity', 'accuracy')
+  assert table.rows == ['resnet20' if 'name' in rows else 16]
+  [cell] = table.cells.values()
+  assert len(cell.values) == 4
+
+
 def test_a_run_without_the_number_is_told_from_one_that_is_missing():
   cell = tables.cell_of([done(seed=0, metrics={'ece': None}), done(seed=1)], 'ece')
   assert (len(cell.values), cell.missing, cell.failed) == (1, 0, 0)

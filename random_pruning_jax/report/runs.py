@@ -159,14 +159,20 @@ class Run:
   def field(self, name: str) -> Any:
     """A field for rows and columns: 'network', 'scheme', 'sparsity', or any of the config's.
 
-    A dense network has no ratio and no selection, whatever its config says: both are 'dense'. Lists
-    become text, or 'none' if they are empty.
+    A dense network has no ratio and no selection, whatever its config says: both are 'dense'. A
+    network has one name however it is spelled, and its family's own width is a number. Lists become
+    text, or 'none' if they are empty.
     """
     if name in FIELDS:
       return getattr(self, name)
     if self.dense and name in RATIO | SELECT:
       return DENSE
-    value = self.config.get(self._known(name))
+    known = self._known(name)
+    if known == 'model.name':
+      return self.model
+    if known == 'model.width':
+      return self.width or spellings.own_width(self.model)
+    value = self.config.get(known)
     if isinstance(value, list | tuple):
       return ', '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in value) or 'none'
     return value

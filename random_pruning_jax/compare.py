@@ -84,9 +84,10 @@ def overlap(a: masks_lib.Masks, b: masks_lib.Masks) -> str:
     if y is None or np.shape(y) != x.shape:
       left_out.append(name)
       continue
-    counts = np.array([x.sum(), y.sum(), (x & y).sum(), x.mean() * y.sum()], float)
+    chance = x.sum() * y.sum() / x.size  # divided last: exact where a mask is dense
+    counts = np.array([x.sum(), y.sum(), (x & y).sum(), chance], float)
     total += counts
-    if counts[2] != counts[3]:  # so neither mask is dense
+    if counts[2] != counts[3]:  # so neither mask is dense or empty
       nested.append(counts[2] == counts[:2].min())
     lines.append([name, *_counts(counts)])
   left_out += [name for name in second if is_kernel(name) and name not in first]

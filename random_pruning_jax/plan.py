@@ -207,8 +207,10 @@ def _share(value: float) -> str:
 
 def _sparsity(density: float) -> str:
   """Two decimals of a percentage, or as many as tell it from 100 %."""
-  decimals = -1 - math.floor(math.log10(density)) if 0 < density < 5e-5 else 2
-  return f'{1 - density:.{decimals}%}'
+  rounded = f'{1 - density:.2%}'
+  if density == 0 or rounded != '100.00%':
+    return rounded
+  return f'{1 - density:.{-1 - math.floor(math.log10(density))}%}'
 
 
 def _totals(label: str, total: dict, names: tuple[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ import synthetic
 from scipy import stats
 from synthetic import accuracies, done
 
-from random_pruning_jax.report import claims, reading, runs, verdicts
+from random_pruning_jax.report import claims, reading, runs, shared_seeds, verdicts
 from random_pruning_jax.report.verdicts import Comparison
 
 
@@ -140,6 +140,14 @@ def test_gradient_flow_explains_the_gap_where_ratios_rank_alike():
   assert flow_answer(flow_runs((1.0, 2.0, 3.0, None))).evidence[0].n == 3  # a row's null
 
 
+def test_networks_of_one_depth_and_two_families_are_ranked_apart():
+  up, down = (1.0, 2.0, 3.0, 4.0), (4.0, 3.0, 2.0, 1.0)
+  for depth in (14, 50, 152):
+    pairs = ((f'cifar_resnet{depth}', up), (f'resnet{depth}', down))
+    answer = flow_answer(*(flow_runs(norms, model__name=name) for name, norms in pairs))
+    assert [each.mean for each in answer.evidence] == pytest.approx([0, 1, -1])
+
+
 def test_three_ratios_may_be_in_order_by_chance():
   answer = flow_answer(flow_runs((1.0, 2.0, 3.0)))
   assert answer.evidence[0].p_for == pytest.approx(1 / 6)  # one of 3! orders
@@ -197,6 +205,21 @@ def test_many_schemes_are_ranked_in_some_of_their_orders():
   assert found.p_for == pytest.approx(exact.pvalue, abs=0.02) and found.p_against > 0.5
 
 
+def test_schemes_stand_for_each_other_only_where_the_same_groups_rank_them():
+  def ranked(*groups):
+    return verdicts.ranks('', '', {g: {s: (s, s) for s in g} for g in groups})
+
+  alone = ranked('abc', 'd', 'e', 'f')
+  assert (alone.verdict, alone.evidence[0].n) == ('cannot decide', 3)
+  assert alone.evidence[0].p_for == pytest.approx(1 / 6)  # one of 3! orders
+  apart = ranked('abc', 'def').evidence[0]
+  assert (apart.n, apart.p_for) == (6, pytest.approx(1 / 36))
+  more = ranked('abcd', 'abc')  # d is in a group more than the others
+  assert more.evidence[0].p_for == pytest.approx(1 / 6) and 'it takes four' in more.why
+  many = ranked('abcdefgh', 'ijk').evidence[0]
+  assert many.p_for == 1 / (verdicts.ORDERS + 1)  # of 8! 3! orders
+
+
 def test_ranks_of_noise_are_decided_either_way_in_one_of_ten():
   rng = np.random.default_rng(0)
   draws = [{g: dict(enumerate(rng.normal(size=(5, 2)))) for g in 'xyz'} for _ in range(300)]
@@ -221,9 +244,12 @@ def test_a_claim_is_supported_below_five_percent():
     assert verdicts.tends('', '', found, '').verdict == verdict
 
 
-def test_cells_that_no_test_can_look_at_are_none_of_those_where_the_opposite_must_hold():
-  cells = [Comparison('', {0: -1.0, 1: -1.1, 2: -1.2}), Comparison('', {0: 1.0})]
-  assert verdicts.can('', cells, '').verdict == 'not in these runs'
+def test_the_opposite_holds_in_every_cell_only_where_every_cell_is_tested():
+  worse = Comparison('', {0: -1.0, 1: -1.1, 2: -1.2})
+  assert verdicts.can('', [worse, worse], '').verdict == 'not in these runs'
+  answer = verdicts.can('', [worse, Comparison('', {0: 1.0}), *[Comparison('', {})] * 2], '')
+  assert answer.verdict == 'cannot decide'
+  assert 'in no test: 2 with no seed to compare, 1 with one seed to compare.' in answer.why
 
 
 def test_equal_differences_decide_by_their_number_alone():
@@ -307,11 +333,23 @@ def test_a_cell_that_lacks_a_seed_is_left_out_and_the_others_keep_theirs():
     (['012'] * 5 + ['01'], '012', 5),
     (['01', '23'], '01', 1),
     (['0', '0', '0', '01'], '01', 1),
+    (['012', '012', '345', '345', '03'], '012', 2),
+    (['1234', '1235', '06', '07', '08', '09'], '123', 2),
   ],
 )
 def test_a_mean_is_over_as_many_seeds_and_cells_as_go_together(seeds, taken, cells):
-  found, whole = verdicts._in_common([dict.fromkeys(each, 0.0) for each in seeds])
+  found, whole = shared_seeds.in_common([dict.fromkeys(each, 0.0) for each in seeds])
   assert (''.join(sorted(found)), len(whole)) == (taken, cells)
+
+
+def test_seeds_and_cells_that_go_together_are_the_best_of_all_choices():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    cells = [dict.fromkeys(np.flatnonzero(row), 0.0) for row in rng.random((6, 6)) < 0.6]
+    sets = [c for size in range(2, 7) for c in itertools.combinations(range(6), size)]
+    best = max(len(seeds) * sum(cell.keys() >= set(seeds) for cell in cells) for seeds in sets)
+    found, whole = shared_seeds.in_common(cells)
+    assert len(found) * len(whole) == best and all(cell.keys() >= set(found) for cell in whole)
 
 
 def failed(seed, **fields):
@@ -334,6 +372,25 @@ def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
   assert none.verdict == 'cannot decide' and 'In a cell, 8 seeds are left out' in none.why
   assert none.why.startswith('No comparison is left.')
   assert [(each.n, each.failed) for each in none.evidence] == [(0, 8)]
+
+
+@pytest.mark.parametrize('value', [None, float('nan'), float('inf')])
+@pytest.mark.parametrize(
+  ('word', 'names'),
+  [
+    ('NLL', ['nll']),
+    ('out-of', ['ood/svhn_cropped/msp/auroc', 'ood/cifar100/msp/auroc']),
+    ('FGSM', ['adversarial/fgsm/1/255', 'adversarial/fgsm/8/255']),
+  ],
+)
+def test_numbers_that_are_not_finite_are_in_no_test_and_counted_beside_it(value, word, names):
+  every = [done(seed=seed, pruning__density=d) for d in (1.0, 0.1) for seed in range(3)]
+  every[0].row['metrics'] |= dict.fromkeys(names, value)
+  [answer] = [answer for answer in claims.answers(every) if word in answer.claim]
+  assert [(each.n, each.failed) for each in answer.evidence] == [(2, 1)]
+  every[0].row['metrics'][names[0]] = 0.5  # a part that all have is enough
+  [answer] = [answer for answer in claims.answers(every) if word in answer.claim]
+  assert [(each.n, each.failed) for each in answer.evidence] == [(3, 0)]
 
 
 def test_a_network_whose_runs_all_failed_is_not_replaced_by_the_next_in_size():

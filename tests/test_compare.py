@@ -117,6 +117,10 @@ def test_masks_that_lie_in_each_other_are_called_nested_and_others_are_not():
   assert nested in compare.overlap(sparse, draw(0, 'uniform', 0.3))
   for pair in ((sparse, other), (sparse, sparse), (sparse, dense)):
     assert nested not in compare.overlap(*pair)
+  # Chance gives 222 of 222 here, and 222 / 432 * 432 is another float.
+  part, whole = ({'stem': {'kernel': np.arange(432) < n}} for n in (222, 432))
+  for pair in ((part, whole), (whole, part)):
+    assert nested not in compare.overlap(*pair)
   # The bodies share 20 of 50, where chance would give 25; one stem lies in the other.
   a, b = (
     {'stem': {'kernel': np.arange(4) < n}, 'body': {'kernel': np.roll(np.arange(100) < 50, shift)}}

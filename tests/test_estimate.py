@@ -92,6 +92,16 @@ def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
   assert 'n_m sampling' in structured.infeasible
 
 
+def test_the_dry_run_adds_up_runs_that_can_be_trained_alone(tmp_path):
+  bad = small(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3)
+  alone, beside = (
+    estimate.table(*agenda.make(configs), tmp_path, 1).split('\n\n')[1].splitlines()[0]
+    for configs in ([small()], [small(), bad])
+  )
+  assert alone.startswith('1 runs: ') and 'e+' in alone
+  assert beside == alone.replace('1 runs', '1 runs (besides 1 that cannot be)')
+
+
 def test_the_dry_run_knows_how_many_images_of_a_set_that_is_not_here_are_trained_on(tmp_path):
   fields = {'epochs': 2, 'batch_size': 100, 'data_dir': str(tmp_path)}
   configs = [small(**fields | {'dataset': name}) for name in ('cifar10', 'mnist')]

@@ -173,6 +173,14 @@ def test_a_share_that_is_not_zero_is_not_said_to_be_zero(capsys):
   assert ['sparsity', '99.9990%', '90.00%'] in [line.split() for line in both.splitlines()]
 
 
+@pytest.mark.parametrize(
+  ('density', 'said'),
+  [(0, '100.00%'), (1e-5, '99.9990%'), (4.9e-5, '99.9951%'), (5e-5, '99.9950%'), (6e-5, '99.99%')],
+)
+def test_a_sparsity_below_one_is_not_said_to_be_one(density, said):
+  assert plan._sparsity(density) == said
+
+
 def test_layers_that_keep_nothing_are_named():
   found, _ = plan.plans(config_lib.default(), ['uniform'], [0.001, 0.002])
   few, more = (plan.show([one], 'table') for one in found)

@@ -3,12 +3,20 @@
 import dataclasses
 import itertools
 import json
+import pathlib
+import re
 
 import pytest
+import synthetic
 from synthetic import accuracies, done
 
 pytest.importorskip('matplotlib')
 
+from random_pruning_jax import spellings
+from random_pruning_jax.config import flat, resolve
+from random_pruning_jax.config_files import function_of
+from random_pruning_jax.models import MODELS
+from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.report import (
   claims,
   curves,
@@ -21,6 +29,7 @@ from random_pruning_jax.report import (
   style,
   tables,
 )
+from random_pruning_jax.scores import SCORES
 
 
 def test_what_a_config_chooses_of_pruning_has_a_scheme_of_its_own():
@@ -61,6 +70,16 @@ def test_a_network_and_a_data_set_are_one_however_they_are_spelled():
     other = done(model__name=name, model__width=width, dataset=dataset)
     assert other.cell == one.cell and other.family == one.family
     assert 'Liu et al.' in next(figures.draw([other])).caption
+
+
+@pytest.mark.parametrize('rows', ['name', 'width', 'model.name', 'model.width'])
+def test_a_network_is_in_one_row_however_it_is_spelled(rows):
+  networks = itertools.product(('resnet20', 'cifar_resnet20'), (0, 16))
+  found = [done(seed=i, model__name=n, model__width=w) for i, (n, w) in enumerate(networks)]
+  [table] = tables.pivot(found, rows, 'sparsity', 'accuracy')
+  assert table.rows == ['resnet20' if 'name' in rows else 16]
+  [cell] = table.cells.values()
+  assert len(cell.values) == 4
 
 
 def test_a_run_without_the_number_is_told_from_one_that_is_missing():
@@ -129,6 +148,21 @@ def test_a_setting_that_differs_in_one_data_set_is_named_in_no_other():
     ]
   )
   assert [run.setting for run in found] == ['', '', 'epochs=5', 'epochs=30']
+
+
+def test_a_look_beside_imagenets_two_schedules_parts_no_dense_network_from_its_sparse_ones():
+  file = pathlib.Path(__file__).parents[1] / 'configs' / 'sweeps' / 'imagenet.py'
+  get_sweep = function_of(file, 'get_sweep')
+  full = [flat(resolve(config)) for config in get_sweep() if config.model.name == 'resnet18']
+  both = full + [config | {'epochs': 20, 'schedule.milestones': [0.5]} for config in full]
+  rows = [json.loads(json.dumps(synthetic.row_of(config))) for config in both]
+  found = runs.with_settings([runs.Run('done', '', row['config'], row) for row in rows])
+  assert {run.setting for run in found} == {
+    "epochs=the paper's, schedule.milestones=the paper's",
+    'epochs=20, schedule.milestones=[0.5]',
+  }
+  cells = claims.cells_of(found)
+  assert len(cells) == 8 and all(cell.compared('accuracy').differences for cell in cells)
 
 
 def means(runs_, rows, columns):
@@ -219,6 +253,26 @@ def test_figures_count_a_seed_that_two_sweeps_trained_once(tmp_path):
   assert drawn(old, new, other) == drawn(new, other) != drawn(new)
 
 
+def test_captions_count_the_seeds_that_are_drawn():
+  found = [done(seed=s, model__name=n) for n in ('resnet20', 'resnet56') for s in (2, 3, 4)]
+  found += [
+    done(seed=s, model__name=n, pruning__density=1.0)
+    for n in ('resnet20', 'resnet56')
+    for s in (0, 1, 2)
+  ]
+  for run in found[1:]:
+    if run.seed != 2:
+      del run.row['metrics']['adversarial/fgsm/8/255'], run.row['metrics']['adversarial/fgsm/1/255']
+  for run in found[:2]:
+    run.row['reliability'] = {'count': [1], 'confidence': [0.5], 'accuracy': [0.5]}
+  captions = {figure.name.partition('-')[0]: figure.caption for figure in figures.draw(found)}
+  said = {name: re.search(r'n = [^.;]*', caption)[0] for name, caption in captions.items()}
+  assert said['accuracy_by_depth'] == said['accuracy_by_flops'] == said['layer_density'] == 'n = 3'
+  assert said['gap_by_size'] == 'n = 1'
+  assert said['beyond_accuracy'] == 'n = 1 to 3 (unequal)'
+  assert said['reliability'] == 'n = 2'
+
+
 def test_a_field_that_is_a_list_may_be_an_axis():
   found = [done(), done(pruning__dense=('stem', 'head'))]
   pivots = tables.pivot(found, 'pruning.dense', 'schedule.milestones', 'accuracy')
@@ -265,9 +319,24 @@ def test_networks_are_ordered_by_width_and_0_is_the_familys_own():
   assert [run.width for run in found] == [8, 0, 24]
 
 
+def test_every_network_has_a_title_of_its_own():
+  depths = [f'cifar_resnet{6 * n + 2}' for n in range(1, 40)]
+  found = {spellings.network(name, 0)[0] for name in [*MODELS, *depths]}
+  assert len({style.network_title(name) for name in found}) == len(found)
+  assert style.network_title('cifar_resnet8-w4') == 'ResNet-8, width 4'
+
+
+def test_every_ratio_looks_different_under_every_score():
+  of = itertools.product([*RATIOS, *SCORES], SCORES)
+  schemes = {ratio if score == 'random' else f'{ratio}/{score}' for ratio, score in of}
+  found = [style.look(scheme) for scheme in schemes - {'random'} if 'random/' not in scheme]
+  assert len({(look.colour, look.marker) for look in found}) == len(found)
+
+
 def test_ratios_that_are_sampled_in_other_ways_look_different():
+  ratios = ('uniform', 'er', 'erk', 'snip', 'erk/synflow', 'snip/magnitude')
   ways = ('', ', fan_in', ', bernoulli', ', n_m of 2', ', n_m of 4', ', n_m of 8', ', dense stem')
-  looks = [style.look(ratio + way) for ratio in ('uniform', 'er', 'erk', 'snip') for way in ways]
+  looks = [style.look(ratio + way) for ratio in ratios for way in ways]
   assert len({(look.colour, look.marker) for look in looks}) == len(looks)
 
 

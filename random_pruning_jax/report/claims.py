@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from random_pruning_jax.report import measured
 from random_pruning_jax.report.runs import Run, grouped
 from random_pruning_jax.report.style import look, network_title
 from random_pruning_jax.report.tables import one_a_seed, paired
@@ -57,14 +58,16 @@ def _compared(
   failed = frozenset(
     seed
     for seed, run in one_a_seed(ours).items()
-    if seed in partners and (_lost(run, metric) or _lost(partners[seed], metric))
+    if seed in partners.keys() - found and (_lost(run, metric) or _lost(partners[seed], metric))
   )
   return Comparison(what, {seed: sign * found[seed] for seed in found}, failed)
 
 
 def _lost(run: Run, metric: str) -> bool:
-  """Whether the run failed, or was measured and the metric is no number."""
-  return run.state == 'failed' or run.row.get('metrics', {}).get(metric, 0.0) is None
+  """Whether the run failed, or was measured and the metric, or a part of it, is no number."""
+  found = run.row.get('metrics', {})
+  parts = measured.parts(metric, [found])
+  return run.state == 'failed' or any(x in found and x not in run.numbers for x in parts)
 
 
 def cells_of(runs: Sequence[Run]) -> list[Cell]:

@@ -15,9 +15,41 @@ from random_pruning_jax.report.runs import DENSE, Run, grouped
 Series = tuple[np.ndarray, np.ndarray]  # x, y
 
 
+def layers_of(run: Run) -> dict | None:
+  """Layers of a pruned network, where the row holds them."""
+  return None if run.dense else run.row.get('layers')
+
+
+def bins_of(run: Run) -> dict | None:
+  """Bins of reliability."""
+  return run.row.get('reliability')
+
+
+def flow_of(run: Run) -> Series | None:
+  flow = run.row.get('gradient')
+  if not flow or 'gradient_norm' not in flow:
+    return None
+  return np.array(flow['step'], float), np.array(flow['gradient_norm'], float)
+
+
+def log_of(run: Run) -> Series | None:
+  found = [x for x in runlog.read_log(pathlib.Path(run.place)) if x['kind'] == 'validation']
+  if not found:
+    return None
+  x = np.array([line['step'] for line in found], float)
+  return x, 100 * np.array([line['accuracy'] for line in found], float)
+
+
+def highest(runs: Sequence[Run]) -> list[Run]:
+  """Runs at the highest sparsity of each network and scheme."""
+  groups = grouped(runs, lambda run: (run.network, run.scheme)).values()
+  ends = [(alike, max(run.sparsity for run in alike)) for alike in groups]
+  return [run for alike, end in ends for run in alike if run.sparsity == end]
+
+
 def layers(runs: Sequence[Run]) -> Figure | None:
   """Density of each layer as trained: a row a network, a panel a sparsity, a line a scheme."""
-  pruned = [run for run in runs if not run.dense and run.row.get('layers')]
+  pruned = [run for run in runs if layers_of(run)]
   networks = list(grouped(pruned, lambda run: run.network))
   if not pruned:
     return None
@@ -51,7 +83,7 @@ def reliability(runs: Sequence[Run]) -> Figure | None:
   """Accuracy of images of like confidence, all seeds together."""
 
   def series(members: Sequence[Run]) -> Series | None:
-    bins = [run.row['reliability'] for run in members if run.row.get('reliability')]
+    bins = [each for each in map(bins_of, members) if each]
     if not bins:
       return None
     count = np.array([each['count'] for each in bins], float)
@@ -75,33 +107,20 @@ def reliability(runs: Sequence[Run]) -> Figure | None:
 def gradient_norm(runs: Sequence[Run]) -> Figure | None:
   """Norm of the masked gradient along training, where the runs logged it; mean over seeds."""
 
-  def of(run: Run) -> Series | None:
-    flow = run.row.get('gradient')
-    if not flow or 'gradient_norm' not in flow:
-      return None
-    return np.array(flow['step'], float), np.array(flow['gradient_norm'], float)
-
   def axis(ax: Axes) -> None:
     ax.set_yscale('log')
     ax.set_xlabel('step')
 
-  return _by_scheme_at_highest_sparsity(runs, _mean_of(of), axis, 'gradient norm')
+  return _by_scheme_at_highest_sparsity(runs, _mean_of(flow_of), axis, 'gradient norm')
 
 
 def learning(runs: Sequence[Run]) -> Figure | None:
   """Validation accuracy along training; mean over seeds."""
 
-  def of(run: Run) -> Series | None:
-    found = [x for x in runlog.read_log(pathlib.Path(run.place)) if x['kind'] == 'validation']
-    if not found:
-      return None
-    x = np.array([line['step'] for line in found], float)
-    return x, 100 * np.array([line['accuracy'] for line in found], float)
-
   def axis(ax: Axes) -> None:
     ax.set_xlabel('step')
 
-  return _by_scheme_at_highest_sparsity(runs, _mean_of(of), axis, 'validation accuracy, %')
+  return _by_scheme_at_highest_sparsity(runs, _mean_of(log_of), axis, 'validation accuracy, %')
 
 
 def _mean_of(of: Callable[[Run], Series | None]) -> Callable[[Sequence[Run]], Series | None]:
@@ -130,14 +149,13 @@ def _by_scheme_at_highest_sparsity(
   """A panel for each network: its dense runs, and each scheme at its highest sparsity."""
   done = [run for run in runs if run.state == 'done']
   lines: dict[str, list[tuple[str, str, Series]]] = {}
-  for network, members in grouped(done, lambda run: run.network).items():
+  for network, members in grouped(highest(done), lambda run: run.network).items():
     for scheme in [DENSE, *schemes(members)]:
       alike = [run for run in members if run.scheme == scheme]
-      highest = max((run.sparsity for run in alike), default=0.0)
-      found = series([run for run in alike if run.sparsity == highest])
+      found = series(alike)
       if found is not None and len(found[0]):
         name = style.look(scheme).label
-        text = name if scheme == DENSE else f'{name}, sparsity {highest:g}'
+        text = name if scheme == DENSE else f'{name}, sparsity {alike[0].sparsity:g}'
         lines.setdefault(network, []).append((scheme, text, found))
   if not lines:
     return None

@@ -7,19 +7,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from random_pruning_jax.report import curves, details, measured, paper, sizes, style, tables
+from random_pruning_jax.report import counts, curves, details, measured, paper, sizes, style, tables
 from random_pruning_jax.report.runs import Run, grouped
 
 
 class Kind(NamedTuple):
   """A figure: its caption, and a function of runs of one data set and setting; None: no figure.
 
-  `dense` is added to the caption if one of these runs is dense.
+  `dense` is added to the caption if one of these runs is dense. `seeds` counts what is drawn.
   """
 
   caption: str
   draw: Callable[[Sequence[Run]], object | None]
   dense: str = ''
+  seeds: Callable[[Sequence[Run]], list[int]] = counts.accuracies
 
 
 class Figure(NamedTuple):
@@ -32,10 +33,12 @@ KINDS = {
   'accuracy_by_depth': Kind(
     'Accuracy against sparsity by depth: a panel for each network, mean ± sd over seeds',
     lambda runs: curves.by_network(f) if (f := _family(runs)) else None,
+    seeds=lambda runs: counts.accuracies(_family(runs)),
   ),
   'accuracy_by_width': Kind(
     'Accuracy against sparsity by width: a panel for each network, mean ± sd over seeds',
     lambda runs: curves.by_network(w) if (w := _widths(runs)) else None,
+    seeds=lambda runs: counts.accuracies(_widths(runs)),
   ),
   'accuracy_by_ratio': Kind(
     'Accuracy against sparsity by ratio: a line for each network',
@@ -55,27 +58,33 @@ KINDS = {
   'gap_by_size': Kind(
     'What pruning costs against the size of the dense network, paired by seed, mean ± sd',
     sizes.gap,
+    seeds=counts.gaps,
   ),
   'beyond_accuracy': Kind(
     'Calibration, out-of-distribution detection (maximum softmax, mean over foreign sets) and '
     'accuracy under FGSM (largest epsilon up to 8/255), mean ± sd over seeds',
     curves.beyond_accuracy,
+    seeds=counts.beyond,
   ),
   'reliability': Kind(
     'Reliability: accuracy of images of like confidence, at the highest sparsity of each ratio',
     details.reliability,
+    seeds=counts.at_highest(details.bins_of),
   ),
   'layer_density': Kind(
     'Density of each layer as trained, in the order in which an image meets them',
     details.layers,
+    seeds=counts.having(details.layers_of),
   ),
   'gradient_norm': Kind(
     'Norm of the masked gradient along training, at the highest sparsity of each ratio',
     details.gradient_norm,
+    seeds=counts.at_highest(details.flow_of),
   ),
   'learning_curves': Kind(
     'Validation accuracy along training, at the highest sparsity of each ratio, mean over seeds',
     details.learning,
+    seeds=counts.at_highest(details.log_of),
   ),
 }
 
@@ -93,7 +102,7 @@ def draw(runs: Sequence[Run], to: pathlib.Path | None = None) -> Iterator[Figure
           svg = _save(figure, whole, to)
           notes = _on(members, name) + _source(members, name)
           what = kind.caption + kind.dense * any(run.dense for run in members)
-          caption = f'{what}. {where}, {_seeds(members)}{notes}.'
+          caption = f'{what}. {where}, {_seeds(kind.seeds(members))}{notes}.'
           yield Figure(whole, caption, svg)
 
 
@@ -127,9 +136,9 @@ def _widths(runs: Sequence[Run]) -> list[Run]:
   return [run for run in runs if run.model == best]
 
 
-def _seeds(runs: Sequence[Run]) -> str:
-  counts = [len(seeds) for seeds in grouped(runs, lambda run: run.cell).values()]
-  low, high = min(counts), max(counts)
+def _seeds(found: Sequence[int]) -> str:
+  drawn = [n for n in found if n] or [0]
+  low, high = min(drawn), max(drawn)
   return f'n = {low}' if low == high else f'n = {low} to {high} (unequal)'
 
 

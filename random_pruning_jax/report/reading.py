@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from random_pruning_jax import results, runlog, spellings
-from random_pruning_jax.report.runs import DENSE, IN_EVERY_CONFIG, Run, with_settings
+from random_pruning_jax.report.runs import DENSE, Run, with_settings
+
+# Fields that a report reads of every run, planned ones too, and that no version lacked.
+IN_EVERY_CONFIG = (
+  'dataset',
+  'model.name',
+  'model.width',
+  'pruning.density',
+  'pruning.ratio',
+  'pruning.sampling',
+  'pruning.select',
+  'recipe',
+  'seed',
+)
 
 
 def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,18 +11,6 @@ from random_pruning_jax import spellings
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'
-# Fields that a report reads of every run, planned ones too, and that no version lacked.
-IN_EVERY_CONFIG = (
-  'dataset',
-  'model.name',
-  'model.width',
-  'pruning.density',
-  'pruning.ratio',
-  'pruning.sampling',
-  'pruning.select',
-  'recipe',
-  'seed',
-)
 # Fields that say where a run lies, how it is computed or measured, not what it is.
 _NOT_SETTINGS = (
   'data_dir',
@@ -42,7 +31,11 @@ _SETTINGS_AFTER_ALL = ('checkpoint.every_epochs', 'evaluation.checkpoint')
 # Values that `config.resolve` replaces; a config that could not be resolved still holds them.
 _UNRESOLVED = ('dataset', 'recipe')
 _UNRESOLVED_NUMBERS = {'augment.pad': (-1,)}
-_OWN_SCHEDULE = ('epochs', 'schedule.milestones')
+# The paper's schedules on ImageNet: {field: (of sparse networks, of dense ones)}.
+_OWN_SCHEDULE = {
+  'epochs': (100, 90),
+  'schedule.milestones': ([0.3, 0.6, 0.9], [30 / 90, 60 / 90, 80 / 90]),
+}
 RATIO, SELECT = {'ratio', 'pruning.ratio'}, {'select', 'pruning.select'}  # names of these fields
 
 
@@ -143,7 +136,9 @@ class Run:
 
   @property
   def numbers(self) -> dict[str, float]:
-    return {k: v for k, v in self.row.get('metrics', {}).items() if v is not None}
+    """Those of the row that are finite."""
+    found = self.row.get('metrics', {}).items()
+    return {k: v for k, v in found if v is not None and math.isfinite(v)}
 
   def metric(self, name: str, parts: Sequence[str] | None = None) -> float | None:
     """A number of the row, or one of this report's own: the mean of `parts` of it.
@@ -164,14 +159,20 @@ class Run:
   def field(self, name: str) -> Any:
     """A field for rows and columns: 'network', 'scheme', 'sparsity', or any of the config's.
 
-    A dense network has no ratio and no selection, whatever its config says: both are 'dense'. Lists
-    become text, or 'none' if they are empty.
+    A dense network has no ratio and no selection, whatever its config says: both are 'dense'. A
+    network has one name however it is spelled, and its family's own width is a number. Lists become
+    text, or 'none' if they are empty.
     """
     if name in FIELDS:
       return getattr(self, name)
     if self.dense and name in RATIO | SELECT:
       return DENSE
-    value = self.config.get(self._known(name))
+    known = self._known(name)
+    if known == 'model.name':
+      return self.model
+    if known == 'model.width':
+      return self.width or spellings.own_width(self.model)
+    value = self.config.get(known)
     if isinstance(value, list | tuple):
       return ', '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in value) or 'none'
     return value
@@ -206,7 +207,7 @@ def with_settings(runs: list[Run]) -> list[Run]:
   """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged.
 
   Nor are they compared, not with other networks either, except on ImageNet, where the paper trains
-  dense networks by a schedule of their own.
+  dense networks by a schedule of their own: beside other schedules, both are "the paper's".
   """
   names = sorted({name for run in runs for name in run.config if _is_setting(name)})
   differing: dict[str, list[str]] = {}  # of each data set
@@ -221,9 +222,18 @@ def with_settings(runs: list[Run]) -> list[Run]:
 
   def settings(run: Run) -> tuple[tuple[str, Any], ...]:
     named = (name for name in differing.get(run.dataset, ()) if _says(run, name))
-    return tuple((name, run.config[name]) for name in named)
+    return tuple((name, _value(run, name)) for name in named)
 
   return [dataclasses.replace(run, settings=settings(run)) for run in runs]
+
+
+def _value(run: Run, name: str) -> Any:
+  """The field's value, alike for sparse and dense networks that are each by the paper."""
+  value = run.config[name]
+  if run.dataset.startswith('imagenet') and name in _OWN_SCHEDULE:
+    papers = _OWN_SCHEDULE[name][run.dense]
+    return "the paper's" if json.dumps(value) == json.dumps(papers) else value
+  return value
 
 
 def _says(run: Run, name: str) -> bool:

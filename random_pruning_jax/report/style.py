@@ -1,6 +1,7 @@
-"""How figures look: one colour and marker for each ratio wherever it is drawn."""
+"""How figures look: one colour and marker for each ratio and score wherever drawn."""
 
 import contextlib
+import functools
 import itertools
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -11,7 +12,10 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot's, which would be kept beside the caller's own
 
+from random_pruning_jax import names
+from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.report.runs import DENSE
+from random_pruning_jax.spellings import is_cifar_resnet
 
 INK, FAINT = '#262626', '#8c8c8c'
 PANEL = (3.1, 2.6)  # inches
@@ -43,7 +47,10 @@ LOOKS = {
   'synflow/synflow': Look('SynFlow', '#4a0f2c', '<'),
   'erk/magnitude': Look('ERK, magnitude', '#7a3600', '^'),
 }
-_COLOURS = ('#332288', '#44aa99', '#cc6677', '#999933', '#117733', '#6699cc', '#994455')
+_COLOURS = (
+  *('#332288', '#44aa99', '#cc6677', '#999933', '#117733'),
+  *('#6699cc', '#994455', '#997700', '#bb5566'),
+)
 _MARKERS = 'os^vDPX<>ph*'
 _SHADES = (0.4, 0.55, 0.7)
 
@@ -51,17 +58,29 @@ _SHADES = (0.4, 0.55, 0.7)
 def look(scheme: str) -> Look:
   """Label, colour and marker of a scheme; those without a place in the table get one by name.
 
-  What is sampled in another way, 'erk, fan_in', is of its ratio's colour, but darker.
+  What is sampled in another way, 'erk, fan_in', is of its scheme's colour, but darker.
   """
   if scheme in LOOKS:
     return LOOKS[scheme]
   base, _, way = scheme.partition(', ')
-  if base in LOOKS:
-    usual = LOOKS[base]
+  if way:
+    usual = look(base)
     share, marker = _by_name(_SHADES, _MARKERS.replace(usual.marker, ''), way)
     darker = matplotlib.colors.to_hex([share * x for x in matplotlib.colors.to_rgb(usual.colour)])
     return Look(scheme, darker, marker)
+  if scheme in _others():
+    pairs = list(itertools.product(_COLOURS, _MARKERS))
+    return Look(scheme, *pairs[_others().index(scheme) % len(pairs)])
   return Look(scheme, *_by_name(_COLOURS, _MARKERS, scheme))
+
+
+@functools.cache
+def _others() -> list[str]:
+  """Schemes of this package's ratios and scores that have no place in the table."""
+  scores = names.keys('scores.py', 'SCORES')
+  ratios = [name for name in (*RATIOS, *scores) if name != 'random']
+  every = [r if s == 'random' else f'{r}/{s}' for r in ratios for s in scores]
+  return [scheme for scheme in every if scheme not in LOOKS]
 
 
 def _by_name(first: Sequence[Any], second: Sequence[Any], name: str) -> tuple[Any, Any]:
@@ -71,11 +90,14 @@ def _by_name(first: Sequence[Any], second: Sequence[Any], name: str) -> tuple[An
 
 
 def network_title(name: str) -> str:
-  """'cifar_resnet14-w8' -> 'ResNet-14, width 8'."""
+  """'cifar_resnet8-w4' -> 'ResNet-8, width 4'; 'CIFAR ResNet-50', as ImageNet has one too."""
   name, _, width = name.partition('-w')
+  short = name.removeprefix('cifar_')
+  both = short in names.keys('models/__init__.py', 'MODELS') and not is_cifar_resnet(short)
   for known, title in (('wrn', 'Wide ResNet-'), ('resnet', 'ResNet-'), ('vgg', 'VGG-')):
-    if name.removeprefix('cifar_').startswith(known):
-      name = title + name.removeprefix('cifar_').removeprefix(known).replace('_', '-')
+    if short.startswith(known):
+      family = 'CIFAR ' if both and short != name else ''
+      name = family + title + short.removeprefix(known).replace('_', '-')
       break
   return f'{name}, width {width}' if width else name
 

@@ -5,19 +5,18 @@ run and the dense run of its seed begin with the same weights. Three kinds of cl
 5 % by itself, so that of many claims a few may be decided by chance:
 
 - "can": something holds in some cell (network, ratio, sparsity). Supported if it does in one cell
-  after Holm's correction for looking at many. Where its opposite holds in every cell, it does not
-  hold in these runs, which says nothing of others.
+  after Holm's correction for looking at many. Where its opposite holds in every cell, none of which
+  is left untested, it does not hold in these runs, which says nothing of others.
 - "tends": something holds on average. Differences are averaged over cells for each seed, and one
   test decides.
 - "ranks": two numbers of a scheme rise together. Schemes are the sample: seeds, and other networks
   and sparsities, repeat what the same schemes say. A permutation test decides.
 
 A t-test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does; ranks
-need four schemes. Runs that failed, or were measured as no number, are in no test, and counted
-beside it.
+need four schemes of the same groups. Runs that failed, or were measured as no number, are in no
+test, and counted beside it.
 """
 
-import collections
 import itertools
 import math
 import statistics
@@ -26,6 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from random_pruning_jax.report.shared_seeds import in_common
 
 LEVEL = 0.05
 EQUAL = 1e-6  # below one image of any test set, and above the rounding of float32
@@ -109,7 +110,7 @@ def can(claim: str, cells: Sequence[Comparison], unit: str, above: float = 0.0) 
   if wins:
     verdict = SUPPORTED
     why = f'It holds in {wins} of {count} (p < {LEVEL} after correction for their number).'
-  elif losses == len(tested):
+  elif losses == len(found):
     verdict, why = NOT_HERE, f'The opposite holds in every one of {count}.'
   else:
     verdict = UNDECIDED
@@ -117,13 +118,13 @@ def can(claim: str, cells: Sequence[Comparison], unit: str, above: float = 0.0) 
       f'It holds clearly in none of {count} (smallest corrected p = {min(adjusted):.2g}). '
       f'{_needed(tested)}'
     )
-  return Answer(claim, verdict, why + _left_out(found), found, unit)
+  return Answer(claim, verdict, why + _untested(found) + _left_out(found), found, unit)
 
 
 def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answer:
   """A claim of the kind "tends": per seed, the mean over the cells that have all of the seeds."""
   found = [evidence(cell) for cell in cells]
-  seeds, whole = _in_common([cell.differences for cell in cells])
+  seeds, whole = in_common([cell.differences for cell in cells])
   means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds}
   some = f'{len(whole)} of {len(cells)}' if len(whole) < len(cells) else f'{len(cells)}'
   mean = evidence(Comparison(f'{what}, mean over {some} cells', means))
@@ -135,28 +136,41 @@ def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> An
   """A claim of the kind "ranks": within groups, the two numbers of a scheme rise together.
 
   `groups` are {group: {scheme: (x, y)}}. Spearman's rank correlation in each group of three schemes
-  or more, averaged over groups. p-values come from permuting schemes, alike in every group.
+  or more, averaged over groups. p-values come from permuting schemes, alike in every group, among
+  those that the same groups rank: others cannot stand for each other.
   """
-  schemes = sorted({scheme for group in groups.values() for scheme in group})
-  products, found = np.zeros((len(schemes), len(schemes))), []
+  ranked = {}
   for name, group in groups.items():
     x, y = (_standard_ranks(values) for values in zip(*group.values(), strict=True))
     if len(group) > 2 and x.any() and y.any():
-      found.append(Evidence(name, float(x @ y), None, len(group), None, None))
-      here = [schemes.index(scheme) for scheme in group]
-      products[np.ix_(here, here)] += np.outer(x, y)
-  if not found:
+      ranked[name] = list(group), x, y
+  if not ranked:
     why = 'These runs hold no three of a group to rank.'
     return Answer(claim, UNDECIDED, why, [], 'rank correlation')
-  orders = _orders(len(schemes))
+
+  def where(scheme):
+    return [scheme in group for group, _, _ in ranked.values()]
+
+  every = {scheme for group, _, _ in ranked.values() for scheme in group}
+  schemes = sorted(every, key=lambda scheme: (where(scheme), scheme))
+  products, found = np.zeros((len(schemes), len(schemes))), []
+  for name, (group, x, y) in ranked.items():
+    found.append(Evidence(name, float(x @ y), None, len(group), None, None))
+    here = [schemes.index(scheme) for scheme in group]
+    products[np.ix_(here, here)] += np.outer(x, y)
+  orders = _orders([len(list(alike)) for _, alike in itertools.groupby(schemes, where)])
   sums = products[orders, np.arange(len(schemes))].sum(axis=1)  # the first is that of the runs
   p_for, p_against = (float(np.mean(s >= s[0] - 1e-9)) for s in (sums, -sums))
   rho = statistics.fmean(each.mean for each in found)
   what += f', mean over {len(found)}'
   mean = Evidence(what, rho, None, len(schemes), p_for, p_against)
   verdict, why = _one_test(mean)
-  few = ' Three schemes can be in any order by chance; it takes four.' if len(schemes) < 4 else ''
-  return Answer(claim, verdict, why + few, [mean, *found], 'rank correlation')
+  if len(orders) * LEVEL <= 1:
+    why += (
+      f' Schemes that the same groups rank can be in {len(orders)} orders, any of them by chance; '
+      'it takes four such schemes to decide.'
+    )
+  return Answer(claim, verdict, why, [mean, *found], 'rank correlation')
 
 
 def _standard_ranks(values: Sequence[float]) -> np.ndarray:
@@ -166,12 +180,19 @@ def _standard_ranks(values: Sequence[float]) -> np.ndarray:
   return ranks / (np.linalg.norm(ranks) or 1)
 
 
-def _orders(n: int) -> np.ndarray:
-  """Permutations [M, n] of n, the identity first: all of them, or `ORDERS` random ones besides."""
-  if math.factorial(n) <= ORDERS:
-    return np.array(list(itertools.permutations(range(n))))
-  drawn = np.random.default_rng(0).permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)
-  return np.concatenate([np.arange(n)[None], drawn])
+def _orders(sizes: Sequence[int]) -> np.ndarray:
+  """Permutations [M, n] within successive blocks of these sizes, the identity first.
+
+  All of them, or `ORDERS` random ones besides.
+  """
+  identity = np.arange(sum(sizes))
+  blocks = np.split(identity, np.cumsum(sizes)[:-1])
+  if math.prod(map(math.factorial, sizes)) <= ORDERS:
+    every = itertools.product(*map(itertools.permutations, blocks))
+    return np.array([np.concatenate(parts) for parts in every])
+  rng = np.random.default_rng(0)
+  drawn = [rng.permuted(np.tile(block, (ORDERS, 1)), axis=1) for block in blocks]
+  return np.concatenate([identity[None], np.hstack(drawn)])
 
 
 def _one_test(found: Evidence) -> tuple[str, str]:
@@ -181,26 +202,6 @@ def _one_test(found: Evidence) -> tuple[str, str]:
   if found.p_against < LEVEL:
     return CONTRADICTED, f'The opposite, p = {found.p_against:.2g}.'
   return UNDECIDED, f'p = {found.p_for:.2g}, one-sided.'
-
-
-def _in_common(cells: Sequence[Mapping[int, float]]) -> tuple[list[int], list[Mapping[int, float]]]:
-  """The seeds, and the cells that have all of them, such that seeds times cells is largest.
-
-  So a seed that failed in one of many cells costs that cell, and one that few cells have is left
-  out. At least two seeds, if possible, since one decides nothing.
-  """
-  count = collections.Counter(seed for cell in cells for seed in cell)
-  ranked = sorted(count, key=lambda seed: (-count[seed], seed))
-  choices = []
-  for size in range(1, len(ranked) + 1):
-    seeds = ranked[:size]
-    choices.append((seeds, [cell for cell in cells if cell.keys() >= set(seeds)]))
-
-  def worth(choice):
-    seeds, whole = choice
-    return bool(whole) and len(seeds) > 1, len(seeds) * len(whole)
-
-  return max(choices, key=worth, default=([], []))
 
 
 def _needed(tested: Sequence[Evidence]) -> str:
@@ -219,6 +220,12 @@ def _no_seeds(found: Sequence[Evidence]) -> str:
     lost = any(each.failed for each in found)
     return 'No comparison is left.' if lost else 'These runs hold no such comparison.'
   return 'A test over seeds needs at least two; there is one, or one in common.'
+
+
+def _untested(found: Sequence[Evidence]) -> str:
+  counts = {seeds: sum(each.n == n for each in found) for n, seeds in enumerate(('no', 'one'))}
+  said = [f'{count} with {seeds} seed to compare' for seeds, count in counts.items() if count]
+  return f' Cells in no test: {", ".join(said)}.' if said else ''
 
 
 def _left_out(found: Sequence[Evidence]) -> str:

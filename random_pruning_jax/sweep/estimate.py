@@ -167,7 +167,7 @@ def _notes(
   left: float,
   workers: int,
 ) -> list[str]:
-  known = [each for each in every if each]
+  known = [each for each in every if each and not each.infeasible]
   dense = sum(each.dense_flops or 0.0 for each in known)
   kept = sum(each.flops or 0.0 for each in known)
   names = {job.group: agenda.network(job.config) for job in jobs}
@@ -177,9 +177,11 @@ def _notes(
     for job, each in zip(jobs, every, strict=True)
     if job.error or each.infeasible
   ]
-  unknown = sum(each.flops is None and not each.infeasible for each in known)
+  unknown = sum(each.flops is None for each in known)
   return [
-    f'{len(jobs)} runs: {_flops(dense)} FLOPs of training as masked networks compute it (dense), '
+    f'{len(known)} runs'
+    + (f' (besides {len(wrong)} that cannot be)' if wrong else '')
+    + f': {_flops(dense)} FLOPs of training as masked networks compute it (dense), '
     f'{_flops(kept)} if kept weights alone were multiplied'
     + (f' (without {unknown} runs whose ratio is a score).' if unknown else '.'),
     'A training step is three forward passes (Evci et al., 2020); BatchNorm is not counted.',

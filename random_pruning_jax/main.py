@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'random-pruning: {stop}; the same command goes on.', file=sys.stderr)
     return preemption.EXIT_STATUS
   except KeyboardInterrupt:
-    message = 'the same command goes on from the last checkpoint, if there is one.'
-    if args.command == 'prepare':
-      message = 'give the same command again.'
+    message = 'give the same command again.'
+    if args.command in ('train', 'sweep'):
+      message = 'the same command goes on from the last checkpoint, if there is one.'
     elif args.command == 'evaluate':
       message = 'rows of suites that ended are kept; the same command measures all again.'
     print(f'random-pruning: interrupted; {message}', file=sys.stderr)

@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -186,8 +185,8 @@ def _one(one: Plan) -> str:
   )
   return (
     f'{title}{_by_chance([one])}\n\n{tables.text([head, *lines])}\n\n{nothing}'
-    f'density {_share(total["density"])}, sparsity {_sparsity(total["density"])} of the prunable '
-    f'weights\n\n{summary}'
+    f'density {_share(total["density"])}, sparsity {tables.sparsity(total["density"])} of the '
+    f'prunable weights\n\n{summary}'
   )
 
 
@@ -205,14 +204,6 @@ def _share(value: float) -> str:
   return f'{value:.4f}' if value == 0 or value >= 5e-5 else f'{value:.1e}'
 
 
-def _sparsity(density: float) -> str:
-  """Two decimals of a percentage, or as many as tell it from 100 %."""
-  rounded = f'{1 - density:.2%}'
-  if density == 0 or rounded != '100.00%':
-    return rounded
-  return f'{1 - density:.{-1 - math.floor(math.log10(density))}%}'
-
-
 def _totals(label: str, total: dict, names: tuple[str, str]) -> list[str]:
   dense, sparse = (total[name] for name in names)
   return [label, f'{dense:,.0f}', f'{sparse:,.0f}', _share(sparse / dense)]
@@ -228,7 +219,7 @@ def _side_by_side(found: Sequence[Plan]) -> str:
   dense = found[0].totals
   summary = [
     ['all layers', f'{dense["prunable"]:,}', *(_share(one.totals['density']) for one in found)],
-    ['sparsity', '', *(_sparsity(one.totals['density']) for one in found)],
+    ['sparsity', '', *(tables.sparsity(one.totals['density']) for one in found)],
   ]
   for label, (whole, part) in _TOTALS[1:]:
     values = [one.totals[part] for one in found]

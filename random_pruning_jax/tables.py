@@ -87,7 +87,7 @@ def side_by_side(
   """
   head = ['', *_titles(rows)]
   lines = [
-    ['sparsity', *(f'{1 - row["density"]:.1%} ' for row in rows)],
+    ['sparsity', *(sparsity(row['density'], 1) + ' ' for row in rows)],
     ['density', *(f'{row["density"]:.4f} ' for row in rows)],
     ['weights kept', *(f'{row["kept"]:,} ' for row in rows)],
     ['multiply-adds an image', *(prefixed(row['macs']) + ' ' for row in rows)],
@@ -183,6 +183,13 @@ def _titles(rows: Sequence[dict[str, Any]]) -> list[str]:
   if len(set(names)) < len(names):
     names = [f'{name} ({row["run"]})' for name, row in zip(names, rows, strict=True)]
   return [f'{name} ' for name in names]
+
+
+def sparsity(density: float, decimals: int = 2) -> str:
+  """1 - density as a percentage, with more decimals where these would call it 100 %."""
+  while (said := f'{1 - density:.{decimals}%}').startswith('100') and density > 0:
+    decimals += 1
+  return said
 
 
 def prefixed(value: float, unit: str = '') -> str:

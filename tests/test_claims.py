@@ -205,19 +205,25 @@ def test_many_schemes_are_ranked_in_some_of_their_orders():
   assert found.p_for == pytest.approx(exact.pvalue, abs=0.02) and found.p_against > 0.5
 
 
-def test_schemes_stand_for_each_other_only_where_the_same_groups_rank_them():
-  def ranked(*groups):
-    return verdicts.ranks('', '', {g: {s: (s, s) for s in g} for g in groups})
-
-  alone = ranked('abc', 'd', 'e', 'f')
-  assert (alone.verdict, alone.evidence[0].n) == ('cannot decide', 3)
-  assert alone.evidence[0].p_for == pytest.approx(1 / 6)  # one of 3! orders
-  apart = ranked('abc', 'def').evidence[0]
-  assert (apart.n, apart.p_for) == (6, pytest.approx(1 / 36))
-  more = ranked('abcd', 'abc')  # d is in a group more than the others
-  assert more.evidence[0].p_for == pytest.approx(1 / 6) and 'it takes four' in more.why
-  many = ranked('abcdefgh', 'ijk').evidence[0]
-  assert many.p_for == 1 / (verdicts.ORDERS + 1)  # of 8! 3! orders
+@pytest.mark.parametrize(
+  ('groups', 'used', 'schemes', 'p'),
+  [
+    (('abc', 'd', 'e', 'f'), 1, 3, 1 / 6),  # one of 3! orders
+    (('abc', 'def'), 1, 3, 1 / 6),
+    (('abcd', 'abc'), 1, 4, 1 / 24),  # three would rank in both groups, and decide nothing
+    (('abcd', 'abcde', 'abc', 'abcd'), 3, 4, 1 / 24),  # a ratio that failed costs its group
+    (('abcdefgh', 'ijk'), 1, 8, 1 / (verdicts.ORDERS + 1)),
+  ],
+)
+def test_schemes_stand_for_each_other_only_where_the_same_groups_rank_them(
+  groups, used, schemes, p
+):
+  numbered = {f'{i}': {s: (s, s) for s in group} for i, group in enumerate(groups)}
+  answer = verdicts.ranks('', '', numbered)
+  mean, *each = answer.evidence
+  assert (len(each), mean.n, mean.p_for) == (used, schemes, pytest.approx(p))
+  assert ('it takes four' in answer.why) == (schemes < 4)
+  assert f': {len(groups) - used} of {len(groups)}.' in answer.why or used == len(groups)
 
 
 def test_ranks_of_noise_are_decided_either_way_in_one_of_ten():

@@ -124,6 +124,15 @@ def test_what_suites_found_before_one_that_is_interrupted_is_kept(copied, monkey
   assert row['settings'].keys() == {'quick', 'shifts', 'calibration'}
 
 
+def test_what_has_no_checkpoints_of_its_own_is_not_said_to_go_on_from_one(monkeypatch, capsys):
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr('random_pruning_jax.commands.report.run', interrupted)
+  assert main.main(['report', 'runs']) == 130
+  assert capsys.readouterr().err == 'random-pruning: interrupted; give the same command again.\n'
+
+
 def test_an_interrupted_measurement_is_not_said_to_go_on(copied, monkeypatch, capsys):
   def interrupted(bench):
     raise KeyboardInterrupt

@@ -165,6 +165,21 @@ def test_a_look_beside_imagenets_two_schedules_parts_no_dense_network_from_its_s
   assert len(cells) == 8 and all(cell.compared('accuracy').differences for cell in cells)
 
 
+def test_imagenet_networks_of_one_schedule_are_compared_however_many_schedules_there_are():
+  every = [
+    done(
+      dataset='imagenet2012',
+      pruning__density=density,
+      epochs=epochs,
+      schedule__milestones=[0.3, 0.6, 0.9],
+    )
+    for density in (1.0, 0.2)
+    for epochs in (100, 50)
+  ]
+  cells = claims.cells_of(runs.with_settings(every))
+  assert len(cells) == 2 and all(cell.compared('accuracy').differences for cell in cells)
+
+
 def means(runs_, rows, columns):
   """Mean accuracies of all cells of all tables."""
   found = tables.pivot(runs_, rows, columns, 'accuracy')
@@ -317,6 +332,14 @@ def test_a_curve_of_gaps_goes_from_the_smallest_network_to_the_largest():
 def test_networks_are_ordered_by_width_and_0_is_the_familys_own():
   found = sorted((done(model__width=width) for width in (24, 0, 8)), key=reading.order)
   assert [run.width for run in found] == [8, 0, 24]
+
+
+def test_of_layers_a_caption_counts_the_panels_that_are_drawn():
+  densities = (0.5, 0.4, 0.3, 0.2, 0.1)  # the first, the last and the one between
+  found = [done(seed=0, pruning__density=density) for density in densities]
+  found += [done(seed=1, pruning__density=density) for density in (0.5, 0.3, 0.1)]
+  [caption] = [f.caption for f in figures.draw(found) if f.name.startswith('layer_density')]
+  assert 'n = 2.' in caption
 
 
 def test_every_network_has_a_title_of_its_own():

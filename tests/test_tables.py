@@ -126,3 +126,11 @@ def test_the_order_does_not_depend_on_the_rows():
 def test_runs_of_one_kind_are_told_apart_by_their_directories():
   text = tables.side_by_side([row({}), row({}, run='runs/b')])
   assert 'erk/random (runs/a)' in text and 'erk/random (runs/b)' in text
+
+
+@pytest.mark.parametrize(
+  ('density', 'said'),
+  [(0, '100.0%'), (1e-5, '99.999%'), (4e-4, '99.96%'), (5e-4, '99.95%'), (6e-4, '99.9%')],
+)
+def test_a_sparsity_below_one_is_not_said_to_be_one(density, said):
+  assert tables.sparsity(density, 1) == said

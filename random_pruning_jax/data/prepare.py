@@ -23,8 +23,11 @@ def prepare(name: str, data_dir: str = '', manual_dir: str = '') -> pathlib.Path
   if spec is not None and spec.module:
     root = root if data_dir else places.cache_dir() / 'tfds'
     return places.locate(name, root) or bundled.prepare(name, root)
-  missing.check_name(name)
-  path = places.locate(name, root)
+  try:
+    path = places.locate(name, root)
+  except DataError:
+    missing.check_name(name)  # TFDS may have more variants than are there
+    raise
   if path is None:
     return _download(name, root, manual_dir)
   if places.file_format(path) != 'array_record':

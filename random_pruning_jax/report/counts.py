@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from random_pruning_jax.report import measured
 from random_pruning_jax.report.curves import BEYOND
-from random_pruning_jax.report.details import highest
+from random_pruning_jax.report.details import highest, with_layers
 from random_pruning_jax.report.runs import Run, grouped
 from random_pruning_jax.report.tables import cell_of, paired
 
@@ -28,14 +28,14 @@ def beyond(runs: Sequence[Run]) -> list[int]:
   return found
 
 
-def having(has: Callable[[Run], object]) -> Callable[[Sequence[Run]], list[int]]:
-  """Counts of runs for which `has` says that there is something to draw."""
-  return lambda runs: [sum(bool(has(run)) for run in members) for members in _cells(runs)]
+def layers(runs: Sequence[Run]) -> list[int]:
+  drawn = with_layers(runs).values()
+  return [len(members) for shown in drawn for members in _cells(shown)]
 
 
 def at_highest(has: Callable[[Run], object]) -> Callable[[Sequence[Run]], list[int]]:
-  """The same of runs at the highest sparsity of each scheme."""
-  return lambda runs: having(has)(highest(runs))
+  """Runs at the highest sparsity of each scheme for which `has` says there is something to draw."""
+  return lambda runs: [sum(bool(has(run)) for run in each) for each in _cells(highest(runs))]
 
 
 def _cells(runs: Sequence[Run]) -> list[list[Run]]:

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,19 +48,28 @@ def highest(runs: Sequence[Run]) -> list[Run]:
   return [run for alike, end in ends for run in alike if run.sparsity == end]
 
 
-def layers(runs: Sequence[Run]) -> Figure | None:
-  """Density of each layer as trained: a row a network, a panel a sparsity, a line a scheme."""
+def with_layers(runs: Sequence[Run]) -> dict[tuple[str, float], list[Run]]:
+  """Pruned runs by network and sparsity: of each at most three, the first and the last too."""
   pruned = [run for run in runs if layers_of(run)]
   networks = list(grouped(pruned, lambda run: run.network))
-  if not pruned:
-    return None
-  sparsities = sorted({run.sparsity for run in pruned})
-  chosen = sorted({sparsities[0], sparsities[len(sparsities) // 2], sparsities[-1]})
   shown = networks if len(networks) <= 3 else [networks[0], networks[-1]]
-  figure, axes = style.panels(len(chosen) * len(shown), columns=len(chosen))
-  places = [(network, sparsity) for network in shown for sparsity in chosen]
-  for ax, (network, sparsity) in zip(axes, places, strict=True):
-    members = [run for run in pruned if (run.network, run.sparsity) == (network, sparsity)]
+  every = sorted({run.sparsity for run in pruned})
+  chosen = sorted({every[i] for i in (0, len(every) // 2, -1)}) if every else []
+  places: dict[tuple[str, float], list[Run]] = {place: [] for place in product(shown, chosen)}
+  for run in pruned:
+    if (place := (run.network, run.sparsity)) in places:
+      places[place].append(run)
+  return places
+
+
+def layers(runs: Sequence[Run]) -> Figure | None:
+  """Density of each layer as trained: a row a network, a panel a sparsity, a line a scheme."""
+  places = with_layers(runs)
+  if not places:
+    return None
+  columns = len({sparsity for _, sparsity in places})
+  figure, axes = style.panels(len(places), columns=columns)
+  for ax, ((network, sparsity), members) in zip(axes, places.items(), strict=True):
     for scheme in schemes(members):
       alike = [run for run in members if run.scheme == scheme]
       densities = np.mean(
@@ -73,7 +83,7 @@ def layers(runs: Sequence[Run]) -> Figure | None:
     ax.set_title(f'{style.network_title(network)}, sparsity {sparsity:g}')
     ax.set_ylim(-0.03, 1.05)
     ax.set_xlabel('layer, from the image on')
-  for ax in axes[:: len(chosen)]:
+  for ax in axes[::columns]:
     ax.set_ylabel('density')
   style.legend_below(figure, axes)
   return figure

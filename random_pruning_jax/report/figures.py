@@ -74,7 +74,7 @@ KINDS = {
   'layer_density': Kind(
     'Density of each layer as trained, in the order in which an image meets them',
     details.layers,
-    seeds=counts.having(details.layers_of),
+    seeds=counts.layers,
   ),
   'gradient_norm': Kind(
     'Norm of the masked gradient along training, at the highest sparsity of each ratio',

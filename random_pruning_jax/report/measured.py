@@ -56,7 +56,7 @@ def how(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
   suite = 'corruptions' if family == 'corruptions_regenerated' else family
   fields = row.get('settings', {}).get(suite)
   if fields is None:  # a row of an older version
-    start, config = 'evaluation.', row['config']
+    start, config = 'evaluation.', row.get('config', {})
     fields = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
   return {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
 

@@ -87,7 +87,7 @@ def _summary(runs: Sequence[Run]) -> str:
 
 def _checkpoints(runs: Sequence[Run]) -> str:
   best, latest = 'the checkpoint that validation images chose', 'the last checkpoint'
-  named = {run.config['evaluation.checkpoint'] for run in runs if run.state == 'done'}
+  named = {run.config.get('evaluation.checkpoint') for run in runs if run.state == 'done'}
   if 'latest' not in named:
     return best
   return latest if named == {'latest'} else f'{best}, or {latest} where a setting says so'

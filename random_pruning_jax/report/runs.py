@@ -207,7 +207,7 @@ def with_settings(runs: list[Run]) -> list[Run]:
   """Names what else differs: 'epochs=5' beside 'epochs=160', so that they are never averaged.
 
   Nor are they compared, not with other networks either, except on ImageNet, where the paper trains
-  dense networks by a schedule of their own: beside other schedules, both are "the paper's".
+  dense networks by a schedule of their own: where there are both, both are "the paper's".
   """
   names = sorted({name for run in runs for name in run.config if _is_setting(name)})
   differing: dict[str, list[str]] = {}  # of each data set
@@ -219,21 +219,23 @@ def with_settings(runs: list[Run]) -> list[Run]:
         values.setdefault((run.dataset, own), set()).add(json.dumps(run.config[name]))
     for dataset in {key[0] for key, found in values.items() if len(found) > 1}:
       differing.setdefault(dataset, []).append(name)
+  by_paper = {(run.dataset, run.dense) for run in runs if _is_of_paper(run)}
 
   def settings(run: Run) -> tuple[tuple[str, Any], ...]:
     named = (name for name in differing.get(run.dataset, ()) if _says(run, name))
-    return tuple((name, _value(run, name)) for name in named)
+    both = _is_of_paper(run) and (run.dataset, not run.dense) in by_paper
+    papers = _OWN_SCHEDULE if both else ()
+    return tuple((n, "the paper's" if n in papers else run.config[n]) for n in named)
 
   return [dataclasses.replace(run, settings=settings(run)) for run in runs]
 
 
-def _value(run: Run, name: str) -> Any:
-  """The field's value, alike for sparse and dense networks that are each by the paper."""
-  value = run.config[name]
-  if run.dataset.startswith('imagenet') and name in _OWN_SCHEDULE:
-    papers = _OWN_SCHEDULE[name][run.dense]
-    return "the paper's" if json.dumps(value) == json.dumps(papers) else value
-  return value
+def _is_of_paper(run: Run) -> bool:
+  """Whether the run has the paper's schedule on ImageNet for such a network, sparse or dense."""
+  return run.dataset.startswith('imagenet') and all(
+    json.dumps(run.config.get(name)) == json.dumps(papers[run.dense])
+    for name, papers in _OWN_SCHEDULE.items()
+  )
 
 
 def _says(run: Run, name: str) -> bool:

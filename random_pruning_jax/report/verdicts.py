@@ -33,6 +33,7 @@ EQUAL = 1e-6  # below one image of any test set, and above the rounding of float
 SUPPORTED, CONTRADICTED, UNDECIDED = 'supported', 'contradicted', 'cannot decide'
 NOT_HERE = 'not in these runs'  # verdict on a "can" claim, which no run can contradict
 ORDERS = 9999  # permutations of schemes to draw, if there are more
+FEWEST = 4  # schemes that ranks can decide by: three are in the best of their orders once in six
 
 Pair = tuple[float, float]
 
@@ -135,41 +136,32 @@ def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answ
 def ranks(claim: str, what: str, groups: Mapping[str, Mapping[str, Pair]]) -> Answer:
   """A claim of the kind "ranks": within groups, the two numbers of a scheme rise together.
 
-  `groups` are {group: {scheme: (x, y)}}. Spearman's rank correlation in each group of three schemes
-  or more, averaged over groups. p-values come from permuting schemes, alike in every group, among
-  those that the same groups rank: others cannot stand for each other.
+  `groups` are {group: {scheme: (x, y)}}. Spearman's rank correlation in each group that has all
+  schemes which most groups have, averaged over groups. p-values come from permuting schemes, alike
+  in every group; a scheme that some groups lack could not stand for another there.
   """
-  ranked = {}
+  schemes, whole = in_common([group for group in groups.values() if len(group) > 2], FEWEST)
+  products, found = np.zeros((len(schemes), len(schemes))), []
   for name, group in groups.items():
-    x, y = (_standard_ranks(values) for values in zip(*group.values(), strict=True))
-    if len(group) > 2 and x.any() and y.any():
-      ranked[name] = list(group), x, y
-  if not ranked:
+    if len(schemes) > 2 and group.keys() >= set(schemes):
+      pairs = [group[scheme] for scheme in schemes]
+      x, y = (_standard_ranks(values) for values in zip(*pairs, strict=True))
+      if x.any() and y.any():
+        found.append(Evidence(name, float(x @ y), None, len(schemes), None, None))
+        products += np.outer(x, y)
+  if not found:
     why = 'These runs hold no three of a group to rank.'
     return Answer(claim, UNDECIDED, why, [], 'rank correlation')
-
-  def where(scheme):
-    return [scheme in group for group, _, _ in ranked.values()]
-
-  every = {scheme for group, _, _ in ranked.values() for scheme in group}
-  schemes = sorted(every, key=lambda scheme: (where(scheme), scheme))
-  products, found = np.zeros((len(schemes), len(schemes))), []
-  for name, (group, x, y) in ranked.items():
-    found.append(Evidence(name, float(x @ y), None, len(group), None, None))
-    here = [schemes.index(scheme) for scheme in group]
-    products[np.ix_(here, here)] += np.outer(x, y)
-  orders = _orders([len(list(alike)) for _, alike in itertools.groupby(schemes, where)])
+  orders = _orders(len(schemes))
   sums = products[orders, np.arange(len(schemes))].sum(axis=1)  # the first is that of the runs
   p_for, p_against = (float(np.mean(s >= s[0] - 1e-9)) for s in (sums, -sums))
   rho = statistics.fmean(each.mean for each in found)
-  what += f', mean over {len(found)}'
-  mean = Evidence(what, rho, None, len(schemes), p_for, p_against)
+  mean = Evidence(f'{what}, mean over {len(found)}', rho, None, len(schemes), p_for, p_against)
   verdict, why = _one_test(mean)
-  if len(orders) * LEVEL <= 1:
-    why += (
-      f' Schemes that the same groups rank can be in {len(orders)} orders, any of them by chance; '
-      'it takes four such schemes to decide.'
-    )
+  if len(schemes) < FEWEST:
+    why += ' Three can be in any order by chance; it takes four in the same groups.'
+  if left := len(groups) - len(whole):
+    why += f' Left out, as they do not rank all {len(schemes)} of these: {left} of {len(groups)}.'
   return Answer(claim, verdict, why, [mean, *found], 'rank correlation')
 
 
@@ -180,19 +172,12 @@ def _standard_ranks(values: Sequence[float]) -> np.ndarray:
   return ranks / (np.linalg.norm(ranks) or 1)
 
 
-def _orders(sizes: Sequence[int]) -> np.ndarray:
-  """Permutations [M, n] within successive blocks of these sizes, the identity first.
-
-  All of them, or `ORDERS` random ones besides.
-  """
-  identity = np.arange(sum(sizes))
-  blocks = np.split(identity, np.cumsum(sizes)[:-1])
-  if math.prod(map(math.factorial, sizes)) <= ORDERS:
-    every = itertools.product(*map(itertools.permutations, blocks))
-    return np.array([np.concatenate(parts) for parts in every])
-  rng = np.random.default_rng(0)
-  drawn = [rng.permuted(np.tile(block, (ORDERS, 1)), axis=1) for block in blocks]
-  return np.concatenate([identity[None], np.hstack(drawn)])
+def _orders(n: int) -> np.ndarray:
+  """Permutations [M, n] of n, the identity first: all of them, or `ORDERS` random ones besides."""
+  if math.factorial(n) <= ORDERS:
+    return np.array(list(itertools.permutations(range(n))))
+  drawn = np.random.default_rng(0).permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)
+  return np.concatenate([np.arange(n)[None], drawn])
 
 
 def _one_test(found: Evidence) -> tuple[str, str]:

@@ -11,9 +11,9 @@ import numpy as np
 
 def at_least_one(text: str) -> int:
   """What an option that counts may hold, for argparse: a whole number of 1 or more."""
-  if (number := int(text)) < 1:
-    raise argparse.ArgumentTypeError(f'must be at least 1, got {number}')
-  return number
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f'must be a whole number of at least 1, got {text!r}')
+  return int(text)
 
 
 def network_parser(name: str, description: str, rounds: int) -> argparse.ArgumentParser:

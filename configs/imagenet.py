@@ -59,7 +59,7 @@ def get_config(argument: str = 'wrn50_2,erk,0.2'):
   dense = config.pruning.density == 1.0
 
   config.epochs = 90 if dense else 100
-  config.batch_size = number(int, batch, 'BATCH must be a whole number of at least 1')
+  config.batch_size = number(int, batch, 'BATCH must be a whole number of at least 1', least=1)
   config.optimizer.lr = 0.4 * config.batch_size / 768
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 1e-4

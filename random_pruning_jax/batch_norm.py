@@ -13,9 +13,9 @@ import jax.numpy as jnp
 class BatchNorm(nn.BatchNorm):
   """`flax.linen.BatchNorm` over all axes but the last, to rounding (Ioffe and Szegedy, 2015).
 
-  The kernel computes the statistics of a batch in float32. All other calls go to Flax, and so do
-  those with a mask or groups of devices; initialisation does not, where only shapes matter.
-  `use_bias`, `use_scale`, `axis` and `use_fast_variance` are ignored where the kernel runs.
+  The kernel computes the statistics of a batch in float32. Evaluation and other types go to Flax,
+  and so do calls with a mask or groups of devices; initialisation does not, where only shapes
+  matter. `use_bias`, `use_scale`, `axis` and `use_fast_variance` are ignored where the kernel runs.
   """
 
   @nn.compact

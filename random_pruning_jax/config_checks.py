@@ -87,8 +87,9 @@ def check(config: ConfigDict, trains: bool = True) -> None:
       raise ValueError(f'{field} must lie in [{low}, {high}), got {value}.')
   for field, high in HIGHEST.items():
     first, last = _numbers(field, value_of(config, field))
-    if not 0 < first <= last <= high:
-      raise ValueError(f'{field} must rise within (0, {high}], got {first}, {last}.')
+    if not 0 < first <= last <= high or last == math.inf:
+      end = f'{high})' if high == math.inf else f'{high}]'
+      raise ValueError(f'{field} must rise within (0, {end}, got {first}, {last}.')
   if trains:
     _check_schedule(config)
   if trains and not config.smoke:  # smoke runs train on other images than the config augments

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 import pathlib
 import runpy
 import traceback
@@ -49,15 +50,18 @@ def beside(file: str, path: str) -> Callable[..., Any]:
   return function_of((pathlib.Path(file).parent / path).resolve(), 'get_config')
 
 
-def number(kind: type, text: str, wanted: str) -> Any:
+def number(kind: type, text: str, wanted: str, least: float = -math.inf) -> Any:
   """A part of a file's argument as an int or a float: `number(int, 'x', 'BATCH must be ...')`.
 
-  Raises ValueError, with what was wanted, where it is none.
+  Raises ValueError, with what was wanted, where it is none or less than `least`.
   """
   try:
-    return kind(text)
+    value = kind(text)
   except ValueError as error:
     raise ValueError(f'{wanted}, got {text!r}.') from error
+  if value < least:
+    raise ValueError(f'{wanted}, got {text!r}.')
+  return value
 
 
 def made_by(function: Callable[..., Any], path: str, argument: str) -> Any:

@@ -113,7 +113,8 @@ def layer_densities(scores: chex.ArrayTree, density: float) -> dict[str, float]:
 def apply(params: Params, masks: Masks) -> Params:
   """Parameters with exact zeros outside the masks (even where a weight is not finite).
 
-  Raises ValueError naming the leaves that one of the trees lacks, or that differ in shape.
+  Raises ValueError naming the leaves that one of the trees lacks, that differ in shape, or whose
+  masks are not boolean.
   """
   kept = matched(params, masks)
   return jax.tree.map(lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, kept)

@@ -35,6 +35,7 @@ def _checked(metric: Metric) -> Metric:
       )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
       raise ValueError(f'labels must be integers, got {labels.dtype}')
+    labels = labels.astype(jnp.int32)  # K itself may be more than a uint8 holds
     inside = ((labels >= 0) & (labels < logits.shape[-1])).all()
     if not isinstance(inside, jax.core.Tracer) and not inside:
       raise ValueError(

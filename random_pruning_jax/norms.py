@@ -80,7 +80,8 @@ def inside(norm: Norm, images: jax.Array, moved: jax.Array, epsilon: float) -> j
 def start(norm: Norm, images: jax.Array, epsilon: float, keys: jax.Array) -> jax.Array:
   """A random point of each ball, in [0, 1]."""
   check_keys(keys, images)
-  point = norm.start(keys, images.shape[1:]).astype(images.dtype)  # float64 in 64-bit mode
+  dtype = jnp.promote_types(images.dtype, jnp.float32)  # where points are float64, in 64-bit mode
+  point = norm.start(keys, images.shape[1:]).astype(dtype)
   return inside(norm, images, images + epsilon * point, epsilon)
 
 

@@ -212,6 +212,17 @@ def test_l2_pgd_moves_a_linear_model_along_its_weights():
   np.testing.assert_allclose(moved.reshape(2, -1), jnp.stack([expected] * 2), atol=1e-4)
 
 
+@pytest.mark.parametrize('name', ['pgd', 'pgd_l2', 'apgd_ce'])
+def test_images_of_half_precision_are_attacked_in_float32(name, task):
+  params, images, labels = task
+  small = images[:4].astype(jnp.bfloat16)
+  run = functools.partial(attacks.ATTACKS[name], functools.partial(logits_fn, params), steps=3)
+  moved = jax.jit(run)(small, labels[:4], 0.03, keys_of(small))
+  length = jnp.abs if name != 'pgd_l2' else lambda x: jnp.sqrt(jnp.sum(x**2, (1, 2, 3)))
+  assert moved.dtype == jnp.float32
+  assert float(length(moved - small.astype(jnp.float32)).max()) < 0.03 + 1e-6
+
+
 def test_a_direction_has_length_one_however_small_the_gradient_is():
   gradient = jnp.asarray([[3.0, -4.0], [3e-30, -4e-30], [0.0, 0.0]]).reshape(3, 1, 2, 1)
   found = norms.NORMS['l2'].direction(gradient).reshape(3, 2)

@@ -37,7 +37,9 @@ def test_a_benchmark_of_nothing_is_refused_before_it_begins(name, option, capsys
   with pytest.raises(SystemExit) as ended:
     importlib.import_module(f'benchmarks.{name}').main([f'{option}=0'])
   assert ended.value.code == 2
-  assert f'argument {option}: must be at least 1, got 0' in capsys.readouterr().err
+  assert (
+    f"argument {option}: must be a whole number of at least 1, got '0'" in capsys.readouterr().err
+  )
 
 
 def test_rivals_take_as_many_devices_as_divide_the_batch():

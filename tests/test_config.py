@@ -58,6 +58,8 @@ def test_a_config_file_takes_an_argument_and_overrides():
     ('cifar.py:resnet20,erk,x', r"DENSITY must be a number in \(0, 1\], got 'x'"),
     ('imagenet.py:wrn50_2,erk,', r"DENSITY must be a number in \(0, 1\], got ''"),
     ('imagenet.py:wrn50_2,erk,0.2,1e3', r"BATCH must be a whole number of at least 1, got '1e3'"),
+    ('imagenet.py:wrn50_2,erk,0.2,0', r"BATCH must be a whole number of at least 1, got '0'"),
+    ('sweeps/imagenet.py:erk,-1', r"SEEDS must be a whole number of at least 1, got '-1'"),
     ('sweeps/imagenet.py:erk,x', r"SEEDS must be a whole number of at least 1, got 'x'"),
   ],
 )
@@ -170,7 +172,8 @@ def test_a_padding_that_a_data_set_brings_need_not_be_used(change):
     ({'resize': 10}, r'resize must be 0 for a data set whose images have one size, .* got 10'),
     ({'augment__mode': 'wrap'}, r'augment.mode must be one of'),
     ({'augment__area': (0.0, 1.0)}, r'augment.area must rise within \(0, 1.0\], got 0.0, 1.0'),
-    ({'augment__aspect': (2.0, 1.0)}, r'augment.aspect must rise within \(0, inf\], got 2.0'),
+    ({'augment__aspect': (2.0, 1.0)}, r'augment.aspect must rise within \(0, inf\), got 2.0'),
+    ({'augment__aspect': (2.0, float('inf'))}, r'within \(0, inf\), got 2.0, inf'),
     ({'evaluation__severities': (0,)}, r'severities must be whole numbers from 1 to 5, got 0'),
     ({'evaluation__severities': (True,)}, r'severities must be .* from 1 to 5, got True'),
     ({'augment__mode': 'reflect'}, r"augment.mode 'reflect' needs augment.pad of at least 1"),

@@ -207,6 +207,13 @@ def test_logits_and_labels_that_do_not_belong_together_are_refused():
       measure(name, np.zeros((3, 2)), np.zeros(3, int), n_bins=bins)
 
 
+def test_labels_may_be_of_the_smallest_type_that_holds_them():
+  logits, labels = np.eye(256)[[0, 1, 2, 255]], np.array([0, 1, 2, 255])
+  for name in ('accuracy', 'nll'):
+    found = measure(name, logits, labels.astype(np.uint8))
+    assert found == measure(name, logits, labels) and np.isfinite(found)
+
+
 def test_the_examples_of_the_documentation_run():
   page = pathlib.Path(__file__).parent.parent / 'docs' / 'evaluation.md'
   examples = re.findall(r'```python\n(.*?)```', page.read_text(encoding='utf-8'), re.DOTALL)

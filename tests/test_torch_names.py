@@ -182,9 +182,11 @@ def test_biases_before_batch_norm_move_into_its_mean(tmp_path):
   assert mean == pytest.approx((model.features[1].running_mean - model.features[0].bias).detach())
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_biases_of_half_precision_move_without_rounding(tmp_path, dtype):
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_biases_of_any_precision_move_without_rounding(tmp_path, dtype):
   state = fill(Vgg((1, 1, 2, 2, 2), width=2, bias=True)).to(dtype).state_dict()
+  for name in ('features.1.running_mean', 'features.0.bias'):
+    state[name] += 1000.3  # so that they nearly cancel
   stored = files.load(saved(tmp_path, state), trained_on='cifar10')
   exact = state['features.1.running_mean'].double() - state['features.0.bias'].double()
   mean = stored.variables['batch_stats']['stem_norm']['mean']

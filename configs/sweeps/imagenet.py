@@ -16,7 +16,7 @@ DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1)
 
 def get_sweep(argument: str = 'erk'):
   ratio, _, seeds = argument.partition(',')
-  count = number(int, seeds or '1', 'SEEDS must be a whole number of at least 1')
+  count = number(int, seeds or '1', 'SEEDS must be a whole number of at least 1', least=1)
   get_config = beside(__file__, '../imagenet.py')
   return [
     changed(get_config(f'{name},{ratio},{density}'), {'seed': seed})

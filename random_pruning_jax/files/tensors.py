@@ -156,7 +156,7 @@ def _without_conv_biases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
       bias = out.pop(name)
       if f'{name}_mask' in tensors:
         bias = np.where(tensors[f'{name}_mask'] != 0, bias, np.zeros_like(bias))
-      out[mean] = tensors[mean].astype(np.float32) - bias.astype(np.float32)
+      out[mean] = tensors[mean].astype(np.float64) - bias.astype(np.float64)  # rounded once, later
   return out
 
 

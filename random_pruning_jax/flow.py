@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from random_pruning_jax import attacks, data, gradients, parallel
+from random_pruning_jax import attacks, data, gradients, models, parallel
 from random_pruning_jax.data import order
 from random_pruning_jax.experiment import Experiment
 
@@ -52,8 +52,15 @@ def first_batch(experiment: Experiment, images: data.Images) -> dict[str, np.nda
   return {'image': pixels, 'label': images.labels[indices]}
 
 
+def in_float32(model: models.Network) -> models.Network:
+  """The same network, computed in float32; with no more memory than training in fewer bits."""
+  return model if model.dtype == 'float32' else model.clone(dtype='float32', remat=True)
+
+
 @functools.lru_cache(maxsize=64)
 def _compiled(model, on: tuple[jax.Device, ...]):
+  model = in_float32(model)
+
   @jax.default_matmul_precision('highest')  # as in `scores`
   def run(variables, masks, images, labels):
     def loss_fn(params):

@@ -25,6 +25,8 @@ from random_pruning_jax.prepared import check_data, data_of
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
 
+# Fields of `evaluation` that an argument replaces: a row says what its run's own config names.
+OWN = {'evaluation.checkpoint': 'checkpoint', 'evaluation.suites': 'suite'}
 # Parts of a row that a later evaluation of the same checkpoint adds to and does not replace.
 GATHERED = ('metrics', 'notes', 'skipped', 'settings')
 
@@ -54,9 +56,11 @@ def evaluate_run(
 
   The row's 'settings' are, for each suite, the fields of `evaluation` under which it last ran. The
   row is 'final' if the run has ended and this is the checkpoint that its config names. Raises
-  ValueError if there is no such checkpoint, and OSError if rows cannot be written, before anything
-  is measured.
+  ValueError if there is no such checkpoint or a change is of what an argument says, and OSError if
+  rows cannot be written, before anything is measured.
   """
+  for field in OWN.keys() & dict(changes).keys():
+    raise ValueError(f'{field} is of the run; --{OWN[field]} chooses another to measure.')
   experiment = _experiment(workdir, data_dir, on, changes)
   names = tuple(suite) or experiment.config.evaluation.suites
   together.check_same('what is evaluated', f'{experiment.config.to_json()} {names} {checkpoint}')

@@ -133,6 +133,23 @@ def is_done(row: dict[str, Any]) -> bool:
   return is_final(row) and (not measured or measured.keys() >= set(asked))
 
 
+def measured_otherwise(row: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+  """Fields by which a row was measured in another way than a flat config asks.
+
+  'evaluation.suites' is one of them where the config names some that were not run. Of a row that
+  does not say how each suite was run, as older ones do not, none is known.
+  """
+  settings = row.get('settings', {})
+  start = 'evaluation.'
+  wanted = {k.removeprefix(start): value for k, value in asked.items() if k.startswith(start)}
+  suites = wanted.pop('suites')
+  fields = {'suites'} if settings and not settings.keys() >= set(suites) else set()
+  for suite in settings.keys() & suites:
+    own = settings[suite]
+    fields |= {field for field in wanted if own.get(field, wanted[field]) != wanted[field]}
+  return sorted(f'{start}{field}' for field in fields)
+
+
 def of_checkpoint(workdir: str | os.PathLike, step: int, masks: str) -> dict[str, Any] | None:
   """The last row of the checkpoint at `step` with masks of that checksum; None without any."""
   path = pathlib.Path(workdir) / FILE

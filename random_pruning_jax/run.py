@@ -153,6 +153,18 @@ def _row(
   # A row counts if its run had ended, if it is of the checkpoint that the config names, and if all
   # was measured, as this config asks. Else it is measured again.
   asked = config_lib.flat(config_lib.resolve(config))
-  if row and results.is_done(row) and row['config'] == asked:
+  if row and results.is_done(row) and _is_as_asked(row, asked):
     return row
   return evaluate_run(workdir, trained=trained, show=show)
+
+
+def _is_as_asked(row: dict[str, Any], asked: dict[str, Any]) -> bool:
+  """Whether the row is of this config, and each suite of it was measured as this config asks.
+
+  Other suites may have been measured since, and in other ways.
+  """
+  if not row.get('settings'):  # as in older rows
+    return row['config'] == asked
+  differ = {name for name in asked if row['config'].get(name) != asked[name]}
+  of_run = {name for name in differ if not name.startswith('evaluation.')}
+  return not of_run and not results.measured_otherwise(row, asked)

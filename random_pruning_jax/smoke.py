@@ -55,10 +55,13 @@ def smoked(config: ConfigDict) -> ConfigDict:
   if config.data_loading == 'streamed' or resized or config.model.name.startswith('vgg'):
     config.data_loading = 'streamed'
     config.augment.mode = 'resized'
-    config.image_size, config.resize = SIZE, 0
+    config.image_size = SIZE
+  config.resize = 0
   if config.dataset != 'digits':
     config.evaluation.foreign = ('natural_patches',) if config.evaluation.foreign else ()
     config.dataset = 'digits'
+    if config.evaluation.validation_foreign:
+      config.evaluation.validation_foreign = 'gaussian_noise'  # neither of these two
   for beginning, name, width in SMALLEST:
     if config.model.name.startswith(beginning):
       config.model.name, config.model.width = name, width
@@ -70,9 +73,9 @@ def smoked(config: ConfigDict) -> ConfigDict:
   accumulate = config.optimizer.accumulate
   if config.batch_size == MOST['batch_size'] or accumulate % 2 == 0:
     config.optimizer.accumulate = min(accumulate, 2)
-  config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 0.2)
   # Even spacing: configs for longer training then share a compiled step with the others.
   count = len(config.schedule.milestones)
+  config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 0.2, 1 / (count + 1))
   config.schedule.milestones = tuple(i / (count + 1) for i in range(1, count + 1))
   config.evaluation.epsilons = config.evaluation.epsilons[:1]
   return config

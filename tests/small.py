@@ -16,6 +16,7 @@ class TwoLayers(nn.Module):
   """Pixels [B, H, W, C] -> logits [B, K], and features [B, 16] on request."""
 
   num_classes: int = 10
+  dtype: str = 'float32'
   conv_general_dilated: None = None
 
   @nn.compact

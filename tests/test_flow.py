@@ -2,11 +2,12 @@
 
 import shutil
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
-from tiny import log_of, tiny_config
+from tiny import log_of, tinier_config, tiny_config
 
 from random_pruning_jax import (
   attacks,
@@ -88,6 +89,18 @@ def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
   logged = lines(measured[0], 'gradient')[0]
   for name, value in numbers(params, batch['image'], batch['label']).items():
     assert logged[name] == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_gradient_flow_is_that_of_float32_whatever_training_computes_in():
+  found = []
+  for dtype in ('float32', 'bfloat16'):
+    experiment = build(tinier_config(model__dtype=dtype, gradient_flow_every=1))
+    variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
+    log = flow.FlowLog(experiment, data.load('digits', 'train'))
+    state = types.SimpleNamespace(**variables, masks=masks.ones(variables['params']))
+    log.measure(0, state)
+    found.append(log.take()[0][1])
+  assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_the_first_batch_is_that_of_the_first_step_in_pixels_up_to_one():

@@ -361,6 +361,18 @@ def test_a_run_that_another_process_trains_is_left_to_it(copied):
   assert run.run(config, copied, show=False)[0]['step'] == 20
 
 
+def test_what_was_measured_as_asked_is_not_measured_again_beside_other_suites(copied):
+  config = runlog.read_config(copied)
+  changes = [('evaluation.batch_size', 77)]
+  measure.evaluate_run(copied, suite=('calibration',), changes=changes, show=False)
+  count = len(rows_of(copied))
+  run.run(config, copied, show=False)
+  assert len(rows_of(copied)) == count
+  measure.evaluate_run(copied, suite=('quick',), changes=changes, show=False)
+  run.run(config, copied, show=False)
+  assert len(rows_of(copied)) == count + 2 and rows_of(copied)[-1]['settings']['quick'] != changes
+
+
 def test_a_dense_twin_may_be_added_later(copied):
   config = runlog.read_config(copied)
   shutil.rmtree(copied / run.TWIN)
@@ -415,6 +427,8 @@ def test_several_runs_and_their_twins_make_one_table(copied, capsys):
       'unknown field config.evaluation.sed; config.evaluation',
     ),
     (['--config.evaluation.batch_size=many'], 'many'),
+    (['--config.evaluation.checkpoint=latest'], '--checkpoint chooses another'),
+    (['--config.evaluation.suites=("ood",)'], '--suite chooses another'),
     (['--config.evaluation.foreign=("mnist","mnits")'], "unknown data set 'mnits'"),
     (['--config.evaluation.near=("cifar1O",)'], "unknown data set 'cifar1O'"),
     (['--config.evaluation.shifts=("digitz",)'], "unknown data set 'digitz'"),

@@ -101,16 +101,18 @@ def test_a_number_depends_on_the_settings_that_its_name_does_not_say():
   fields |= {'foreign': ['mnist', 'cifar100'], 'near': ['cifar100'], 'validation_foreign': 'dtd'}
   row = {'settings': dict.fromkeys(('adversarial', 'corruptions', 'ood'), fields)}
   row['notes'] = {f'ood/{of}/odin': 'epsilon=0.002, chosen on dtd' for of in ('mnist', 'near')}
+  row['notes']['ood/near'] = 'mean of cifar100'
   for metric, names in (
     ('adversarial/worst_case_l2/0.5', ['attacked_images', 'attacks.pgd_l2.steps']),
     ('corruptions/accuracy', ['severities']),
     ('corruptions_regenerated/accuracy', ['corrupted_images', 'severities']),
     ('ood/mnist/msp/auroc', []),
     ('ood/mnist/odin/auroc', ['validation_foreign']),
-    ('ood/near/msp/auroc', ['foreign', 'near']),
-    ('ood/near/odin/fpr95', ['foreign', 'near', 'validation_foreign']),
+    ('ood/near/msp/auroc', ['sets']),
+    ('ood/near/odin/fpr95', ['sets', 'validation_foreign']),
   ):
     assert sorted(measured.how(metric, row)) == names
+  assert measured.how('ood/near/msp/auroc', row) == {'sets': 'cifar100'}
 
 
 def test_an_epsilon_of_zero_is_no_attack():

@@ -31,6 +31,20 @@ def test_every_config_trains_and_is_measured_in_smoke_mode(path, tmp_path):
   assert len(results.read([tmp_path])) == len(rows)
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'evaluation.validation_foreign': 'natural_patches'},
+    {'evaluation.validation_foreign': 'digits'},
+    {'dataset': 'a_folder', 'image_size': 32, 'resize': 40},
+    {'schedule.milestones': (0.1, 0.3, 0.5, 0.7, 0.9), 'schedule.warmup_epochs': 5.0},
+  ],
+)
+def test_what_suits_the_images_of_a_config_is_fitted_to_the_digits(changes):
+  config = config_files.changed(load(CONFIGS / 'cifar.py'), changes)
+  assert config_lib.resolve(config).dataset == 'digits'
+
+
 @pytest.mark.parametrize('density', ['1.0', '0.2'])
 @pytest.mark.parametrize('name', NETWORKS)
 def test_every_row_of_the_paper_on_imagenet_takes_its_smoke_run(name, density, tmp_path):

@@ -51,9 +51,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     changes = [_changes(config, rest) for config in configs]
     for config, change in zip(configs, changes, strict=True):
       _check_sets(dict(change), args.data_dir or config.data_dir)
-  for place, config, change in zip(places, configs, changes, strict=True):  # before hours of work
-    of_config = dict(change).get('evaluation.checkpoint', config.evaluation.checkpoint)
-    _check(place, args.checkpoint or of_config, config.checkpoint.keep)
+  for place, config in zip(places, configs, strict=True):  # before hours of work
+    _check(place, args.checkpoint or config.evaluation.checkpoint, config.checkpoint.keep)
   rows = [
     measure.evaluate_run(
       place, suite=suite, checkpoint=args.checkpoint, data_dir=args.data_dir, changes=change

@@ -58,7 +58,11 @@ def how(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
   if fields is None:  # a row of an older version
     start, config = 'evaluation.', row.get('config', {})
     fields = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
-  return {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
+  found = {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
+  group = '/'.join(metric.split('/')[:2])
+  if group in ('ood/near', 'ood/far'):  # of `quick` or `ood`, whichever ran last
+    found['sets'] = row.get('notes', {}).get(group, '').removeprefix('mean of ')
+  return found
 
 
 def _wanted(metric: str, row: Mapping[str, Any]) -> str:
@@ -74,9 +78,8 @@ def _wanted(metric: str, row: Mapping[str, Any]) -> str:
   if family == 'corruptions_regenerated':
     return 'severities|corrupted_images'
   if family == 'ood':
-    sets = ['foreign', 'near'] if path[0] in ('near', 'far') else []
     note = row.get('notes', {}).get(metric.rpartition('/')[0], '')
-    return '|'.join(sets + ['validation_foreign'] * ('chosen on' in note))
+    return 'validation_foreign' * ('chosen on' in note)
   return ''
 
 

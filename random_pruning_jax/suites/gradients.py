@@ -40,7 +40,7 @@ def full(bench: Bench) -> Findings:
 @functools.lru_cache(maxsize=64)
 def _compiled(model, on: tuple[jax.Device, ...]) -> tuple[Callable, Callable]:
   # Differentiated twice, XLA's own convolution compiles faster.
-  model = model.clone(conv_general_dilated=None)
+  model = flow.in_float32(model).clone(conv_general_dilated=None)
 
   def loss_of(variables, images, labels):
     def loss_fn(params):

@@ -134,22 +134,9 @@ def state(directory: pathlib.Path) -> str:
 
 
 def measured_otherwise(job: Job, directory: pathlib.Path) -> list[str]:
-  """Fields by which a finished run was measured in another way than its config asks.
-
-  'evaluation.suites' is one of them where the config names some that were not run.
-  """
+  """Fields by which a finished run was measured in another way than its config asks."""
   row = results.row_of(directory / job.tag)
-  settings = row.get('settings', {}) if row else {}  # of each suite; older rows do not have them
-  asked = {
-    name.removeprefix('evaluation.'): value
-    for name, value in config_lib.flat(job.config).items()
-    if name.startswith('evaluation.')
-  }
-  suites_asked = asked.pop('suites')
-  fields = {'suites'} if settings and not settings.keys() >= set(suites_asked) else set()
-  for suite in settings.keys() & suites_asked:
-    fields |= {field for field in asked if settings[suite].get(field, asked[field]) != asked[field]}
-  return sorted(f'evaluation.{field}' for field in fields)
+  return results.measured_otherwise(row, config_lib.flat(job.config)) if row else []
 
 
 def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits a sweep to SLURM as a job array: N jobs of one GPU, each with its part of the runs.
 #
-#   launch/sweep.sh --config=FILE --workdir=DIR --jobs=N [--config.FIELD=VALUE ...] [--dry-run] [-- SBATCH OPTIONS ...]
+#   launch/sweep.sh --config=FILE --workdir=DIR --jobs=N [--config.FIELD=VALUE ...] [--retry] [--skip-invalid] [--dry-run] [-- SBATCH OPTIONS ...]
 #
 # A preempted job is queued again and resumes; the same command again runs what is not finished.
 # --dry-run lists the runs with their cost and prints what would be submitted.
@@ -19,6 +19,7 @@ while (($#)); do
     --config.*=*) overrides+=("$1") ;;
     --workdir=*) workdir=${1#*=} ;;
     --jobs=*) jobs=${1#*=} ;;
+    --retry | --skip-invalid) overrides+=("$1") ;;
     --dry-run) dry=yes ;;
     --help) usage 0 ;;
     --) shift && break ;;

@@ -160,7 +160,7 @@ def _initialize(*given: Any, **options: Any) -> None:
   """
   done: concurrent.futures.Future[None] = concurrent.futures.Future()
   options |= {'shutdown_timeout_seconds': SHUTDOWN}
-  options |= {'initialization_timeout': int(2 * WAIT)}  # never reached: it would end the process
+  options |= {'initialization_timeout': int(WAIT) + 60}  # never reached: it would end the process
 
   def work() -> None:
     try:

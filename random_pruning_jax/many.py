@@ -80,7 +80,7 @@ def train_many(
 
 def distinct(workdirs: Sequence[str | os.PathLike]) -> list[str]:
   """Their absolute paths. Raises ValueError where two are the same."""
-  places = [os.path.abspath(workdir) for workdir in workdirs]
+  places = [os.path.realpath(workdir) for workdir in workdirs]
   if len(set(places)) != len(places):
     raise ValueError(f'each of {len(places)} networks must have its own workdir, got {places}.')
   return places
@@ -139,4 +139,7 @@ def _loop(members: list[Member], groups: list[Group], spans: list, show: bool) -
       group.finish()
     stop = stop or watch.asked()  # it may have come during the last validations and saves
   if stop:
-    raise preemption.Preempted(f'{preemption.ASKED}; saved {len(members)} networks at step {end}')
+    lost = [member for member in members if isinstance(member.outcome, Exception)]
+    said = f'saved {len(members) - len(lost)} of {len(members)} networks at step {end}'
+    said += ''.join(f'; {member.workdir}: {member.outcome}' for member in lost)
+    raise preemption.Preempted(f'{preemption.ASKED}; {said}')

@@ -46,6 +46,8 @@ class Watch:
   def __exit__(self, *_: Any) -> None:
     if self._own:
       signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+      if isinstance(self._before, _Stop):  # whatever error leaves here, and whoever drops it
+        self._before.asked |= self._asked
 
   def asked(self) -> bool:
     """Whether to stop after this call; to be asked after every one, on every host."""
@@ -94,9 +96,11 @@ def check() -> None:
   """Raises `Preempted` on all of several hosts if any was asked to stop; to be called on all.
 
   For places where hosts may stop although no call ends. A host that is alone is stopped by
-  `raise_when_asked`.
+  `raise_when_asked`, and here if another error hid that.
   """
-  if not _alone() and _asked_together():
+  handler = signal.getsignal(signal.SIGTERM)
+  hidden = isinstance(handler, _Stop) and handler.asked
+  if hidden or (not _alone() and _asked_together()):
     raise Preempted(ASKED)
 
 

@@ -117,6 +117,11 @@ def test_being_asked_to_stop_is_not_lost_where_other_code_takes_what_is_raised()
       assert watch.asked()
   with preemption.raise_when_asked(), preemption.Watch() as watch:
     assert not watch.asked()
+  with pytest.raises(preemption.Preempted), preemption.raise_when_asked():
+    with contextlib.suppress(OSError), preemption.Watch():  # as a sweep does of a run that fails
+      ask_to_stop()
+      raise OSError('no space left on device')
+    preemption.check()
 
 
 def test_a_feed_that_fails_as_it_closes_costs_no_checkpoint(tmp_path, monkeypatch):

@@ -220,6 +220,10 @@ def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_dif
     many.train_many([tiny_config(), smooth], places(tmp_path, 2))
   with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
     many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path, tmp_path])
+  (tmp_path / 'link').symlink_to(tmp_path)
+  with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
+    many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path / 'link', tmp_path])
+  (tmp_path / 'link').unlink()
   with pytest.raises(ValueError, match='each of 2 networks must have a workdir, got 1'):
     many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path])
   with pytest.raises(ValueError, match='way must be one of turn, vmap'):

@@ -169,6 +169,10 @@ def test_of_several_runs_that_a_dead_worker_had_none_is_blamed_before_it_is_alon
   workers.log_file(tmp_path, 0).write_text('of an earlier run\n' * 99 + 'its last word\n')
   assert workers._after(dead, jobs, tmp_path) == (0, ['sweep'])
   assert states(tmp_path, jobs) == ['failed', 'waiting', 'failed']
+  (tmp_path / jobs[0].tag / lease.FILE).write_text(
+    json.dumps({'pid': 1, 'host': 'elsewhere.invalid', 'started': '1'})
+  )  # of a run that is over: it died between two
+  assert workers._after(dead, jobs, tmp_path) == (0, ['sweep'])
   said = agenda.read_failure(tmp_path / jobs[0].tag)['traceback'].splitlines()
   assert len(said) == 20 and said[-1] == 'its last word'
 

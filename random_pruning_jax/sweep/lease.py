@@ -27,9 +27,9 @@ def hold(directory: pathlib.Path) -> Iterator[bool]:
   directory.mkdir(parents=True, exist_ok=True)
   path = directory / FILE
   with lock.alone(directory.parent):
-    mine = holder(directory) is None
+    mine, me = holder(directory) is None, json.dumps(_me())
     if mine:
-      path.write_text(json.dumps(_me()))
+      path.write_text(me)
   if not mine:
     yield False
     return
@@ -39,7 +39,9 @@ def hold(directory: pathlib.Path) -> Iterator[bool]:
     yield True
   finally:
     over.set()
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+      if path.read_text() == me:  # else another host took it for stale
+        path.unlink()
 
 
 def holder(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -49,7 +51,8 @@ def holder(directory: pathlib.Path) -> dict[str, Any] | None:
     return None
   if found['host'] == socket.gethostname():
     return found if _started(found['pid']) == found['started'] else None
-  return found if _now(directory.parent) - touched < STALE_AFTER else None
+  # A clock that was set back leaves leases of the future, which are as stale as old ones.
+  return found if abs(_now(directory.parent) - touched) < STALE_AFTER else None
 
 
 def pid(directory: pathlib.Path) -> int | None:
@@ -92,7 +95,7 @@ def _started(pid: int) -> str:
 
 def _touch(path: pathlib.Path, over: threading.Event) -> None:
   while not over.wait(TOUCHED_EVERY):
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # a network file system may fail once
       os.utime(path)
 
 

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from random_pruning_jax import atomic, results, room, run
+from random_pruning_jax import atomic, preemption, results, room, run
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import agenda, lease
@@ -34,12 +34,14 @@ def work(
   Up to `together` jobs of a group train at once; 0 is as many as the devices have room for. `more`
   is asked before each group whether to go on. A run that raises is recorded and left. Runs that
   another process held are looked at again at the end, and taken over if that process is gone.
+  Raises preemption.Preempted after SIGTERM.
   """
   left = [job for job in jobs if not _over(job, directory)]
   sizes: dict[str, int] = {}
   seconds: dict[str, float] = {}  # {group: seconds} of the last jobs trained together
   tried: set[str] = set()  # tags; none is tried twice here
   while left and more():
+    preemption.check()  # of a run that failed after it was asked to stop
     first = left[0]
     chosen = [first]
     if not first.error:

@@ -77,8 +77,9 @@ def _after(
     if code:
       say(f'worker {worker.number} gave up with status {code}; see {log}')
     return code, None
-  held = _held(worker, jobs, directory)
-  if not held:  # it died before it had a run, and the next would too
+  had = [job for job in jobs if lease.pid(directory / job.tag) == worker.process.pid]
+  held = [job for job in had if agenda.state(directory / job.tag) not in agenda.OVER]
+  if not had:  # it died before it had a run, and the next would too
     say(f'worker {worker.number} was ended by {signal.Signals(-code).name}; see {log}')
     return 128 - code, None
   if len(held) == 1:
@@ -102,16 +103,6 @@ def _start(
       start_new_session=True,  # a Ctrl-C comes through `_stop`, and so only once
     )
   return Worker(process, number, command)
-
-
-def _held(worker: Worker, jobs: Sequence[Job], directory: pathlib.Path) -> list[Job]:
-  """The runs that a dead worker had and had not finished."""
-  return [
-    job
-    for job in jobs
-    if lease.pid(directory / job.tag) == worker.process.pid
-    and agenda.state(directory / job.tag) not in agenda.OVER
-  ]
 
 
 def _blame(worker: Worker, job: Job, directory: pathlib.Path) -> None:

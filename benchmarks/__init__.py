@@ -41,7 +41,7 @@ def start(options: argparse.Namespace) -> None:
   """
   import jax
 
-  from random_pruning_jax import processor
+  from random_pruning_jax.system import processor
 
   processor.keep_memory()
   jax.config.update('jax_platforms', 'cpu')

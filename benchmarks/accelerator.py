@@ -40,8 +40,8 @@ from random_pruning_jax.experiment import (
   initial_variables,
   keys,
 )
-from random_pruning_jax.program import Own, compiled, step_of
 from random_pruning_jax.step import create_state
+from random_pruning_jax.training.program import Own, compiled, step_of
 
 THIS = 'this code'
 ROWS = ('resnet20:128:bfloat16', 'resnet20:1024:bfloat16', 'wrn50_2:256:bfloat16')

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks import at_least_one, race, table
-from random_pruning_jax import convolution, processor
+from random_pruning_jax.models import convolution
+from random_pruning_jax.system import processor
 
 # Image size, kernel, stride, channels in and out: the layers of a ResNet-20 of width 16.
 LAYERS = (

@@ -9,9 +9,10 @@ import jax
 import optax
 
 from benchmarks import at_least_one, divided, network_parser, race, random_batch, start, table
-from random_pruning_jax import attacks, folding, models, parallel
-from random_pruning_jax.convolution import fastest
+from random_pruning_jax import attacks, models, parallel
 from random_pruning_jax.experiment import initial_variables
+from random_pruning_jax.models import folding
+from random_pruning_jax.models.convolution import fastest
 
 THIS = 'this code'
 

@@ -16,20 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import at_least_one, race, ratio
-from random_pruning_jax import (
-  config,
-  models,
-  optimizers,
-  parallel,
-  processor,
-  pruning,
-  stacked,
-  step,
-)
+from random_pruning_jax import config, models, optimizers, parallel, pruning, step
 from random_pruning_jax.commands.arguments import cpu_devices
-from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
-from random_pruning_jax.program import Own, compiled, one_step
+from random_pruning_jax.models.convolution import fastest
+from random_pruning_jax.system import processor
+from random_pruning_jax.training import stacked
+from random_pruning_jax.training.program import Own, compiled, one_step
 
 SHAPE = (32, 32, 3)
 

@@ -11,8 +11,8 @@ import optax
 from benchmarks import divided, network_parser, race, random_batch, start, table
 from benchmarks.step import stepping
 from random_pruning_jax import masks, models, parallel, pruning
-from random_pruning_jax.convolution import fastest
 from random_pruning_jax.experiment import initial_variables
+from random_pruning_jax.models.convolution import fastest
 from random_pruning_jax.step import TrainState, create_state
 
 PLAIN = 'no masks'

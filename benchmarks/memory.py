@@ -78,8 +78,8 @@ def measured(
 
 
 def _jax(way, devices, cache):
-  from random_pruning_jax import processor
   from random_pruning_jax.commands import arguments
+  from random_pruning_jax.system import processor
 
   processor.keep_memory()
   devices = devices if way != JAX[2] else os.cpu_count() or 1
@@ -87,7 +87,8 @@ def _jax(way, devices, cache):
   if way == JAX[1]:
     arguments.keep_compiled(pathlib.Path(cache))
   from benchmarks.step import jax_step
-  from random_pruning_jax import convolution, parallel
+  from random_pruning_jax import parallel
+  from random_pruning_jax.models import convolution
 
   conv = convolution.fastest() if way != JAX[2] else convolution.by_pieces
 

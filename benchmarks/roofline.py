@@ -15,8 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from random_pruning_jax import chips, config_files, cost, models, ratios, tables
+from random_pruning_jax import chips, cost, models, ratios, tables
 from random_pruning_jax.chips import Chip
+from random_pruning_jax.config import files as config_files
 
 IMAGE = (224, 224, 3)
 IMAGES = 1_281_167 * 0.99  # of training; a hundredth is held out

@@ -54,7 +54,8 @@ arguments.add_runtime(parser)
 arguments.start_jax(parser.parse_args([]))
 import numpy as np
 from benchmarks.step import jax_step
-from random_pruning_jax import convolution, parallel
+from random_pruning_jax import parallel
+from random_pruning_jax.models import convolution
 rng = np.random.default_rng(0)
 images, labels = rng.random((128, 32, 32, 3), np.float32), rng.integers(0, 10, 128)
 jax_step(images, labels, 16, convolution.fastest(), 0.1, parallel.devices())()
@@ -64,7 +65,8 @@ print(time.perf_counter() - start)
 _TRAIN = """
 import time; start = time.perf_counter()
 import os, sys
-from random_pruning_jax import main, processor
+from random_pruning_jax import main
+from random_pruning_jax.system import processor
 def first(call):
   print(time.perf_counter() - start, flush=True)
   os._exit(0)

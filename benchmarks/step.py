@@ -9,7 +9,8 @@ import jax
 import optax
 
 from benchmarks import divided, network_parser, race, random_batch, start, table
-from random_pruning_jax import convolution, experiment, masks, models, parallel, pruning
+from random_pruning_jax import experiment, masks, models, parallel, pruning
+from random_pruning_jax.models import convolution
 from random_pruning_jax.step import create_state, train_step
 
 THIS = 'this code'

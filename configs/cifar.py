@@ -16,7 +16,7 @@ where it differs (docs/architecture.md).
 """
 
 from random_pruning_jax.config import default
-from random_pruning_jax.config_files import number
+from random_pruning_jax.config.files import number
 
 FOREIGN = {
   'cifar10': ('svhn_cropped', 'cifar100'),

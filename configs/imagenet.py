@@ -42,7 +42,7 @@ bundled images: --config.smoke=true. On a pod: launch/tpu_pod.sh.
 """
 
 from random_pruning_jax.config import default
-from random_pruning_jax.config_files import number
+from random_pruning_jax.config.files import number
 
 
 def get_config(argument: str = 'wrn50_2,erk,0.2'):

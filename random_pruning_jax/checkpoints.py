@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import masks, parallel, runlog, together
-from random_pruning_jax.checkpoint_manager import Manager, NotReadableError, reason, sealed
 from random_pruning_jax.data import crops
 from random_pruning_jax.progress import say
+from random_pruning_jax.training.checkpoint_manager import Manager, NotReadableError, reason, sealed
 
 UNREADABLE = 'unreadable'  # directory of checkpoints that a run could not go on from
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import attacks, batches, folding, models, norms, ood
+from random_pruning_jax import attacks, batches, models, norms, ood
+from random_pruning_jax.models import folding
 
 
 class Trained(NamedTuple):

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import convolution, cost, data, drawn, models, parallel, pruning, scoring
+from random_pruning_jax import cost, data, models, parallel, pruning, scoring
 from random_pruning_jax.config import resolve
+from random_pruning_jax.models import convolution, drawn
 
 
 class Keys(NamedTuple):

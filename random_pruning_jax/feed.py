@@ -1,7 +1,7 @@
 """How training images reach the step: from device memory, or streamed from files.
 
-Either way a feed can begin at any call (`calls.py`), and `gather`, inside the compiled program,
-turns the inputs of a step into the batch {'image' in [0, 1], 'label'}.
+Either way a feed can begin at any call (`training/calls.py`), and `gather`, inside the compiled
+program, turns the inputs of a step into the batch {'image' in [0, 1], 'label'}.
 """
 
 import functools

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import calls, cost, data, feed, optimizers, parallel, prepared, tables
-from random_pruning_jax.beginning import abstract_state
+from random_pruning_jax import cost, data, feed, optimizers, parallel, tables
 from random_pruning_jax.chips import Chip
 from random_pruning_jax.data import order, streamed
 from random_pruning_jax.experiment import Experiment, build, check_budget, keys
-from random_pruning_jax.program import Own, compiled, step_of
 from random_pruning_jax.tables import prefixed
+from random_pruning_jax.training import calls, prepared
+from random_pruning_jax.training.beginning import abstract_state
+from random_pruning_jax.training.program import Own, compiled, step_of
 
 PER_EPOCH = 1000  # steps assumed if the data set is not here
 

@@ -8,7 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from random_pruning_jax import kernels, preemption
+from random_pruning_jax import kernels
+from random_pruning_jax.system import preemption
 
 _PIPE_CLOSED = 141  # as shells say that SIGPIPE ended a process
 _LOOP_CLOSED = 'Event loop is closed'  # as asyncio says it

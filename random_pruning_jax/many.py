@@ -15,11 +15,13 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import feed, parallel, preemption, processor, stacked
+from random_pruning_jax import feed, parallel
 from random_pruning_jax.experiment import build
-from random_pruning_jax.groups import Apart, Group, Member, calls_of
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.system import preemption, processor
+from random_pruning_jax.training import stacked
+from random_pruning_jax.training.groups import Apart, Group, Member, calls_of
 
 # Fields, or beginnings of fields, in which networks that train together may differ.
 FREE = ('seed', 'pruning.', 'optimizer.lr', 'optimizer.weight_decay', 'evaluation.', 'data_workers')

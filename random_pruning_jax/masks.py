@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from random_pruning_jax import processor
 from random_pruning_jax.ratios import Densities, check_density
+from random_pruning_jax.system import processor
 
 Params = chex.ArrayTree
 Masks = chex.ArrayTree

@@ -8,22 +8,13 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import (
-  checkpoints,
-  cost,
-  masks,
-  parallel,
-  results,
-  runlog,
-  suites,
-  together,
-)
+from random_pruning_jax import checkpoints, cost, masks, parallel, results, runlog, suites, together
 from random_pruning_jax import config as config_lib
-from random_pruning_jax.beginning import abstract_state
 from random_pruning_jax.experiment import Experiment, build
-from random_pruning_jax.prepared import check_data, data_of
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.training.beginning import abstract_state
+from random_pruning_jax.training.prepared import check_data, data_of
 
 # Fields of `evaluation` that an argument replaces: a row says what its run's own config names.
 OWN = {'evaluation.checkpoint': 'checkpoint', 'evaluation.suites': 'suite'}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import hosts
+from random_pruning_jax.system import hosts
 
 AXIS = 'devices'
 

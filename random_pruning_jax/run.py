@@ -10,14 +10,15 @@ import jax
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import data, lock, results, runlog, suites, together
+from random_pruning_jax import data, results, runlog, suites, together
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.many import distinct, train_many
 from random_pruning_jax.measure import evaluate_run
-from random_pruning_jax.prepared import check_claim, claim
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.system import lock
 from random_pruning_jax.train import train
+from random_pruning_jax.training.prepared import check_claim, claim
 
 TWIN = 'dense_twin'  # directory of the dense run, inside that of the sparse one
 

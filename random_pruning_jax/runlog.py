@@ -7,9 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import atomic
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.events import Events
+from random_pruning_jax.system import atomic
 
 CONFIG_FILE = 'config.json'
 LOG_FILE = 'train.jsonl'

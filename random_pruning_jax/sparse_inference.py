@@ -23,9 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from random_pruning_jax import atomic, folding, kernels, processor, sparse_ways
+from random_pruning_jax import kernels, sparse_ways
 from random_pruning_jax.data import places
+from random_pruning_jax.models import folding
 from random_pruning_jax.sparse_ways import WAYS, Site, stored_kernel
+from random_pruning_jax.system import atomic, processor
 
 ROUNDS = 7  # timed calls of each way, in turns; the least time counts
 HOPELESS = 3  # a way whose least time is longer than this many times the least of all is dropped

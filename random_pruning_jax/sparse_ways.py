@@ -11,7 +11,8 @@ import scipy.sparse
 from jax import lax
 from jax.experimental import sparse
 
-from random_pruning_jax import convolution, kernels
+from random_pruning_jax import kernels
+from random_pruning_jax.models import convolution
 
 _CHANNELS_LAST = ('NHWC', 'HWIO', 'NHWC')
 

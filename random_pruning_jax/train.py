@@ -9,24 +9,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import (
-  checkpoints,
-  feed,
-  kernels,
-  parallel,
-  preemption,
-  processor,
-  profiling,
-  runlog,
-  together,
-)
-from random_pruning_jax.beginning import abstract_state, compile_ahead, restore_or_init
+from random_pruning_jax import checkpoints, feed, kernels, parallel, runlog, together
 from random_pruning_jax.experiment import build
-from random_pruning_jax.prepared import Run, claim, open_run
-from random_pruning_jax.program import ahead, compiled
 from random_pruning_jax.progress import Progress, say
-from random_pruning_jax.recorder import Recorder
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.system import preemption, processor
+from random_pruning_jax.training import profiling
+from random_pruning_jax.training.beginning import abstract_state, compile_ahead, restore_or_init
+from random_pruning_jax.training.prepared import Run, claim, open_run
+from random_pruning_jax.training.program import ahead, compiled
+from random_pruning_jax.training.recorder import Recorder
 
 
 def train(

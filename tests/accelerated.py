@@ -10,9 +10,10 @@ import sys
 import jax
 from test_accelerator import pair
 
-from random_pruning_jax import parallel, prepared, stacked, train
+from random_pruning_jax import parallel, train
 from random_pruning_jax.experiment import build
 from random_pruning_jax.run import run_many
+from random_pruning_jax.training import prepared, stacked
 
 
 def main(root: pathlib.Path) -> None:

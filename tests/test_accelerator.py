@@ -14,8 +14,10 @@ import pytest
 import standin
 from tiny import tinier_config
 
-from random_pruning_jax import beginning, checkpoints, parallel, preemption, runlog, train
+from random_pruning_jax import checkpoints, parallel, runlog, train
 from random_pruning_jax.experiment import build
+from random_pruning_jax.system import preemption
+from random_pruning_jax.training import beginning
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from random_pruning_jax import atomic
+from random_pruning_jax.system import atomic
 
 
 def test_what_was_there_is_replaced_and_nothing_else_is_left(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from random_pruning_jax import kernels, parallel
-from random_pruning_jax.batch_norm import BatchNorm
+from random_pruning_jax.models.batch_norm import BatchNorm
 
 if kernels.lacking():
   pytest.skip(f'needs {kernels.lacking()}', allow_module_level=True)

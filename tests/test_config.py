@@ -8,18 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 from tiny import tiny_config
 
-from random_pruning_jax import (
-  attacks,
-  config_checks,
-  config_files,
-  models,
-  names,
-  pruning,
-  scores,
-  suites,
-)
+from random_pruning_jax import attacks, models, pruning, scores, suites
 from random_pruning_jax import config as config_lib
 from random_pruning_jax.commands import arguments
+from random_pruning_jax.config import checks, names
+from random_pruning_jax.config import files as config_files
 from random_pruning_jax.experiment import build
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
@@ -200,8 +193,8 @@ def test_a_milestone_at_the_end_of_warm_up_is_none_before_it():
 
 def test_the_norm_of_an_attack_is_as_its_settings_say_or_its_name():
   wanted = {'pgd': 'linf', 'pgd_l2': 'l2', 'fgsm': 'linf'}
-  assert {name: config_checks.norm_of(name, ConfigDict()) for name in wanted} == wanted
-  assert config_checks.norm_of('pgd', ConfigDict({'norm': 'l2'})) == 'l2'
+  assert {name: checks.norm_of(name, ConfigDict()) for name in wanted} == wanted
+  assert checks.norm_of('pgd', ConfigDict({'norm': 'l2'})) == 'l2'
 
 
 @pytest.mark.parametrize(
@@ -211,7 +204,7 @@ def test_the_norm_of_an_attack_is_as_its_settings_say_or_its_name():
     ('pruning.py', pruning, 'SAMPLINGS'),
     ('models/__init__.py', models, 'MODELS'),
     ('suites/__init__.py', suites, 'SUITES'),
-    ('attacks.py', attacks, 'ATTACKS'),
+    ('attacks/__init__.py', attacks, 'ATTACKS'),
   ],
 )
 def test_names_read_from_the_source_are_those_of_the_table(file, module, table):

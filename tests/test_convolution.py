@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from random_pruning_jax import kernels, models
-from random_pruning_jax.convolution import by_kernels, by_pieces, fastest
+from random_pruning_jax.models.convolution import by_kernels, by_pieces, fastest
 
 NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 SAME_3, SAME_7 = ((1, 1), (1, 1)), ((3, 3), (3, 3))

@@ -8,8 +8,9 @@ import shlex
 import pytest
 from PIL import Image
 
-from random_pruning_jax import config_files, main
+from random_pruning_jax import main
 from random_pruning_jax.commands import sweep
+from random_pruning_jax.config import files as config_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [

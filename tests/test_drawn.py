@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from random_pruning_jax import cost, drawn, models
+from random_pruning_jax import cost, models
 from random_pruning_jax.experiment import initial_shapes, initial_structure, initial_variables, keys
+from random_pruning_jax.models import drawn
 
 KEY = jax.random.key(7)
 SHAPES = ((3, 5), (5, 3), (2, 2), (1, 3))

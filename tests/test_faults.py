@@ -18,9 +18,10 @@ import started
 from killed import newest
 from tiny import assert_equal, change_record, log_of, tinier_config
 
-from random_pruning_jax import checkpoints, feed, kernels, parallel, preemption, run, runlog, train
-from random_pruning_jax.checkpoint_manager import Best, sealed
-from random_pruning_jax.meter import Meter
+from random_pruning_jax import checkpoints, feed, kernels, parallel, run, runlog, train
+from random_pruning_jax.system import preemption
+from random_pruning_jax.training.checkpoint_manager import Best, sealed
+from random_pruning_jax.training.meter import Meter
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """

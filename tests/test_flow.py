@@ -17,11 +17,11 @@ from random_pruning_jax import (
   flow,
   gradients,
   masks,
-  preemption,
   runlog,
   train,
 )
 from random_pruning_jax.experiment import build, initial_variables, keys
+from random_pruning_jax.system import preemption
 
 
 def lines(workdir, kind):

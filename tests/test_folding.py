@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from random_pruning_jax import convolution, folding, kernels, models, parallel
+from random_pruning_jax import kernels, models, parallel
+from random_pruning_jax.models import convolution, folding
 
 if kernels.lacking() or not kernels.registers():
   pytest.skip('needs the kernels for convolutions', allow_module_level=True)

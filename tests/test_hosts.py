@@ -15,14 +15,17 @@ import jax
 import pytest
 import started
 
-from random_pruning_jax import hosts, parallel, preemption
+from random_pruning_jax import parallel
+from random_pruning_jax.system import hosts, preemption
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What launchers set, and nothing else: no address, number or id is given by hand.
 JOINED = """
 import sys
 import jax
-from random_pruning_jax import hosts, parallel, together
+from random_pruning_jax import parallel
+from random_pruning_jax import together
+from random_pruning_jax.system import hosts
 hosts.connect()
 jax.config.update('jax_platforms', 'cpu')  # else JAX would look for the TPU that it was told of
 together.check_same('a word', 'word')
@@ -220,7 +223,8 @@ def test_a_pod_of_an_indexed_job_without_an_address_does_not_train_alone(monkeyp
 # Processes that wait only a second for each other.
 IMPATIENT = """
 import sys
-from random_pruning_jax import hosts, main
+from random_pruning_jax import main
+from random_pruning_jax.system import hosts
 hosts.WAIT = 1.0
 sys.exit(main.main())
 """

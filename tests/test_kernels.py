@@ -202,7 +202,7 @@ def _used(kernel, before='', **environment):
   script = f"""
 import sys
 import jax.numpy as jnp, numpy as np
-from random_pruning_jax import convolution
+from random_pruning_jax.models import convolution
 from random_pruning_jax.kernels import kept, sums
 ones, taps = jnp.ones((2, 4, 4, 8)), jnp.ones((3, 3, 8, 4))
 order = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -344,7 +344,8 @@ def test_the_dense_kernel_is_for_processors_with_avx512_or_avx2(monkeypatch, fea
 def test_machine_code_for_avx2_alone_gives_the_same_convolution():
   script = """
 import jax, jax.numpy as jnp, numpy as np
-from random_pruning_jax import convolution, kernels
+from random_pruning_jax import kernels
+from random_pruning_jax.models import convolution
 assert kernels.registers() == 16 and convolution.fastest() is convolution.by_kernels
 rng = np.random.default_rng(0)
 for pixels, channels, out, stride in ((15, 8, 24, 1), (14, 16, 8, 2), (19, 32, 40, 1)):

@@ -9,21 +9,13 @@ import numpy as np
 import pytest
 from tiny import log_of, tinier_config, tiny_config
 
-from random_pruning_jax import (
-  checkpoints,
-  groups,
-  many,
-  masks,
-  parallel,
-  preemption,
-  room,
-  runlog,
-  train,
-)
-from random_pruning_jax.beginning import abstract_state
+from random_pruning_jax import checkpoints, many, masks, parallel, runlog, train
 from random_pruning_jax.experiment import build
-from random_pruning_jax.prepared import open_run
-from random_pruning_jax.recorder import Recorder
+from random_pruning_jax.system import preemption
+from random_pruning_jax.training import groups, room
+from random_pruning_jax.training.beginning import abstract_state
+from random_pruning_jax.training.prepared import open_run
+from random_pruning_jax.training.recorder import Recorder
 
 ONE_DEVICE = parallel.devices(1)
 

@@ -11,21 +11,12 @@ import jax
 import pytest
 from tiny import change_record, tiny_config
 
-from random_pruning_jax import (
-  checkpoints,
-  main,
-  measure,
-  parallel,
-  recorder,
-  results,
-  run,
-  runlog,
-  suites,
-)
+from random_pruning_jax import checkpoints, main, measure, parallel, results, run, runlog, suites
 from random_pruning_jax.experiment import build
-from random_pruning_jax.meter import Meter
 from random_pruning_jax.report import reading
 from random_pruning_jax.sweep import agenda
+from random_pruning_jax.training import recorder
+from random_pruning_jax.training.meter import Meter
 
 
 @pytest.fixture(scope='module')

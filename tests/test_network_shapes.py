@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from random_pruning_jax import kernels, models
-from random_pruning_jax.convolution import by_kernels, by_pieces
+from random_pruning_jax.models.convolution import by_kernels, by_pieces
 
 NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 SIDE, BATCH = 4, 2

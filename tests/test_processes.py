@@ -12,8 +12,9 @@ import pytest
 import started
 from tiny import tinier_config
 
-from random_pruning_jax import beginning, checkpoints, parallel
+from random_pruning_jax import checkpoints, parallel
 from random_pruning_jax.experiment import build
+from random_pruning_jax.training import beginning
 
 ROOT = pathlib.Path(__file__).parents[1]
 # All in one start of the processes, since each compiles for itself:
@@ -29,7 +30,9 @@ import sys
 sys.path.insert(0, 'tests')
 import jax
 jax.config.update('jax_num_cpu_devices', int(sys.argv[2]))
-from random_pruning_jax import hosts, parallel, together
+from random_pruning_jax import parallel
+from random_pruning_jax import together
+from random_pruning_jax.system import hosts
 if len(sys.argv) > 3:
   hosts.connect(sys.argv[3], 2, int(sys.argv[4]))
 from test_processes import SNIP, STREAMED
@@ -41,8 +44,11 @@ import signal
 import threading
 import time
 import numpy as np
-from random_pruning_jax import beginning, checkpoints, cost, data, feed, masks, prepared, run, train
-from random_pruning_jax import footprint, measure, preemption, room, suites
+from random_pruning_jax import checkpoints, cost, data, feed, masks, run, train
+from random_pruning_jax.training import beginning, prepared
+from random_pruning_jax import footprint, measure, suites
+from random_pruning_jax.system import preemption
+from random_pruning_jax.training import room
 from random_pruning_jax.commands import sweep
 from random_pruning_jax.experiment import build, initial_masks, initial_variables
 from random_pruning_jax.experiment import keys, score_batches

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tiny import tinier_config, tiny_config
 
-from random_pruning_jax import beginning, checkpoints, feed, masks, parallel, prepared, train
+from random_pruning_jax import checkpoints, feed, masks, parallel, train
 from random_pruning_jax.data import order, resident
 from random_pruning_jax.experiment import build, keys
-from random_pruning_jax.program import ahead, compiled
+from random_pruning_jax.training import beginning, prepared
+from random_pruning_jax.training.program import ahead, compiled
 
 
 def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):

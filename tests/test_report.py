@@ -12,8 +12,8 @@ from synthetic import done
 from random_pruning_jax import runlog
 from random_pruning_jax.commands import plan
 from random_pruning_jax.config import default
-from random_pruning_jax.config_files import function_of
-from random_pruning_jax.config_files import override as with_overrides
+from random_pruning_jax.config.files import function_of
+from random_pruning_jax.config.files import override as with_overrides
 from random_pruning_jax.main import main
 from random_pruning_jax.report import formats, paper, reading, repeat, runs, tables
 

@@ -12,9 +12,8 @@ from synthetic import accuracies, done
 
 pytest.importorskip('matplotlib')
 
-from random_pruning_jax import spellings
-from random_pruning_jax.config import flat, resolve
-from random_pruning_jax.config_files import function_of
+from random_pruning_jax.config import flat, resolve, spellings
+from random_pruning_jax.config.files import function_of
 from random_pruning_jax.models import MODELS
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.report import (

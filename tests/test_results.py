@@ -16,8 +16,8 @@ from tensorboardX.proto import event_pb2
 
 from random_pruning_jax import results, runlog
 from random_pruning_jax.config import default
-from random_pruning_jax.meter import Meter
 from random_pruning_jax.progress import Progress
+from random_pruning_jax.training.meter import Meter
 
 
 def test_a_row_comes_back_and_the_last_one_of_a_run_counts(tmp_path):

@@ -12,9 +12,11 @@ import standin
 import started
 from tiny import change_record, tinier_config
 
-from random_pruning_jax import beginning, checkpoints, data, parallel, prepared, processor, train
+from random_pruning_jax import checkpoints, data, parallel, train
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build
+from random_pruning_jax.system import processor
+from random_pruning_jax.training import beginning, prepared
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -108,7 +110,8 @@ EIGHT = """
 import sys
 sys.path.insert(0, 'tests')
 from tiny import tinier_config
-from random_pruning_jax import beginning, checkpoints, parallel
+from random_pruning_jax import checkpoints, parallel
+from random_pruning_jax.training import beginning
 from random_pruning_jax.experiment import build
 experiment = build(tinier_config())
 like = beginning.abstract_state(experiment)

@@ -11,8 +11,10 @@ import jax
 import pytest
 from jaxlib import xla_client
 
-from random_pruning_jax import kernels, processor, profiling
+from random_pruning_jax import kernels
 from random_pruning_jax.commands import arguments
+from random_pruning_jax.system import processor
+from random_pruning_jax.training import profiling
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -221,7 +223,7 @@ def test_support_of_a_kind_that_is_not_known_may_find_a_chip(tmp_path, monkeypat
 
 MEMORY = """
 import ctypes, pathlib, resource, sys
-from random_pruning_jax import processor
+from random_pruning_jax.system import processor
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.memset.restype = ctypes.c_void_p

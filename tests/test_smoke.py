@@ -6,8 +6,9 @@ import jax
 import pytest
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files, cost, main, optimizers, results, run
+from random_pruning_jax import cost, main, optimizers, results, run
 from random_pruning_jax.commands import sweep as command
+from random_pruning_jax.config import files as config_files
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build, check_budget
 from random_pruning_jax.sweep import agenda

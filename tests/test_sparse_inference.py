@@ -14,7 +14,8 @@ import pytest
 from exported import network
 from small import two_layers
 
-from random_pruning_jax import convolution, kernels, sparse_inference, sparse_ways
+from random_pruning_jax import kernels, sparse_inference, sparse_ways
+from random_pruning_jax.models import convolution
 
 SHAPE = (2, 8, 8, 1)
 IMAGES = np.random.default_rng(0).random(SHAPE, np.float32)

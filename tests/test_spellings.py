@@ -2,7 +2,8 @@
 
 import pytest
 
-from random_pruning_jax import models, spellings
+from random_pruning_jax import models
+from random_pruning_jax.config import spellings
 
 NAMES = [*models.MODELS, *(f'cifar_resnet{depth}' for depth in (8, 20, 26, 110))]
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from sweeping import planned, small, states
 
-from random_pruning_jax import lock, results, run
+from random_pruning_jax import results, run
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.config import flat
-from random_pruning_jax.config_files import changed, override
+from random_pruning_jax.config.files import changed, override
 from random_pruning_jax.sweep import agenda, estimate, lease, view, work
+from random_pruning_jax.system import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
 

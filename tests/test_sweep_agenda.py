@@ -137,7 +137,7 @@ def test_every_sweep_file_can_be_planned(path):
 )
 def test_a_mistake_in_a_sweep_file_is_said_in_one_line_with_the_file(tmp_path, body, message):
   file = tmp_path / 'file.py'
-  imports = 'from random_pruning_jax.config import default; from random_pruning_jax.config_files '
+  imports = 'from random_pruning_jax.config import default; from random_pruning_jax.config.files '
   file.write_text(f'{imports} import changed\ndef get_sweep():\n  {body}\n')
   with pytest.raises(ValueError, match=f'{file}.*{message}') as refused:
     command.load_sweep(str(file), [])

@@ -12,9 +12,10 @@ import types
 import pytest
 from sweeping import planned, small, states
 
-from random_pruning_jax import preemption, processor, results, runlog
+from random_pruning_jax import results, runlog
 from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.sweep import agenda, lease, work, workers
+from random_pruning_jax.system import preemption, processor
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -13,8 +13,6 @@ from jax.experimental import multihost_utils
 from tiny import a_batch, assert_equal, change_record, log_of, tiny_config
 
 from random_pruning_jax import (
-  beginning,
-  calls,
   checkpoints,
   evaluate,
   kernels,
@@ -22,16 +20,16 @@ from random_pruning_jax import (
   models,
   optimizers,
   parallel,
-  preemption,
-  prepared,
   runlog,
   scores,
   train,
 )
 from random_pruning_jax.data import crops
 from random_pruning_jax.experiment import build, initial_variables
-from random_pruning_jax.meter import Meter
 from random_pruning_jax.step import create_state, train_step
+from random_pruning_jax.system import preemption
+from random_pruning_jax.training import beginning, calls, prepared
+from random_pruning_jax.training.meter import Meter
 
 
 @pytest.fixture(scope='module')

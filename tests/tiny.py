@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from random_pruning_jax import models, runlog
-from random_pruning_jax.checkpoint_manager import sealed
 from random_pruning_jax.config import default
+from random_pruning_jax.training.checkpoint_manager import sealed
 
 
 def tiny_config(**changes):

@@ -8,7 +8,7 @@ and the time that they take on your machine; `--workers=N` and `--shard=I/N` spr
 and over the jobs of an array. For a first look: --config.epochs=5.
 """
 
-from random_pruning_jax.config_files import beside, changed
+from random_pruning_jax.config.files import beside, changed
 
 DEPTHS = (20, 32, 44, 56, 110)
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

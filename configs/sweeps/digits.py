@@ -9,7 +9,7 @@ with ERK at sparsity 0.9, about 39, 88 and 94 % for the three widths, dense 93, 
 uniform below ERK; one of the 360 test images is 0.28 points.
 """
 
-from random_pruning_jax.config_files import beside, changed
+from random_pruning_jax.config.files import beside, changed
 
 WIDTHS = (2, 4, 8)
 SPARSITIES = (0.6, 0.8, 0.9)

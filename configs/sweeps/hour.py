@@ -11,7 +11,7 @@ decides no claim from one seed: --config.seed=1 adds another to the same workdir
 --config.epochs=20 takes four times as long.
 """
 
-from random_pruning_jax.config_files import beside, changed
+from random_pruning_jax.config.files import beside, changed
 
 WIDTHS = (4, 8, 16)
 PRUNED = (('erk', 0.2), ('erk', 0.05), ('uniform', 0.05))

@@ -8,7 +8,7 @@ before you start it: Wide ResNet-50-2 alone takes 8.7e18 FLOPs a run as masked n
 A report decides no claim from one seed: `imagenet.py:erk,3` trains three, in three times as long.
 """
 
-from random_pruning_jax.config_files import beside, changed, number
+from random_pruning_jax.config.files import beside, changed, number
 
 NETWORKS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'wrn50_2')
 DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1)

@@ -9,7 +9,7 @@ ratio or a score that is added to its table is in this sweep too. Where a ratio 
 budget (ERK+ at very low densities), the run is recorded as failed, and the others go on.
 """
 
-from random_pruning_jax.config_files import beside, changed
+from random_pruning_jax.config.files import beside, changed
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.scores import SCORES
 

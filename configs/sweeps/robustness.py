@@ -9,7 +9,7 @@ with the gradient norm at initialisation and every 500 steps. Stronger attacks a
 them all undefended networks, dense and sparse, are near zero.
 """
 
-from random_pruning_jax.config_files import beside, changed
+from random_pruning_jax.config.files import beside, changed
 
 DEPTHS = (20, 56, 110)
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)

@@ -7,7 +7,7 @@ Five sparsities, four ratios and the dense networks, three seeds: 252 runs of 16
 the one of their ResNets.
 """
 
-from random_pruning_jax.config_files import beside, changed
+from random_pruning_jax.config.files import beside, changed
 
 DEPTHS = (11, 13, 16, 19)
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)

@@ -6,7 +6,7 @@ Nine sparsities, four ratios and the dense networks, three seeds: 333 runs of 16
 (`width.py:cifar100` for CIFAR-100).
 """
 
-from random_pruning_jax.config_files import beside, changed
+from random_pruning_jax.config.files import beside, changed
 
 WIDTHS = (8, 16, 24)
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files
+from random_pruning_jax.config import files as config_files
 
 _NEW_OBJECTS = 500_000
 _BLOCK = 512  # bytes; every file system writes multiples of it
@@ -101,8 +101,8 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
   os.environ.update(runtime_environment(args, os.environ))
   import jax
 
-  from random_pruning_jax import hosts, processor
   from random_pruning_jax.data import places
+  from random_pruning_jax.system import hosts, processor
 
   logging.getLogger('absl').setLevel(logging.ERROR)
   if not getattr(args, 'traceback', False):
@@ -198,7 +198,8 @@ def cpu_devices(apart: bool) -> int:
   kernels share their work among the cores, and else on one for each core. The number of cores is
   rounded down to a power of two, which divides usual batch sizes.
   """
-  from random_pruning_jax import kernels, processor
+  from random_pruning_jax import kernels
+  from random_pruning_jax.system import processor
 
   if kernels.runs_dense() and not apart:
     return 1

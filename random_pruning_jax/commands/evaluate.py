@@ -108,7 +108,7 @@ def _check_sets(changes: dict[str, Any], data_dir: str) -> None:
 
 def _changes(config, rest: Sequence[str]) -> list[tuple[str, Any]]:
   """('evaluation.FIELD', value) of each override; ValueError in one line for what is wrong."""
-  from random_pruning_jax import config_files
+  from random_pruning_jax.config import files as config_files
   from random_pruning_jax.config import flat
 
   names = [argument.removeprefix('--config.').partition('=')[0] for argument in rest]

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files, kernels, preemption, processor, runlog
+from random_pruning_jax import kernels, runlog
 from random_pruning_jax.commands import arguments
+from random_pruning_jax.config import files as config_files
 from random_pruning_jax.progress import say
+from random_pruning_jax.system import preemption, processor
 
 if TYPE_CHECKING:  # imported where they are needed, because they need JAX
   from random_pruning_jax.sweep import agenda, view

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from random_pruning_jax import kernels, preemption
+from random_pruning_jax import kernels
 from random_pruning_jax.commands import arguments
+from random_pruning_jax.system import preemption
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +30,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     arguments.start_jax(args)
     import jax
 
-    from random_pruning_jax import profiling, tables
     from random_pruning_jax import run as run_lib
+    from random_pruning_jax import tables
+    from random_pruning_jax.training import profiling
 
     profile = profiling.span(args.profile) if args.profile else None
     workdir = args.workdir or arguments.default_workdir(args.config)

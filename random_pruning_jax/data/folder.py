@@ -10,9 +10,9 @@ import tempfile
 
 from PIL import Image
 
-from random_pruning_jax import lock, processor
 from random_pruning_jax.data import crops, places
 from random_pruning_jax.data.specs import MOST_RESIDENT, VALIDATION, DataError, spec_of
+from random_pruning_jax.system import lock, processor
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
 SPLITS = ('train', *VALIDATION, 'test')

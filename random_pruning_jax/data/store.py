@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from random_pruning_jax import lock
 from random_pruning_jax.data import places
 from random_pruning_jax.data.decode import Decoded
+from random_pruning_jax.system import lock
 
 FORMAT = 1
 FILES = ('images.npy', 'labels.npy')

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from random_pruning_jax import processor
 from random_pruning_jax.data import crops, decode, places
 from random_pruning_jax.data.load import find, split_expression
 from random_pruning_jax.data.order import batch_indices, steps_per_epoch
 from random_pruning_jax.data.specs import DataError
+from random_pruning_jax.system import processor
 
 MOST_WORKERS = 64
 BUFFERED = 1  # batches that each worker has ready, besides those on their way

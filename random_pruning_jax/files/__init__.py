@@ -12,10 +12,10 @@ specified byte by byte in docs/file-format.md.
 import os
 import pathlib
 
-from random_pruning_jax import atomic
 from random_pruning_jax.files import container, packed, program, tensors
 from random_pruning_jax.files.program import Program
 from random_pruning_jax.files.stored import About, Draw, Stored
+from random_pruning_jax.system import atomic
 
 # name -> stored, dtype, with_masks -> bytes
 FORMATS = {

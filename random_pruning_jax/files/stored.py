@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import convolution, cost, folding, models
+from random_pruning_jax import cost, models
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax.experiment import initial_shapes
+from random_pruning_jax.models import convolution, folding
 
 _ROUNDING = 1e-3  # of pixels, as bfloat16 leaves it
 

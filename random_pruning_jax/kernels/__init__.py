@@ -23,7 +23,7 @@ import os
 import re
 from collections.abc import Callable
 
-from random_pruning_jax import processor
+from random_pruning_jax.system import processor
 
 INSTALL = 'pip install -e ".[cpu]"'
 OLDEST = [0, 68]  # version of Numba, as in pyproject.toml

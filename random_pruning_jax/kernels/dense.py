@@ -18,8 +18,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from random_pruning_jax import kernels, pieces
-from random_pruning_jax.kernels import dense_plans, targets, winograd, winograd_plans
+from random_pruning_jax import kernels
+from random_pruning_jax.kernels import dense_plans, pieces, targets, winograd, winograd_plans
 from random_pruning_jax.kernels.dense_frames import Sizes
 from random_pruning_jax.kernels.encoding import PLAIN, Epilogue, Plan
 from random_pruning_jax.kernels.vectors import Vectors

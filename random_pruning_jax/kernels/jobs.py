@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from llvmlite import binding
 
-from random_pruning_jax import lock
 from random_pruning_jax.kernels import objects
+from random_pruning_jax.system import lock
 
 Kind = tuple[str | int, ...]
 PATIENCE = 300  # seconds for a process, which may wait for others that make the same

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from random_pruning_jax import processor
 from random_pruning_jax.kernels import kept_words as word
 from random_pruning_jax.kernels import targets
+from random_pruning_jax.system import processor
 
 
 class Layer(NamedTuple):

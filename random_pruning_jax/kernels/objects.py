@@ -13,8 +13,9 @@ from typing import Any
 
 from llvmlite import binding
 
-from random_pruning_jax import atomic, kernels
+from random_pruning_jax import kernels
 from random_pruning_jax.data import places
+from random_pruning_jax.system import atomic
 
 # Numba's switches for debugging, which make slower code that must not be kept as the usual one.
 _SWITCHES = ('OPT', 'BOUNDSCHECK', 'DEBUGINFO', 'LOOP_VECTORIZE', 'SLP_VECTORIZE')

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from random_pruning_jax import processor
 from random_pruning_jax.kernels import jobs
 from random_pruning_jax.kernels.later import HANDLER, Later
+from random_pruning_jax.system import processor
 
 _once = threading.Lock()
 _registered: dict[str, Later | None] = {}  # of this process, which keeps them

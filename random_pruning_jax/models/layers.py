@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from random_pruning_jax import convolution, drawn
-from random_pruning_jax.batch_norm import BatchNorm
+from random_pruning_jax.models import convolution, drawn
+from random_pruning_jax.models.batch_norm import BatchNorm
 from random_pruning_jax.models.remat import remat
 
 DTYPES = ('float32', 'bfloat16')

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from random_pruning_jax import results, runlog, spellings
+from random_pruning_jax import results, runlog
+from random_pruning_jax.config import spellings
 from random_pruning_jax.report.runs import DENSE, Run, with_settings
 
 # Fields that a report reads of every run, planned ones too, and that no version lacked.

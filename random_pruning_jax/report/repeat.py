@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from random_pruning_jax import config as config_lib
-from random_pruning_jax import config_files
+from random_pruning_jax.config import files as config_files
 from random_pruning_jax.report.runs import Run
 
 BASE = 'configs/cifar.py'  # whose config, without arguments, is the default one

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from random_pruning_jax import spellings
+from random_pruning_jax.config import spellings
 from random_pruning_jax.report import measured
 
 DENSE = 'dense'

@@ -12,10 +12,10 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot's, which would be kept beside the caller's own
 
-from random_pruning_jax import names
+from random_pruning_jax.config import names
+from random_pruning_jax.config.spellings import is_cifar_resnet
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.report.runs import DENSE
-from random_pruning_jax.spellings import is_cifar_resnet
 
 INK, FAINT = '#262626', '#8c8c8c'
 PANEL = (3.1, 2.6)  # inches

@@ -10,9 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import norms, preemption
+from random_pruning_jax import norms
 from random_pruning_jax.attacks import ATTACKS, settings_of
-from random_pruning_jax.config_checks import choice
+from random_pruning_jax.config.checks import choice
 from random_pruning_jax.suites import (
   adversarial,
   calibration,
@@ -22,6 +22,7 @@ from random_pruning_jax.suites import (
   shifts,
 )
 from random_pruning_jax.suites.bench import ALWAYS, Bench, Findings
+from random_pruning_jax.system import preemption
 
 __all__ = ['SUITES', 'Bench', 'Findings', 'check', 'foreign_sets', 'measure', 'needs_features']
 

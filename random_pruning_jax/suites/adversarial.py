@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import attacks, evaluate
-from random_pruning_jax.config_checks import norm_of
+from random_pruning_jax.config.checks import norm_of
 from random_pruning_jax.suites.bench import Bench, Findings
 
 

@@ -10,22 +10,14 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from random_pruning_jax import (
-  atomic,
-  data,
-  lock,
-  many,
-  pruning,
-  results,
-  runlog,
-  spellings,
-  suites,
-)
 from random_pruning_jax import config as config_lib
+from random_pruning_jax import data, many, pruning, results, runlog, suites
+from random_pruning_jax.config import spellings
 from random_pruning_jax.data import order
 from random_pruning_jax.experiment import Experiment, build, check_budget
 from random_pruning_jax.sweep import lease
 from random_pruning_jax.sweep.images import trained_on
+from random_pruning_jax.system import atomic, lock
 
 OVER = ('done', 'failed')  # states of runs that have come to their end
 _FORMAT = 1  # of the manifest; raised when a field changes its meaning

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from random_pruning_jax import lock
+from random_pruning_jax.system import lock
 
 FILE = 'lease.json'
 TOUCHED_EVERY = 30.0  # seconds

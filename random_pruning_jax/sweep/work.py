@@ -8,11 +8,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from random_pruning_jax import atomic, preemption, results, room, run
 from random_pruning_jax import config as config_lib
+from random_pruning_jax import results, run
 from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import agenda, lease
 from random_pruning_jax.sweep.agenda import Job
+from random_pruning_jax.system import atomic, preemption
+from random_pruning_jax.training import room
 
 QUICK = 120.0  # seconds; runs this short gain less from all devices than another compilation takes
 

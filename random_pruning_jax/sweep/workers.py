@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from random_pruning_jax import processor
 from random_pruning_jax.progress import say
 from random_pruning_jax.sweep import agenda, lease, work
 from random_pruning_jax.sweep.agenda import Job
+from random_pruning_jax.system import processor
 
 _PATIENCE = 60.0  # seconds in which an interrupted worker may finish what it writes
 _LAST = 20  # lines of the log of a dead worker that are kept with its run

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax import names
+from random_pruning_jax.config import names
 from random_pruning_jax.data.specs import spec_of, unversioned
 
 CHOICES = {

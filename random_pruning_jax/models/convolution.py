@@ -1,8 +1,9 @@
 """2-D convolutions that are fast on a CPU, to be passed to `flax.linen.Conv`.
 
 `by_kernels` runs machine code of its own (`kernels/dense.py`), where Numba is installed and the
-processor has the vector instructions. `by_pieces` is made of XLA's operations (`pieces.py`) and
-runs everywhere. Both give the values of `jax.lax.conv_general_dilated`, to rounding.
+processor has the vector instructions. `by_pieces` is made of XLA's operations
+(`kernels/pieces.py`) and runs everywhere. Both give the values of `jax.lax.conv_general_dilated`,
+to rounding.
 
 XLA's own weight gradient is one convolution with a kernel as large as the image. XLA's CPU backend
 runs it at a fifth of the speed of the forward pass, and slower still in a loop, where it does not
@@ -17,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from random_pruning_jax import kernels, pieces
+from random_pruning_jax import kernels
+from random_pruning_jax.kernels import pieces
 from random_pruning_jax.kernels.dense_frames import Sizes
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')

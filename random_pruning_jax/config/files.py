@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from random_pruning_jax.config_checks import check_field, value_of
+from random_pruning_jax.config.checks import check_field, value_of
 
 
 def function_of(path: str | pathlib.Path, name: str) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax.config_checks import value_of
+from random_pruning_jax.config.checks import value_of
 from random_pruning_jax.data.specs import spec_of
 
 # The smallest of a family by the beginning of a name, and a width that is quick. Networks of

@@ -16,9 +16,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from random_pruning_jax.config_checks import check, check_field, choice
+from random_pruning_jax.config.checks import check, check_field, choice
+from random_pruning_jax.config.smoke import smoked
 from random_pruning_jax.data.specs import spec_of
-from random_pruning_jax.smoke import smoked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from random_pruning_jax import checkpoints, parallel, runlog, stacked
-from random_pruning_jax.beginning import restore_or_init
+from random_pruning_jax import checkpoints, parallel, runlog
 from random_pruning_jax.experiment import Experiment
-from random_pruning_jax.prepared import Run, claim, open_run
 from random_pruning_jax.progress import Progress
-from random_pruning_jax.recorder import Recorder
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.training import stacked
+from random_pruning_jax.training.beginning import restore_or_init
+from random_pruning_jax.training.prepared import Run, claim, open_run
+from random_pruning_jax.training.recorder import Recorder
 
 
 class Member:

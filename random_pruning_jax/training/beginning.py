@@ -20,10 +20,10 @@ from random_pruning_jax.experiment import (
   keys,
   score_batches,
 )
-from random_pruning_jax.prepared import PIXELS, Run, check_data
-from random_pruning_jax.program import ahead
 from random_pruning_jax.progress import say
 from random_pruning_jax.step import TrainState, create_state
+from random_pruning_jax.training.prepared import PIXELS, Run, check_data
+from random_pruning_jax.training.program import ahead
 
 
 def restore_or_init(run: Run) -> tuple[TrainState, dict[str, Any]]:

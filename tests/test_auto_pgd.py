@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from random_pruning_jax import apgd, attacks, norms
+from random_pruning_jax import attacks, norms
+from random_pruning_jax.attacks import auto_pgd
 
 STEPS = 25
 # In the larger balls, which images fill, images climb and fall back most often.
@@ -72,7 +73,7 @@ def algorithm_1(evaluate, clean, start, epsilon, norm, checkpoints):
 def test_apgd_is_the_papers_algorithm(norm, task):
   loss_fn, images = task
   keys = norms.image_keys(jax.random.key(0), jnp.arange(len(images)))
-  found = jax.jit(functools.partial(apgd.apgd, loss_fn, steps=STEPS, norm=norm))
+  found = jax.jit(functools.partial(attacks.apgd, loss_fn, steps=STEPS, norm=norm))
   gradient = jax.jit(functools.partial(norms.loss_and_gradient, loss_fn))
   shares = (0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99)
   checkpoints = {math.ceil(round(share * STEPS, 6)) for share in shares}
@@ -89,11 +90,11 @@ def test_apgd_is_the_papers_algorithm(norm, task):
 
 
 def test_checkpoints_are_where_the_paper_has_them():
-  lengths = apgd.windows(100)
+  lengths = auto_pgd.windows(100)
   ends = [22, 41, 57, 70, 80, 87, 93, 99, 100]
   np.testing.assert_array_equal(np.flatnonzero(lengths) + 1, ends)
   np.testing.assert_array_equal(lengths[lengths > 0], np.diff([0, *ends]))
-  assert apgd.windows(1).tolist() == [1]
+  assert auto_pgd.windows(1).tolist() == [1]
 
 
 def test_apgd_halves_its_step_until_it_finds_a_narrow_peak():

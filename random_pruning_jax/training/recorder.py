@@ -18,10 +18,10 @@ from random_pruning_jax import (
   parallel,
   runlog,
 )
-from random_pruning_jax.meter import Meter
-from random_pruning_jax.prepared import Run
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.training.meter import Meter
+from random_pruning_jax.training.prepared import Run
 
 
 class Recorder:

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from random_pruning_jax.ratios import RATIOS
 
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
 
 def of(config: ConfigDict) -> Iterator[tuple[str, str, Collection[str]]]:
   """Each field of a config that holds one or several names: (field, name, known names)."""
@@ -26,13 +28,13 @@ def of(config: ConfigDict) -> Iterator[tuple[str, str, Collection[str]]]:
   for suite in config.evaluation.suites:
     yield 'evaluation.suites', suite, keys('suites/__init__.py', 'SUITES')
   for attack in config.evaluation.attacks:
-    yield 'evaluation.attacks', attack, keys('attacks.py', 'ATTACKS')
+    yield 'evaluation.attacks', attack, keys('attacks/__init__.py', 'ATTACKS')
 
 
 @functools.cache
 def keys(file: str, table: str) -> tuple[str, ...]:
   """The keys of the dict called `table` in a file of this package, which is not imported."""
-  source = pathlib.Path(__file__).parent.joinpath(file).read_text(encoding='utf-8')
+  source = _PACKAGE.joinpath(file).read_text(encoding='utf-8')
   for node in ast.parse(source).body:
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, 'target', None)]
     if any(isinstance(target, ast.Name) and target.id == table for target in targets):

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from random_pruning_jax import norms
-from random_pruning_jax.apgd import apgd
+from random_pruning_jax.attacks.auto_pgd import apgd
+from random_pruning_jax.attacks.square_search import square
 from random_pruning_jax.norms import LossFn
-from random_pruning_jax.square import square
 
 LogitsFn = Callable[[jax.Array], jax.Array]
 Attack = Callable[..., jax.Array]

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from random_pruning_jax import calls, checkpoints, data, feed, optimizers, runlog, together
+from random_pruning_jax import checkpoints, data, feed, optimizers, runlog, together
 from random_pruning_jax.data import order
 from random_pruning_jax.experiment import Experiment, keys
-from random_pruning_jax.program import Own, step_of
+from random_pruning_jax.training import calls
+from random_pruning_jax.training.program import Own, step_of
 
 PIXELS = 'checksum of training pixels'  # of images that were decoded
 

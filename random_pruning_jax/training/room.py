@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from random_pruning_jax import feed, parallel, stacked
-from random_pruning_jax.beginning import abstract_state
+from random_pruning_jax import feed, parallel
 from random_pruning_jax.experiment import build
-from random_pruning_jax.prepared import Run, open_run
+from random_pruning_jax.training import stacked
+from random_pruning_jax.training.beginning import abstract_state
+from random_pruning_jax.training.prepared import Run, open_run
 
 MOST = 64  # beyond, more networks gain nothing, and all are lost with their process
 # Share of the free memory to use. The program of one network is what is measured; XLA's program of

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from random_pruning_jax import convolution
+from random_pruning_jax.models import convolution
 
 CONVOLUTION = 'convolve'  # the primitive of `kernels.dense`: nothing else is folded
 

@@ -1,0 +1,1 @@
+"""What lies between a run and its machine: processes, signals, locks, files, settings of a CPU."""

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from random_pruning_jax import data, export, files, masks, parallel, paths, plan, pruning
-from random_pruning_jax.experiment import Experiment, budget_of, keys
+from random_pruning_jax.experiment import Experiment, initial_masks
 from random_pruning_jax.files import seeded
 from random_pruning_jax.measure import load_run
 from random_pruning_jax.progress import say
@@ -21,7 +21,6 @@ from random_pruning_jax.scores import OF_DATA
 _ROUNDING = 1e-3
 _ROUNDING_OF_DATA = 1e-2
 _FEW = 4
-_TOTAL = ''  # stands for all layers together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class CheckedLayer:
 
   name: str
   parameters: int
-  planned: int | None  # None where only the total of all layers is known
+  planned: int | None  # None where its score needs data that are not here
   kept: int
   outside: int  # weights outside the mask that are not exactly zero
   effective: int
@@ -76,7 +75,8 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
   experiment, (state, record, _) = load_run(workdir, checkpoint, data_dir, parallel.devices(1))
   variables, mask_tree = jax.device_get((state.variables, state.masks))
   params = masks.named_leaves(variables['params'])
-  planned, draw = _planned(experiment, mask_tree), export.draw_of(experiment.config)
+  planned, planned_total = _planned(experiment, mask_tree)
+  draw = export.draw_of(experiment.config)
   on_path = paths.effective(
     experiment.model.clone(dtype='float32'), mask_tree, experiment.spec.shape
   )
@@ -110,8 +110,8 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
     elif draw and not _is_drawn(draw, name, named[name]):
       failures.append(f"{name}: the mask is not the one of the config's seed")
   total = sum(layer.kept for layer in layers)
-  if planned.get(_TOTAL) not in (None, total):
-    failures.append(f'all layers: {total:,} weights kept, planned {planned[_TOTAL]:,}')
+  if planned_total not in (None, total):
+    failures.append(f'all layers: {total:,} weights kept, planned {planned_total:,}')
   if not sum(layer.effective for layer in layers):
     failures.append('all layers: no path leads from the input to the output')
   return Verdict(str(workdir), int(state.step), record['masks'], tuple(layers), tuple(failures))
@@ -134,36 +134,25 @@ def _is_drawn(draw: files.Draw, name: str, mask: np.ndarray) -> bool:
   return bool(mask.all()) or seeded.number_of(draw, name, mask) is not None
 
 
-def _planned(experiment: Experiment, mask_tree: masks.Masks) -> dict[str, int]:
-  """Weights that each layer should keep.
+def _planned(experiment: Experiment, mask_tree: masks.Masks) -> tuple[dict[str, int], int | None]:
+  """Weights that each layer should keep, and the total where it is exact though they are not.
 
-  A ratio that is a score is computed again from the initial weights. If it looks at data, the total
-  of all layers is here too, under the name _TOTAL; if these are not here, nothing else is.
+  A ratio that is a score is computed again from the initial weights. If it looks at data that are
+  not here, no layer is known.
   """
   settings, structure = experiment.config.pruning, experiment.structure
-  size = {layer.name: layer.size for layer in structure.layers}
   if settings.sampling == 'bernoulli' and _by_shapes(experiment.config):  # chance decides how many
-    drawn = pruning.make_masks(
-      keys(experiment.config.seed).masks,
-      None,
-      mask_tree,
-      None,
-      shapes=structure.shapes,
-      dense=settings.dense,
-      **budget_of(settings),
-    )
-    named = masks.named_leaves(drawn)
-    return {name: int(np.asarray(named[name]).sum()) for name in size}
+    # Drawn again; of the parameters, random masks read the shapes alone.
+    return masks.count(initial_masks(experiment, {'params': mask_tree}, {})), None
+  size = {layer.name: layer.size for layer in structure.layers}
+  exact = settings.sampling == 'exact'  # else the total is only near the budget
   try:
     wanted = plan.densities(experiment.config, structure)
   except data.DataError as error:  # of a score of data
-    say(f'only the total of all layers is compared, because {settings.ratio} needs data: {error}')
-    if settings.sampling != 'exact':  # then the total is only near the budget
-      return {}
-    shapes = pruning.pruned(structure.shapes, settings.dense)
-    held = sum(size.values()) - sum(size[name] for name in shapes)
-    return {_TOTAL: held + masks.kept_count(settings.density, sum(size[n] for n in shapes))}
+    compared = 'only the total of all layers is' if exact else 'no number of weights is'
+    say(f'{compared} compared, because {settings.ratio} needs data: {error}')
+    free = sum(size[name] for name in pruning.pruned(structure.shapes, settings.dense))
+    total = sum(size.values()) - free + masks.kept_count(settings.density, free)
+    return {}, total if exact else None
   planned = {name: masks.kept_count(wanted[name], size[name]) for name in size}
-  if settings.sampling == 'exact' and settings.ratio in OF_DATA:  # exact as a sum alone
-    planned[_TOTAL] = sum(planned.values())
-  return planned
+  return planned, sum(planned.values()) if exact and settings.ratio in OF_DATA else None

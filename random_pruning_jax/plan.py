@@ -49,39 +49,18 @@ class PlannedLayer:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A network under one ratio and density. `parameters` are all, with those never pruned."""
+  """A network under one ratio and density.
+
+  `totals` are of the whole network; its parameters are all, with those never pruned, and its
+  density is that of the prunable weights.
+  """
 
   model: str
   ratio: str
   target_density: float
   sampling: str
   layers: tuple[PlannedLayer, ...]
-  dense_parameters: int
-  dense_bytes: int
-  bytes: int
-
-  @property
-  def totals(self) -> dict[str, float]:
-    """The whole network in numbers, density of the prunable weights first."""
-    prunable = sum(layer.parameters for layer in self.layers)
-    kept = sum(layer.kept for layer in self.layers)
-    return {
-      'density': kept / prunable,
-      'sparsity': 1 - kept / prunable,
-      'prunable': prunable,
-      'kept': kept,
-      'dense_parameters': self.dense_parameters,
-      'parameters': self.dense_parameters - prunable + kept,
-      'dense_macs': sum(layer.dense_macs for layer in self.layers),
-      'macs': sum(layer.macs for layer in self.layers),
-      'dense_bytes': self.dense_bytes,
-      'bytes': self.bytes,
-    }
-
-  def to_dict(self) -> dict:
-    fields = dataclasses.asdict(self)
-    hidden = ('dense_parameters', 'dense_bytes', 'bytes')
-    return {n: v for n, v in fields.items() if n not in hidden} | {'totals': self.totals}
+  totals: dict[str, float]
 
 
 def plans(
@@ -138,22 +117,33 @@ def _plan(config: ConfigDict, structure: cost.Structure, kept: Densities) -> Pla
     )
     for layer in structure.layers
   )
+  prunable = sum(layer.parameters for layer in layers)
+  left = sum(layer.kept for layer in layers)
   return Plan(
     model=config.model.name,
     ratio=config.pruning.ratio,
     target_density=config.pruning.density,
     sampling=config.pruning.sampling,
     layers=layers,
-    dense_parameters=structure.parameters,
-    dense_bytes=cost.file_bytes(structure),
-    bytes=cost.file_bytes(structure, kept),
+    totals={
+      'density': left / prunable,
+      'sparsity': 1 - left / prunable,
+      'prunable': prunable,
+      'kept': left,
+      'dense_parameters': structure.parameters,
+      'parameters': structure.parameters - prunable + left,
+      'dense_macs': sum(layer.dense_macs for layer in layers),
+      'macs': sum(layer.macs for layer in layers),
+      'dense_bytes': cost.file_bytes(structure),
+      'bytes': cost.file_bytes(structure, kept),
+    },
   )
 
 
 def show(found: Sequence[Plan], form: str) -> str:
   """Plans as a 'table' for people, as 'json', or as 'csv' with a line a layer."""
   if form == 'json':
-    return json.dumps([one.to_dict() for one in found], indent=2)
+    return json.dumps([dataclasses.asdict(one) for one in found], indent=2)
   if form == 'csv':
     return _csv(found)
   return _one(found[0]) if len(found) == 1 else _side_by_side(found)
@@ -177,16 +167,14 @@ def _one(one: Plan) -> str:
   nothing = f'no weight is kept in {empty}\n\n' if empty else ''
   total = one.totals
   title = f'{one.model}, ratio {one.ratio}, density {one.target_density:g}, {one.sampling} sampling'
-  summary = tables.text(
-    [
-      ['', 'dense', 'sparse', 'sparse / dense'],
-      *(_totals(label, total, name) for label, name in _TOTALS),
-    ]
-  )
+  summary = [['', 'dense', 'sparse', 'sparse / dense']]
+  for label, (whole, part) in _TOTALS:
+    dense, sparse = total[whole], total[part]
+    summary.append([label, f'{dense:,.0f}', f'{sparse:,.0f}', _share(sparse / dense)])
   return (
     f'{title}{_by_chance([one])}\n\n{tables.text([head, *lines])}\n\n{nothing}'
     f'density {_share(total["density"])}, sparsity {tables.sparsity(total["density"])} of the '
-    f'prunable weights\n\n{summary}'
+    f'prunable weights\n\n{tables.text(summary)}'
   )
 
 
@@ -202,11 +190,6 @@ def _by_chance(found: Sequence[Plan]) -> str:
 def _share(value: float) -> str:
   """Four decimals, or two digits of what these would call 0."""
   return f'{value:.4f}' if value == 0 or value >= 5e-5 else f'{value:.1e}'
-
-
-def _totals(label: str, total: dict, names: tuple[str, str]) -> list[str]:
-  dense, sparse = (total[name] for name in names)
-  return [label, f'{dense:,.0f}', f'{sparse:,.0f}', _share(sparse / dense)]
 
 
 def _side_by_side(found: Sequence[Plan]) -> str:

@@ -100,13 +100,13 @@ def find(text: str) -> tuple[Chip, tuple[jax.Device, ...]]:
 
 
 def _devices(platform: str, layout: str, **options: Any) -> tuple[jax.Device, ...]:
+  # The extras of pyproject.toml are called as the platforms are.
   from jax.experimental import topologies
 
   try:
     return tuple(topologies.get_topology_desc(layout, platform, **options).devices)
   except Exception as error:  # of many kinds, as plugins are
-    extra = {'tpu': 'tpu', 'cuda': 'cuda'}[platform]
     raise ValueError(
-      f"the compiler for {platform} must be here (pip install -e '.[{extra}]') and "
+      f"the compiler for {platform} must be here (pip install -e '.[{platform}]') and "
       f'know the layout {layout or options.get("topology")!r}; it says: {error}'
     ) from error

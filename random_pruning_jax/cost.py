@@ -117,10 +117,8 @@ def training_flops(
   return 2 * _PASSES * samples * macs(layers, densities)
 
 
-def file_bytes(
-  structure: Structure, densities: Densities | None = None, bytes_per_value: int = 4
-) -> int:
-  """Size of a file of the network's values, with BatchNorm's statistics.
+def file_bytes(structure: Structure, densities: Densities | None = None) -> int:
+  """Size of a file of the network's values in float32, with BatchNorm's statistics.
 
   With `densities`, of the kept weights and everything that is never pruned. Masks are not counted:
   a random one is redrawn from its seed, any other costs up to one bit more for each weight.
@@ -128,7 +126,7 @@ def file_bytes(
   prunable = sum(layer.size for layer in structure.layers)
   rest = structure.parameters + structure.statistics - prunable
   weights = prunable if densities is None else kept(structure.layers, densities)
-  return bytes_per_value * (weights + rest)
+  return 4 * (weights + rest)
 
 
 def _paired(layers: Sequence[Layer], densities: Densities) -> list[tuple[Layer, float]]:

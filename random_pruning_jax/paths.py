@@ -24,7 +24,6 @@ def effective(
   """
   if hasattr(model, 'max_pool'):  # its gradient goes to one of several equal pixels alone
     model = model.clone(max_pool=nn.avg_pool)
-  names = [name for name, mask in masks_lib.named_leaves(masks).items() if np.ndim(mask) >= 2]
   weights = masks_lib.map_named(_passing, masks)
   image = np.ones((1, *image_shape), np.float32)
 
@@ -38,8 +37,11 @@ def effective(
     return jax.grad(total)(weights)
 
   met = masks_lib.named_leaves(jax.device_get(flow(weights)))
-  kept = masks_lib.named_leaves(masks)
-  return {name: np.asarray(kept[name], bool) & (met[name] > 0) for name in names}
+  return {
+    name: np.asarray(mask, bool) & (met[name] > 0)
+    for name, mask in masks_lib.named_leaves(masks).items()
+    if np.ndim(mask) >= 2
+  }
 
 
 def dead_units(effective_mask: np.ndarray) -> int:

@@ -164,7 +164,7 @@ def test_a_network_counted_by_hand():
   assert cost.training_flops(network.layers, samples=10) == 2 * 3 * 10 * 432
   assert cost.training_flops(network.layers, 10, half) == 2 * 3 * 10 * 228
   assert cost.file_bytes(network) == 4 * (177 + 8)
-  assert cost.file_bytes(network, half, bytes_per_value=2) == 2 * (64 + 17 + 8)
+  assert cost.file_bytes(network, half) == 4 * (64 + 17 + 8)
 
 
 @pytest.mark.parametrize('settings', [{'remat': True}, {'dtype': 'bfloat16'}, {'axis_name': 'x'}])

@@ -199,18 +199,16 @@ def matched(params: Params, masks: Masks) -> Masks:
 
   ValueError names leaves that are missing, extra, misshapen or not boolean.
   """
-  leaves = named_leaves(masks)  # by path, since NNX's optimizers have containers of their own types
-  wanted = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
-  got = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
-  wrong = [f'{name} (missing)' for name in wanted.keys() - got.keys()]
-  wrong += [f'{name} (not a parameter)' for name in got.keys() - wanted.keys()]
-  other = [name for name in wanted if got.get(name, wanted[name]) != wanted[name]]
-  wrong += [f'{name} (wanted {wanted[name]}, got {got[name]})' for name in other]
-  wrong += [
-    f'{name} (wanted bool, got {jnp.result_type(leaf)})'
-    for name, leaf in leaves.items()
-    if name in wanted and jnp.result_type(leaf) != np.bool_
-  ]
+  # By path, since NNX's optimizers have containers of their own types.
+  wanted, leaves = named_leaves(params), named_leaves(masks)
+  wrong = [f'{name} (missing)' for name in wanted.keys() - leaves.keys()]
+  wrong += [f'{name} (not a parameter)' for name in leaves.keys() - wanted.keys()]
+  for name in wanted.keys() & leaves.keys():
+    shape, got = jnp.shape(wanted[name]), jnp.shape(leaves[name])
+    if got != shape:
+      wrong.append(f'{name} (wanted {shape}, got {got})')
+    if (dtype := jnp.result_type(leaves[name])) != np.bool_:
+      wrong.append(f'{name} (wanted bool, got {dtype})')
   if wrong:
     where = ' Put keep_sparse outside multi_transform or masked, which hide some parameters.'
     where *= 'MaskedNode' in str(jax.tree.structure(params))

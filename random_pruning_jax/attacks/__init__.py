@@ -7,7 +7,6 @@ at the price of a longer compilation. Each image has its own key (`norms.image_k
 the batch size nor the devices matter.
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 
@@ -46,19 +45,15 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.max(_others(logits, labels), axis=-1) - _pick(logits, labels)
 
 
-def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Margin / (z_(1) - z_(3)), [B, K], [B] -> [B]; K >= 3 (Croce and Hein, 2020).
-
-  The difference of logits ratio: above 0 where misclassified, and independent of the logits' scale.
-  """
-  first, _, third = _largest(logits, 3)
-  return margin(logits, labels) / (first - third + 1e-12)
-
-
 def dlr_targeted(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
-  """(z_target - z_label) / (z_(1) - (z_(3) + z_(4)) / 2), [B, K], [B], [B] -> [B]; K >= 4."""
-  first, _, third, fourth = _largest(logits, 4)
+  """(z_target - z_label) / (z_(1) - (z_(3) + z_(4)) / 2), [B, K], [B], [B] -> [B]; K >= 4.
+
+  The difference of logits ratio does not depend on the logits' scale (Croce and Hein, 2020).
+  """
+  if logits.shape[-1] < 4:
+    raise ValueError(f'this loss needs at least 4 classes, got {logits.shape[-1]}')
   logits = logits.astype(jnp.float32)
+  first, _, third, fourth = jax.lax.top_k(logits, 4)[0].T
   rise = _pick(logits, targets) - _pick(logits, labels)
   return rise / (first - (third + fourth) / 2 + 1e-12)
 
@@ -197,7 +192,7 @@ def robust_accuracy(*correct: jax.Array) -> jax.Array:
   One row is for the clean images, so that an attack cannot raise the share by correcting a
   misclassified one; the others are for one attack each, at the same epsilon and norm.
   """
-  return jnp.mean(functools.reduce(jnp.logical_and, correct).astype(jnp.float32))
+  return jnp.mean(jnp.all(jnp.stack(correct), axis=0), dtype=jnp.float32)
 
 
 def epsilon_curve(correct: jax.Array) -> jax.Array:
@@ -216,10 +211,3 @@ def _pick(values: jax.Array, labels: jax.Array) -> jax.Array:
 def _others(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """The logits with that of the label at -inf."""
   return jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
-
-
-def _largest(logits: jax.Array, count: int) -> jax.Array:
-  """The `count` largest logits, [count, B]."""
-  if logits.shape[-1] < count:
-    raise ValueError(f'this loss needs at least {count} classes, got {logits.shape[-1]}')
-  return jax.lax.top_k(logits.astype(jnp.float32), count)[0].T

@@ -46,7 +46,7 @@ def random(apply_fn: ApplyFn, params: chex.ArrayTree, batch: Batch, key: chex.PR
   words = tuple(jax.random.key_data(key).ravel().tolist())
 
   def bits(name, leaf):
-    return random_bits(words, name, math.prod(jnp.shape(leaf))).reshape(jnp.shape(leaf))
+    return random_bits(words, name, np.size(leaf)).reshape(np.shape(leaf))
 
   return masks.map_named(bits, params)
 

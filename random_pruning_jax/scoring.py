@@ -10,6 +10,7 @@ then needs less memory than a training step that keeps its activations, but 2.3 
 that recomputes them too (`model.remat`), and more on devices whose number does not divide it.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection
 from typing import Any
@@ -96,9 +97,7 @@ def _logits(model: models.Network) -> Callable:
   def apply_fn(params, images, train: bool = True, normalize: bool = True):
     # Given no running statistics, BatchNorm begins anew, with mean 0 and variance 1.
     options = {'train': train, 'normalize': normalize, 'mutable': ['batch_stats']}
-    if normalize:
-      return model.apply({'params': params}, images, **options)[0]
-    with nn.intercept_methods(synflow.rescaled):
+    with contextlib.nullcontext() if normalize else nn.intercept_methods(synflow.rescaled):
       return model.apply({'params': params}, images, **options)[0]
 
   return apply_fn

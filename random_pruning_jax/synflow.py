@@ -57,7 +57,7 @@ def synflow(
     name: (jnp.zeros(leaf.shape, jnp.uint16), jnp.zeros(leaf.shape, jnp.uint32))
     for name, leaf in named.items()
   }
-  step = _round(apply_fn, jax.tree.structure(params), frozenset(layers))
+  step = _round(apply_fn, jax.tree.structure(params), tuple(sorted(layers)))
   for k in range(1, rounds + 1):
     count = masks_lib.kept_count(density ** (k / rounds), size)
     left, seen, finite = step(weights, left, seen, image, np.uint16(k), np.int32(count))
@@ -99,7 +99,7 @@ def rescaled(call: Callable, args: tuple, kwargs: dict, context) -> chex.Array:
 
 
 @functools.lru_cache(maxsize=16)
-def _round(apply_fn: Callable, structure, layers: frozenset[str]) -> Callable:
+def _round(apply_fn: Callable, structure, layers: tuple[str, ...]) -> Callable:
   """One round: score what is left, record the scores, keep the `count` highest (and ties)."""
 
   @jax.jit
@@ -112,14 +112,12 @@ def _round(apply_fn: Callable, structure, layers: frozenset[str]) -> Callable:
       name: (jnp.where(left[name], number, last), jnp.where(left[name], bits[name], score))
       for name, (last, score) in seen.items()
     }
-    threshold = _kth_highest(
-      [jnp.where(left[name], bits[name], 0) for name in sorted(layers)], count
-    )
+    threshold = _kth_highest([jnp.where(left[name], bits[name], 0) for name in layers], count)
     left = {
       name: mask & (bits[name] >= threshold) if name in layers else mask
       for name, mask in left.items()
     }
-    finite = jnp.all(jnp.stack([jnp.isfinite(scores[name]).all() for name in sorted(layers)]))
+    finite = jnp.all(jnp.stack([jnp.isfinite(scores[name]).all() for name in layers]))
     return left, seen, finite
 
   return step

@@ -8,6 +8,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+# Keywords of `torch_peer.torch_step` and `torch_inference` for each way of PyTorch.
+TORCH = {
+  'PyTorch': {},
+  'PyTorch, channels_last': {'channels_last': True},
+  'PyTorch, channels_last, compiled': {'channels_last': True, 'compiled': True},
+}
+
 
 def at_least_one(text: str) -> int:
   """What an option that counts may hold, for argparse: a whole number of 1 or more."""
@@ -18,11 +25,11 @@ def at_least_one(text: str) -> int:
 
 def network_parser(name: str, description: str, rounds: int) -> argparse.ArgumentParser:
   """The options of a benchmark that gives a ResNet-20 one batch again and again."""
+  from random_pruning_jax.commands.arguments import cpu_devices
+
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks {name}', description=description)
   parser.add_argument('--width', type=at_least_one, default=16)
   parser.add_argument('--batch', type=at_least_one, default=128)
-  from random_pruning_jax.commands.arguments import cpu_devices
-
   parser.add_argument(
     '--devices',
     type=at_least_one,

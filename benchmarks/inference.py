@@ -8,7 +8,16 @@ import functools
 import jax
 import optax
 
-from benchmarks import at_least_one, divided, network_parser, race, random_batch, start, table
+from benchmarks import (
+  TORCH,
+  at_least_one,
+  divided,
+  network_parser,
+  race,
+  random_batch,
+  start,
+  table,
+)
 from random_pruning_jax import attacks, models, parallel
 from random_pruning_jax.experiment import initial_variables
 from random_pruning_jax.models import folding
@@ -37,12 +46,9 @@ def main(arguments: list[str]) -> None:
     # An optional extra, `bench`.
     from benchmarks.torch_peer import torch_inference
 
-    runs['PyTorch'] = torch_inference(images, options.width)
-    runs['PyTorch, channels_last'] = torch_inference(images, options.width, channels_last=True)
-    if options.compile:
-      runs['PyTorch, channels_last, compiled'] = torch_inference(
-        images, options.width, channels_last=True, compiled=True
-      )
+    for name, way in TORCH.items():
+      if options.compile or 'compiled' not in way:
+        runs[name] = torch_inference(images, options.width, **way)
   print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} CPU devices;')
   print(f"{len(rivals_on)} with convolutions of XLA's\n")
   print(table(race(runs, options.rounds), THIS, options.batch))

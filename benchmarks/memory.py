@@ -14,14 +14,9 @@ import subprocess
 import sys
 import tempfile
 
-from benchmarks import at_least_one, network_parser, random_batch
+from benchmarks import TORCH, at_least_one, network_parser, random_batch
 
 JAX = ('this code', 'this code, a second start', 'without Numba')
-TORCH = {
-  'PyTorch': {},
-  'PyTorch, channels_last': {'channels_last': True},
-  'PyTorch, channels_last, compiled': {'channels_last': True, 'compiled': True},
-}
 
 
 def main(arguments: list[str]) -> None:

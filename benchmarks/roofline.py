@@ -99,7 +99,7 @@ def roofline(name: str = 'wrn50_2', batch: int = 1024) -> str:
 
 
 def growth(name: str = 'wrn50_2', each: int = 64) -> str:
-  rows = [['chips', 'batch', *(f'{chip.name}' for chip in CHIPS)]]
+  rows = [['chips', 'batch', *(chip.name for chip in CHIPS)]]
   for count in (1, 8, 32, 128, 512):
     shares = []
     for chip in CHIPS:

@@ -130,16 +130,13 @@ def _whole(name: str, width: int, batches, densities, rounds: int) -> None:
       stored = network(name, width, data.SPECS[dataset], dataset, density)
       found = sparse.predictor(stored.model, stored.variables, (batch, *shape))
       images = jnp.zeros((batch, *shape))
-      runs = {
-        way: dict.fromkeys(found.ways, way)
-        for way in ('dense', 'dense_compiled')
-        if way in sparse_ways.available()
-      }
-      runs = {
-        way: sparse.predictor(stored.model, stored.variables, images.shape, ways=ways).logits
-        for way, ways in runs.items()
-      }
-      runs = {way: _ready(run, images) for way, run in (runs | {'chosen': found.logits}).items()}
+      runs = {}
+      for way in ('dense', 'dense_compiled'):
+        if way in sparse_ways.available():
+          ways = dict.fromkeys(found.ways, way)
+          dense = sparse.predictor(stored.model, stored.variables, images.shape, ways=ways)
+          runs[way] = _ready(dense.logits, images)
+      runs['chosen'] = _ready(found.logits, images)
       runs |= _torch_network(name, width, images.shape)
       least = {run: min(values) for run, values in race(runs, rounds).items()}
       chosen = least.pop('chosen')

@@ -52,13 +52,11 @@ from random_pruning_jax.commands import arguments
 parser = argparse.ArgumentParser()
 arguments.add_runtime(parser)
 arguments.start_jax(parser.parse_args([]))
-import numpy as np
+from benchmarks import random_batch
 from benchmarks.step import jax_step
 from random_pruning_jax import parallel
 from random_pruning_jax.models import convolution
-rng = np.random.default_rng(0)
-images, labels = rng.random((128, 32, 32, 3), np.float32), rng.integers(0, 10, 128)
-jax_step(images, labels, 16, convolution.fastest(), 0.1, parallel.devices())()
+jax_step(*random_batch(128), 16, convolution.fastest(), 0.1, parallel.devices())()
 print(time.perf_counter() - start)
 """
 # What the loop of `train` calls after its first step ends the process here.

@@ -8,7 +8,7 @@ import time
 import jax
 import optax
 
-from benchmarks import divided, network_parser, race, random_batch, start, table
+from benchmarks import TORCH, divided, network_parser, race, random_batch, start, table
 from random_pruning_jax import experiment, masks, models, parallel, pruning
 from random_pruning_jax.models import convolution
 from random_pruning_jax.step import create_state, train_step
@@ -37,12 +37,9 @@ def main(arguments: list[str]) -> None:
     # An optional extra, `bench`.
     from benchmarks.torch_peer import torch_step
 
-    runs['PyTorch'] = torch_step(images, labels, options.width)
-    runs['PyTorch, channels_last'] = torch_step(images, labels, options.width, channels_last=True)
-    if options.compile:
-      runs['PyTorch, channels_last, compiled'] = torch_step(
-        images, labels, options.width, channels_last=True, compiled=True
-      )
+    for name, way in TORCH.items():
+      if options.compile or 'compiled' not in way:
+        runs[name] = torch_step(images, labels, options.width, **way)
   print(f'ResNet-20, width {options.width}, batch {options.batch}, {len(on)} CPU devices;')
   print(f"{len(rivals_on)} without Numba and with derivatives of XLA's\n")
   first = {name: seconds(run) for name, run in runs.items()}
@@ -65,17 +62,9 @@ def jax_step(images, labels, width, conv, density, on):
   tx = optax.chain(
     optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True), masks.keep_sparse()
   )
-  variables = experiment.initial_variables(
-    models.create('resnet20', 10, width=width), jax.random.key(0), images.shape[1:]
-  )
+  variables = experiment.initial_variables(model, jax.random.key(0), images.shape[1:])
   kept = pruning.make_masks(
-    jax.random.key(1),
-    None,
-    variables['params'],
-    None,
-    ratio='erk' if density < 1 else 'uniform',
-    select='random',
-    density=density,
+    jax.random.key(1), None, variables['params'], None, ratio='erk', density=density
   )
   create = jax.jit(lambda variables, kept: create_state(variables, kept, tx))
   batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}

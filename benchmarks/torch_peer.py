@@ -9,6 +9,13 @@ from torch import nn
 from torch.nn import functional
 
 
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+  """The identity or, where the shape changes, a 1x1 convolution with BatchNorm."""
+  if stride == 1 and inputs == outputs:
+    return nn.Identity()
+  return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
 class Block(nn.Module):
   """Two 3x3 convolutions beside a shortcut."""
 
@@ -18,11 +25,7 @@ class Block(nn.Module):
     self.norm1 = nn.BatchNorm2d(outputs)
     self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
     self.norm2 = nn.BatchNorm2d(outputs)
-    self.shortcut = nn.Identity()
-    if stride > 1 or inputs != outputs:
-      self.shortcut = nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-      )
+    self.shortcut = shortcut(inputs, outputs, stride)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     y = functional.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -58,11 +61,7 @@ class Bottleneck(nn.Module):
       conv = nn.Conv2d(before, after, size, step, size // 2, bias=False)
       layers += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     self.layers = nn.Sequential(*layers[:-1])
-    self.shortcut = nn.Identity()
-    if stride > 1 or inputs != outputs:
-      self.shortcut = nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-      )
+    self.shortcut = shortcut(inputs, outputs, stride)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     return functional.relu(self.layers(x) + self.shortcut(x), inplace=True)

@@ -71,7 +71,7 @@ def evaluate_run(
   def append(done: Sequence[str]) -> dict[str, Any]:
     row = _row(experiment, state, record) | {'images': len(bench.labels()), 'final': final}
     row |= {'evaluation_seconds': time.perf_counter() - started}
-    row |= {'settings': dict.fromkeys(done, _settings(experiment))}
+    row |= {'settings': dict.fromkeys(done, results.evaluation_fields(row['config']))}
     return _append(workdir, row, found)
 
   for number, name in enumerate(names):
@@ -165,12 +165,6 @@ def _is_final(saved: checkpoints.Manager, config: ConfigDict, step: int, asked: 
   except checkpoints.NotReadableError:  # of a checkpoint that nobody asked for
     return False
   return newest['step'] == config.epochs * newest['per_epoch'] and step == of_named
-
-
-def _settings(experiment: Experiment) -> dict[str, Any]:
-  start = 'evaluation.'
-  flat = config_lib.flat(experiment.config)
-  return {name.removeprefix(start): flat[name] for name in flat if name.startswith(start)}
 
 
 def _gathered(workdir: str | os.PathLike, row: dict[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _place(name: str) -> tuple:
     return (place, attack.startswith('worst_case'), attack, float(fractions.Fraction(epsilon)))
   metrics = list(SHOWN_LAST_PART)
   # Means over sets, whose path is shorter, come last.
-  return (place, not path, *path, metrics.index(last) if last in metrics else len(metrics), last)
+  return (place, not path, path, metrics.index(last) if last in metrics else len(metrics), last)
 
 
 def _line(shown: Column, values: Sequence[float | None]) -> list[str]:

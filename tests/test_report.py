@@ -217,6 +217,13 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
   assert 'Liu et al.' not in captions['cifar100']
 
 
+def test_a_caption_names_the_paper_where_its_network_is_drawn():
+  found = [done(model__name=name, model__width=8) for name in ('resnet20', 'resnet32')]
+  captions = {figure.name: figure.caption for figure in figures.draw([*found, done()])}
+  assert 'Liu et al.' in captions['accuracy_by_width-cifar10']
+  assert 'Liu et al.' not in captions['accuracy_by_depth-cifar10']  # of width 8 alone
+
+
 @pytest.mark.parametrize(
   'other',
   [

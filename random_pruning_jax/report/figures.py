@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from matplotlib.figure import Figure
+
 from random_pruning_jax.report import counts, curves, details, measured, paper, sizes, style, tables
 from random_pruning_jax.report.runs import Run, grouped
 
@@ -19,14 +21,16 @@ class Kind(NamedTuple):
   """
 
   caption: str
-  draw: Callable[[Sequence[Run]], object | None]
+  draw: Callable[[Sequence[Run]], Figure | None]
   dense: str = ''
   seeds: Callable[[Sequence[Run]], list[int]] = counts.accuracies
   of: Callable[[Sequence[Run]], Sequence[Run]] = lambda runs: runs
   note: Callable[[Sequence[Run]], str] = lambda runs: ''
 
 
-class Figure(NamedTuple):
+class Drawn(NamedTuple):
+  """A figure as it is shown: `name` is that of its files."""
+
   name: str
   caption: str
   svg: str
@@ -126,7 +130,7 @@ KINDS = {
 }
 
 
-def draw(runs: Sequence[Run], to: pathlib.Path | None = None) -> Iterator[Figure]:
+def draw(runs: Sequence[Run], to: pathlib.Path | None = None) -> Iterator[Drawn]:
   """Every figure that these runs can fill, for each data set and setting; files below `to`."""
   done = tables.once([run for run in runs if run.state == 'done'])
   for (dataset, setting), members in grouped(done, lambda run: run.cell[:2]).items():
@@ -140,10 +144,10 @@ def draw(runs: Sequence[Run], to: pathlib.Path | None = None) -> Iterator[Figure
           svg = _save(figure, whole, to)
           what = kind.caption + kind.dense * any(run.dense for run in shown)
           caption = f'{what}. {where}, {_seeds(kind.seeds(shown))}{kind.note(shown)}.'
-          yield Figure(whole, caption, svg)
+          yield Drawn(whole, caption, svg)
 
 
-def _save(figure, name: str, to: pathlib.Path | None) -> str:
+def _save(figure: Figure, name: str, to: pathlib.Path | None) -> str:
   figure.draw_without_rendering()
   figure.set_layout_engine('none')  # it is laid out now; each file would do it again
   out = io.StringIO()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from random_pruning_jax.report import claims, formats, measured, repeat, style, tables, verdicts
-from random_pruning_jax.report.figures import Figure
+from random_pruning_jax.report.figures import Drawn
 from random_pruning_jax.report.runs import Run
 from random_pruning_jax.report.verdicts import Answer
 
@@ -23,7 +23,7 @@ _CLASS = {
 def page(
   title: str,
   runs: Sequence[Run],
-  figures: Sequence[Figure],
+  figures: Sequence[Drawn],
   answers: Sequence[Answer],
   pivots: Sequence[tables.Table],
 ) -> str:
@@ -132,7 +132,7 @@ def _evidence(answer: Answer) -> str:
   )
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: Drawn) -> str:
   svg = figure.svg[figure.svg.index('<svg') :]
   svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
   svg = svg.replace(style.INK, 'currentColor')  # so that dark mode can read it

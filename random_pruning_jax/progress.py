@@ -11,27 +11,25 @@ from tqdm import tqdm
 class Progress:
   """A bar for `total` steps that begins at `done`; silent unless `show`."""
 
-  def __init__(self, total: int, *, done: int = 0, unit: str = 'step', show: bool = True):
-    self.show = show
-    terminal = show and sys.stderr.isatty()
+  def __init__(self, total: int, *, done: int = 0, show: bool = True):
+    self._show, self._done = show, done
+    off = None if show else True  # None: where there is no terminal
     self._bar = tqdm(
-      total=total, initial=done, unit=unit, disable=not terminal, dynamic_ncols=True, leave=False
+      total=total, initial=done, unit='step', disable=off, dynamic_ncols=True, leave=False
     )
-    self._terminal = terminal
 
   def advance(self, steps: int = 1) -> None:
-    if self._terminal and self._bar.n == self._bar.initial:
+    if self._bar.n == self._done:
       self.status('')  # it was of what comes before the first step
     self._bar.update(steps)
 
   def status(self, text: str) -> None:
     """What stands at the end of the bar."""
-    if self._terminal:
-      self._bar.set_postfix_str(text)
+    self._bar.set_postfix_str(text)
 
   def line(self, text: str) -> None:
     """A line that stays, above the bar."""
-    if self.show:
+    if self._show:
       tqdm.write(text, file=sys.stderr)
 
   def __enter__(self) -> 'Progress':

@@ -140,14 +140,19 @@ def measured_otherwise(row: dict[str, Any], asked: dict[str, Any]) -> list[str]:
   does not say how each suite was run, as older ones do not, none is known.
   """
   settings = row.get('settings', {})
-  start = 'evaluation.'
-  wanted = {k.removeprefix(start): value for k, value in asked.items() if k.startswith(start)}
+  wanted = evaluation_fields(asked)
   suites = wanted.pop('suites')
   fields = {'suites'} if settings and not settings.keys() >= set(suites) else set()
   for suite in settings.keys() & suites:
     own = settings[suite]
     fields |= {field for field in wanted if own.get(field, wanted[field]) != wanted[field]}
-  return sorted(f'{start}{field}' for field in fields)
+  return sorted(f'evaluation.{field}' for field in fields)
+
+
+def evaluation_fields(config: dict[str, Any]) -> dict[str, Any]:
+  """How a flat config asks to measure: {'suites': ['quick'], 'attacks.pgd.steps': 50, ...}."""
+  start = 'evaluation.'
+  return {k.removeprefix(start): value for k, value in config.items() if k.startswith(start)}
 
 
 def of_checkpoint(workdir: str | os.PathLike, step: int, masks: str) -> dict[str, Any] | None:

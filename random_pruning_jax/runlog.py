@@ -67,28 +67,23 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   if not path.exists():
     raise ValueError(f'{workdir} must be the workdir of a run; it has no {CONFIG_FILE}.')
 
-  def tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-      return {name: tuples(item) for name, item in value.items()}
-    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
-
-  def update(config: ConfigDict, fields: dict[str, Any]) -> None:
-    for name, value in fields.items():
-      if isinstance(value, dict) and name in config:
-        update(config[name], value)
-      else:
-        config[name] = ConfigDict(value) if isinstance(value, dict) else value
-
   try:
-    fields = tuples(json.loads(path.read_text()))
+    fields = _tuples(json.loads(path.read_text()))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}.') from error
   config = config_lib.default()
   with config.unlocked(), config.ignore_type():
     if 'attacks' in fields.get('evaluation', {}):
       config.evaluation.attacks = ConfigDict()  # a config may leave out those of the default
-    update(config, fields)
+    config.update(fields)
   return config
+
+
+def _tuples(value: Any) -> Any:
+  """A value of JSON with tuples for its lists, as fields of a config are."""
+  if isinstance(value, dict):
+    return {name: _tuples(item) for name, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class RunLog:

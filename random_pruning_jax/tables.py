@@ -1,8 +1,9 @@
 """Numbers as tables that a person likes to read."""
 
 import fractions
+import itertools
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 
@@ -94,7 +95,8 @@ def side_by_side(
     ['training time, once compiled', *(f'{_seconds(row):,.0f} s ' for row in rows)],
   ]
   paragraph = None
-  for name in _ordered(name for row in rows for name in row['metrics'] if whole or brief(name)):
+  names = {name for row in rows for name in row['metrics'] if whole or brief(name)}
+  for name in sorted(names, key=_place):
     family = name.split('/')[0] if whole and '/' in name else ''
     if family != paragraph:
       lines.append([])
@@ -126,12 +128,8 @@ def _seconds(row: dict[str, Any]) -> float:
   return row['train_seconds'] - (row.get('compile_seconds') or 0.0)
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
-  """Each name once: as SHOWN has them, then family by family, whatever order a row is read in."""
-  return sorted(set(names), key=_place)
-
-
 def _place(name: str) -> tuple:
+  """Sorts names as SHOWN has them, then family by family, whatever order a row is read in."""
   if '/' not in name:
     return (0, list(SHOWN).index(name) if name in SHOWN else len(SHOWN), name)
   family, *path, last = name.split('/')
@@ -141,7 +139,7 @@ def _place(name: str) -> tuple:
     return (place, attack.startswith('worst_case'), attack, float(fractions.Fraction(epsilon)))
   metrics = list(SHOWN_LAST_PART)
   # Means over sets, whose path is shorter, come last.
-  return (place, not path, *path, metrics.index(last) if last in metrics else len(metrics), last)
+  return (place, not path, path, metrics.index(last) if last in metrics else len(metrics), last)
 
 
 def _line(shown: Column, values: Sequence[float | None]) -> list[str]:
@@ -156,9 +154,7 @@ def _line(shown: Column, values: Sequence[float | None]) -> list[str]:
 
 def text(lines: Sequence[Sequence[str]]) -> str:
   """Cells in columns: the first to the left, the others to the right; an empty line is a rule."""
-  widths = [
-    max(len(line[i]) for line in lines if len(line) > i) for i in range(max(map(len, lines)))
-  ]
+  widths = [max(map(len, cells)) for cells in itertools.zip_longest(*lines, fillvalue='')]
   rule = '-' * (sum(widths) + 2 * (len(widths) - 1))
   out = []
   for i, line in enumerate(lines):

@@ -123,6 +123,13 @@ def test_the_order_does_not_depend_on_the_rows():
   assert places == sorted(places)
 
 
+def test_a_set_comes_before_its_parts():
+  names = ('shifts/cifar10_1/v6/accuracy', 'shifts/cifar10_1/accuracy', 'own/a/b/c', 'own/a/d')
+  text = tables.side_by_side([row(dict.fromkeys(names, 0.5))], whole=True)
+  places = [text.index(word) for word in ('cifar10_1 acc', 'cifar10_1 v6 acc', 'a d', 'a b c')]
+  assert places == sorted(places)
+
+
 def test_runs_of_one_kind_are_told_apart_by_their_directories():
   text = tables.side_by_side([row({}), row({}, run='runs/b')])
   assert 'erk/random (runs/a)' in text and 'erk/random (runs/b)' in text

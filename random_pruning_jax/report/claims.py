@@ -97,7 +97,7 @@ def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
   found = []
   for cell in cells:
     run = cell.sparse[0]
-    if run.sparsity < HIGH - 1e-9:
+    if run.sparsity < HIGH:
       continue
     key = (run.dataset, run.scheme, run.sparsity, run.family, common(run))
     apart.setdefault(key, {})[run.setting] = run
@@ -108,13 +108,8 @@ def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
     elif failed := cell.compared('accuracy').failed:  # no run is left to tell its size
       found.append(Comparison(cell.name, {}, failed))
   for members in alike.values():
-    small, large = members[min(members)], members[max(members)]
-    if small is not large:
-      ours, theirs = (cell.compared('accuracy', -1.0) for cell in (small, large))
-      both = ours.differences.keys() & theirs.differences.keys()
-      differences = {seed: ours.differences[seed] - theirs.differences[seed] for seed in both}
-      what = f'{small.name}, against {network_title(large.sparse[0].network)}'
-      found.append(Comparison(what, differences, ours.failed | theirs.failed))
+    if len(members) > 1:
+      found.append(_gap_closed(members[min(members)], members[max(members)]))
   what = f'gap of the smallest minus gap of the largest network, sparsity {HIGH:g} and more'
   answer = tends(claim, what, found, 'accuracy')
   several = [run for runs in apart.values() if len(runs) > 1 for run in runs.values()]
@@ -124,12 +119,21 @@ def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
   return answer._replace(why=f'{answer.why} They differ in {fields}, and so are not compared.')
 
 
+def _gap_closed(small: Cell, large: Cell) -> Comparison:
+  """The gap of the smaller network minus that of the larger, seed by seed."""
+  ours, theirs = (cell.compared('accuracy', -1.0) for cell in (small, large))
+  both = ours.differences.keys() & theirs.differences.keys()
+  differences = {seed: ours.differences[seed] - theirs.differences[seed] for seed in both}
+  what = f'{small.name}, against {network_title(large.sparse[0].network)}'
+  return Comparison(what, differences, ours.failed | theirs.failed)
+
+
 def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:
   """Whether a ratio beats uniform at high sparsity, in the same networks."""
   found: dict[tuple, dict[str, Cell]] = {}
   for cell in cells:
     run = cell.sparse[0]
-    if run.sparsity >= HIGH - 1e-9:
+    if run.sparsity >= HIGH:
       key = (run.dataset, run.setting, run.network, run.sparsity)
       found.setdefault(key, {})[run.scheme] = cell
   pairs = [c for c in found.values() if scheme in c and 'uniform' in c]

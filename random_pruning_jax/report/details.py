@@ -137,14 +137,11 @@ def _mean_of(of: Callable[[Run], Series | None]) -> Callable[[Sequence[Run]], Se
   """Mean over runs, at the steps that all of them have; a line needs two."""
 
   def mean(members: Sequence[Run]) -> Series | None:
-    found = [series for series in map(of, members) if series]
-    if not found:
-      return None
-    steps = sorted(set.intersection(*(set(x) for x, _ in found)))
+    curves = [dict(zip(*series, strict=True)) for series in map(of, members) if series]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if len(steps) < 2:
       return None
-    values = [[dict(zip(x, y, strict=True))[step] for step in steps] for x, y in found]
-    return np.array(steps), np.mean(values, axis=0)
+    return np.array(steps), np.mean([[curve[step] for step in steps] for curve in curves], axis=0)
 
   return mean
 

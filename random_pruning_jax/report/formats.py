@@ -23,12 +23,24 @@ def show(cell: Cell | None, metric: str) -> str:
   return f'{cell.mean * percent:.{digits}f}{sd} ({inside})'
 
 
+def grid(table: Table) -> list[list[str]]:
+  """The lines of a table, its head first, as text."""
+  body = [
+    [
+      str_field(row),
+      *(show(table.cells.get((row, column)), table.metric) for column in table.columns),
+    ]
+    for row in table.rows
+  ]
+  return [[table.corner, *map(str_field, table.columns)], *body]
+
+
 def as_text(table: Table) -> str:
-  return f'{table.title}\n\n{text_tables.text(_grid(table))}'
+  return f'{table.title}\n\n{text_tables.text(grid(table))}'
 
 
 def as_markdown(table: Table) -> str:
-  head, *body = _grid(table)
+  head, *body = grid(table)
   lines = [head, ['---', *['---:'] * (len(head) - 1)], *body]
   escaped = [[cell.replace('|', r'\|') for cell in line] for line in lines]
   return f'**{table.title}**\n\n' + '\n'.join(f'| {" | ".join(line)} |' for line in escaped)
@@ -36,7 +48,7 @@ def as_markdown(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
   """A tabular with the rules of the package booktabs."""
-  head, *body = _grid(table)
+  head, *body = grid(table)
   lines = [' & '.join(map(_tex, line)) + r' \\' for line in body]
   return '\n'.join(
     [
@@ -74,17 +86,6 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
   'latex': lambda tables: '\n\n'.join(map(as_latex, tables)),
   'csv': as_csv,
 }
-
-
-def _grid(table: Table) -> list[list[str]]:
-  body = [
-    [
-      str_field(row),
-      *(show(table.cells.get((row, column)), table.metric) for column in table.columns),
-    ]
-    for row in table.rows
-  ]
-  return [[table.corner, *map(str_field, table.columns)], *body]
 
 
 def _tex(text: str) -> str:

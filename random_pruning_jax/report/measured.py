@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from random_pruning_jax import results
+
 _NO_SETS = ('near', 'far', 'gaussian_noise', 'pixel_shuffled')  # means of sets, and made-up images
 _WANTED = {'auroc': 'foreign set', 'fgsm': 'epsilon up to 8/255'}
 _WORDS = {'auroc': 'AUROC over', 'fgsm': 'FGSM at'}
@@ -20,9 +22,11 @@ def parts(metric: str, every: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     return (metric,)
   of = _sets if metric == 'auroc' else _epsilons
   found = [each for each in map(of, every) if each]
-  common = [name for name in found[0] if all(name in each for each in found)] if found else []
+  if not found:
+    return ()
+  common = [name for name in found[0] if all(name in each for each in found)]
   if metric == 'fgsm':
-    common = sorted(common, key=found[0].get)[-1:] if common else []
+    common = sorted(common, key=found[0].get)[-1:]
   return tuple(common)
 
 
@@ -42,8 +46,7 @@ def on(metric: str, every: Sequence[Mapping[str, float]]) -> str:
 
 def summary(every: Sequence[Mapping[str, float]]) -> str:
   """'AUROC over svhn_cropped; FGSM at 8/255': what `on` says of both."""
-  said = [f'{words} {on(m, every)}' for m, words in _WORDS.items() if on(m, every)]
-  return '; '.join(said)
+  return '; '.join(f'{words} {said}' for m, words in _WORDS.items() if (said := on(m, every)))
 
 
 def how(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +59,7 @@ def how(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
   suite = 'corruptions' if family == 'corruptions_regenerated' else family
   fields = row.get('settings', {}).get(suite)
   if fields is None:  # a row of an older version
-    start, config = 'evaluation.', row.get('config', {})
-    fields = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
+    fields = results.evaluation_fields(row.get('config', {}))
   found = {name: value for name, value in fields.items() if re.fullmatch(wanted, name)}
   group = '/'.join(metric.split('/')[:2])
   if group in ('ood/near', 'ood/far'):  # of `quick` or `ood`, whichever ran last

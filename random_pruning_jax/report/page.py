@@ -3,10 +3,10 @@
 import html
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from random_pruning_jax.report import claims, formats, measured, repeat, style, tables, verdicts
-from random_pruning_jax.report.figures import Figure
+from random_pruning_jax.report.figures import Drawn
 from random_pruning_jax.report.runs import Run
 from random_pruning_jax.report.verdicts import Answer
 
@@ -23,7 +23,7 @@ _CLASS = {
 def page(
   title: str,
   runs: Sequence[Run],
-  figures: Sequence[Figure],
+  figures: Sequence[Drawn],
   answers: Sequence[Answer],
   pivots: Sequence[tables.Table],
 ) -> str:
@@ -123,18 +123,16 @@ def _evidence(answer: Answer) -> str:
     sd = '-' if each.sd is None else f'{percent * each.sd:.{digits}f}'
     p = '-' if each.p_for is None else f'{each.p_for:.2g}'
     n = f'{each.n}, {each.failed} failed' if each.failed else each.n
-    cells = ''.join(f'<td>{_text(cell)}</td>' for cell in (each.what, mean, sd, n, p))
-    lines.append(f'<tr>{cells}</tr>')
-  names = ('comparison', f'mean{unit}', 'sd', 'n', 'p, uncorrected')
-  head = ''.join(f'<th>{name}</th>' for name in names)
+    lines.append(_line('td', (each.what, mean, sd, n, p)))
+  head = _line('th', ('comparison', f'mean{unit}', 'sd', 'n', 'p, uncorrected'))
   plural = 's' * (len(lines) > 1)
   return (
     f'<details><summary>{len(lines)} comparison{plural}</summary><div class="scroll"><table>'
-    f'<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></details>'
+    f'<thead>{head}</thead><tbody>{"".join(lines)}</tbody></table></div></details>'
   )
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: Drawn) -> str:
   svg = figure.svg[figure.svg.index('<svg') :]
   svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
   svg = svg.replace(style.INK, 'currentColor')  # so that dark mode can read it
@@ -149,16 +147,16 @@ def _figure(figure: Figure) -> str:
 
 
 def _table(table: tables.Table) -> str:
-  head = ''.join(f'<th>{_text(tables.str_field(c))}</th>' for c in [table.corner, *table.columns])
-  lines = []
-  for row in table.rows:
-    cells = [formats.show(table.cells.get((row, column)), table.metric) for column in table.columns]
-    body = ''.join(f'<td>{_text(cell)}</td>' for cell in [tables.str_field(row), *cells])
-    lines.append(f'<tr>{body}</tr>')
+  head, *body = formats.grid(table)
   return (
-    f'<h3>{_text(table.title)}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-    f'<tbody>{"".join(lines)}</tbody></table></div>'
+    f'<h3>{_text(table.title)}</h3><div class="scroll"><table><thead>{_line("th", head)}</thead>'
+    f'<tbody>{"".join(_line("td", line) for line in body)}</tbody></table></div>'
   )
+
+
+def _line(tag: str, cells: Iterable[object]) -> str:
+  """A row of a table, escaped: its cells are of the tag 'th' or 'td'."""
+  return f'<tr>{"".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells)}</tr>'
 
 
 def _runs(runs: Sequence[Run]) -> str:

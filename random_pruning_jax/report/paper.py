@@ -36,18 +36,14 @@ RECIPE = {
   'checkpoint.every_epochs': 1,  # the best of all epochs
   'evaluation.checkpoint': 'best',
 }
-UNCERTAINTY = {False: 0.0002, True: 0.001}  # of an accuracy in [0, 1], by `occluded`
+UNCERTAINTY = {'no': 0.0002, 'yes': 0.001}  # of an accuracy in [0, 1], by `occluded`
 
 
 class Reading(NamedTuple):
   """A marker of the figure: test accuracy in [0, 1]."""
 
   accuracy: float
-  occluded: bool
-
-  @property
-  def uncertainty(self) -> float:
-    return UNCERTAINTY[self.occluded]
+  uncertainty: float
 
 
 @functools.cache
@@ -56,7 +52,7 @@ def readings() -> dict[tuple[str, str, float], Reading]:
   with FILE.open(newline='') as file:
     return {
       (line['network'], line['scheme'], float(line['sparsity'])): Reading(
-        float(line['accuracy']) / 100, line['occluded'] == 'yes'
+        float(line['accuracy']) / 100, UNCERTAINTY[line['occluded']]
       )
       for line in csv.DictReader(file)
     }

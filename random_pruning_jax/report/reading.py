@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from random_pruning_jax import results, runlog
@@ -38,14 +38,13 @@ def read(paths: Sequence[str | pathlib.Path]) -> list[Run]:
   done = [Run('done', row['run'], row['config'], row) for row in final]
   # The numbers of a run that has not ended are not its result.
   begun = [Run('missing', row['run'], row['config'], {}) for row in rows]
-  known: dict[pathlib.Path, Run] = {}
-  for run in [*done, *_others(paths), *begun]:
+  known: dict[pathlib.Path, Run] = {}  # by directory, as the first that knows of it says
+  for run in [*done, *_failed(paths), *_planned(paths), *begun]:
     known.setdefault(pathlib.Path(run.place).resolve(), run)
   runs = list(known.values())
   if not runs:
     where = ', '.join(map(str, paths))
-    files = (file for path in paths for file in results.find(path, runlog.CONFIG_FILE))
-    if under_way := ', '.join(sorted(str(file.parent) for file in files)):
+    if under_way := ', '.join(sorted(str(f.parent) for f in _files(paths, runlog.CONFIG_FILE))):
       raise ValueError(f'no run at or below {where} has come to its end; begun: {under_way}.')
     raise ValueError(f'there is no run at or below {where}.')
   return sorted(with_settings(runs), key=order)
@@ -66,22 +65,23 @@ def order(run: Run) -> tuple:
   )
 
 
-def _others(paths: Sequence[str | pathlib.Path]) -> list[Run]:
-  """Runs that failed, and runs that a sweep planned and that are not there yet."""
-  found: dict[pathlib.Path, Run] = {}
-  for path in paths:
-    for file in results.find(path, results.MANIFEST):
-      for tag, config in _read(file, runs=dict)['runs'].items():
-        _check_config(file, config)
-        place = file.parent / tag
-        found[place.resolve()] = Run('missing', str(place), config, {})
-    for file in results.find(path, results.FAILED):
-      failure = _read(file, config=dict, error=str)
-      _check_config(file, failure['config'])
-      found[file.parent.resolve()] = Run(
-        'failed', str(file.parent), failure['config'], {}, failure['error']
-      )
-  return list(found.values())
+def _failed(paths: Sequence[str | pathlib.Path]) -> Iterator[Run]:
+  for file in _files(paths, results.FAILED):
+    failure = _read(file, config=dict, error=str)
+    _check_config(file, failure['config'])
+    yield Run('failed', str(file.parent), failure['config'], {}, failure['error'])
+
+
+def _planned(paths: Sequence[str | pathlib.Path]) -> Iterator[Run]:
+  """Runs of sweeps, which may have come to an end meanwhile."""
+  for file in _files(paths, results.MANIFEST):
+    for tag, config in _read(file, runs=dict)['runs'].items():
+      _check_config(file, config)
+      yield Run('missing', str(file.parent / tag), config, {})
+
+
+def _files(paths: Sequence[str | pathlib.Path], name: str) -> list[pathlib.Path]:
+  return [file for path in paths for file in results.find(path, name)]
 
 
 def _read(file: pathlib.Path, **kinds: type) -> dict[str, Any]:

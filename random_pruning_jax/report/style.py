@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.colors
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot's, which would be kept beside the caller's own
 
@@ -135,7 +134,6 @@ def paper_style(name: str) -> Iterator[None]:
     'lines.linewidth': 1.5,
     'lines.markersize': 4.5,
     'legend.frameon': False,
-    'axes.prop_cycle': cycler(color=[look.colour for look in LOOKS.values()]),
     'figure.facecolor': 'none',
     'axes.facecolor': 'none',
     'savefig.dpi': 200,

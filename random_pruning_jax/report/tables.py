@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from random_pruning_jax import tables as text_tables
 from random_pruning_jax.report import measured
-from random_pruning_jax.report.runs import DENSE, RATIO, SELECT, Run, grouped
+from random_pruning_jax.report.runs import DENSE, FIELDS, RATIO, SELECT, Run, grouped
 
 # Names for what a report takes from several numbers or from elsewhere in a row (`Run.metric`).
 _OWN = {
@@ -63,10 +63,7 @@ def pivot(runs: Sequence[Run], rows: str, columns: str, metric: str) -> list[Tab
   for name in (rows, columns):
     if all(run.field(name) is None for run in runs):
       known = sorted({field for run in runs for field in run.config})
-      raise ValueError(
-        f'{name} must be network, scheme, sparsity, density, depth, dataset, seed, setting or one '
-        f'of {", ".join(known)}.'
-      )
+      raise ValueError(f'{name} must be {", ".join(FIELDS)} or one of {", ".join(known)}.')
   done = [run for run in runs if run.state == 'done']
   if done and all(run.metric(metric) is None for run in done):
     known = {name for run in done for name in run.row.get('metrics', {})}
@@ -150,14 +147,18 @@ def str_field(value: Any) -> str:
 
 
 def _rest(run: Run, rows: str, columns: str) -> tuple[tuple[str, Any], ...]:
-  """What must be equal within a table, so that runs of one cell differ in their seed alone."""
+  """What must be equal within a table, so that runs of one cell differ in their seed alone.
+
+  '' is what rows and columns say.
+  """
   axes = {rows, columns}
-  out = [] if 'dataset' in axes else [('dataset', run.dataset)]
-  out += [] if 'setting' in axes else [('setting', run.setting_beside(axes))]
-  out.append(('network', _rest_of_network(run, axes)))
-  out.append(('scheme', _rest_of_scheme(run, axes)))
-  out.append(('sparsity', '' if axes & {'sparsity', *_DENSITY} else run.sparsity))
-  return tuple(out)
+  return (
+    ('dataset', '' if 'dataset' in axes else run.dataset),
+    ('setting', '' if 'setting' in axes else run.setting_beside(axes)),
+    ('network', _rest_of_network(run, axes)),
+    ('scheme', _rest_of_scheme(run, axes)),
+    ('sparsity', '' if axes & {'sparsity', *_DENSITY} else run.sparsity),
+  )
 
 
 def _how_measured(runs: Sequence[Run], metric: str) -> list[str | None]:

@@ -72,20 +72,17 @@ def evidence(comparison: Comparison, above: float = 0.0) -> Evidence:
   what, failed = comparison.what, len(comparison.failed)
   values = list(comparison.differences.values())
   n = len(values)
-  if not n:
-    return Evidence(what, None, None, 0, None, None, failed)
-  mean = statistics.fmean(values)
+  mean = statistics.fmean(values) if values else None
   if n < 2:
     return Evidence(what, mean, None, n, None, None, failed)
   sd = statistics.stdev(values)
   if sd < EQUAL:
     # Accuracies are multiples of one image, so a few differences may be equal by chance. A t-test
     # would then be certain; a sign test is not.
-    same = 0.5**n
-    p_for, p_against = (same if side > EQUAL else 1.0 for side in (mean - above, above - mean))
-    return Evidence(what, mean, sd, n, p_for, p_against, failed)
-  t = (mean - above) / (sd / n**0.5)
-  sides = float(stats.t.sf(t, n - 1)), float(stats.t.cdf(t, n - 1))
+    sides = [0.5**n if side > EQUAL else 1.0 for side in (mean - above, above - mean)]
+  else:
+    t = (mean - above) / (sd / n**0.5)
+    sides = [float(stats.t.sf(t, n - 1)), float(stats.t.cdf(t, n - 1))]
   return Evidence(what, mean, sd, n, *sides, failed)
 
 

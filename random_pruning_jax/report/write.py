@@ -22,15 +22,14 @@ def write(
   out.mkdir(parents=True, exist_ok=True)
   drawn = list(figures.draw(runs, out / 'figures'))
   page_at.parent.mkdir(parents=True, exist_ok=True)
-  page_at.write_text(page.page(title, runs, drawn, claims.answers(runs), pivots))
-  files = [page_at]
+  texts = {page_at: page.page(title, runs, drawn, claims.answers(runs), pivots)}
   for name, suffix in SUFFIX.items():
-    path = out / f'table.{suffix}'
-    path.write_text(formats.FORMATS[name](pivots) + '\n')
-    files.append(path)
-  (out / 'runs.csv').write_text(runs_csv(runs))
-  files.append(out / 'runs.csv')
-  return files + [out / 'figures' / f'{f.name}.{kind}' for f in drawn for kind in ('png', 'svg')]
+    texts[out / f'table.{suffix}'] = formats.FORMATS[name](pivots) + '\n'
+  texts[out / 'runs.csv'] = runs_csv(runs)
+  for path, text in texts.items():
+    path.write_text(text)
+  pictures = [out / 'figures' / f'{f.name}.{kind}' for f in drawn for kind in ('png', 'svg')]
+  return [*texts, *pictures]
 
 
 def runs_csv(runs: Sequence[Run]) -> str:

@@ -130,7 +130,7 @@ def _shift(job, number, target):
         llvm.move(line + 4 * begin, start + 4 * begin, end - begin)
       else:
         for pixel in range(begin, end):
-          llvm.move_one(line + 4 * pixel, start + 4 * pixel * stride)
+          llvm.move(line + 4 * pixel, start + 4 * pixel * stride, 1)
       llvm.clear(line + 4 * end, wide - end)
 
 

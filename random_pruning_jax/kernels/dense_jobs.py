@@ -25,12 +25,12 @@ from random_pruning_jax.kernels.vectors import Vectors
 from random_pruning_jax.kernels.winograd_jobs import before, tiling
 
 # Words of a job, int64.
-IN, WEIGHTS, PLAN, BIAS, RESIDUAL, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8)
+IN, WEIGHTS, PLAN, BIAS, RESIDUAL, RESULT, SCRATCH = range(FIRST, FIRST + 7)
 
 
 @jitted
 def begin(call_frame):
-  place = started(call_frame, JOB, IN, 5, 2)
+  place = started(call_frame, IN)
   job = words(place)
   plan = ints(job[PLAN])
   # A kernel is summed over shares of the images that do not depend on which thread takes them.

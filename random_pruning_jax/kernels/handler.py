@@ -15,6 +15,7 @@ from random_pruning_jax.kernels import llvm
 from random_pruning_jax.kernels.llvm import jitted, words
 from random_pruning_jax.kernels.xla_words import (
   API,
+  ARGUMENT_COUNT,
   ARGUMENTS,
   CONTEXT,
   DATA,
@@ -22,6 +23,7 @@ from random_pruning_jax.kernels.xla_words import (
   EXTENSION,
   IS_METADATA,
   METADATA,
+  RESULT_COUNT,
   RESULTS,
   STAGE,
   STATE,
@@ -106,8 +108,10 @@ def handler(functions: Functions, helper_name: str) -> Any:
 
 
 @jitted
-def started(call_frame, size, first, arguments, results):
-  """A new job of `size` words, with the buffers of the call from word `first` on."""
+def started(call_frame, first):
+  """A new job, whose words from `first` on are the buffers of the call: arguments, then results."""
+  arguments, results = call_frame[ARGUMENT_COUNT], call_frame[RESULT_COUNT]
+  size = first + arguments + results
   place = llvm.allocate(8 * size)
   llvm.clear(place, 2 * size)
   job, given, made = words(place), words(call_frame[ARGUMENTS]), words(call_frame[RESULTS])

@@ -17,13 +17,13 @@ from random_pruning_jax.kernels.llvm import ints, jitted, words
 
 # Words of a job, int64.
 COPY, COPIED, COPIES, BLOCKS, TILES, SIZE, SPARE = range(FIRST, FIRST + 7)
-X, VALUES, OFFSETS, STARTS, PLAN, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST + 15)
+X, VALUES, OFFSETS, STARTS, PLAN, OUT, SCRATCH = range(FIRST + 7, FIRST + 14)
 
 
 @jitted
 def begin(call_frame):
   """A job for the call `call_frame`: its buffers, and how it is divided into items."""
-  place = started(call_frame, JOB, X, 5, 2)
+  place = started(call_frame, X)
   job = words(place)
   plan = ints(job[PLAN])
   vectors = (plan[word.HIGH] * plan[word.WIDE] + word.LANES - 1) // word.LANES

@@ -23,9 +23,8 @@ def summing(vectors: Vectors):
     bias and residual are 0 for none.
     """
     half, out_half = part[word.X_HALF], part[word.OUT_HALF]
-    vector = lower
-    while vector < upper:
-      wide = 2 if upper - vector >= 2 else 1
+    for vector in range(lower, upper, 2):
+      wide = min(2, upper - vector)
       shapes = ints(plan_at + 4 * part[word.BY_TWO if wide == 2 else word.BY_ONE])
       for begin in range(0, part[word.COUNT], plan[word.DEPTH]):
         start = out if plan[word.SUMMED] or begin else residual
@@ -65,7 +64,6 @@ def summing(vectors: Vectors):
               floor,
             )
             pixel += pixels_of[shape]
-      vector += wide
 
   @jitted_for(INTS, *[types.int64] * 10)
   def parts(plan, plan_at, images, x, w, bias, residual, relu, out, lower, upper):

@@ -106,9 +106,9 @@ def timed(
   runs = {name: jax.jit(run) for name, run in ways.items() if name != 'compiled'}
   inputs = dict.fromkeys(runs, jnp.asarray(x))
   if 'compiled' in ways:
-    first, last = sparse_ways.channels_first, sparse_ways.channels_last
-    runs['compiled'] = jax.jit(lambda x: first(ways['compiled'](last(x))))
-    inputs['compiled'] = first(jnp.asarray(x))
+    first, last = ((0, 3, 1, 2), (0, 2, 3, 1)) if x.ndim == 4 else ((1, 0), (1, 0))
+    runs['compiled'] = jax.jit(lambda x: ways['compiled'](x.transpose(last)).transpose(first))
+    inputs['compiled'] = jnp.asarray(x.transpose(first))
   return least_milliseconds(
     {name: functools.partial(run, inputs[name]) for name, run in runs.items()}, rounds
   )
@@ -171,14 +171,12 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
   }
 
   def replace(call, args, kwargs, context):
-    name = '/'.join(context.module.path)
+    module = context.module
+    name = '/'.join(module.path)
     if context.method_name != '__call__' or name not in runs:
       return call(*args, **kwargs)
     out = runs[name](*args, *kwargs.values())
-    bias = variables['params']
-    for part in context.module.path:
-      bias = bias[part]
-    return out + bias['bias'] if 'bias' in bias else out
+    return out + module.get_variable('params', 'bias') if module.use_bias else out
 
   def apply(images: jax.Array) -> jax.Array:
     arrays = jax.tree.map(jnp.asarray, variables)  # Flax multiplies NumPy's by a mask in place

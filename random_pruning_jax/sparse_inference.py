@@ -138,11 +138,10 @@ def least_milliseconds(runs: Mapping[str, Callable], rounds: int) -> dict[str, f
 
 def _fastest_whole(model, variables, sites: list[Site], shape, dense: Predictor) -> Predictor:
   measured = {site.name: fastest(stored_kernel(variables, site.name), site) for site in sites}
-  candidates = [measured]
-  everywhere = {'compiled', 'dense_compiled'} & {*sparse_ways.available()}
-  candidates += [dict.fromkeys(measured, name) for name in sorted(everywhere)]
-  full = [dense, *(_whole(model, variables, sites, ways) for ways in candidates)]
-  found = {tuple(one.ways.values()): one for one in full}
+  alike = [name for name in ('compiled', 'dense_compiled') if name in sparse_ways.available()]
+  candidates = [measured, *(dict.fromkeys(measured, name) for name in alike)]
+  whole = [dense, *(_whole(model, variables, sites, ways) for ways in candidates)]
+  found = {tuple(one.ways.values()): one for one in whole}
   images = jnp.zeros(shape)
   times = least_milliseconds(
     {k: functools.partial(one.logits, images) for k, one in found.items()}, ROUNDS
@@ -164,10 +163,11 @@ def _checked(found: Predictor, dense: Predictor, shape) -> Predictor:
 
 
 def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Predictor:
+  chosen = {site.name: ways.get(site.name, 'dense') for site in sites}
   runs = {
-    site.name: WAYS[ways[site.name]](stored_kernel(variables, site.name), site)
+    site.name: WAYS[chosen[site.name]](stored_kernel(variables, site.name), site)
     for site in sites
-    if ways.get(site.name, 'dense') != 'dense'
+    if chosen[site.name] != 'dense'
   }
 
   def replace(call, args, kwargs, context):
@@ -183,8 +183,8 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
     with nn.intercept_methods(replace):
       return model.apply(arrays, images, train=False)
 
-  run = folding.folded(apply) if 'dense_compiled' in ways.values() else apply
-  return Predictor(jax.jit(run), {site.name: ways.get(site.name, 'dense') for site in sites})
+  run = folding.folded(apply) if 'dense_compiled' in chosen.values() else apply
+  return Predictor(jax.jit(run), chosen)
 
 
 def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:

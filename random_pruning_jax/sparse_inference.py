@@ -106,9 +106,9 @@ def timed(
   runs = {name: jax.jit(run) for name, run in ways.items() if name != 'compiled'}
   inputs = dict.fromkeys(runs, jnp.asarray(x))
   if 'compiled' in ways:
-    first, last = sparse_ways.channels_first, sparse_ways.channels_last
-    runs['compiled'] = jax.jit(lambda x: first(ways['compiled'](last(x))))
-    inputs['compiled'] = first(jnp.asarray(x))
+    first, last = ((0, 3, 1, 2), (0, 2, 3, 1)) if x.ndim == 4 else ((1, 0), (1, 0))
+    runs['compiled'] = jax.jit(lambda x: ways['compiled'](x.transpose(last)).transpose(first))
+    inputs['compiled'] = jnp.asarray(x.transpose(first))
   return least_milliseconds(
     {name: functools.partial(run, inputs[name]) for name, run in runs.items()}, rounds
   )
@@ -138,11 +138,10 @@ def least_milliseconds(runs: Mapping[str, Callable], rounds: int) -> dict[str, f
 
 def _fastest_whole(model, variables, sites: list[Site], shape, dense: Predictor) -> Predictor:
   measured = {site.name: fastest(stored_kernel(variables, site.name), site) for site in sites}
-  candidates = [measured]
-  everywhere = {'compiled', 'dense_compiled'} & {*sparse_ways.available()}
-  candidates += [dict.fromkeys(measured, name) for name in sorted(everywhere)]
-  full = [dense, *(_whole(model, variables, sites, ways) for ways in candidates)]
-  found = {tuple(one.ways.values()): one for one in full}
+  alike = [name for name in ('compiled', 'dense_compiled') if name in sparse_ways.available()]
+  candidates = [measured, *(dict.fromkeys(measured, name) for name in alike)]
+  whole = [dense, *(_whole(model, variables, sites, ways) for ways in candidates)]
+  found = {tuple(one.ways.values()): one for one in whole}
   images = jnp.zeros(shape)
   times = least_milliseconds(
     {k: functools.partial(one.logits, images) for k, one in found.items()}, ROUNDS
@@ -164,29 +163,28 @@ def _checked(found: Predictor, dense: Predictor, shape) -> Predictor:
 
 
 def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Predictor:
+  chosen = {site.name: ways.get(site.name, 'dense') for site in sites}
   runs = {
-    site.name: WAYS[ways[site.name]](stored_kernel(variables, site.name), site)
+    site.name: WAYS[chosen[site.name]](stored_kernel(variables, site.name), site)
     for site in sites
-    if ways.get(site.name, 'dense') != 'dense'
+    if chosen[site.name] != 'dense'
   }
 
   def replace(call, args, kwargs, context):
-    name = '/'.join(context.module.path)
+    module = context.module
+    name = '/'.join(module.path)
     if context.method_name != '__call__' or name not in runs:
       return call(*args, **kwargs)
     out = runs[name](*args, *kwargs.values())
-    bias = variables['params']
-    for part in context.module.path:
-      bias = bias[part]
-    return out + bias['bias'] if 'bias' in bias else out
+    return out + module.get_variable('params', 'bias') if module.use_bias else out
 
   def apply(images: jax.Array) -> jax.Array:
     arrays = jax.tree.map(jnp.asarray, variables)  # Flax multiplies NumPy's by a mask in place
     with nn.intercept_methods(replace):
       return model.apply(arrays, images, train=False)
 
-  run = folding.folded(apply) if 'dense_compiled' in ways.values() else apply
-  return Predictor(jax.jit(run), {site.name: ways.get(site.name, 'dense') for site in sites})
+  run = folding.folded(apply) if 'dense_compiled' in chosen.values() else apply
+  return Predictor(jax.jit(run), chosen)
 
 
 def _cached(kernel: np.ndarray, site: Site) -> dict[str, float]:

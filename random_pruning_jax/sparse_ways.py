@@ -169,14 +169,6 @@ def available() -> dict[str, Callable]:
   return {name: way for name, way in WAYS.items() if runs.get(name, True)}
 
 
-def channels_first(x: jax.Array) -> jax.Array:
-  return jnp.moveaxis(x, -1, x.ndim - 3) if x.ndim == 4 else x.T
-
-
-def channels_last(x: jax.Array) -> jax.Array:
-  return jnp.moveaxis(x, x.ndim - 3, -1) if x.ndim == 4 else x.T
-
-
 def _csr(matrix: np.ndarray) -> sparse.BCSR:
   rows = scipy.sparse.csr_array(matrix)
   parts = tuple(map(jnp.asarray, (rows.data, rows.indices, rows.indptr)))

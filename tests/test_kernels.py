@@ -306,7 +306,7 @@ def test_a_numba_that_is_too_old_or_broken_is_left_alone_and_named(tmp_path, bro
     (tmp_path / 'numba' / '__init__.py').write_text('raise ImportError')
   elif broken == 'llvmlite':
     (tmp_path / 'llvmlite.py').write_text('raise ImportError("no symbol")')
-  code = 'from random_pruning_jax import convolution; print(convolution.fastest().__name__)'
+  code = 'from random_pruning_jax.models import convolution; print(convolution.fastest().__name__)'
   found = subprocess.run(
     [sys.executable, '-c', code],
     capture_output=True,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from random_pruning_jax.kernels import llvm
@@ -23,7 +24,7 @@ _WORD, _FLOAT, _INT = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 
 
 class Operands(NamedTuple):
-  """Arguments of the loop, as LLVM values: addresses, and distances in floats."""
+  """Addresses, and distances in floats: integers in compiled code, LLVM's values of them below."""
 
   x: ir.Value
   half: ir.Value  # from the pixels of the first half to those of the second
@@ -40,52 +41,38 @@ class Operands(NamedTuple):
   out_half: ir.Value
   start: ir.Value  # laid out as the result; 0 for none
   bias: ir.Value
-  floor: ir.Value  # a number
 
 
 def contract(vectors: Vectors):
   """The loop, to be called from compiled code, with addresses and the number of a shape."""
 
   @intrinsic
-  def loop(
-    context,
-    shape,
-    x,
-    half,
-    step,
-    count,
-    taps,
-    places,
-    rows,
-    row,
-    w,
-    next_w,
-    out,
-    pixel,
-    out_half,
-    start,
-    bias,
-    floor,
-  ):
+  def loop(context, shape, operands, floor):
     def build(context, builder, signature, arguments):
-      shape, *rest = arguments
+      shape, given, floor = arguments
+      given = Operands(
+        *(
+          context.cast(builder, value, kind, types.int64)  # words of a plan are int32
+          for value, kind in zip(cgutils.unpack_tuple(builder, given), operands, strict=True)
+        )
+      )
       after = builder.append_basic_block('after')
       switch = builder.switch(shape, after)
       for number, (pixels, wide) in enumerate(SHAPES[vectors.registers]):
         block = builder.append_basic_block(f'pixels{pixels}vectors{wide}')
         switch.add_case(ir.Constant(_WORD, number), block)
         builder.position_at_end(block)
-        _loops(builder, vectors.lanes, pixels, wide, Operands(*rest))
+        _loops(builder, vectors.lanes, pixels, wide, given, floor)
         builder.branch(after)
       builder.position_at_end(after)
       return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 16, types.float32), build
+    return types.void(types.int64, operands, types.float32), build
 
   return loop
 
 
-def _loops(builder, lanes, pixels, wide, given):
+def _loops(builder, lanes, pixels, wide, given, floor):
   """Two loops, over taps and over channels, that keep the sums in registers.
 
   sums[p, v] = bias[v] (+ start[p, v])                        entry, present, begin
@@ -162,7 +149,7 @@ def _loops(builder, lanes, pixels, wide, given):
   builder.branch(head)
 
   builder.position_at_end(end)
-  floor = llvm.all_lanes(builder, given.floor, kind)
+  floor = llvm.all_lanes(builder, floor, kind)
   for i in each:
     # With this comparison a NaN stays NaN.
     total = builder.select(builder.fcmp_ordered('>', floor, sums[i]), floor, sums[i])

@@ -8,14 +8,9 @@ so they are primitives of JAX, which may be differentiated to any order, in both
 is the forward one and what follows it in a network at evaluation, in one pass.
 """
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from random_pruning_jax import kernels
@@ -33,7 +28,6 @@ def convolve(x: jax.Array, kernel: jax.Array, sizes: Sizes) -> jax.Array:
   return _forward.bind(x, kernel, sizes=sizes)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def finished(
   x: jax.Array,
   kernel: jax.Array,
@@ -43,29 +37,8 @@ def finished(
   sizes: Sizes,
 ) -> jax.Array:
   """convolve(x, kernel) + bias [O] + residual [N, h', w', O]; with `relu` max(., 0) of that."""
-  given = (x, kernel, bias, *([] if residual is None else [residual]))
-  return _finished.bind(*given, relu=relu, sizes=sizes)
-
-
-def _finished_jvp(relu, sizes, primals, tangents):
-  x, kernel, bias, residual = primals
-  y = finished(x, kernel, bias, residual, relu, sizes)
-  ways = (
-    lambda dx: convolve(dx, kernel, sizes),
-    lambda dk: convolve(x, dk, sizes),
-    lambda do: jnp.broadcast_to(do, y.shape),
-    lambda db: db,
-  )
-  terms = [
-    way(tangent)
-    for way, tangent in zip(ways, tangents, strict=True)
-    if tangent is not None and not isinstance(tangent, SymbolicZero)
-  ]
-  dy = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
-  return y, jnp.where(y > 0, dy, 0) if relu else dy
-
-
-finished.defjvp(_finished_jvp, symbolic_zeros=True)
+  added = [bias] if residual is None else [bias, residual]
+  return _finished.bind(x, kernel, *added, relu=relu, sizes=sizes)
 
 
 def filled(channels: int) -> Vectors | None:
@@ -162,25 +135,24 @@ def _lined(x: jax.Array, channels: int, sizes: Sizes) -> tuple[jax.Array, Sizes]
   return x, sizes._replace(image=(1, lines * wide, sizes.image[2]))
 
 
-def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
-  def outline(x, *rest, sizes, **options):
-    del rest, options
-    return x.update(shape=shape(x, sizes), weak_type=False)  # varies over devices as the images do
-
-  return targets.primitive(name, compute, outline, ('sizes', 'relu'))
-
-
-_forward = _primitive('convolve', _compute_forward, lambda x, sizes: (x.shape[0], *sizes.map))
-_finished = _primitive(
-  'convolve_and_finish', _compute_finished, lambda x, sizes: (x.shape[0], *sizes.map)
+_forward = targets.primitive(
+  'convolve', _compute_forward, lambda x, kernel, sizes: (x.shape[0], *sizes.map), ('sizes',)
 )
-_input_gradient = _primitive(
-  'convolve_input_gradient', _compute_input_gradient, lambda g, sizes: (g.shape[0], *sizes.image)
+_input_gradient = targets.primitive(
+  'convolve_input_gradient',
+  _compute_input_gradient,
+  lambda g, kernel, sizes: (g.shape[0], *sizes.image),
+  ('sizes',),
 )
-_kernel_gradient = _primitive(
-  'convolve_kernel_gradient', _compute_kernel_gradient, lambda x, sizes: sizes.kernel
+_kernel_gradient = targets.primitive(
+  'convolve_kernel_gradient', _compute_kernel_gradient, lambda x, g, sizes: sizes.kernel, ('sizes',)
 )
-
+_finished = targets.primitive(
+  'convolve_and_finish',
+  _compute_finished,
+  lambda x, *rest, sizes, relu: (x.shape[0], *sizes.map),
+  ('sizes', 'relu'),
+)
 
 ad.defbilinear(
   _forward,
@@ -197,3 +169,21 @@ ad.defbilinear(
   lambda ct, x, g, sizes: _input_gradient.bind(g, ct, sizes=sizes),
   lambda ct, x, g, sizes: _forward.bind(x, ct, sizes=sizes),
 )
+
+
+def _finished_jvp(primals, tangents, *, relu, sizes):
+  x, kernel, *_ = primals
+  y = _finished.bind(*primals, relu=relu, sizes=sizes)
+  ways = (
+    lambda dx: convolve(dx, kernel, sizes),
+    lambda dk: convolve(x, dk, sizes),
+    lambda db: jnp.broadcast_to(db, y.shape),
+    lambda dr: dr,
+  )
+  # zip is not strict, since there may be no residual.
+  terms = [way(t) for way, t in zip(ways, tangents, strict=False) if type(t) is not ad.Zero]
+  dy = sum(terms[1:], terms[0])
+  return y, jnp.where(y > 0, dy, 0) if relu else dy
+
+
+ad.primitive_jvps[_finished] = _finished_jvp

@@ -8,13 +8,6 @@ from random_pruning_jax.kernels.vectors import Vectors
 
 
 @jitted
-def size(plan):
-  """Floats of the frame of one image."""
-  wide = plan[word.PLANES] * plan[word.PLANE] if plan[word.PLANES] else plan[word.WIDE]
-  return plan[word.HIGH] * wide * plan[word.INPUTS] * plan[word.FRAMED]
-
-
-@jitted
 def _copy(plan, source, frame):
   """Copies an image into its frame, whose borders are zeros already."""
   rows = min(plan[word.HEIGHT], plan[word.HIGH] - plan[word.TOP])

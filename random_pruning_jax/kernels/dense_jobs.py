@@ -8,7 +8,7 @@ tiles (`winograd`), of which a thread has some at a time.
 
 from random_pruning_jax.kernels import dense_words as word
 from random_pruning_jax.kernels import llvm
-from random_pruning_jax.kernels.dense_fill import filling, size
+from random_pruning_jax.kernels.dense_fill import filling
 from random_pruning_jax.kernels.dense_sums import summing
 from random_pruning_jax.kernels.handler import (
   DONE,
@@ -22,15 +22,15 @@ from random_pruning_jax.kernels.handler import (
 )
 from random_pruning_jax.kernels.llvm import floats, inlined, ints, jitted, words
 from random_pruning_jax.kernels.vectors import Vectors
-from random_pruning_jax.kernels.winograd_jobs import before, tiling
+from random_pruning_jax.kernels.winograd_jobs import tiling
 
 # Words of a job, int64.
-IN, WEIGHTS, PLAN, BIAS, RESIDUAL, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 8)
+IN, WEIGHTS, PLAN, BIAS, RESIDUAL, RESULT, SCRATCH = range(FIRST, FIRST + 7)
 
 
 @jitted
 def begin(call_frame):
-  place = started(call_frame, JOB, IN, 5, 2)
+  place = started(call_frame, IN)
   job = words(place)
   plan = ints(job[PLAN])
   # A kernel is summed over shares of the images that do not depend on which thread takes them.
@@ -63,16 +63,14 @@ def _own(job, seat):
 
 @jitted
 def _sums(job, seat):
-  plan = ints(job[PLAN])
-  return job[RESULT] if seat == 0 else _own(job, seat) + 4 * size(plan) * plan[word.BLOCK]
+  return job[RESULT] if seat == 0 else _own(job, seat) + 4 * ints(job[PLAN])[word.SUMS]
 
 
 @jitted
 def _clear(plan, own):
   """Clears borders of frames, and tiles that are multiplied although no image fills them."""
-  llvm.clear(own, size(plan) * plan[word.BLOCK])
-  if plan[word.BAND]:
-    llvm.clear(own + 4 * before(plan), plan[word.OWN] - before(plan))
+  llvm.clear(own, plan[word.SUMS])
+  llvm.clear(own + 4 * plan[word.TILES], plan[word.OWN] - plan[word.TILES])
 
 
 def functions(*vectors: int) -> Functions:
@@ -87,9 +85,9 @@ def functions(*vectors: int) -> Functions:
     images, frame = stop - start, _own(job, seat)
     image = 4 * plan[word.HEIGHT] * plan[word.WIDTH] * plan[word.INPUTS]
     x = job[IN] + start * image
-    if plan[word.FRAMED]:
+    if plan[word.FRAME]:
       for number in range(images):
-        fill(plan, x + number * image, frame + 4 * number * size(plan))
+        fill(plan, x + number * image, frame + 4 * number * plan[word.FRAME])
       x = frame
     w = job[WEIGHTS] + 4 * start * plan[word.STEP_W]
     place = 4 * start * plan[word.STEP_OUT]

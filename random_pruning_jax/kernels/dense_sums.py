@@ -4,7 +4,7 @@ import numpy as np
 from numba import types
 
 from random_pruning_jax.kernels import dense_words as word
-from random_pruning_jax.kernels.contract import contract
+from random_pruning_jax.kernels.contract import Operands, contract
 from random_pruning_jax.kernels.llvm import INTS, inlined, ints, jitted_for
 from random_pruning_jax.kernels.vectors import SHAPES, Vectors
 
@@ -23,9 +23,8 @@ def summing(vectors: Vectors):
     bias and residual are 0 for none.
     """
     half, out_half = part[word.X_HALF], part[word.OUT_HALF]
-    vector = lower
-    while vector < upper:
-      wide = 2 if upper - vector >= 2 else 1
+    for vector in range(lower, upper, 2):
+      wide = min(2, upper - vector)
       shapes = ints(plan_at + 4 * part[word.BY_TWO if wide == 2 else word.BY_ONE])
       for begin in range(0, part[word.COUNT], plan[word.DEPTH]):
         start = out if plan[word.SUMMED] or begin else residual
@@ -39,33 +38,28 @@ def summing(vectors: Vectors):
           for number in range(1, shapes[0] + 1):
             shape = shapes[number]
             lead = (pixels_of[shape] + 1) // 2
-            place = (
-              part[word.OUT]
-              + line * part[word.OUT_LINE]
-              + pixel * part[word.OUT_PIXEL]
-              + vector * lanes
+            source = part[word.X] + line * part[word.X_LINE] + pixel + begin * part[word.X_STEP]
+            place = part[word.OUT] + line * part[word.OUT_LINE] + pixel * part[word.OUT_PIXEL]
+            place += vector * lanes
+            operands = Operands(
+              x=x + 4 * source,
+              half=half if half else lead,
+              step=part[word.X_STEP],
+              count=min(plan[word.DEPTH], part[word.COUNT] - begin),
+              taps=taps,
+              places=plan_at + 4 * (part[word.PLACES] + first),
+              rows=plan_at + 4 * (part[word.ROWS] + first),
+              row=part[word.ROW],
+              w=w + 4 * (vector * plan[word.NEXT_W] + begin * part[word.ROW]),
+              next_w=plan[word.NEXT_W],
+              out=out + 4 * place,
+              pixel=part[word.OUT_PIXEL],
+              out_half=out_half if half else lead * part[word.OUT_PIXEL],
+              start=start + 4 * place if start else 0,
+              bias=added,
             )
-            loop(
-              shape,
-              x + 4 * (part[word.X] + line * part[word.X_LINE] + pixel + begin * part[word.X_STEP]),
-              half if half else lead,
-              part[word.X_STEP],  # step
-              min(plan[word.DEPTH], part[word.COUNT] - begin),  # count of k
-              taps,  # count of t
-              plan_at + 4 * (part[word.PLACES] + first),  # places
-              plan_at + 4 * (part[word.ROWS] + first),  # rows
-              part[word.ROW],  # row
-              w + 4 * (vector * plan[word.NEXT_W] + begin * part[word.ROW]),  # w
-              plan[word.NEXT_W],  # from one vector o of w to the next
-              out + 4 * place,  # out
-              part[word.OUT_PIXEL],  # from out[p] to out[p + 1]
-              out_half if half else lead * part[word.OUT_PIXEL],
-              start + 4 * place if start else 0,  # start
-              added,  # bias
-              floor,
-            )
+            loop(shape, operands, floor)
             pixel += pixels_of[shape]
-      vector += wide
 
   @jitted_for(INTS, *[types.int64] * 10)
   def parts(plan, plan_at, images, x, w, bias, residual, relu, out, lower, upper):

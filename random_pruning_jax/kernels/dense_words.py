@@ -14,7 +14,7 @@ They are int32. A plan consists of its head, its parts and their tables.
   LEFT,
   HIGH,  # of the frame
   WIDE,
-  FRAMED,  # whether there is one
+  FRAME,  # floats of the frame, 0 for none
   PLANES,  # among which its columns are divided (`dense_frames.Frame`); 0 for none
   PLANE,  # columns of a plane
   FILLED,  # how many planes are filled
@@ -32,7 +32,9 @@ They are int32. A plan consists of its head, its parts and their tables.
   BIAS,  # whether a number for each channel is added
   RESIDUAL,  # whether an array like the result is added
   RELU,  # whether ReLU follows
-  OWN,  # floats of each thread's own memory
+  OWN,  # floats of each thread's own memory: frames, sums over images, tiles
+  SUMS,  # where in it the sums are
+  TILES,  # and the tiles
   BAND,  # lines of tiles at once, where the result is made of tiles; else 0
   DOWN,  # lines of tiles in all
   ACROSS,  # tiles of a line
@@ -42,7 +44,7 @@ They are int32. A plan consists of its head, its parts and their tables.
   OUT_POSITION,  # the same after they are multiplied
   PARTS,  # how many
   HEAD,  # words of the head
-) = range(37)
+) = range(39)
 
 # Of a part: `lines` of `pixels` of the result, each with `taps` of `count` products.
 (

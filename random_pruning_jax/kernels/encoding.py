@@ -47,14 +47,16 @@ def encode(
   """The head, the parts, and their tables.
 
   `words` of the head are those that the way of computing decides: NEXT_W, DEPTH, and others that
-  are not as usual. With `summed` the result is a sum over the images. `scratch` adds floats to the
-  memory of each thread.
+  are not as usual. With `summed` the result is a sum over the images. `scratch` is the floats of
+  a thread's tiles.
   """
   rows, tables = _with_tables(parts, vectors.registers)
   blocks = -(-images // block)
   shares = 1 if summed else max(1, min(threads // blocks, shape[-1] // vectors.lanes))
   step_out = math.prod(shape if summed else shape[1:])
-  floats = frame.size * block * frame.framed + step_out * summed + scratch
+  sums = frame.size * frame.framed * block
+  tiles = sums + step_out * summed
+  own = tiles + scratch
   head = {
     **_of_frame(frame),
     word.THREADS: threads,
@@ -69,13 +71,15 @@ def encode(
     word.BIAS: epilogue.bias,
     word.RESIDUAL: epilogue.residual,
     word.RELU: epilogue.relu,
-    word.OWN: floats,
+    word.OWN: own,
+    word.SUMS: sums,
+    word.TILES: tiles,
     word.PARTS: len(parts),
     **words,
   }
   zeros = [0] * 2 * vectors.lanes
   whole = np.concatenate([_row(head, word.HEAD), *rows, *tables, zeros]).astype(np.int32)
-  return Plan(whole, tuple(shape), max(1, threads * floats))
+  return Plan(whole, tuple(shape), max(1, threads * own))
 
 
 def _of_frame(frame: Frame) -> dict[int, int]:
@@ -89,7 +93,7 @@ def _of_frame(frame: Frame) -> dict[int, int]:
     word.LEFT: frame.left,
     word.HIGH: frame.high,
     word.WIDE: frame.wide,
-    word.FRAMED: frame.framed,
+    word.FRAME: frame.size * frame.framed,
     word.PLANES: frame.planes,
     word.PLANE: frame.plane,
     word.FILLED: frame.filled,

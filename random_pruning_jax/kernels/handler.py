@@ -12,24 +12,8 @@ import numba
 from numba import types
 
 from random_pruning_jax.kernels import llvm
+from random_pruning_jax.kernels import xla_words as word
 from random_pruning_jax.kernels.llvm import jitted, words
-from random_pruning_jax.kernels.xla_words import (
-  API,
-  ARGUMENTS,
-  CONTEXT,
-  DATA,
-  EXECUTE,
-  EXTENSION,
-  IS_METADATA,
-  METADATA,
-  RESULTS,
-  STAGE,
-  STATE,
-  TRAITS,
-  TYPE,
-  VERSION,
-  interface,
-)
 
 # The words that every job begins with, int64: the next item, items done, items in all, threads that
 # still use the job, threads that may work at it, and the number of the next thread.
@@ -64,7 +48,7 @@ def handler(functions: Functions, helper_name: str) -> Any:
 
   LLVM finds the helper's address by `helper_name`.
   """
-  version, number_of = interface()
+  version, number_of = word.interface()
   begin, finish, helper_of = functions.begin, functions.finish, llvm.function(helper_name)
   destroy, schedule = number_of['Error_Destroy'], number_of['ThreadPool_Schedule']
   count = number_of['ThreadPool_NumThreads']
@@ -72,24 +56,25 @@ def handler(functions: Functions, helper_name: str) -> Any:
   @numba.cfunc(SIGNATURE, error_model='numpy')
   def handle(address):
     frame = words(address)
-    if frame[EXTENSION] != 0 and words(frame[EXTENSION])[TYPE] & 0xFFFFFFFF == IS_METADATA:
-      metadata = words(words(frame[EXTENSION])[METADATA])
-      metadata[VERSION], metadata[TRAITS], metadata[STATE] = version, 0, 0
+    extension = frame[word.EXTENSION]
+    if extension != 0 and words(extension)[word.TYPE] & 0xFFFFFFFF == word.IS_METADATA:
+      metadata = words(words(extension)[word.METADATA])
+      metadata[word.VERSION], metadata[word.TRAITS], metadata[word.STATE] = version, 0, 0
       return 0
-    if frame[STAGE] & 0xFFFFFFFF != EXECUTE:
+    if frame[word.STAGE] & 0xFFFFFFFF != word.EXECUTE:
       return 0
-    api, job, helper = words(frame[API]), begin(frame), helper_of()
+    api, job, helper = words(frame[word.API]), begin(frame), helper_of()
     place = llvm.allocate(8 * 6)
     request = words(place)
     # Requests begin with their size in bytes, no extension, and the call's context.
-    request[0], request[1], request[2] = 32, 0, frame[CONTEXT]
+    request[0], request[1], request[2] = 32, 0, frame[word.CONTEXT]
     request[3], request[5] = place + 40, 1  # where the number of threads goes
     _failed(api[destroy], llvm.call(api[count], place), request)
     state = words(job)
     workers = min(request[5], state[WORKERS], state[ITEMS])
     for _ in range(workers - 1):
       llvm.add(job + 8 * REFERENCES, 1)
-      request[0], request[1], request[2] = 40, 0, frame[CONTEXT]
+      request[0], request[1], request[2] = 40, 0, frame[word.CONTEXT]
       request[3], request[4] = helper, job
       if _failed(api[destroy], llvm.call(api[schedule], place), request):
         llvm.add(job + 8 * REFERENCES, -1)
@@ -106,15 +91,18 @@ def handler(functions: Functions, helper_name: str) -> Any:
 
 
 @jitted
-def started(call_frame, size, first, arguments, results):
-  """A new job of `size` words, with the buffers of the call from word `first` on."""
+def started(call_frame, first):
+  """A new job, whose words from `first` on are the buffers of the call: arguments, then results."""
+  arguments, results = call_frame[word.ARGUMENT_COUNT], call_frame[word.RESULT_COUNT]
+  size = first + arguments + results
   place = llvm.allocate(8 * size)
   llvm.clear(place, 2 * size)
-  job, given, made = words(place), words(call_frame[ARGUMENTS]), words(call_frame[RESULTS])
+  given, made = words(call_frame[word.ARGUMENTS]), words(call_frame[word.RESULTS])
+  job = words(place)
   for number in range(arguments):
-    job[first + number] = words(given[number])[DATA]
+    job[first + number] = words(given[number])[word.DATA]
   for number in range(results):
-    job[first + arguments + number] = words(made[number])[DATA]
+    job[first + arguments + number] = words(made[number])[word.DATA]
   job[REFERENCES] = 1
   return place
 

@@ -23,7 +23,7 @@ class Layer(NamedTuple):
   values: np.ndarray  # f32[kept], an output channel after the other
   offsets: np.ndarray  # i32[kept]: where its input begins, in floats
   starts: np.ndarray  # i32[outputs + 1]
-  plan: np.ndarray  # i32[kept_words.PLAN]
+  plan: np.ndarray  # i32: kept_words
   scratch: int  # floats
 
 
@@ -37,7 +37,6 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   rows, columns, _, outputs = kernel.shape
   high = (height + 2 * pad - rows) // stride + 1
   wide = (width + 2 * pad - columns) // stride + 1
-  plan = [images, inputs, height, width, rows, columns, stride, pad, outputs, high, wide]
   phase = -(-((high - 1) * stride + rows) // stride)
   output, channel, row, column = np.nonzero(kernel.transpose(3, 2, 0, 1))
   line = (channel * columns + column) * stride * phase + row % stride * phase + row // stride
@@ -45,15 +44,19 @@ def layer(kernel: np.ndarray, shape: tuple[int, ...], stride: int, pad: int) -> 
   mode = word.SHARED if images < 4 * workers else word.ALONE
   if (rows, columns, stride, pad) == (1, 1, 1, 0) and high * wide >= word.LANES:
     mode = word.DIRECT
-  copies = {word.DIRECT: 0, word.SHARED: images, word.ALONE: workers}[mode]
-  size = inputs * columns * stride * phase * wide
+  room = {word.DIRECT: 0, word.SHARED: images, word.ALONE: workers}[mode]
+  size = columns * stride * phase * wide
+  tiles = -(-high * wide // (word.LANES * word.VECTORS))
+  blocks = min(outputs, -(-4 * workers // max(1, images * tiles)))
+  plan = [images, inputs, height, width, rows, columns, stride, pad, outputs, high, wide]
+  plan += [workers, mode, phase, size, room, tiles, blocks]
   return Layer(
     shape,
     kernel[row, column, channel, output].astype(np.float32),
     (line * wide).astype(np.int32),
     np.searchsorted(output, np.arange(outputs + 1)).astype(np.int32),
-    np.array([*plan, workers, mode], np.int32),
-    copies * size + word.LANES * (images * (4 * workers + 1) + 2),
+    np.array(plan, np.int32),
+    room * inputs * size + word.LANES * (1 + images * tiles * blocks),
   )
 
 

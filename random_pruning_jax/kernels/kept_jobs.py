@@ -16,29 +16,22 @@ from random_pruning_jax.kernels.kept_sums import add_kept
 from random_pruning_jax.kernels.llvm import ints, jitted, words
 
 # Words of a job, int64.
-COPY, COPIED, COPIES, BLOCKS, TILES, SIZE, SPARE = range(FIRST, FIRST + 7)
-X, VALUES, OFFSETS, STARTS, PLAN, OUT, SCRATCH, JOB = range(FIRST + 7, FIRST + 15)
+COPY, COPIED, COPIES, SPARE = range(FIRST, FIRST + 4)
+X, VALUES, OFFSETS, STARTS, PLAN, OUT, SCRATCH = range(FIRST + 4, FIRST + 11)
 
 
 @jitted
 def begin(call_frame):
   """A job for the call `call_frame`: its buffers, and how it is divided into items."""
-  place = started(call_frame, JOB, X, 5, 2)
+  place = started(call_frame, X)
   job = words(place)
   plan = ints(job[PLAN])
-  vectors = (plan[word.HIGH] * plan[word.WIDE] + word.LANES - 1) // word.LANES
-  job[TILES] = (vectors + word.VECTORS - 1) // word.VECTORS
-  lines = (plan[word.HIGH] - 1) * plan[word.STRIDE] + plan[word.ROWS] + plan[word.STRIDE] - 1
-  lines = lines // plan[word.STRIDE] * plan[word.STRIDE]
-  job[SIZE] = plan[word.COLUMNS] * lines * plan[word.WIDE]
-  images = plan[word.THREADS] if plan[word.MODE] == word.ALONE else plan[word.IMAGES]
-  job[SPARE] = job[SCRATCH]
-  if plan[word.MODE] != word.DIRECT:
-    job[SPARE] += 4 * images * plan[word.INPUTS] * job[SIZE] + 4 * word.LANES
-  pieces = plan[word.IMAGES] * job[TILES]
-  job[BLOCKS] = min(plan[word.OUTPUTS], max(1, (4 * plan[word.THREADS] + pieces - 1) // pieces))
+  # A vector that begins in the last of the copies may end behind it.
+  copies = plan[word.ROOM] * plan[word.INPUTS] * plan[word.SIZE]
+  job[SPARE] = job[SCRATCH] + 4 * (copies + word.LANES)
   job[COPIES] = plan[word.IMAGES] * plan[word.INPUTS] if plan[word.MODE] == word.SHARED else 0
-  job[ITEMS] = plan[word.IMAGES] if plan[word.MODE] == word.ALONE else pieces * job[BLOCKS]
+  pieces = 1 if plan[word.MODE] == word.ALONE else plan[word.TILES] * plan[word.BLOCKS]
+  job[ITEMS] = plan[word.IMAGES] * pieces
   job[WORKERS] = plan[word.THREADS]
   return place
 
@@ -52,7 +45,7 @@ def work(place):
   while number < job[COPIES]:
     last = min(number + 8, job[COPIES])
     for one in range(number, last):
-      _shift(job, one, job[SCRATCH] + 4 * one * job[SIZE])
+      _shift(job, one, job[SCRATCH] + 4 * one * plan[word.SIZE])
     llvm.add(place + 8 * COPIED, last - number)
     number = llvm.add(place + 8 * COPY, 8)
   while llvm.read(place + 8 * COPIED) < job[COPIES]:
@@ -63,11 +56,11 @@ def work(place):
     if plan[word.MODE] == word.ALONE:
       _image(job, number, seat)
     else:
-      block, tile = number % job[BLOCKS], number // job[BLOCKS] % job[TILES]
-      image = number // (job[BLOCKS] * job[TILES])
+      pieces = plan[word.TILES] * plan[word.BLOCKS]
+      image = number // pieces
       base = job[X] if plan[word.MODE] == word.DIRECT else job[SCRATCH]
-      base += 4 * image * plan[word.INPUTS] * job[SIZE]
-      _multiply(job, image, tile, block, base, job[SPARE] + 4 * word.LANES * number)
+      base += 4 * image * plan[word.INPUTS] * plan[word.SIZE]
+      _multiply(job, image, number % pieces, base, job[SPARE] + 4 * word.LANES * number)
     llvm.add(place + 8 * DONE, 1)
     number = llvm.add(place + 8 * ITEM, 1)
 
@@ -80,28 +73,22 @@ def finish(place):
 @jitted
 def _image(job, image, seat):
   """Copies and products of one image, in this thread's part of the memory."""
-  inputs = ints(job[PLAN])[word.INPUTS]
-  base = job[SCRATCH] + 4 * seat * inputs * job[SIZE]
+  plan = ints(job[PLAN])
+  inputs = plan[word.INPUTS]
+  base = job[SCRATCH] + 4 * seat * inputs * plan[word.SIZE]
   for channel in range(inputs):
-    _shift(job, image * inputs + channel, base + 4 * channel * job[SIZE])
-  for tile in range(job[TILES]):
-    for block in range(job[BLOCKS]):
-      _multiply(job, image, tile, block, base, job[SPARE] + 4 * word.LANES * seat)
+    _shift(job, image * inputs + channel, base + 4 * channel * plan[word.SIZE])
+  for piece in range(plan[word.TILES] * plan[word.BLOCKS]):
+    _multiply(job, image, piece, base, job[SPARE] + 4 * word.LANES * seat)
 
 
 @jitted
 def _shift(job, number, target):
   """Copies a channel of an image for each column of the kernel: phases of rows, rows, pixels."""
   plan = ints(job[PLAN])
-  height, width, stride, pad = (
-    plan[word.HEIGHT],
-    plan[word.WIDTH],
-    plan[word.STRIDE],
-    plan[word.PAD],
-  )
-  wide = plan[word.WIDE]
+  height, width, wide = plan[word.HEIGHT], plan[word.WIDTH], plan[word.WIDE]
+  stride, pad, phase = plan[word.STRIDE], plan[word.PAD], plan[word.PHASE]
   rows = (plan[word.HIGH] - 1) * stride + plan[word.ROWS]
-  phase = (rows + stride - 1) // stride
   source = job[X] + 4 * number * height * width
   for column in range(plan[word.COLUMNS]):
     copy = target + 4 * column * stride * phase * wide
@@ -130,23 +117,25 @@ def _shift(job, number, target):
         llvm.move(line + 4 * begin, start + 4 * begin, end - begin)
       else:
         for pixel in range(begin, end):
-          llvm.move_one(line + 4 * pixel, start + 4 * pixel * stride)
+          llvm.move(line + 4 * pixel, start + 4 * pixel * stride, 1)
       llvm.clear(line + 4 * end, wide - end)
 
 
 @jitted
-def _multiply(job, image, tile, block, base, spare):
-  """One tile of pixels of one image, for one block of output channels."""
+def _multiply(job, image, piece, base, spare):
+  """A piece of an image's result: one tile of pixels, for one block of output channels."""
   plan = ints(job[PLAN])
   starts = ints(job[STARTS])
   outputs = plan[word.OUTPUTS]
   pixels = plan[word.HIGH] * plan[word.WIDE]
   vectors = (pixels + word.LANES - 1) // word.LANES
-  first = vectors * tile // job[TILES]
-  count = vectors * (tile + 1) // job[TILES] - first
+  tiles, blocks = plan[word.TILES], plan[word.BLOCKS]
+  tile, block = piece // blocks, piece % blocks
+  first = vectors * tile // tiles
+  count = vectors * (tile + 1) // tiles - first
   position = first * word.LANES
   last = max(0, min((count - 1) * word.LANES, pixels - word.LANES - position))
-  for output in range(outputs * block // job[BLOCKS], outputs * (block + 1) // job[BLOCKS]):
+  for output in range(outputs * block // blocks, outputs * (block + 1) // blocks):
     start = starts[output]
     kept = starts[output + 1] - start
     out = job[OUT] + 4 * ((image * outputs + output) * pixels + position)

@@ -20,7 +20,11 @@ def jitted_for(*arguments: types.Type):
   return numba.njit(types.void(*arguments), **_OPTIONS)
 
 
-_WORD, _FLOAT = ir.IntType(64), ir.FloatType()
+_WORD = ir.IntType(64)
+# Functions of C; a pointer is a word. `pause` lets another thread on the core go first.
+allocate = types.ExternalFunction('malloc', types.int64(types.int64))
+free = types.ExternalFunction('free', types.void(types.int64))
+pause = types.ExternalFunction('sched_yield', types.int32())
 
 
 @intrinsic
@@ -89,16 +93,6 @@ def move(context, target, source, count):
 
 
 @intrinsic
-def move_one(context, target, source):
-  def build(context, builder, signature, arguments):
-    target, source = (builder.inttoptr(a, _FLOAT.as_pointer()) for a in arguments)
-    builder.store(builder.load(source), target)
-    return context.get_dummy_value()
-
-  return types.void(types.int64, types.int64), build
-
-
-@intrinsic
 def clear(context, target, count):
   """Sets `count` floats to zero."""
 
@@ -108,37 +102,6 @@ def clear(context, target, count):
     return context.get_dummy_value()
 
   return types.void(types.int64, types.int64), build
-
-
-@intrinsic
-def allocate(context, size):
-  def build(context, builder, signature, arguments):
-    kind = ir.FunctionType(_WORD, [_WORD])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, 'malloc'), arguments)
-
-  return types.int64(types.int64), build
-
-
-@intrinsic
-def free(context, address):
-  def build(context, builder, signature, arguments):
-    kind = ir.FunctionType(ir.VoidType(), [_WORD])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, 'free'), arguments)
-    return context.get_dummy_value()
-
-  return types.void(types.int64), build
-
-
-@intrinsic
-def pause(context):
-  """Lets another thread on the same core go first."""
-
-  def build(context, builder, signature, arguments):
-    kind = ir.FunctionType(ir.IntType(32), [])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, 'sched_yield'), [])
-    return context.get_dummy_value()
-
-  return types.void(), build
 
 
 def times(builder, value, factor: int):

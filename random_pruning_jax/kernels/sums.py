@@ -31,11 +31,9 @@ def spread(y: jax.Array, numbers: jax.Array) -> jax.Array:
 def _compute_sums(x, y, *, threads):
   # Several rows are taken as one longer row, so that its columns fill the processor's vectors.
   channels = x.shape[-1]
-  beside = next(n for n in (64, 32, 16, 8, 4, 2, 1) if n * channels <= WIDE or n == 1)
-  while x.size // channels % beside:
-    beside //= 2
-  columns = beside * channels
-  rows = x.size // columns
+  rows = x.size // channels
+  beside = next((n for n in (64, 32, 16, 8, 4, 2) if n * channels <= WIDE and rows % n == 0), 1)
+  rows, columns = rows // beside, beside * channels
   share = max(1, SHARE // columns)
   target = targets.register('sums')
   results = (
@@ -52,12 +50,8 @@ def _compute_spread(y, numbers, *, threads):
   return numbers[0] + numbers[1] * y
 
 
-_sums = targets.primitive(
-  'batch_sums', _compute_sums, lambda x, y: x.update(shape=(2, x.shape[-1]), weak_type=False)
-)
-_spread = targets.primitive(
-  'batch_spread', _compute_spread, lambda y, numbers: y.update(weak_type=False)
-)
+_sums = targets.primitive('batch_sums', _compute_sums, lambda x, y: (2, x.shape[-1]))
+_spread = targets.primitive('batch_spread', _compute_spread, lambda y, numbers: y.shape)
 
 ad.defjvp(
   _sums,

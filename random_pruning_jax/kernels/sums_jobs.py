@@ -11,12 +11,12 @@ THREADS, ROWS, SHARE, COLUMNS = range(4)
 ROWS_AT_ONCE = 64
 
 # Words of a job, int64.
-X, Y, PLAN, RESULT, SCRATCH, JOB = range(FIRST, FIRST + 6)
+X, Y, PLAN, RESULT, SCRATCH = range(FIRST, FIRST + 5)
 
 
 @jitted
 def begin(call_frame):
-  place = started(call_frame, JOB, X, 3, 2)
+  place = started(call_frame, X)
   job = words(place)
   plan = ints(job[PLAN])
   # Shares do not depend on which thread takes them, so that the bits are the same each time.

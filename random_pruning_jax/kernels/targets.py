@@ -31,10 +31,13 @@ def threads(context: mlir.LoweringRuleContext) -> int:
 def primitive(
   name: str,
   compute: Callable[..., jax.Array],
-  outline: Callable,
+  shape: Callable[..., tuple[int, ...]],
   static_argnames: tuple[str, ...] = (),
 ) -> Primitive:
-  """A JAX primitive that runs `compute(*arrays, threads=..., **parameters)`."""
+  """A JAX primitive that runs `compute(*arrays, threads=..., **parameters)`.
+
+  `shape(*arrays, **parameters)` is that of its result, whose dtype is the first array's.
+  """
   made = Primitive(name)
 
   def alone(*arguments, **parameters):
@@ -47,6 +50,10 @@ def primitive(
   def outside_of_jit(*arguments, **parameters):
     with jax.disable_jit(False):  # or `bind` would come here again
       return by_itself(*arguments, **parameters)
+
+  def outline(x, *arguments, **parameters):
+    # `update`, so that the result varies over devices as x does.
+    return x.update(shape=shape(x, *arguments, **parameters), weak_type=False)
 
   def rule(context, *arguments, **parameters):
     told = functools.partial(compute, threads=threads(context))

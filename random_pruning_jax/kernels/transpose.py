@@ -15,11 +15,9 @@ def _blocks(lanes: int, pixels: int):
 
   @jitted
   def blocks(target, channel, source, pixel, count):
-    first = 0
-    while first < count:
+    for first in range(0, count, pixels):
       start = min(first, count - pixels)
       block(target + 4 * start, channel, source + 4 * start * pixel, pixel)
-      first += pixels
 
   return blocks
 

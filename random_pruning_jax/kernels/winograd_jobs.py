@@ -1,7 +1,6 @@
 """A convolution, or the gradient of its kernel, by tiles: what is done around their sums."""
 
 from random_pruning_jax.kernels import dense_words as word
-from random_pruning_jax.kernels.dense_fill import size
 from random_pruning_jax.kernels.dense_sums import NO_FLOOR, ZERO
 from random_pruning_jax.kernels.llvm import inlined, jitted
 from random_pruning_jax.kernels.vectors import Vectors
@@ -20,9 +19,9 @@ def tiling(vectors: Vectors, parts):
   )
 
   @inlined
-  def tiled(plan, plan_at, frame, images, source, w, bias, residual, out, lower, upper):
+  def tiled(plan, plan_at, own, images, source, w, bias, residual, out, lower, upper):
     """Computes bands of lines of tiles; the last begins earlier where it would be shorter."""
-    x = frame + 4 * (before(plan) + MARGIN)
+    x = own + 4 * (plan[word.TILES] + MARGIN)
     second = x + 4 * POSITIONS * plan[word.X_POSITION]
     for start in range(0, plan[word.DOWN], plan[word.BAND]):
       first = min(start, plan[word.DOWN] - plan[word.BAND])
@@ -35,12 +34,6 @@ def tiling(vectors: Vectors, parts):
         finish(plan, plan_at, second, out, bias, residual, images, first, lower, upper)
 
   return tiled
-
-
-@jitted
-def before(plan):
-  """Floats of a thread's own that come before its tiles: frames, and sums over images."""
-  return size(plan) * plan[word.BLOCK] + plan[word.STEP_OUT] * plan[word.SUMMED]
 
 
 def _input_transform(lanes: int):
@@ -56,7 +49,7 @@ def _input_transform(lanes: int):
       # A vector that reaches over the end of a line writes what the next line overwrites.
       for row in range(images * band):
         image, inside = row // band, first + row % band
-        source = frame + 4 * (image * size(plan) + 2 * inside * line + channel * pitch)
+        source = frame + 4 * (image * plan[word.FRAME] + 2 * inside * line + channel * pitch)
         place = target + 4 * (channel * step + row * across)
         for tile in range(0, across, lanes):
           transform(place + 4 * tile, position, source + 4 * tile, line, plan[word.PLANE], 1)

@@ -4,7 +4,8 @@ import importlib.util
 import pathlib
 import re
 
-EXTENSION, API, CONTEXT, STAGE, ARGUMENTS, RESULTS = 1, 2, 3, 4, 9, 14  # of XLA_FFI_CallFrame
+EXTENSION, API, CONTEXT, STAGE = 1, 2, 3, 4  # of XLA_FFI_CallFrame, as are the four after them
+ARGUMENT_COUNT, ARGUMENTS, RESULT_COUNT, RESULTS = 7, 9, 12, 14
 TYPE, METADATA = 1, 3  # of XLA_FFI_Extension_Base, of XLA_FFI_Metadata_Extension
 VERSION, TRAITS, STATE = 3, 4, 5  # of XLA_FFI_Metadata
 DATA = 3  # of XLA_FFI_Buffer

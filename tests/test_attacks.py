@@ -416,12 +416,13 @@ def test_fgsm_and_pgd_agree_with_foolbox(name, epsilon, task):
 def test_losses_of_a_case_worked_by_hand():
   logits, labels = jnp.asarray([[4.0, 1.0, 3.0, 0.0], [4.0, 1.0, 3.0, 0.0]]), jnp.asarray([0, 2])
   np.testing.assert_allclose(attacks.margin(logits, labels), [-1, 1])
-  dlr = functools.partial(attacks.dlr_targeted, targets=jnp.asarray([1, 0]))
-  np.testing.assert_allclose(dlr(logits, labels), [-3 / 3.5, 1 / 3.5])
+  np.testing.assert_allclose(attacks.dlr(logits, labels), [-1 / 3, 1 / 3])
+  targeted = attacks.dlr_targeted(logits, labels, jnp.asarray([1, 0]))
+  np.testing.assert_allclose(targeted, [-3 / 3.5, 1 / 3.5])
   p = np.exp(4) / np.exp([4, 1, 3, 0]).sum()
   assert attacks.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p))
   half = logits.astype(jnp.bfloat16)  # its losses are not rounded to bfloat16
-  for loss in (attacks.margin, dlr, attacks.cross_entropy):
+  for loss in (attacks.margin, attacks.dlr, attacks.cross_entropy):
     np.testing.assert_array_equal(loss(half, labels), loss(logits, labels))
     assert loss(half, labels).dtype == jnp.float32
 

@@ -45,15 +45,19 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.max(_others(logits, labels), axis=-1) - _pick(logits, labels)
 
 
-def dlr_targeted(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
-  """(z_target - z_label) / (z_(1) - (z_(3) + z_(4)) / 2), [B, K], [B], [B] -> [B]; K >= 4.
+def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Margin / (z_(1) - z_(3)), [B, K], [B] -> [B]; K >= 3 (Croce and Hein, 2020).
 
-  The difference of logits ratio does not depend on the logits' scale (Croce and Hein, 2020).
+  The difference of logits ratio: above 0 where misclassified, and independent of the logits' scale.
   """
-  if logits.shape[-1] < 4:
-    raise ValueError(f'this loss needs at least 4 classes, got {logits.shape[-1]}')
+  first, _, third = _largest(logits, 3)
+  return margin(logits, labels) / (first - third + 1e-12)
+
+
+def dlr_targeted(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
+  """(z_target - z_label) / (z_(1) - (z_(3) + z_(4)) / 2), [B, K], [B], [B] -> [B]; K >= 4."""
+  first, _, third, fourth = _largest(logits, 4)
   logits = logits.astype(jnp.float32)
-  first, _, third, fourth = jax.lax.top_k(logits, 4)[0].T
   rise = _pick(logits, targets) - _pick(logits, labels)
   return rise / (first - (third + fourth) / 2 + 1e-12)
 
@@ -211,3 +215,10 @@ def _pick(values: jax.Array, labels: jax.Array) -> jax.Array:
 def _others(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """The logits with that of the label at -inf."""
   return jnp.where(labels[:, None] == jnp.arange(logits.shape[-1]), -jnp.inf, logits)
+
+
+def _largest(logits: jax.Array, count: int) -> jax.Array:
+  """The `count` largest logits, [count, B]."""
+  if logits.shape[-1] < count:
+    raise ValueError(f'this loss needs at least {count} classes, got {logits.shape[-1]}')
+  return jax.lax.top_k(logits.astype(jnp.float32), count)[0].T

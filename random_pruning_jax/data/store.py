@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from random_pruning_jax.data import places
-from random_pruning_jax.data.decode import Decoded
+from random_pruning_jax.data.decode import Decoded, Images
 from random_pruning_jax.system import atomic
 
 FORMAT = 1
@@ -22,8 +22,8 @@ FILES = ('images.npy', 'labels.npy')
 
 def fetch(
   title: str, identity: dict[str, Any], fingerprint: list, make: Callable[[], Decoded]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Images [N, H, W, C] (memory-mapped, read-only) and labels [N] of an entry, made if need be.
+) -> Images:
+  """The images (memory-mapped, read-only) and labels of an entry, made if need be.
 
   `identity` says what is stored and `fingerprint` from which source files; an entry of other files,
   or one whose bytes changed, is made anew in the same place. Entries appear whole or not at all.
@@ -43,7 +43,7 @@ def fetch(
     return collect(make())
 
 
-def collect(decoded: Decoded) -> tuple[np.ndarray, np.ndarray]:
+def collect(decoded: Decoded) -> Images:
   """A `Decoded` as two arrays in memory."""
   images = np.empty(decoded.shape, np.uint8)
   labels = np.empty(decoded.shape[0], np.int32)
@@ -52,10 +52,10 @@ def collect(decoded: Decoded) -> tuple[np.ndarray, np.ndarray]:
     stop = start + len(some_labels)
     images[start:stop], labels[start:stop] = some_images, some_labels
     start = stop
-  return images, labels
+  return Images(images, labels)
 
 
-def _read(folder: pathlib.Path, fingerprint: list) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(folder: pathlib.Path, fingerprint: list) -> Images | None:
   try:
     meta = json.loads((folder / 'meta.json').read_text())
     if meta['fingerprint'] != fingerprint:
@@ -74,7 +74,7 @@ def _write(
   identity: dict[str, Any],
   fingerprint: list,
   decoded: Decoded,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Images:
   new = aside / 'new'
   new.mkdir()
   labels = []
@@ -94,8 +94,8 @@ def _write(
   return arrays
 
 
-def _open(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  return np.load(folder / 'images.npy', mmap_mode='r'), np.load(folder / 'labels.npy')
+def _open(folder: pathlib.Path) -> Images:
+  return Images(np.load(folder / 'images.npy', mmap_mode='r'), np.load(folder / 'labels.npy'))
 
 
 def _put(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:

@@ -54,7 +54,7 @@ def of_dataset(
 ) -> Iterator[Prediction]:
   """For a split's images in order, adapted to the size that the network takes.
 
-  Labels are given if the network was trained on this data set.
+  Labels are given if the network was trained on this data set, of images that have one.
   """
   about = network.about
   (images, labels), _ = data.load_adapted(name, split, about.shape, data_dir, about.resize)
@@ -97,7 +97,8 @@ def _predict(
       rows = special.softmax(network.logits(padded)[: len(images)], axis=1)
       for row, probabilities in enumerate(rows, start):
         order = np.argsort(-probabilities, kind='stable')
-        label = None if labels is None else int(labels[row])
+        known = labels is not None and labels[row] >= 0  # some test images have -1, which is none
+        label = int(labels[row]) if known else None
         yield Prediction(names[row], order, probabilities[order], label)
       advance(len(images))
   finally:

@@ -128,7 +128,7 @@ def _resident(experiment: Experiment) -> Feed:
   per_epoch = order.steps_per_epoch(len(images.labels), config.batch_size)
 
   def shared() -> tuple:
-    return parallel.replicate(on_devices(images), experiment.on)
+    return parallel.replicate((resident.flat(images.images), images.labels), experiment.on)
 
   def stream(calls: Calls) -> Iterator[tuple]:
     known, visited = -1, np.array([])
@@ -143,11 +143,6 @@ def _resident(experiment: Experiment) -> Feed:
 
   gather = _gather(experiment.spec.shape, augment.pad, augment.mode, augment.flip == 'yes')
   return Feed('resident', images, gather, shared, (0, None), stream)
-
-
-def on_devices(images: data.Images) -> tuple[np.ndarray, np.ndarray]:
-  """Resident images as the devices hold them: pixels uint8 [N, H W C] and labels [N]."""
-  return resident.flat(images.images), images.labels
 
 
 @functools.lru_cache(maxsize=64)

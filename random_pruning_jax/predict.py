@@ -3,8 +3,8 @@
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,16 +24,6 @@ class Prediction(NamedTuple):
   probabilities: np.ndarray  # float32 [K]
   label: int | None = None  # where it is known
 
-  def to_json(self, top: int) -> dict[str, Any]:
-    """As one line of `predict --json`."""
-    line = {'image': self.image, 'class': int(self.classes[0])}
-    line |= {'probability': float(self.probabilities[0])}
-    line['top'] = [
-      {'class': int(name), 'probability': float(p)}
-      for name, p in zip(self.classes[:top], self.probabilities[:top], strict=True)
-    ]
-    return line if self.label is None else line | {'label': self.label}
-
 
 def of_files(
   network: files.Stored | files.Program,
@@ -47,11 +37,10 @@ def of_files(
   Raises ValueError naming a file that is no image.
   """
 
-  def read(start: int) -> np.ndarray:
-    names = images[start : start + batch_size]
-    return np.stack([_open(name, network.about) for name in names])
+  def read(part: slice) -> np.ndarray:
+    return np.stack([_open(name, network.about) for name in images[part]])
 
-  yield from _predict(network, list(images), read, None, batch_size, show)
+  return _predict(network, images, read, None, batch_size, show)
 
 
 def of_dataset(
@@ -65,29 +54,36 @@ def of_dataset(
 ) -> Iterator[Prediction]:
   """For a split's images in order, adapted to the size that the network takes.
 
-  Labels are given if the network was trained on this data set.
+  Labels are given if the network was trained on this data set, of images that have one.
   """
   about = network.about
   (images, labels), _ = data.load_adapted(name, split, about.shape, data_dir, about.resize)
-  known = unversioned(name) == unversioned(network.about.dataset)
+  known = unversioned(name) == unversioned(about.dataset)
   names = [f'{split}[{index}]' for index in range(len(images))]
-  read = lambda start: np.asarray(images[start : start + batch_size])  # noqa: E731
-  yield from _predict(network, names, read, labels if known else None, batch_size, show)
+  return _predict(network, names, images.__getitem__, labels if known else None, batch_size, show)
 
 
 def line(prediction: Prediction, top: int, as_json: bool) -> str:
-  """As one line, of JSON or for a person."""
-  if as_json:
-    return json.dumps(prediction.to_json(top))
-  said = [
-    f'{int(name):>4} {p:7.2%}'
-    for name, p in zip(prediction.classes[:top], prediction.probabilities[:top], strict=True)
-  ]
-  label = '' if prediction.label is None else f'   label {prediction.label}'
-  return f'{prediction.image}  {"  ".join(said)}{label}'
+  """As one line, of JSON or for a person; `top` is at least 1."""
+  image, classes, probabilities, label = prediction
+  likeliest = list(zip(classes[:top].tolist(), probabilities[:top].tolist(), strict=True))
+  if not as_json:
+    said = '  '.join(f'{name:>4} {p:7.2%}' for name, p in likeliest)
+    return f'{image}  {said}' + ('' if label is None else f'   label {label}')
+  found = [{'class': name, 'probability': p} for name, p in likeliest]
+  known = {} if label is None else {'label': label}
+  return json.dumps({'image': image, **found[0], 'top': found, **known})
 
 
-def _predict(network, names, read, labels, batch_size, show) -> Iterator[Prediction]:
+def _predict(
+  network: files.Stored | files.Program,
+  names: Sequence[str],
+  read: Callable[[slice], np.ndarray],
+  labels: np.ndarray | None,
+  batch_size: int,
+  show: bool,
+) -> Iterator[Prediction]:
+  """`read` gives the images of some of the names: uint8 [B, H, W, C]."""
   if batch_size < 1:
     raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
   stages = Stages(show)
@@ -95,13 +91,14 @@ def _predict(network, names, read, labels, batch_size, show) -> Iterator[Predict
   size = min(batch_size, len(names))
   try:
     for start in range(0, len(names), batch_size):
-      images = read(start)
+      images = read(slice(start, start + batch_size))
       # One shape for all batches: a smaller last one would be compiled again.
       padded = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
       rows = special.softmax(network.logits(padded)[: len(images)], axis=1)
       for row, probabilities in enumerate(rows, start):
         order = np.argsort(-probabilities, kind='stable')
-        label = None if labels is None else int(labels[row])
+        known = labels is not None and labels[row] >= 0  # some test images have -1, which is none
+        label = int(labels[row]) if known else None
         yield Prediction(names[row], order, probabilities[order], label)
       advance(len(images))
   finally:

@@ -35,6 +35,23 @@ def test_two_processes_prepare_bundled_sets_at_once_offline_and_without_tensorfl
   assert left == []
 
 
+KILLED = """
+import os, signal
+from random_pruning_jax import data
+os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # when all is written
+data.find('digits')
+"""
+
+
+def test_what_a_killed_process_left_of_a_bundled_set_is_removed_by_the_next(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  started.python(KILLED, XDG_CACHE_HOME=str(tmp_path)).communicate(timeout=60)
+  root = places.cache_dir() / 'tfds'
+  assert len(list(root.glob('incomplete.digits.*'))) == 1
+  data.find('digits')
+  assert [path.name for path in root.glob('[!.]*')] == ['digits']
+
+
 def test_importing_the_package_loads_neither_tfds_nor_jax():
   process = started.python('import random_pruning_jax.data, sys; print(*sys.modules)')
   modules = process.communicate(timeout=60)[0].split()

@@ -89,6 +89,25 @@ def test_labels_of_another_data_set_are_not_those_of_the_networks_classes(loaded
     assert (first.label is not None) == known and first.image == 'test[0]'
 
 
+def test_images_without_a_label_are_neither_right_nor_wrong(loaded, tmp_path):
+  from random_pruning_jax.data.digits import Digits
+
+  class Unlabelled(Digits, skip_registration=True):
+    """Digits of which nobody says what they are, as in test splits of competitions."""
+
+    __module__ = Digits.__module__  # TFDS looks for files beside it
+
+    def _generate_examples(self, split):
+      for index, example in super()._generate_examples(split):
+        yield index, example | {'label': -1}
+
+  Unlabelled(data_dir=tmp_path).download_and_prepare(file_format='array_record')
+  about = dataclasses.replace(loaded.about, dataset='unlabelled')
+  network = dataclasses.replace(loaded, about=about)
+  found = list(predict.of_dataset(network, 'unlabelled', data_dir=str(tmp_path), show=False))
+  assert len(found) == 360 and {each.label for each in found} == {None}
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [

@@ -64,7 +64,7 @@ def test_shapes_of_a_feed_are_those_of_its_inputs(loading):
 def test_resident_images_are_augmented_as_the_config_says_and_otherwise_in_each_epoch():
   fields = {'augment__mode': 'zeros', 'augment__pad': 2, 'augment__flip': 'yes'}
   fed = feed.feed(build(tiny_config(**fields)))
-  shared = tuple(map(jnp.asarray, feed.on_devices(fed.images)))
+  shared = fed.shared()
   key, indices = jax.random.key(0), jnp.arange(50)
   options = {'shape': (8, 8, 1), 'pad': 2, 'mode': 'zeros', 'flip': True}
   for epoch in (0, 1):

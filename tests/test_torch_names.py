@@ -115,9 +115,10 @@ def test_other_usual_names_of_a_vgg_are_understood(tmp_path):
   tensors = {}
   for name, tensor in model.state_dict().items():
     name = name.replace('features.', 'feature.').replace('classifier.', 'classifier.0.')
-    tensors[f'_orig_mod.{name}'] = tensor
-  tensors['_orig_mod.feature.0.weight_orig'] = first = tensors.pop('_orig_mod.feature.0.weight')
-  tensors['_orig_mod.feature.0.weight_mask'] = torch.ones_like(first)
+    tensors[f'_orig_mod.module.{name}'] = tensor
+  first = tensors.pop('_orig_mod.module.feature.0.weight')
+  tensors['_orig_mod.module.feature.0.weight_orig'] = first
+  tensors['_orig_mod.module.feature.0.weight_mask'] = torch.ones_like(first)
   plain = files.load(saved(tmp_path, model.state_dict()), trained_on='cifar10')
   other = files.load(saved(tmp_path, tensors), trained_on='cifar10')
   assert other.about.model == 'vgg11' and same(other, plain)

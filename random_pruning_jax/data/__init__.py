@@ -7,8 +7,9 @@ JAX, makes batches on the device.
 """
 
 from random_pruning_jax.data.adapt import adapt, load_adapted
+from random_pruning_jax.data.decode import Images
 from random_pruning_jax.data.describe import class_names, describe
-from random_pruning_jax.data.load import Images, check_known, check_splits, find, labelled, load
+from random_pruning_jax.data.load import check_known, check_splits, find, labelled, load
 from random_pruning_jax.data.prepare import prepare
 from random_pruning_jax.data.specs import SPECS, DataError, Spec
 

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from random_pruning_jax.data import crops, places, store
-from random_pruning_jax.data.decode import CHUNK, Decoded, shape_of
-from random_pruning_jax.data.load import Images, find, load, split_expression
+from random_pruning_jax.data.decode import CHUNK, Decoded, Images, shape_of
+from random_pruning_jax.data.load import find, load, split_expression
 from random_pruning_jax.data.specs import DataError
 
 NAMES = {1: 'grey', 3: 'colour'}
@@ -59,17 +59,17 @@ def load_adapted(
     identity = {'source': str(path.resolve()), 'split': split_expression(name, split, path)}
     identity |= {'adapted': shape, 'resize': resize}
     made_by = [*places.fingerprint(path), crops.VERSION, VERSION]
-    images = Images(*store.fetch(name, identity, made_by, lambda: _adapted(images, shape)))
+    images = store.fetch(name, identity, made_by, lambda: _adapted(images, shape))
   return images, ', '.join(notes)
 
 
 def _adapted(images: Images, shape: tuple[int, int, int]) -> Decoded:
   """Slice by slice, so that only one is held in memory."""
 
-  def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  def chunks() -> Iterator[Images]:
     for start in range(0, len(images.labels), CHUNK):
       some, labels = (part[start : start + CHUNK] for part in images)
-      yield adapt(some, *shape)[0], labels
+      yield Images(adapt(some, *shape)[0], labels)
 
   return Decoded((len(images.labels), *shape), chunks())
 

@@ -5,10 +5,10 @@ import importlib
 import io
 import os
 import pathlib
-import tempfile
 
 from random_pruning_jax.data import missing, places
 from random_pruning_jax.data.specs import DataError, spec_of
+from random_pruning_jax.system import atomic
 
 
 def find(name: str, data_dir: str = '') -> pathlib.Path:
@@ -40,8 +40,8 @@ def prepare(name: str, root: pathlib.Path) -> pathlib.Path:
 
   importlib.import_module(spec_of(name).module)  # registers the builder
   root.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.') as aside:
-    builder = missing.create(name, pathlib.Path(aside))
+  with atomic.aside(root / name, locks=root) as aside:
+    builder = missing.create(name, aside)
     chatter = io.StringIO()  # TFDS announces its steps and draws bars; this takes a second
     with contextlib.redirect_stdout(chatter), contextlib.redirect_stderr(chatter):
       builder.download_and_prepare(

@@ -9,8 +9,7 @@ import numpy as np
 
 from random_pruning_jax.data import store
 from random_pruning_jax.data.adapt import adapt
-from random_pruning_jax.data.decode import Decoded
-from random_pruning_jax.data.load import Images
+from random_pruning_jax.data.decode import Decoded, Images
 from random_pruning_jax.data.specs import DataError
 
 PACKAGE = 'imagecorruptions-imaug'
@@ -55,7 +54,7 @@ def corrupted(images: Images, name: str, severity: int, of: str) -> Images:
   return Images(made, images.labels)  # those of now: classes may have been added since
 
 
-def _chunks(images: Images, name: str, severity: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _chunks(images: Images, name: str, severity: int) -> Iterator[Images]:
   import joblib
 
   starts = range(0, len(images.labels), CHUNK)
@@ -65,7 +64,7 @@ def _chunks(images: Images, name: str, severity: int) -> Iterator[tuple[np.ndarr
     for start in starts
   )
   for start, some in zip(starts, made, strict=True):
-    yield some, images.labels[start : start + CHUNK]
+    yield Images(some, images.labels[start : start + CHUNK])
 
 
 def _corrupt(images: np.ndarray, name: str, severity: int, first: int) -> np.ndarray:

@@ -21,11 +21,18 @@ MOST_WORKERS = 16
 IDLE = 5  # seconds that workers wait for the next split before they end
 
 
+class Images(NamedTuple):
+  """Decoded images uint8 [N, H, W, C] and their labels int32 [N]."""
+
+  images: np.ndarray
+  labels: np.ndarray
+
+
 class Decoded(NamedTuple):
-  """An array's shape [N, H, W, C] and its pieces in order: (images uint8, labels int32)."""
+  """The shape [N, H, W, C] of decoded images, and their pieces in order."""
 
   shape: tuple[int, int, int, int]
-  chunks: Iterator[tuple[np.ndarray, np.ndarray]]
+  chunks: Iterator[Images]
 
 
 class Kind(NamedTuple):
@@ -81,20 +88,22 @@ def decode(
   with `resize`, the shorter side is resized to that many pixels, and the centre is taken.
   """
   kind = kind_of(name, path)
-  height, width = kind.shape[:2]
-  if height is None or width is None:
-    if size is None:
-      raise DataError(
-        f"images of {name} may differ in size: data_loading must be 'streamed', or `load` be given "
-        'a size'
-      )
-    height, width = size
-  shape = (height, width, kind.shape[2])
+  if None not in kind.shape:
+    shape, decode_one = kind.shape, functools.partial(_as_it_is, shape=kind.shape)
+  elif size is not None:
+    shape = (*size, kind.shape[2])
+    decode_one = functools.partial(_centre, shape=shape, resize=resize)
+  else:
+    raise DataError(
+      f"images of {name} may differ in size: data_loading must be 'streamed', or `load` be given "
+      'a size'
+    )
   source = raw_source(name, path, split)
-  return Decoded((len(source), *shape), _chunks(name, path, split, source, kind, shape, resize))
+  return Decoded((len(source), *shape), _chunks(name, path, split, source, kind, shape, decode_one))
 
 
-def raw_source(name, path, split):
+def raw_source(name: str, path: pathlib.Path, split: str):
+  """Records of a TFDS split expression, by index; a DataError where there are none to be read."""
   import tensorflow_datasets as tfds
 
   builder = _builder(path)
@@ -142,7 +151,7 @@ def examples(
   return pairs
 
 
-def _chunks(name, path, split, source, kind, shape, resize):
+def _chunks(name, path, split, source, kind, shape, decode_one) -> Iterator[Images]:
   import joblib  # not needed when decoded images are in the cache
 
   # A 32x32 image costs more in Python than in the decoder, so threads do not help. joblib's
@@ -156,17 +165,14 @@ def _chunks(name, path, split, source, kind, shape, resize):
     initializer=end_with,
     initargs=(os.getpid(),),
   )
-  decode_one = functools.partial(_as_it_is, shape=shape)
-  if None in kind.shape:
-    decode_one = functools.partial(_centre, shape=shape, resize=resize)
   decoded = parallel(
     joblib.delayed(_decode_chunk)(encoded, labels, shape, decode_one, (name, split, number * CHUNK))
     for number, (encoded, labels) in enumerate(_read(path, source, kind))
   )
   with _progress(name, count) as bar:
-    for images, labels in decoded:
-      yield images, labels
-      bar.update(len(images))
+    for images in decoded:
+      yield images
+      bar.update(len(images.labels))
 
 
 def end_with(run: int) -> None:
@@ -202,7 +208,7 @@ def _decode_chunk(
   shape: tuple[int, int, int],
   decode_one: Callable[[bytes], np.ndarray],
   first: tuple[str, str, int],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Images:
   """Decoded images, uint8, and labels; `first` is the set, split and index of the first image."""
   images = np.empty((len(encoded), *shape), np.uint8)
   for index, data in enumerate(encoded):
@@ -211,7 +217,7 @@ def _decode_chunk(
     except DataError as error:
       name, split, start = first
       raise located(error, name, split, start + index) from error
-  return images, labels
+  return Images(images, labels)
 
 
 def _centre(data: bytes, shape: tuple[int, int, int], resize: int) -> np.ndarray:

@@ -5,14 +5,12 @@ import contextlib
 import os
 import pathlib
 import re
-import shutil
-import tempfile
 
 from PIL import Image
 
 from random_pruning_jax.data import crops, places
 from random_pruning_jax.data.specs import MOST_RESIDENT, VALIDATION, DataError, spec_of
-from random_pruning_jax.system import lock, processor
+from random_pruning_jax.system import atomic, processor
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
 SPLITS = ('train', *VALIDATION, 'test')
@@ -37,15 +35,8 @@ def prepare_folder(folder: str | os.PathLike, name: str, data_dir: str = '') -> 
   found = _images(pathlib.Path(folder).expanduser())
   size = _size(found)
   root.mkdir(parents=True, exist_ok=True)
-  with contextlib.ExitStack() as inside:
-    with contextlib.suppress(ImportError, OSError):  # of several processes, one at a time
-      inside.enter_context(lock.alone(root, name=f'.{name}.lock'))
-      for left in root.glob(f'incomplete.{name}.*'):  # left by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    _check_free(name, root)
-    aside = inside.enter_context(
-      tempfile.TemporaryDirectory(dir=root, prefix=f'incomplete.{name}.')
-    )
+  with atomic.aside(root / name, locks=root) as aside:
+    _check_free(name, root)  # another process may have prepared it meanwhile
     builder = _builder(name, found, size, aside)
     try:
       with contextlib.redirect_stdout(None):  # where TFDS says that the set lies here, aside
@@ -148,7 +139,7 @@ def _builder(
   name: str,
   found: dict[str, dict[str, list[pathlib.Path]]],
   size: tuple[int | None, int | None],
-  data_dir: str,
+  data_dir: pathlib.Path,
 ):
   import tensorflow_datasets as tfds
 

@@ -1,21 +1,14 @@
 """A split of a data set as arrays in the host's memory."""
 
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
 from random_pruning_jax.data import bundled, crops, decode, missing, places, store
+from random_pruning_jax.data.decode import Images
 from random_pruning_jax.data.specs import VALIDATION, DataError, spec_of, split_rules
 
 USES = ('train', 'validation', 'test')
-
-
-class Images(NamedTuple):
-  """Decoded images uint8 [N, H, W, C] and their labels int32 [N]."""
-
-  images: np.ndarray
-  labels: np.ndarray
 
 
 def find(name: str, data_dir: str = '') -> pathlib.Path:
@@ -53,11 +46,11 @@ def load(
     return decode.decode(name, path, expression, size, resize)
 
   if not cache:
-    return Images(*store.collect(make()))
+    return store.collect(make())
   identity = {'source': str(path.resolve()), 'split': expression, 'size': size}
   identity |= {'resize': resize} if resize else {}  # entries made without it keep their name
   made_by = [crops.VERSION] if size else []  # else images are as they were stored
-  return Images(*store.fetch(name, identity, places.fingerprint(path) + made_by, make))
+  return store.fetch(name, identity, places.fingerprint(path) + made_by, make)
 
 
 def labelled(images: Images, num_classes: int, what: str) -> Images:

@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import pathlib
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from random_pruning_jax.data import places
-from random_pruning_jax.data.decode import Decoded
-from random_pruning_jax.system import lock
+from random_pruning_jax.data.decode import Decoded, Images
+from random_pruning_jax.system import atomic
 
 FORMAT = 1
 FILES = ('images.npy', 'labels.npy')
@@ -24,8 +22,8 @@ FILES = ('images.npy', 'labels.npy')
 
 def fetch(
   title: str, identity: dict[str, Any], fingerprint: list, make: Callable[[], Decoded]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Images [N, H, W, C] (memory-mapped, read-only) and labels [N] of an entry, made if need be.
+) -> Images:
+  """The images (memory-mapped, read-only) and labels of an entry, made if need be.
 
   `identity` says what is stored and `fingerprint` from which source files; an entry of other files,
   or one whose bytes changed, is made anew in the same place. Entries appear whole or not at all.
@@ -35,23 +33,17 @@ def fetch(
   found = _read(folder, fingerprint)
   if found is not None:
     return found
-  with contextlib.ExitStack() as inside:
-    with contextlib.suppress(ImportError, OSError):  # of several processes, one decodes
-      folder.parent.mkdir(parents=True, exist_ok=True)
-      inside.enter_context(lock.alone(places.cache_dir(), name=f'.{folder.name}.lock'))
-      found = _read(folder, fingerprint)
-      for left in folder.parent.glob(f'{_aside(folder)}*'):  # left by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    if found is not None:
-      return found
-    try:
-      return _write(folder, identity, fingerprint, make())
-    except OSError as error:
-      logging.warning('decoded images could not be kept in %s: %s', folder, error)
-      return collect(make())
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.aside(folder, locks=places.cache_dir()) as aside:
+      found = _read(folder, fingerprint)  # another process may have made it meanwhile
+      return found or _write(folder, aside, identity, fingerprint, make())
+  except OSError as error:
+    logging.warning('decoded images could not be kept in %s: %s', folder, error)
+    return collect(make())
 
 
-def collect(decoded: Decoded) -> tuple[np.ndarray, np.ndarray]:
+def collect(decoded: Decoded) -> Images:
   """A `Decoded` as two arrays in memory."""
   images = np.empty(decoded.shape, np.uint8)
   labels = np.empty(decoded.shape[0], np.int32)
@@ -60,10 +52,10 @@ def collect(decoded: Decoded) -> tuple[np.ndarray, np.ndarray]:
     stop = start + len(some_labels)
     images[start:stop], labels[start:stop] = some_images, some_labels
     start = stop
-  return images, labels
+  return Images(images, labels)
 
 
-def _read(folder: pathlib.Path, fingerprint: list) -> tuple[np.ndarray, np.ndarray] | None:
+def _read(folder: pathlib.Path, fingerprint: list) -> Images | None:
   try:
     meta = json.loads((folder / 'meta.json').read_text())
     if meta['fingerprint'] != fingerprint:
@@ -76,35 +68,34 @@ def _read(folder: pathlib.Path, fingerprint: list) -> tuple[np.ndarray, np.ndarr
     return None
 
 
-def _aside(folder: pathlib.Path) -> str:
-  """The prefix of directories in which an entry is written."""
-  return f'incomplete.{folder.name}.'
-
-
-def _write(folder, identity, fingerprint, decoded):
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_aside(folder)) as aside:
-    new = pathlib.Path(aside) / 'new'
-    new.mkdir()
-    labels = []
-    # Plain writes, because a full disk raises there; in a memory map it would kill the process.
-    with open(new / 'images.npy', 'wb') as file:
-      header = {'descr': '|u1', 'fortran_order': False, 'shape': decoded.shape}
-      np.lib.format.write_array_header_1_0(file, header)
-      for some_images, some_labels in decoded.chunks:
-        file.write(np.ascontiguousarray(some_images))
-        labels.append(some_labels)
-    np.save(new / 'labels.npy', np.concatenate(labels))
-    meta = {'identity': identity, 'fingerprint': fingerprint}
-    meta['crc32'] = {file: _checksum(new / file) for file in FILES}
-    (new / 'meta.json').write_text(json.dumps(meta, indent=1))
-    arrays = _open(new)  # they stay mapped when the files are renamed, or replaced by others
-    _put(new, folder, pathlib.Path(aside) / 'old')
+def _write(
+  folder: pathlib.Path,
+  aside: pathlib.Path,
+  identity: dict[str, Any],
+  fingerprint: list,
+  decoded: Decoded,
+) -> Images:
+  new = aside / 'new'
+  new.mkdir()
+  labels = []
+  # Plain writes, because a full disk raises there; in a memory map it would kill the process.
+  with open(new / 'images.npy', 'wb') as file:
+    header = {'descr': '|u1', 'fortran_order': False, 'shape': decoded.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for some_images, some_labels in decoded.chunks:
+      file.write(np.ascontiguousarray(some_images))
+      labels.append(some_labels)
+  np.save(new / 'labels.npy', np.concatenate(labels))
+  meta = {'identity': identity, 'fingerprint': fingerprint}
+  meta['crc32'] = {file: _checksum(new / file) for file in FILES}
+  (new / 'meta.json').write_text(json.dumps(meta, indent=1))
+  arrays = _open(new)  # they stay mapped when the files are renamed, or replaced by others
+  _put(new, folder, aside / 'old')
   return arrays
 
 
-def _open(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  return np.load(folder / 'images.npy', mmap_mode='r'), np.load(folder / 'labels.npy')
+def _open(folder: pathlib.Path) -> Images:
+  return Images(np.load(folder / 'images.npy', mmap_mode='r'), np.load(folder / 'labels.npy'))
 
 
 def _put(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ import pathlib
 
 from random_pruning_jax.files import container, packed, program, tensors
 from random_pruning_jax.files.program import Program
-from random_pruning_jax.files.stored import About, Draw, Stored
+from random_pruning_jax.files.stored import About, Draw, Stored, check
 from random_pruning_jax.system import atomic
 
 # name -> stored, dtype, with_masks -> bytes
@@ -45,6 +45,7 @@ def save(
   if path.exists() and not path.is_file():
     what = 'directory' if path.is_dir() else 'pipe or device'
     raise ValueError(f'the network must go to a file, got the {what} {file}.')
+  check(stored)
   try:
     data = FORMATS[format](stored, dtype, with_masks)
   except ImportError as error:

@@ -13,6 +13,7 @@ def describe(file: str | os.PathLike, trained_on: str = '') -> dict[str, Any]:
   """Everything `show` prints, after the whole file was read and checked."""
   data = files_lib.read_bytes(file)
   network = files_lib.parse(data, file, trained_on=trained_on)
+  format = files_lib.format_of(data)
   about, kept = network.about, network.kept()
   structure = about.structure
   layers = structure.layers
@@ -23,8 +24,8 @@ def describe(file: str | os.PathLike, trained_on: str = '') -> dict[str, Any]:
   return {
     'file': str(file),
     'bytes': len(data),
-    'format': files_lib.format_of(data),
-    'values': _values(data),
+    'format': format,
+    'values': _values(data, format),
     'about': about.to_json(),
     'draw': draw._asdict() if draw else None,
     'masks': masks_lib.checksum(network.masks) if stored else network.checksum,
@@ -92,9 +93,8 @@ def show(found: dict[str, Any]) -> str:
   )
 
 
-def _values(data: bytes) -> str:
+def _values(data: bytes, format: str) -> str:
   """The type of the kernels' weights in the file."""
-  format = files_lib.format_of(data)
   if format == 'stablehlo':  # which holds no other
     return 'float32'
   return tensors.kernel_type(data) if format == 'safetensors' else packed.kernel_type(data)

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 
 from random_pruning_jax import masks as masks_lib
 from random_pruning_jax import pruning
 from random_pruning_jax.files import bitmap, container, seeded
-from random_pruning_jax.files.stored import About, Draw, Stored, check, check_finite, check_shapes
+from random_pruning_jax.files.stored import About, Draw, Stored, check_finite, check_shapes
 
 # In the file; numbers are little-endian.
 DTYPES = {'float32': '<f4', 'bfloat16': ml_dtypes.bfloat16, 'float16': '<f2'}
@@ -21,7 +20,6 @@ def write(stored: Stored, masks: str, dtype: str = 'float32') -> bytes:
   Everything else (biases, BatchNorm and its statistics) stays float32. Raises ValueError for masks
   that cannot be drawn again from a key, and for weights that `dtype` cannot hold.
   """
-  check(stored)
   kept = _named_masks(stored.masks)
   section = b''
   if masks == 'seeded':
@@ -54,11 +52,10 @@ def read(data: bytes) -> Stored:
   tree = about.blank
   shapes = {name: leaf.shape for name, leaf in masks_lib.named_leaves(tree).items()}
   check_shapes(shapes, {name: tuple(shape) for name, shape, *_ in header['tensors']})
-  draw = _draw(header['masks'])
-  masks = _read_masks(header, draw, section, tree['params'])
+  masks, draw = _read_masks(header, section, tree['params'])
   leaves = _read_values(header['tensors'], values, _named_masks(masks), shapes)
   check_finite(leaves)
-  variables = jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in shapes])
+  variables = masks_lib.map_named(lambda name, _: leaves[name], tree)
   return Stored(about, variables, masks, draw)
 
 
@@ -80,17 +77,14 @@ def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
   return narrowed
 
 
-def _draw(fields: dict[str, Any]) -> Draw | None:
-  """How the masks were drawn, if at random; raises ValueError for what this version lacks."""
+def _read_masks(
+  header: dict[str, Any], section: bytes, params: dict
+) -> tuple[masks_lib.Masks, Draw | None]:
+  """The masks and, of random ones, how they were drawn."""
+  fields = header['masks']
   if fields['kind'] not in ('seeded', 'bitmap'):
     raise ValueError(f"masks must be 'seeded' or 'bitmap', got {fields['kind']!r:.100}.")
-  return seeded.of_file(fields) if fields['kind'] == 'seeded' else None
-
-
-def _read_masks(
-  header: dict[str, Any], draw: Draw | None, section: bytes, params
-) -> masks_lib.Masks:
-  fields = header['masks']
+  draw = seeded.of_file(fields) if fields['kind'] == 'seeded' else None
   shapes = {name: leaf.shape for name, leaf in masks_lib.named_leaves(params).items()}
   unknown = sorted(set(fields['layers']) - set(shapes))
   if unknown:
@@ -100,14 +94,14 @@ def _read_masks(
   else:
     counts = {name.removeprefix('params/'): kept for name, _, _, kept in header['tensors']}
     found = bitmap.decode(fields['layers'], section, shapes, counts)
-  masks = jax.tree.unflatten(jax.tree.structure(params), list(found.values()))
+  masks = masks_lib.map_named(lambda name, _: found[name], params)
   checksum = masks_lib.checksum(masks)
   if checksum != fields['checksum']:
     raise ValueError(
       f'the masks have checksum {checksum}, written with {fields["checksum"]}: the generator of '
       'random masks has changed, or another program wrote the file.'
     )
-  return masks
+  return masks, draw
 
 
 def _read_values(tensors, values: bytes, masks, shapes) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ import numpy as np
 from jax import export
 
 from random_pruning_jax import masks as masks_lib
-from random_pruning_jax.files.stored import About, Stored, check, pixels
+from random_pruning_jax.files.stored import About, Stored, pixels
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 MAGIC = b'RNDPHLO1'
@@ -63,7 +63,6 @@ class Program:
 
 def write(stored: Stored) -> bytes:
   """The program with its weights in it, then what the other formats say in a header."""
-  check(stored)
   (batch,) = export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, *stored.about.shape), jnp.float32)
   function = jax.jit(lambda images: stored.model.apply(stored.variables, images, train=False))

@@ -69,6 +69,7 @@ def _layer(draw: Draw, name: str, shape: tuple, number: int) -> np.ndarray:
 
 
 def of_file(fields: dict[str, Any]) -> Draw:
+  """How a file's masks were drawn; raises ValueError for what this version lacks."""
   if fields.get('generator') != GENERATOR:
     raise ValueError(
       f'the generator of the masks must be {GENERATOR}, got {fields.get("generator")!r}: a newer '

@@ -12,7 +12,7 @@ import numpy as np
 
 from random_pruning_jax import cost, models
 from random_pruning_jax import masks as masks_lib
-from random_pruning_jax.experiment import initial_shapes
+from random_pruning_jax.experiment import initial_shapes, initial_structure
 from random_pruning_jax.models import convolution, folding
 
 _ROUNDING = 1e-3  # of pixels, as bfloat16 leaves it
@@ -47,7 +47,7 @@ class About:
 
   @functools.cached_property
   def structure(self) -> cost.Structure:
-    return cost.structure(self.network(), self.shape)
+    return initial_structure(self.network(), self.shape)
 
   @functools.cached_property
   def blank(self) -> dict[str, chex.ArrayTree]:

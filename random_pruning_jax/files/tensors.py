@@ -30,7 +30,6 @@ def write(stored: Stored, dtype: str = 'float32', with_masks: bool = False) -> b
   pruned one (the name that torch.nn.utils.prune gives it)."""
   from safetensors import numpy as safetensors_numpy
 
-  check(stored)
   tensors = {}
   masks = masks_lib.named_leaves(stored.masks)
   for name, leaf in masks_lib.named_leaves(stored.variables).items():
@@ -186,6 +185,4 @@ def _masks(about: About, variables: dict, tensors: Mapping[str, np.ndarray]) -> 
       return torch_names.from_torch(mask != 0)
     return leaf != 0 if pruning.is_kernel(name) else np.ones(leaf.shape, bool)
 
-  params = variables['params']
-  leaves = [one(name, leaf) for name, leaf in masks_lib.named_leaves(params).items()]
-  return jax.tree.unflatten(jax.tree.structure(params), leaves)
+  return masks_lib.map_named(one, variables['params'])

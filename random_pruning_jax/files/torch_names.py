@@ -48,9 +48,10 @@ def from_torch(array: np.ndarray) -> np.ndarray:
 def renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The same arrays, with other usual names replaced by those that `name_of` gives.
 
-  Known are wrappers (module.), small ResNets named like torchvision's (conv1, layer1.0.conv1, with
-  shortcut or downsample) and other words for the last layer. torch.nn.utils.prune's pairs
-  (weight_orig, weight_mask) become weight and its mask; step counters of BatchNorm are left out.
+  Known are wrappers (module., _orig_mod., or both), small ResNets named like torchvision's (conv1,
+  layer1.0.conv1, with shortcut or downsample) and other words for the last layer.
+  torch.nn.utils.prune's pairs (weight_orig, weight_mask) become weight and its mask; step counters
+  of BatchNorm are left out.
   """
   small = any('layer3.' in name for name in tensors) and not any(
     'layer4.' in name for name in tensors
@@ -58,7 +59,7 @@ def renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   lengths = _stage_lengths(tensors)
   out = {}
   for old, array in tensors.items():
-    name = re.sub(r'^(module|_orig_mod)\.', '', old)
+    name = re.sub(r'^((module|_orig_mod)\.)+', '', old)
     if name.endswith('num_batches_tracked'):
       continue
     name = re.sub(r'^feature\.', 'features.', name)

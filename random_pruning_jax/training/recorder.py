@@ -5,21 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import chex
-import jax
 import numpy as np
 
-from random_pruning_jax import (
-  checkpoints,
-  evaluate,
-  flow,
-  metrics,
-  optimizers,
-  parallel,
-  runlog,
-)
+from random_pruning_jax import checkpoints, evaluate, flow, optimizers, parallel, runlog
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.suites.calibration import metrics_of
 from random_pruning_jax.training.meter import Meter
 from random_pruning_jax.training.prepared import Run
 
@@ -177,7 +168,7 @@ class Recorder:
   ) -> dict[str, float]:
     """Accuracy and NLL on the validation images, written to the log and told to the person."""
     run, labels = self._run, self._run.validation.labels
-    validation = {name: float(value) for name, value in _accuracy_and_nll(logits, labels).items()}
+    validation = metrics_of(logits, labels, ('accuracy', 'nll'))
     self._log.write('validation', step, validation)
     self._progress.line(
       f'epoch {step // run.per_epoch:>3}/{run.experiment.config.epochs}  step {step}  '
@@ -185,8 +176,3 @@ class Recorder:
       f'validation accuracy {validation["accuracy"]:.2%}'
     )
     return validation
-
-
-@jax.jit
-def _accuracy_and_nll(logits: chex.Array, labels: chex.Array) -> dict[str, chex.Array]:
-  return {'accuracy': metrics.accuracy(logits, labels), 'nll': metrics.nll(logits, labels)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from random_pruning_jax import cost, masks, optimizers, parallel, plan, runlog, tables
 from random_pruning_jax.data import order
-from random_pruning_jax.experiment import Experiment, initial_variables, keys
+from random_pruning_jax.experiment import Experiment, check_budget, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
 from random_pruning_jax.sweep import agenda
 from random_pruning_jax.sweep.agenda import Job
@@ -30,7 +30,7 @@ class Cost(NamedTuple):
   steps: int | None
   dense_flops: float | None  # of training the dense network; what the masked step really computes
   flops: float | None  # of training, if only kept weights were multiplied
-  infeasible: str
+  infeasible: str  # why the network cannot spend the budget; '' where it can
 
 
 def costs(jobs: Sequence[Job], experiments: dict[str, Experiment]) -> list[Cost | None]:
@@ -47,7 +47,11 @@ def _cost(job: Job, experiment: Experiment) -> Cost:
     steps = config.epochs * order.steps_per_epoch(images, config.batch_size)
     samples = steps * config.batch_size
   dense = cost.training_flops(layers, samples) if samples else None
-  bad = agenda.infeasible(config, experiment)
+  bad = ''
+  try:
+    check_budget(experiment._replace(config=config))
+  except ValueError as error:
+    bad = str(error)
   kept, flops = masks.kept_count(config.pruning.density, sum(x.size for x in layers)), None
   if config.pruning.density == 1:
     flops = dense

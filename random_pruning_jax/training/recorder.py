@@ -70,15 +70,16 @@ class Recorder:
 
     The state is saved if that is due, or with `save`.
     """
+    save = save or any(self._due(step))
     state = None
-    if save or any(self._due(step)) or self._flows.due(step):
+    if save or self._flows.due(step):
       self.flush()  # else two copies may be held
       state = copy()  # the state itself is donated to the next call
     self._meter.add(training)
     self._measure_flow(step, state)
     self._progress.advance(step - self.step)
     self.step, self._written = step, False
-    if save or any(self._due(step)):
+    if save:
       self._kept = state
 
   def write_due(self) -> None:
@@ -153,11 +154,17 @@ class Recorder:
         with self._meter.untimed():
           validation = self._validated(step, logits(), epoch)
       self._log.sync()
-      record = {'meter': meter, 'validation': validation}
-      record |= {'seconds': time.perf_counter() - self._started}
-      record |= {'compile_seconds': self._compile_seconds, 'data': self._run.facts}
-      record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.experiment.on)}
-      checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
+      record = {
+        'meter': meter,
+        'validation': validation,
+        'seconds': time.perf_counter() - self._started,
+        'compile_seconds': self._compile_seconds,
+        'data': self._run.facts,
+        'per_epoch': self._run.per_epoch,
+        'devices': len(self._run.experiment.on),
+        'peak_bytes': parallel.peak_bytes(),
+      }
+      checkpoints.save(self._run.saved, state, record)
 
     self._unfinished = save
     if not validate:

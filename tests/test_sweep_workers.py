@@ -142,9 +142,11 @@ def test_where_one_worker_cannot_start_none_goes_on(tmp_path, monkeypatch):
 def test_workers_that_are_killed_before_they_have_a_run_are_said(tmp_path):
   process = start(tmp_path, {}, '--workers=2')
   children = pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children')
-  while process.poll() is None and not list((tmp_path / 'runs').glob('worker-1.log')):
+  log, alive = workers.log_file(tmp_path / 'runs', 1), []
+  while process.poll() is None and not (log.exists() and len(alive) == 2):  # first there is a log
     time.sleep(0.005)
-  for child in children.read_text().split():
+    alive = children.read_text().split()
+  for child in alive:
     os.kill(int(child), signal.SIGKILL)
   _, said = process.communicate(timeout=120)
   assert process.returncode == 128 + signal.SIGKILL, said

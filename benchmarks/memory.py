@@ -80,7 +80,9 @@ def _jax(way, devices, cache):
   devices = devices if way != JAX[2] else os.cpu_count() or 1
   arguments.use_cpu(devices)
   if way == JAX[1]:
-    arguments.keep_compiled(pathlib.Path(cache))
+    from random_pruning_jax.system import compiled
+
+    compiled.keep(pathlib.Path(cache))
   from benchmarks.step import jax_step
   from random_pruning_jax import parallel
   from random_pruning_jax.models import convolution

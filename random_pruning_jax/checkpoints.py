@@ -129,9 +129,11 @@ def restore(manager: Manager, like: Any, on: tuple[jax.Device, ...], step: int) 
   steps = manager.all_steps()
   if step not in steps:
     raise ValueError(f'{manager.directory} must hold a checkpoint of step {step}; it has {steps}.')
-  several = jax.process_count() > 1  # each reads for itself, onto the host
-  blank = lambda x: np.zeros(x.shape, x.dtype)  # noqa: E731
-  target = jax.tree.map(blank, like) if several else parallel.abstract_replicated(like, on)
+  several = jax.process_count() > 1
+  if several:  # each reads for itself, onto the host
+    target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+  else:
+    target = parallel.abstract_replicated(like, on)
   state, record = together.read_same(
     f'checkpoint {step}',
     lambda: _checked(manager, step, target),

@@ -174,9 +174,7 @@ def _odin(model, make):
   apply = folding.evaluation(model)
 
   def run(variables, temperature, epsilon, *arrays):
-    def logits_fn(images):
-      return apply(variables, images)
-
+    logits_fn = functools.partial(apply, variables)
     return ood.odin(logits_fn, make(*arrays), temperature, epsilon)
 
   return run
@@ -187,9 +185,7 @@ def _attacked(model, attack: str, settings: tuple[tuple[str, Any], ...]):
   apply = folding.evaluation(model)
 
   def run(variables, epsilon, images, labels, indices):
-    def logits_fn(images):
-      return apply(variables, images)
-
+    logits_fn = functools.partial(apply, variables)
     keys = norms.image_keys(jax.random.key(0), indices)
     moved = attacks.ATTACKS[attack](
       logits_fn, pixels(images), labels, epsilon, keys, **dict(settings)

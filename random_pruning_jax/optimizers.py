@@ -78,7 +78,7 @@ def _settings(config: ConfigDict) -> FrozenConfigDict:
 def _learning_rates(config: FrozenConfigDict, steps_per_epoch: int) -> np.ndarray:
   steps = jnp.arange(config.epochs * steps_per_epoch)
   lr = jax.jit(jax.vmap(schedule(config, steps_per_epoch)))
-  return np.broadcast_to(jax.device_get(lr(steps)), steps.shape)
+  return jax.device_get(lr(steps))
 
 
 @functools.lru_cache(maxsize=64)

@@ -80,14 +80,13 @@ def run_many(
     fine = [i for i in range(len(configs)) if i not in found]
     if configs and not fine:
       return list(found.values())
-    trained = train_many([configs[i] for i in fine], [places[i] for i in fine], show=show)
-    found |= {i: end for i, end in zip(fine, trained, strict=True) if isinstance(end, Exception)}
-    states = {i: end for i, end in zip(fine, trained, strict=True) if i not in found}
-    states = jax.device_get(states)
-    del trained  # frees the devices' memory
-    for i, state in states.items():
+    # On the host, which frees the devices' memory.
+    ends = jax.device_get(
+      train_many([configs[i] for i in fine], [places[i] for i in fine], show=show)
+    )
+    for i, end in zip(fine, ends, strict=True):
       try:
-        found[i] = _row(configs[i], places[i], show, state)
+        found[i] = end if isinstance(end, Exception) else _row(configs[i], places[i], show, end)
       except Exception as error:
         found[i] = error
   return [found[i] for i in range(len(configs))]

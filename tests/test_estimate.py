@@ -1,5 +1,6 @@
 """What a sweep will cost, and what is left of it."""
 
+import functools
 import io
 import itertools
 import json
@@ -8,7 +9,7 @@ import types
 import pytest
 from sweeping import small
 
-from random_pruning_jax import runlog
+from random_pruning_jax import models, runlog
 from random_pruning_jax.sweep import agenda, estimate, view, work
 
 
@@ -56,6 +57,22 @@ def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_p
   text = estimate.table(both.jobs, both.experiments, tmp_path, workers=4)
   left = estimate.duration(10 * 60 + 20 * 30 * wide / narrow)
   assert f'about {left} here with 4 workers' in text
+
+
+def test_the_dry_run_measures_the_step_that_its_runs_take(monkeypatch):
+  """Which takes a device's batch in parts, where the config says so."""
+  seen = set()
+
+  class Seen(models.CifarResNet):
+    def __call__(self, images, **options):
+      seen.add(len(images))
+      return super().__call__(images, **options)
+
+  monkeypatch.setitem(models.MODELS, 'cifar_resnet2', functools.partial(Seen, depth=2))
+  both = agenda.make([small(model__name='cifar_resnet2', optimizer__accumulate=5)])
+  estimate.seconds_per_step(both.jobs, both.experiments)
+  [experiment] = both.experiments.values()
+  assert seen == {1, 120 // len(experiment.on) // 5}  # one image to count its layers
 
 
 def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):

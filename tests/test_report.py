@@ -330,7 +330,7 @@ def test_without_matplotlib_the_command_that_installs_it_is_said(swept, monkeypa
   assert main(['report', str(swept)]) == 2
   assert 'pip install -e ".[report]";' in capsys.readouterr().err
   with pytest.raises(ValueError, match=r'pip install -e "\.\[report\]"\.'):
-    plan.draw([], 'plan.png')
+    plan.check_plot('plan.png')
 
 
 def test_everything_is_written(swept, tmp_path, capsys):

@@ -13,7 +13,7 @@ from jaxlib import xla_client
 
 from random_pruning_jax import kernels
 from random_pruning_jax.commands import arguments
-from random_pruning_jax.system import processor
+from random_pruning_jax.system import compiled, processor
 from random_pruning_jax.training import profiling
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,15 +139,15 @@ def test_a_compiled_program_that_was_cut_short_is_compiled_again(kept, length):
   whole = {'a-cache': entry(512), 'b-cache': entry(700), 'notes': b''}
   for name, data in whole.items():
     (kept / name).write_bytes(data)
-  arguments.keep_compiled(kept)
+  compiled.keep(kept)
   assert {path.name: path.read_bytes() for path in kept.iterdir()} == whole
 
 
 def test_what_cannot_be_looked_at_among_compiled_programs_stays(kept):
   (kept / 'gone-cache').symlink_to(kept / 'removed by another process')
   (kept / 'folder-cache').mkdir()
-  arguments.keep_compiled(kept)
-  arguments.keep_compiled(kept / 'none')
+  compiled.keep(kept)
+  compiled.keep(kept / 'none')
   assert len(list(kept.iterdir())) == 2
 
 

@@ -17,10 +17,9 @@ import pytest
 from sweeping import planned, small, states
 
 from random_pruning_jax import results, run
-from random_pruning_jax.commands import sweep as command
 from random_pruning_jax.config import flat
 from random_pruning_jax.config.files import changed, override
-from random_pruning_jax.sweep import agenda, estimate, lease, view, work
+from random_pruning_jax.sweep import agenda, ending, estimate, lease, view, work
 from random_pruning_jax.system import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -86,12 +85,12 @@ def test_finished_and_failed_runs_are_left_alone(swept):
 def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept, capsys):
   directory, jobs, _ = swept
   done = [job for job in jobs if agenda.state(directory / job.tag) == 'done']
-  command._say_measured_otherwise(done, directory)
+  ending._say_measured_otherwise(done, directory)
   assert not capsys.readouterr().err
   fields = {'suites': ('calibration', 'quick'), 'checkpoint': 'latest', 'epsilons': (4 / 255,)}
   fields = {f'evaluation.{name}': value for name, value in fields.items()}
   asked = [job._replace(config=changed(job.config, fields)) for job in jobs]
-  command._say_measured_otherwise(asked, directory)
+  ending._say_measured_otherwise(asked, directory)
   text, _, words = capsys.readouterr().err.partition(': random-pruning ')
   assert 'otherwise than this file asks: 2;' in text
   name, place, *overrides = shlex.split(words)
@@ -106,7 +105,7 @@ def test_what_done_runs_skipped_is_said_once_with_their_number(tmp_path, capsys)
   for job, skipped in zip(jobs, ({'ood/mnist': why}, {'ood/mnist': why}, {}), strict=False):
     (tmp_path / job.tag).mkdir()
     results.append(tmp_path / job.tag, {'metrics': {}, 'skipped': skipped})
-  command._say_skipped(jobs, tmp_path)
+  ending._say_skipped(jobs, tmp_path)
   assert capsys.readouterr().err == 'skipped in 2 runs: ood/mnist: it is not in /data\n'
 
 
@@ -161,11 +160,11 @@ def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys)
     )
     assert done.stdout.strip() == 'False', done.stderr
     work.work([job], tmp_path)
-    command._say_leased([job], tmp_path)
+    ending._say_leased([job], tmp_path)
   said = capsys.readouterr().err
   assert f'processes: 1, such as {job.tag}, left to process {os.getpid()} on ' in said
   assert agenda.state(tmp_path / job.tag) == 'waiting'
-  command._say_leased([job], tmp_path)
+  ending._say_leased([job], tmp_path)
   assert not capsys.readouterr().err
 
 

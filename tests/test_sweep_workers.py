@@ -129,12 +129,24 @@ def test_the_status_of_workers_that_gave_up_counts_where_runs_are_left_alone(tmp
   assert workers.run(['no-command'], 1, jobs, tmp_path) == 0
 
 
+def test_where_one_worker_cannot_start_none_goes_on(tmp_path, monkeypatch):
+  started, start_one = [], workers._start
+  monkeypatch.setattr(workers, '_start', lambda *a: started.append(start_one(*a)) or started[-1])
+  (tmp_path / 'waits.py').write_text('import time; time.sleep(60)')
+  workers.log_file(tmp_path, 1).mkdir()
+  with pytest.raises(IsADirectoryError):
+    workers.run(['train', f'--config={tmp_path / "waits.py"}'], 2, [], tmp_path)
+  assert [worker.process.poll() is None for worker in started] == [False]
+
+
 def test_workers_that_are_killed_before_they_have_a_run_are_said(tmp_path):
   process = start(tmp_path, {}, '--workers=2')
   children = pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children')
-  while process.poll() is None and not list((tmp_path / 'runs').glob('worker-1.log')):
+  log, alive = workers.log_file(tmp_path / 'runs', 1), []
+  while process.poll() is None and not (log.exists() and len(alive) == 2):  # first there is a log
     time.sleep(0.005)
-  for child in children.read_text().split():
+    alive = children.read_text().split()
+  for child in alive:
     os.kill(int(child), signal.SIGKILL)
   _, said = process.communicate(timeout=120)
   assert process.returncode == 128 + signal.SIGKILL, said

@@ -1,13 +1,11 @@
 """What several commands take: a config with overrides, and settings of the machine."""
 
 import argparse
-import contextlib
 import gc
 import logging
 import os
 import pathlib
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -15,7 +13,6 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax.config import files as config_files
 
 _NEW_OBJECTS = 500_000
-_BLOCK = 512  # bytes; every file system writes multiples of it
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +99,7 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
   import jax
 
   from random_pruning_jax.data import places
-  from random_pruning_jax.system import hosts, processor
+  from random_pruning_jax.system import compiled, hosts, processor
 
   logging.getLogger('absl').setLevel(logging.ERROR)
   if not getattr(args, 'traceback', False):
@@ -113,7 +110,7 @@ def start_jax(args: argparse.Namespace, apart: bool = False) -> None:
     use_cpu(args.cpu_devices or cpu_devices(apart))
   if jax.config.jax_compilation_cache_dir is None:
     # What was compiled for one kind of processor may not run on another that shares the home.
-    keep_compiled(places.cache_dir() / 'compiled' / processor.abilities())
+    compiled.keep(places.cache_dir() / 'compiled' / processor.abilities())
   hosts.connect(args.coordinator_address, args.num_processes, args.process_id, args.distributed)
 
 
@@ -129,49 +126,6 @@ def use_cpu(devices: int) -> None:
   jax.config.update('jax_num_cpu_devices', devices)
   # Else a step would take its memory while the one before still holds its own.
   jax.config.update('jax_cpu_enable_async_dispatch', devices > 1)
-
-
-def keep_compiled(directory: pathlib.Path) -> None:
-  """Keeps what JAX compiles for the next start, small programs too: a run has over a hundred.
-
-  JAX never writes an entry again that exists, also where it cannot be read because a full disk or
-  the end of a process cut it short. So those are removed here.
-  """
-  import jax
-
-  with contextlib.suppress(OSError):  # no directory yet, or not ours to read
-    for entry in os.scandir(directory):
-      with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
-        if entry.name.endswith('-cache') and _is_cut_short(entry):
-          os.remove(entry)
-  jax.config.update('jax_compilation_cache_dir', str(directory))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-
-
-def _is_cut_short(entry: os.DirEntry) -> bool:
-  """Whether JAX's cache cannot read it; only files that end with a block are read to find out."""
-  if entry.stat().st_size % _BLOCK:
-    return False
-  try:
-    _decompressor()(pathlib.Path(entry).read_bytes())
-  except OSError:
-    raise
-  except Exception:  # each library raises its own
-    return True
-  return False
-
-
-def _decompressor() -> Callable[[bytes], bytes]:
-  """That of JAX's cache: Zstandard's where Python or a package has it."""
-  with contextlib.suppress(ImportError):
-    from compression import zstd
-
-    return zstd.decompress
-  with contextlib.suppress(ImportError):
-    import zstandard
-
-    return zstandard.ZstdDecompressor().decompress
-  return zlib.decompress
 
 
 def runtime_environment(args: argparse.Namespace, before: Mapping[str, str]) -> dict[str, str]:

@@ -62,10 +62,9 @@ def _write(args: argparse.Namespace, runs: Sequence, pivots: Sequence) -> int:
       '--csv, --markdown and --latex do without.'
     ) from error
   first = pathlib.Path(args.runs[0])
-  out = (
-    pathlib.Path(args.out) if args.out else (first if first.is_dir() else first.parent) / 'report'
-  )
-  page = pathlib.Path(args.html) if args.html else out / 'report.html'
+  home = first if first.is_dir() else first.parent
+  out = pathlib.Path(args.out or home / 'report')
+  page = pathlib.Path(args.html or out / 'report.html')
   files = write(runs, pivots, out, page, args.title or f'Random pruning: {first.resolve().name}')
   print(f'\n{files[0]} and {len(files) - 1} files in {out}', file=sys.stderr)
   return 0

@@ -1,12 +1,9 @@
 """`random-pruning sweep --config=FILE --workdir=DIR`: runs every config of a sweep file."""
 
 import argparse
-import collections
 import os
 import pathlib
-import shlex
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -16,9 +13,6 @@ from random_pruning_jax.commands import arguments
 from random_pruning_jax.config import files as config_files
 from random_pruning_jax.progress import say
 from random_pruning_jax.system import preemption, processor
-
-if TYPE_CHECKING:  # imported where they are needed, because they need JAX
-  from random_pruning_jax.sweep import agenda, view
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +83,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 def _sweep(
   args: argparse.Namespace, rest: Sequence[str], configs: Sequence[ConfigDict], parent: bool
 ) -> int:
-  from random_pruning_jax.sweep import agenda, estimate, view, work, workers
+  from random_pruning_jax.sweep import agenda, ending, estimate, view, work, workers
 
   directory = pathlib.Path(args.workdir or arguments.default_workdir(args.config))
   planned = agenda.make(configs, skip_invalid=args.skip_invalid, need_data=not args.dry_run)
@@ -107,10 +101,12 @@ def _sweep(
   status = 0
   with view.View(jobs, estimate.costs(jobs, planned.experiments), directory) as seen:
     if parent:
-      status = workers.run(_command(args, rest), args.workers, jobs, directory)
+      status = workers.run(_command(args, rest, directory), args.workers, jobs, directory)
     else:
       work.work(jobs, directory, together=args.together)
-  return max(status, _report(seen, jobs, directory))
+  say(f'{seen.summary()}.')
+  ending.tell(jobs, directory)
+  return max(status, 1 if seen.count('failed') else 0)
 
 
 def _check_alone() -> None:
@@ -156,11 +152,11 @@ def _share_cores(args: argparse.Namespace) -> None:
     os.environ.setdefault('NPROC', str(share))  # XLA's threads
 
 
-def _command(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+def _command(args: argparse.Namespace, rest: Sequence[str], directory: pathlib.Path) -> list[str]:
   return [
     'sweep',
     f'--config={args.config}',
-    f'--workdir={args.workdir or arguments.default_workdir(args.config)}',
+    f'--workdir={directory}',
     f'--workers={args.workers}',
     f'--together={args.together}',
     f'--shard={args.shard}',
@@ -174,62 +170,3 @@ def _command(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 def _parent_lives() -> Callable[[], bool]:
   parent = os.getppid()
   return lambda: os.getppid() == parent
-
-
-def _report(seen: 'view.View', jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> int:
-  from random_pruning_jax import results
-  from random_pruning_jax.sweep import agenda
-
-  say(f'{seen.summary()}.')
-  for job in jobs:
-    place = directory / job.tag
-    if agenda.state(place) == 'failed':
-      say(f'failed: {place / results.FAILED}')
-  _say_leased(jobs, directory)
-  _say_measured_otherwise(jobs, directory)
-  _say_skipped(jobs, directory)
-  say(f'Tables and figures: random-pruning report {directory}')
-  return 1 if seen.count('failed') else 0
-
-
-def _say_leased(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
-  from random_pruning_jax.sweep import agenda, lease
-
-  running = [job.tag for job in jobs if agenda.state(directory / job.tag) == 'running']
-  holders = {tag: lease.holder(directory / tag) for tag in running}
-  found = [(tag, holder) for tag, holder in holders.items() if holder]
-  if not found:
-    return
-  tag, holder = found[0]
-  say(
-    f'left to other processes: {len(found)}, such as {tag}, left to process {holder["pid"]} on '
-    f'{holder["host"]}. Of one that is gone, the same command takes the run over: on its host at '
-    f'once, elsewhere {lease.STALE_AFTER / 60:.0f} minutes after its last sign of life.'
-  )
-
-
-def _say_skipped(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
-  from random_pruning_jax import results
-
-  rows = filter(None, (results.row_of(directory / job.tag) for job in jobs))
-  final = [row.get('skipped', {}) for row in rows if results.is_final(row)]
-  found = collections.Counter(each for skipped in final for each in skipped.items())
-  for (name, why), count in found.items():
-    say(f'skipped in {count} run{"s" * (count > 1)}: {name}: {why}')
-
-
-def _say_measured_otherwise(jobs: 'Sequence[agenda.Job]', directory: pathlib.Path) -> None:
-  from random_pruning_jax.sweep import agenda
-
-  found = [(job, agenda.measured_otherwise(job, directory)) for job in jobs]
-  found = [(job, fields) for job, fields in found if fields]
-  if not found:
-    return
-  job, fields = found[0]
-  asked = config_lib.flat(job.config)
-  changes = [config_files.argument(field, asked[field]) for field in fields]
-  command = shlex.join(['random-pruning', 'evaluate', str(directory / job.tag), *changes])
-  say(
-    f'done runs that were measured otherwise than this file asks: {len(found)}; this measures one '
-    f'anew: {command}'
-  )

@@ -1,7 +1,5 @@
 """Attacks: the share of test images that the network still gets right."""
 
-import itertools
-
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -88,8 +86,8 @@ def _survivors(
 def _worst_case(tried: dict[tuple[str, str, float], np.ndarray], count: int) -> Findings:
   """'adversarial/worst_case/8/255' of L-infinity, 'adversarial/worst_case_l2/0.5' of L2."""
   found = Findings()
-  for norm, group in itertools.groupby(sorted(tried, key=lambda key: key[0]), lambda key: key[0]):
-    names = list(group)
+  for norm in sorted({norm for norm, _, _ in tried}):
+    names = [name for name in tried if name[0] == norm]
     label = 'worst_case' if norm == 'linf' else f'worst_case_{norm}'
     for epsilon in sorted({epsilon for _, _, epsilon in names}):
       inside = [name for name in names if name[2] <= epsilon]

@@ -89,12 +89,12 @@ def _measure(bench: Bench, family: Family | None, prefix: str) -> Findings:
     except data.DataError as error:
       found.skipped[f'{prefix}/{name}'] = error.brief
       continue
-    means[name] = {k: float(np.mean([numbers[k] for numbers in each])) for k in MEASURED}
+    means[name] = _means(each)
     found.numbers.update({f'{prefix}/{name}/{k}': value for k, value in means[name].items()})
   every = sorted(bench.config.severities) == [1, 2, 3, 4, 5]
   if all(name in means for name in ALEXNET) and every:
-    benchmark = [means[name] for name in ALEXNET]
-    found.numbers.update({f'{prefix}/{k}': _mean(benchmark, k) for k in MEASURED})
+    overall = _means([means[name] for name in ALEXNET])
+    found.numbers.update({f'{prefix}/{k}': value for k, value in overall.items()})
     if family and family.alexnet:
       clean = 1 - float(np.mean(bench.outputs().logits.argmax(-1) == bench.labels()))
       errors = {name: 1 - means[name]['accuracy'] for name in ALEXNET}
@@ -159,5 +159,5 @@ def _tfds_name(family: Family, name: str, severity: int) -> str:
   return f'{family.dataset}/{family.renamed.get(name, name)}_{severity}'
 
 
-def _mean(rows: list[dict[str, float]], name: str) -> float:
-  return float(np.mean([row[name] for row in rows]))
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+  return {name: float(np.mean([row[name] for row in rows])) for name in MEASURED}

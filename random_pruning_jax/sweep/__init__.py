@@ -7,6 +7,7 @@
     work.py      trains what is not done; failures are recorded and stop nothing
     workers.py   several processes, each on a GPU of its own
     view.py      what a person sees meanwhile
+    ending.py    what a person is told at the end
 
 States of a run are read from its directory and kept nowhere else (`agenda.state`), so a sweep that
 was killed goes on from what it finds.

@@ -14,7 +14,7 @@ from random_pruning_jax import config as config_lib
 from random_pruning_jax import data, many, pruning, results, runlog, suites
 from random_pruning_jax.config import spellings
 from random_pruning_jax.data import order
-from random_pruning_jax.experiment import Experiment, build, check_budget
+from random_pruning_jax.experiment import Experiment, build
 from random_pruning_jax.sweep import lease
 from random_pruning_jax.sweep.images import trained_on
 from random_pruning_jax.system import atomic, lock
@@ -44,7 +44,7 @@ def make(
 ) -> Agenda:
   """Checks every config and orders the jobs. Raises one ValueError that names all that is wrong.
 
-  Budgets that a network cannot spend are not named here: `infeasible` does that, and the run.
+  Budgets that a network cannot spend are not named here: `estimate` does that, and the run.
   Two configs of one run are refused, but where smoke mode made them equal the first is the job.
 
   With `skip_invalid`, configs that are invalid become jobs with an `error` instead. Without
@@ -125,12 +125,6 @@ def state(directory: pathlib.Path) -> str:
   return 'interrupted' if (directory / runlog.CONFIG_FILE).exists() else 'waiting'
 
 
-def measured_otherwise(job: Job, directory: pathlib.Path) -> list[str]:
-  """Fields by which a finished run was measured in another way than its config asks."""
-  row = results.row_of(directory / job.tag)
-  return results.measured_otherwise(row, config_lib.flat(job.config)) if row else []
-
-
 def remember(jobs: Sequence[Job], directory: pathlib.Path) -> None:
   """Adds the jobs to the sweep's manifest, by which a report knows what is missing."""
   directory.mkdir(parents=True, exist_ok=True)
@@ -166,15 +160,6 @@ def read_failure(directory: pathlib.Path) -> dict[str, Any]:
   Of a worker that died, the traceback is the end of its log.
   """
   return json.loads((directory / results.FAILED).read_text())
-
-
-def infeasible(config: ConfigDict, experiment: Experiment) -> str:
-  """Why the budget cannot be spent on this network; '' where it can, or the ratio is a score."""
-  try:
-    check_budget(experiment._replace(config=config))
-  except ValueError as error:
-    return str(error)
-  return ''
 
 
 def _refusal(wrong: dict[str, list[str]], total: int) -> str:

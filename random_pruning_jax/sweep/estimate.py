@@ -11,12 +11,13 @@ import numpy as np
 
 from random_pruning_jax import cost, masks, optimizers, parallel, plan, runlog, tables
 from random_pruning_jax.data import order
-from random_pruning_jax.experiment import Experiment, initial_variables, keys
+from random_pruning_jax.experiment import Experiment, check_budget, initial_variables, keys
 from random_pruning_jax.ratios import RATIOS
-from random_pruning_jax.step import create_state, train_step
 from random_pruning_jax.sweep import agenda
 from random_pruning_jax.sweep.agenda import Job
 from random_pruning_jax.sweep.images import trained_on
+from random_pruning_jax.training.beginning import creator
+from random_pruning_jax.training.program import Own, step_of
 
 _PATIENCE = 20.0  # seconds of measuring steps; what is left is scaled from what was measured
 
@@ -29,7 +30,7 @@ class Cost(NamedTuple):
   steps: int | None
   dense_flops: float | None  # of training the dense network; what the masked step really computes
   flops: float | None  # of training, if only kept weights were multiplied
-  infeasible: str
+  infeasible: str  # why the network cannot spend the budget; '' where it can
 
 
 def costs(jobs: Sequence[Job], experiments: dict[str, Experiment]) -> list[Cost | None]:
@@ -46,7 +47,11 @@ def _cost(job: Job, experiment: Experiment) -> Cost:
     steps = config.epochs * order.steps_per_epoch(images, config.batch_size)
     samples = steps * config.batch_size
   dense = cost.training_flops(layers, samples) if samples else None
-  bad = agenda.infeasible(config, experiment)
+  bad = ''
+  try:
+    check_budget(experiment._replace(config=config))
+  except ValueError as error:
+    bad = str(error)
   kept, flops = masks.kept_count(config.pruning.density, sum(x.size for x in layers)), None
   if config.pruning.density == 1:
     flops = dense
@@ -81,27 +86,21 @@ def seconds_per_step(jobs: Sequence[Job], experiments: dict[str, Experiment]) ->
 
 
 def _measure(experiment: Experiment) -> float:
-  config = experiment.config
-  tx = optimizers.maker(config, 100)(optimizers.rates(config))
+  config, on = experiment.config, experiment.on
+  own = Own(keys(0).augment, optimizers.rates(config))
   variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
-  state = create_state(variables, masks.ones(variables['params']), tx)
-  state = parallel.replicate(state, experiment.on)
+  state = creator(config)(variables, masks.ones(variables['params']), own.rates)
+  state, own = parallel.replicate((state, own), on)
   images = np.full((config.batch_size, *experiment.spec.shape), 0.5, np.float32)
   labels = np.zeros(config.batch_size, np.int32)
-  batch = {
-    'image': parallel.split(images, experiment.on),
-    'label': parallel.split(labels, experiment.on),
-  }
-
-  def step(state, batch):
-    return train_step(state, batch, model=experiment.model, tx=tx, axis_name=parallel.AXIS)
-
-  compiled = parallel.parallel(step, experiment.on, (None, 0), (None, None))
-  state, _ = jax.block_until_ready(compiled(state, batch))
+  batch = {'image': parallel.split(images, on), 'label': parallel.split(labels, on)}
+  step = step_of(experiment, 100, lambda shared, key, batch: batch)
+  compiled = parallel.parallel(step, on, (None, None, None, 0), (None, None))
+  state, _ = jax.block_until_ready(compiled(state, (), own, (batch,)))
   times = []
   for _ in range(3):
     began = time.perf_counter()
-    state, _ = jax.block_until_ready(compiled(state, batch))
+    state, _ = jax.block_until_ready(compiled(state, (), own, (batch,)))
     times.append(time.perf_counter() - began)
   return min(times)  # other work on this machine makes some of them longer
 

@@ -111,12 +111,8 @@ def _run_together(jobs: Sequence[Job], directory: pathlib.Path) -> None:
       _run(job, place)
     return
   for job, place, end in zip(jobs, places, ends, strict=True):
-    if isinstance(end, run.InUseError):
-      say(f'{end}')
-    elif isinstance(end, Exception):
-      record_failure(
-        job, place, f'{type(end).__name__}: {end}', ''.join(traceback.format_exception(end))
-      )
+    if isinstance(end, Exception):
+      _record(job, place, end)
 
 
 def _run(job: Job, place: pathlib.Path) -> None:
@@ -125,7 +121,13 @@ def _run(job: Job, place: pathlib.Path) -> None:
     return
   try:
     run.run(job.config, place, show=False)
-  except run.InUseError as error:  # its process was slow to touch the lease, but lives
-    say(f'{error}')
   except Exception as error:  # whatever it is, it is this run's alone
-    record_failure(job, place, f'{type(error).__name__}: {error}', traceback.format_exc())
+    _record(job, place, error)
+
+
+def _record(job: Job, place: pathlib.Path, error: Exception) -> None:
+  if isinstance(error, run.InUseError):  # its process was slow to touch the lease, but lives
+    say(f'{error}')
+    return
+  trace = ''.join(traceback.format_exception(error))
+  record_failure(job, place, f'{type(error).__name__}: {error}', trace)

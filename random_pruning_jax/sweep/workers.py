@@ -52,8 +52,10 @@ def run(command: Sequence[str], workers: int, jobs: Sequence[Job], directory: pa
   """
   status = 0
   environments = [environment(i, workers) for i in range(workers)]
-  alive = [_start(command, i, environments[i], directory) for i in range(workers)]
+  alive: list[Worker] = []
   try:
+    for i, own in enumerate(environments):
+      alive.append(_start(command, i, own, directory))
     while alive:
       time.sleep(0.2)
       for worker in [w for w in alive if w.process.poll() is not None]:

@@ -47,7 +47,7 @@ def restore_or_init(run: Run) -> tuple[TrainState, dict[str, Any]]:
   if batches:  # devices compute these scores, and two processes may round differently
     mask_tree = _of_first(mask_tree)
   _say_what_is_empty(mask_tree, experiment.structure.shapes)
-  state = _creator(config)(variables, mask_tree, optimizers.rates(config))
+  state = creator(config)(variables, mask_tree, optimizers.rates(config))
   check_beginning(state.params, state.masks)
   state = parallel.replicate(state, experiment.on)
   return state, {'meter': None, 'seconds': 0.0, 'compile_seconds': 0.0}
@@ -58,13 +58,13 @@ def compile_ahead(experiment: Experiment) -> Callable[[], Any]:
   draw = ahead(
     initializer(experiment.model, experiment.spec.shape), keys(experiment.config.seed).init
   )
-  create = ahead(_creator(experiment.config), *_given_to_create(experiment))
+  create = ahead(creator(experiment.config), *_given_to_create(experiment))
   return lambda: (draw(), create())
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
   """Shapes and dtypes of the config's state; nothing is computed."""
-  return _creator(experiment.config).eval_shape(*_given_to_create(experiment))
+  return creator(experiment.config).eval_shape(*_given_to_create(experiment))
 
 
 def check_beginning(params: masks.Params, mask_tree: masks.Masks) -> None:
@@ -146,7 +146,8 @@ def _given_to_create(experiment: Experiment) -> tuple:
   return variables, mask_tree, optimizers.rates(experiment.config)
 
 
-def _creator(config: ConfigDict) -> Callable:
+def creator(config: ConfigDict) -> Callable[..., TrainState]:
+  """A compiled function: variables, masks and rates -> the config's state before the first step."""
   # The state does not depend on the schedule, and a constant one needs no length of an epoch.
   constant = ConfigDict(config.to_dict())
   constant.schedule.update(name='constant', warmup_epochs=0.0)

@@ -106,20 +106,18 @@ class Meter:
     self._since += time.perf_counter() - began
 
   def _fetch(self) -> None:
-    coming = jax.device_get(self._coming)
-    loss = np.concatenate([[], *(np.ravel(each['loss']) for each in coming)]).tolist()
-    accuracy = np.concatenate([[], *(np.ravel(each['accuracy']) for each in coming)]).tolist()
-    for i, value in enumerate(loss, 1):
-      if not math.isfinite(value):
-        raise runlog.NotFiniteError(
-          f'the loss is {value} at step {self._fetched + i}; what was saved is intact. Try a '
-          'lower optimizer.lr, or schedule.warmup_epochs of 5.'
-        )
-    for pair in zip(loss, accuracy, strict=True):
-      self._metrics.append(list(pair))
-      self._epoch = [self._epoch[0] + pair[0], self._epoch[1] + pair[1], self._epoch[2] + 1]
-    self._fetched += len(loss)
-    self._coming = []
+    coming, self._coming = jax.device_get(self._coming), []
+    for call in coming:
+      pairs = np.stack([np.ravel(call['loss']), np.ravel(call['accuracy'])], axis=1)
+      for loss, accuracy in pairs.tolist():
+        self._fetched += 1
+        if not math.isfinite(loss):
+          raise runlog.NotFiniteError(
+            f'the loss is {loss} at step {self._fetched}; what was saved is intact. Try a lower '
+            'optimizer.lr, or schedule.warmup_epochs of 5.'
+          )
+        self._metrics.append([loss, accuracy])
+        self._epoch = [self._epoch[0] + loss, self._epoch[1] + accuracy, self._epoch[2] + 1]
 
 
 def _ready_at(array: Any) -> float:

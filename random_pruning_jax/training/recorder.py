@@ -5,21 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import chex
-import jax
 import numpy as np
 
-from random_pruning_jax import (
-  checkpoints,
-  evaluate,
-  flow,
-  metrics,
-  optimizers,
-  parallel,
-  runlog,
-)
+from random_pruning_jax import checkpoints, evaluate, flow, optimizers, parallel, runlog
 from random_pruning_jax.progress import Progress
 from random_pruning_jax.step import TrainState
+from random_pruning_jax.suites.calibration import metrics_of
 from random_pruning_jax.training.meter import Meter
 from random_pruning_jax.training.prepared import Run
 
@@ -79,15 +70,16 @@ class Recorder:
 
     The state is saved if that is due, or with `save`.
     """
+    save = save or any(self._due(step))
     state = None
-    if save or any(self._due(step)) or self._flows.due(step):
+    if save or self._flows.due(step):
       self.flush()  # else two copies may be held
       state = copy()  # the state itself is donated to the next call
     self._meter.add(training)
     self._measure_flow(step, state)
     self._progress.advance(step - self.step)
     self.step, self._written = step, False
-    if save or any(self._due(step)):
+    if save:
       self._kept = state
 
   def write_due(self) -> None:
@@ -162,11 +154,17 @@ class Recorder:
         with self._meter.untimed():
           validation = self._validated(step, logits(), epoch)
       self._log.sync()
-      record = {'meter': meter, 'validation': validation}
-      record |= {'seconds': time.perf_counter() - self._started}
-      record |= {'compile_seconds': self._compile_seconds, 'data': self._run.facts}
-      record |= {'per_epoch': self._run.per_epoch, 'devices': len(self._run.experiment.on)}
-      checkpoints.save(self._run.saved, state, record | {'peak_bytes': parallel.peak_bytes()})
+      record = {
+        'meter': meter,
+        'validation': validation,
+        'seconds': time.perf_counter() - self._started,
+        'compile_seconds': self._compile_seconds,
+        'data': self._run.facts,
+        'per_epoch': self._run.per_epoch,
+        'devices': len(self._run.experiment.on),
+        'peak_bytes': parallel.peak_bytes(),
+      }
+      checkpoints.save(self._run.saved, state, record)
 
     self._unfinished = save
     if not validate:
@@ -177,7 +175,7 @@ class Recorder:
   ) -> dict[str, float]:
     """Accuracy and NLL on the validation images, written to the log and told to the person."""
     run, labels = self._run, self._run.validation.labels
-    validation = {name: float(value) for name, value in _accuracy_and_nll(logits, labels).items()}
+    validation = metrics_of(logits, labels, ('accuracy', 'nll'))
     self._log.write('validation', step, validation)
     self._progress.line(
       f'epoch {step // run.per_epoch:>3}/{run.experiment.config.epochs}  step {step}  '
@@ -185,8 +183,3 @@ class Recorder:
       f'validation accuracy {validation["accuracy"]:.2%}'
     )
     return validation
-
-
-@jax.jit
-def _accuracy_and_nll(logits: chex.Array, labels: chex.Array) -> dict[str, chex.Array]:
-  return {'accuracy': metrics.accuracy(logits, labels), 'nll': metrics.nll(logits, labels)}

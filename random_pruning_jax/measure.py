@@ -69,18 +69,10 @@ def evaluate_run(
   found = suites.Findings()
 
   def append(done: Sequence[str]) -> dict[str, Any]:
-    """Adds a row of the suites that are done, and of what was found before; returns it."""
     row = _row(experiment, state, record) | {'images': len(bench.labels()), 'final': final}
     row |= {'evaluation_seconds': time.perf_counter() - started}
     row |= {'settings': dict.fromkeys(done, results.evaluation_fields(row['config']))}
-    row |= found.extras
-    row |= {'metrics': found.numbers, 'notes': found.notes, 'skipped': found.skipped}
-    if gradient := _gradient_flow(workdir):
-      row['gradient'] = gradient
-    row = _gathered(workdir, row)
-    if jax.process_index() == 0:
-      results.append(workdir, row)
-    return row
+    return _append(workdir, row, found)
 
   for number, name in enumerate(names):
     if number and trained is None:
@@ -90,6 +82,18 @@ def evaluate_run(
     for name, why in found.skipped.items():
       say(f'skipped: {name}: {why}')
   return append(names) | {'run': str(workdir)}
+
+
+def _append(workdir: str | os.PathLike, row: dict[str, Any], found: suites.Findings) -> dict:
+  """Appends a row with what suites found now, and before of the same checkpoint; returns it."""
+  row = row | found.extras
+  row |= {'metrics': found.numbers, 'notes': found.notes, 'skipped': found.skipped}
+  if gradient := _gradient_flow(workdir):
+    row['gradient'] = gradient
+  row = _gathered(workdir, row)
+  if jax.process_index() == 0:
+    results.append(workdir, row)
+  return row
 
 
 class Loaded(NamedTuple):

@@ -110,7 +110,7 @@ def closing(manager: Manager) -> Iterator[Manager]:
 
 
 def _not_written(manager: Manager, step: int, error: Exception) -> NotWrittenError:
-  whole = sorted(int(path.name) for path in manager.directory.glob('*') if path.name.isdigit())
+  whole = sorted(int(path.name) for path in manager.directory.glob('*') if path.name.isdecimal())
   there = 'there is none before it, and the same command begins anew'
   if whole:
     there = f'that of step {whole[-1]} is there, and the same command goes on from it'

@@ -78,6 +78,12 @@ def test_the_type_of_the_values_in_a_file_is_said(dtype, format, tmp_path):
   assert found['values'] == dtype and f'values         {dtype} in kernels' in describe.show(found)
 
 
+def test_a_file_of_a_script_without_its_ratio_is_described(tmp_path):
+  for config in ({}, {'note': 'mine'}):
+    path = files.save(network(config=config), tmp_path / 'net')
+    assert 'pruned         as found, density 0.3' in describe.show(describe.describe(path))
+
+
 def test_a_program_holds_float32(program):
   assert describe.describe(program[1])['values'] == 'float32'
 

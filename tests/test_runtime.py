@@ -151,7 +151,7 @@ def test_what_cannot_be_looked_at_among_compiled_programs_stays(kept):
   assert len(list(kept.iterdir())) == 2
 
 
-@pytest.mark.parametrize('text', ['3', '4:3', 'a:b', '0:2', '3:'])
+@pytest.mark.parametrize('text', ['3', '4:3', 'a:b', '0:2', '3:', '1:²'])
 def test_a_profile_of_no_steps_is_refused(text):
   with pytest.raises(ValueError, match='--profile must be START:STOP'):
     profiling.span(text)

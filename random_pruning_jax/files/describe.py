@@ -52,8 +52,9 @@ def describe(file: str | os.PathLike, trained_on: str = '') -> dict[str, Any]:
 def show(found: dict[str, Any]) -> str:
   """The same for reading: what it is, its layers, its cost."""
   about, draw = found['about'], found['draw']
-  config = about['config']
-  pruned = f'{config["pruning.ratio"]}/{config["pruning.select"]}' if config else 'as found'
+  # A script that writes a file may leave the config out, or name other fields alone.
+  named = [about['config'].get(f'pruning.{field}') for field in ('ratio', 'select')]
+  pruned = '/'.join(named) if all(named) else 'as found'
   height, width, channels = about['shape']
   facts = [
     ['file', f'{found["file"]}, {found["format"]}, {found["bytes"]:,} bytes'],

@@ -115,7 +115,7 @@ def _integer(environment: Mapping[str, str], *names: str) -> int | None:
   """The first of the variables that is set."""
   for name in names:
     if name in environment:
-      if not environment[name].isdigit():
+      if not environment[name].isdecimal():
         raise ValueError(f'{name} must be a number, got {environment[name]!r}.')
       return int(environment[name])
   return None
@@ -123,7 +123,7 @@ def _integer(environment: Mapping[str, str], *names: str) -> int | None:
 
 def _count(environment: Mapping[str, str], name: str) -> int:
   text = environment.get(name, '')
-  return int(text) if text.isdigit() else 1
+  return int(text) if text.isdecimal() else 1
 
 
 def _pod_of_many(environment: Mapping[str, str]) -> bool:
@@ -135,7 +135,7 @@ def _pod_of_many(environment: Mapping[str, str]) -> bool:
 
 def _join(address: str | None, processes: int | None, process: int | None) -> None:
   """`jax.distributed.initialize`, with errors that say in one line what is wanted."""
-  if address and not address.rpartition(':')[2].isdigit():
+  if address and not address.rpartition(':')[2].isdecimal():
     raise ValueError(f'the address of process 0 must be HOST:PORT, got {address!r}.')
   if address and process is not None:
     _check_address(address, process)

@@ -12,7 +12,7 @@ FOLDER = 'profile'  # in the workdir
 def span(text: str) -> tuple[int, int]:
   """First and last step of 'START:STOP'. Raises ValueError for anything else."""
   first, colon, last = text.partition(':')
-  if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+  if not (colon and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
     raise ValueError(f'--profile must be START:STOP, two steps that rise from 1, got {text!r}.')
   return int(first), int(last)
 

@@ -138,8 +138,9 @@ def _place(name: str) -> tuple:
     attack, epsilon = name.split('/', 2)[1:]
     return (place, attack.startswith('worst_case'), attack, float(fractions.Fraction(epsilon)))
   metrics = list(SHOWN_LAST_PART)
+  rank = metrics.index(last) if last in metrics else len(metrics)
   # Means over sets, whose path is shorter, come last.
-  return (place, not path, path, metrics.index(last) if last in metrics else len(metrics), last)
+  return (place, family, not path, path, rank, last)
 
 
 def _line(shown: Column, values: Sequence[float | None]) -> list[str]:

@@ -1,5 +1,7 @@
 """Tables: labels, which way is better, order, and the mark of the better one."""
 
+import re
+
 import pytest
 
 from random_pruning_jax import metrics, ood, tables
@@ -128,6 +130,12 @@ def test_a_set_comes_before_its_parts():
   text = tables.side_by_side([row(dict.fromkeys(names, 0.5))], whole=True)
   places = [text.index(word) for word in ('cifar10_1 acc', 'cifar10_1 v6 acc', 'a d', 'a b c')]
   assert places == sorted(places)
+
+
+def test_families_that_are_not_known_are_not_mixed():
+  names = [f'{family}/{name}/accuracy' for family in 'zxyw' for name in 'abcd']
+  text = tables.side_by_side([row(dict.fromkeys(names, 0.5))], whole=True)
+  assert len(re.findall(r'^-+$', text, re.MULTILINE)) == 1 + 4  # under the head, and above each
 
 
 def test_runs_of_one_kind_are_told_apart_by_their_directories():

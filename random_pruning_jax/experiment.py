@@ -118,23 +118,26 @@ def initial_variables(model: models.Network, key: jax.Array, shape: tuple[int, i
   return initializer(model, shape)(key)
 
 
+@functools.lru_cache(maxsize=64)
 def initializer(model: models.Network, shape: tuple[int, int, int]) -> Callable[[jax.Array], dict]:
   """A jitted function: key -> {'params', 'batch_stats'}, of images of `shape`."""
-  return _traced(model, shape).init
+  # It runs once: on a CPU, to optimise the draws further takes longer than it saves.
+  quickly = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
+  return jax.jit(_traced(model, shape).init, compiler_options=quickly)
 
 
 def initial_shapes(model: models.Network, shape: tuple[int, int, int]) -> dict:
-  """`initial_variables` with shapes and dtypes in place of arrays; nothing is computed."""
-  return initializer(model, shape).eval_shape(jax.eval_shape(lambda: jax.random.key(0)))
+  """`initial_variables` with shapes and dtypes in place of arrays; no device is used."""
+  return jax.eval_shape(_traced(model, shape).init, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def initial_structure(model: models.Network, shape: tuple[int, int, int]) -> cost.Structure:
-  """The prunable layers, in the network's order, and what they cost."""
+  """The prunable layers, in the network's order, and what they cost; no device is used."""
   return _traced(model, shape).structure
 
 
 class _Traced(NamedTuple):
-  init: Any  # a compiled function: key -> variables
+  init: Callable[[jax.Array], dict]  # key -> variables
   structure: cost.Structure
 
 
@@ -142,11 +145,8 @@ class _Traced(NamedTuple):
 # the many runs of a sweep.
 @functools.lru_cache(maxsize=64)
 def _traced(model: models.Network, shape: tuple[int, int, int]) -> _Traced:
-  # It runs once: on a CPU, to optimise the draws further takes longer than it saves.
-  quickly = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
   init = drawn.batched(lambda key: model.init(key, jnp.zeros((1, *shape))))
-  init = jax.jit(init, compiler_options=quickly)
-  return _Traced(init, cost.structure(model, shape, init.eval_shape))
+  return _Traced(init, cost.structure(model, shape, functools.partial(jax.eval_shape, init)))
 
 
 def initial_masks(experiment: Experiment, variables: dict, batches: dict[str, dict]) -> Any:

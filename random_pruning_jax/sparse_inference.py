@@ -171,9 +171,8 @@ def _whole(model, variables, sites: list[Site], ways: Mapping[str, str]) -> Pred
   }
 
   def replace(call, args, kwargs, context):
-    module = context.module
-    name = '/'.join(module.path)
-    if context.method_name != '__call__' or name not in runs:
+    module, name = context.module, sparse_ways.called(context)
+    if name not in runs:
       return call(*args, **kwargs)
     out = runs[name](*args, *kwargs.values())
     return out + module.get_variable('params', 'bias') if module.use_bias else out

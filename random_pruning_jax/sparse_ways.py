@@ -34,12 +34,10 @@ def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
   found = {}
 
   def record(call, args, kwargs, context):
-    out, module = call(*args, **kwargs), context.module
-    # Other classes, subclasses of these included, may do more than multiply.
-    if context.method_name == '__call__' and type(module) in (nn.Conv, nn.Dense):
+    out, name = call(*args, **kwargs), called(context)
+    if name is not None:
       (x,) = (*args, *kwargs.values())
-      name = '/'.join(module.path)
-      how = _stride_and_pad(module, x.shape)
+      how = _stride_and_pad(context.module, x.shape)
       # A kernel of more axes holds several layers (nn.scan); one of fewer slides over fewer axes.
       fits = x.dtype == out.dtype == jnp.float32 and stored_kernel(variables, name).ndim == x.ndim
       site = Site(name, tuple(x.shape), *how) if how and fits else None
@@ -58,6 +56,13 @@ def sites(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]
     wanted = 'the model must be called as model(images, train=False)'
     raise ValueError(f'{wanted}, got: {said}') from error
   return [site for site in found.values() if site]
+
+
+def called(context: nn.module.InterceptorContext) -> str | None:
+  """The name of the layer that is called; None where it is anything else."""
+  # Other classes, subclasses of these included, may do more than multiply.
+  layer = context.method_name == '__call__' and type(context.module) in (nn.Conv, nn.Dense)
+  return '/'.join(context.module.path) if layer else None
 
 
 def _stride_and_pad(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int] | None:

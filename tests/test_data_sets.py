@@ -8,7 +8,7 @@ import pytest
 import started
 
 from random_pruning_jax import data
-from random_pruning_jax.data import natural_patches, places, specs
+from random_pruning_jax.data import bundled, missing, natural_patches, places, specs
 
 pytestmark = pytest.mark.usefixtures('own_cache')
 
@@ -50,6 +50,12 @@ def test_what_a_killed_process_left_of_a_bundled_set_is_removed_by_the_next(tmp_
   assert len(list(root.glob('incomplete.digits.*'))) == 1
   data.find('digits')
   assert [path.name for path in root.glob('[!.]*')] == ['digits']
+
+
+def test_a_bundled_set_that_another_process_made_meanwhile_is_not_made_again(monkeypatch):
+  path = data.find('digits')
+  monkeypatch.delattr(missing, 'create')
+  assert bundled.prepare('digits', path.parents[1]) == path
 
 
 def test_importing_the_package_loads_neither_tfds_nor_jax():

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import started
 from exported import network, same
 from tiny import tiny_config
 
@@ -82,6 +83,16 @@ def test_inspect_says_what_is_inside_and_what_it_costs(program, tmp_path, capsys
   out = capsys.readouterr().out
   assert 'cifar_resnet8, width 2, 10 classes' in out and 'stage3_block0/conv2' in out
   assert main.main(['inspect', str(tmp_path / 'none')]) == 2
+
+
+@pytest.mark.parametrize('format', ['seeded', 'stablehlo'])
+def test_inspect_uses_no_device(program, tmp_path, format):
+  """Which another process may have."""
+  stored, path = program
+  path = path if format == 'stablehlo' else files.save(stored, tmp_path / 'net', format)
+  code = f'from random_pruning_jax import main; main.main(["inspect", {str(path)!r}])'
+  out, err = started.python(code, JAX_PLATFORMS='none').communicate(timeout=60)
+  assert '10 classes' in out, err
 
 
 def test_a_pipe_is_read_like_the_file_that_comes_through_it(tmp_path, capsys):

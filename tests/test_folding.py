@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from random_pruning_jax import kernels, models, parallel
 from random_pruning_jax.models import convolution, folding
@@ -84,6 +85,18 @@ def test_many_devices_and_many_networks_give_what_one_gives():
   twice = jax.tree.map(lambda x: jnp.stack([x, x]), variables)
   found = jax.jit(jax.vmap(apply, (0, None)))(twice, IMAGES)
   np.testing.assert_allclose(found, np.stack([expected, expected]), atol=1e-5)
+
+
+def test_under_shard_map_gradients_are_those_of_one_device():
+  model, variables = network()
+  gradient = jax.grad(lambda *of: jnp.sum(jnp.tanh(folding.evaluation(model)(*of))))
+  expected = jax.jit(gradient)(variables, IMAGES)
+  mesh, specs = Mesh(np.array(parallel.devices(2)), 'd'), (PartitionSpec(), PartitionSpec('d'))
+  mapped = jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+  found = jax.jit(mapped)(variables, IMAGES)
+  scale = jax.tree.map(lambda x: jnp.abs(x).max() + 1e-9, expected)
+  divided = [jax.tree.map(jnp.divide, tree, scale) for tree in (found, expected)]
+  chex.assert_trees_all_close(*divided, atol=1e-3)
 
 
 def test_not_a_number_stays_none():

@@ -121,6 +121,29 @@ def test_layers_that_look_like_others_stay_dense():
   np.testing.assert_allclose(found.logits(IMAGES), wanted, atol=1e-4)
 
 
+class Around(nn.Module):
+  """Has the name of the layer that it calls."""
+
+  def setup(self):
+    self.layer = nn.Dense(3)
+    nn.share_scope(self, self.layer)
+
+  def __call__(self, x):
+    return nn.relu(self.layer(x))
+
+
+class Named(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=True):
+    return Around(name='head')(x.reshape(len(x), -1))
+
+
+def test_a_module_that_shares_the_name_of_its_layer_is_called_as_it_is():
+  variables = Named().init(jax.random.key(0), IMAGES)
+  found = sparse_inference.predictor(Named(), variables, SHAPE, ways={'head': 'columns'})
+  np.testing.assert_allclose(found.logits(IMAGES), Named().apply(variables, IMAGES), atol=1e-6)
+
+
 class Normalised(nn.Module):
   @nn.compact
   def __call__(self, x, train=True):

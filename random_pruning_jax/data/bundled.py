@@ -34,13 +34,17 @@ def find(name: str, data_dir: str = '') -> pathlib.Path:
 def prepare(name: str, root: pathlib.Path) -> pathlib.Path:
   """Builds a bundled set beside its place and renames it into place: whole or not at all.
 
-  Two processes may do so at once; the first to rename wins and the other's copy is dropped.
+  Of several processes one does so, and the others wait for it. Where files cannot be locked, all
+  do; the first to rename wins and the others' copies are dropped.
   """
   import tensorflow_datasets as tfds
 
   importlib.import_module(spec_of(name).module)  # registers the builder
   root.mkdir(parents=True, exist_ok=True)
   with atomic.aside(root / name, locks=root) as aside:
+    found = places.locate(name, root)  # another process may have made it meanwhile
+    if found is not None:
+      return found
     builder = missing.create(name, aside)
     chatter = io.StringIO()  # TFDS announces its steps and draws bars; this takes a second
     with contextlib.redirect_stdout(chatter), contextlib.redirect_stderr(chatter):

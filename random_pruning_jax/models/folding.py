@@ -155,10 +155,9 @@ def _is_relu(equation: JaxprEqn) -> bool:
   if len(equation.invars) != 1:
     return False
   if equation.primitive.name == 'custom_jvp_call':
-    aval = equation.invars[0].aval
-    shape = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    x = equation.invars[0].aval  # which says over which devices it varies, under shard_map
     options = equation.primitive.get_bind_params(equation.params)
-    return _slope(functools.partial(equation.primitive.bind, **options), shape) == _of_relu(shape)
+    return _slope(functools.partial(equation.primitive.bind, **options), x) == _of_relu(x)
   if equation.primitive.name != 'jit':
     return False
   inner = equation.params['jaxpr'].jaxpr
@@ -166,12 +165,12 @@ def _is_relu(equation: JaxprEqn) -> bool:
   return ends and _is_relu(inner.eqns[0])
 
 
-def _slope(function: Callable, shape: jax.ShapeDtypeStruct) -> str:
-  """The program of `function` of one array and of its derivative, as text."""
+def _slope(function: Callable, x: Any) -> str:
+  """The program of `function` of an array like `x` and of its derivative, as text."""
   leaf = lambda x: jax.tree.leaves(function(x))[0]  # noqa: E731
-  return str(jax.make_jaxpr(lambda x, dx: jax.jvp(leaf, (x,), (dx,)))(shape, shape))
+  return str(jax.make_jaxpr(lambda x, dx: jax.jvp(leaf, (x,), (dx,)))(x, x))
 
 
 @functools.cache
-def _of_relu(shape: jax.ShapeDtypeStruct) -> str:
-  return _slope(jax.nn.relu, shape)
+def _of_relu(x: Any) -> str:
+  return _slope(jax.nn.relu, x)

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import tinier_config
 
 from random_pruning_jax import compare, pruning, results, run
 
@@ -14,7 +14,7 @@ from random_pruning_jax import compare, pruning, results, run
 def two(tmp_path_factory):
   root = tmp_path_factory.mktemp('runs')
   for name, seed, density in (('a', 0, 0.3), ('b', 1, 0.5)):
-    config = tiny_config(
+    config = tinier_config(
       seed=seed,
       pruning__density=density,
       epochs=1,

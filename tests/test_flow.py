@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from tiny import log_of, tinier_config, tiny_config
+from tiny import log_of, tinier_config
 
 from random_pruning_jax import (
   attacks,
@@ -32,7 +32,7 @@ def lines(workdir, kind):
 def measured(tmp_path_factory):
   """A run that logs gradient flow every four steps, its workdir and last state."""
   workdir = tmp_path_factory.mktemp('measured')
-  config = tiny_config(gradient_flow_every=4, checkpoint__every_steps=10)
+  config = tinier_config(gradient_flow_every=4, checkpoint__every_steps=10)
   return workdir, train.train(config, workdir, show=False)
 
 
@@ -43,7 +43,7 @@ def test_gradient_flow_is_logged_at_initialisation_and_every_so_many_steps(measu
 
 
 def test_measuring_gradient_flow_changes_no_number_of_training(measured, tmp_path):
-  state = train.train(tiny_config(), tmp_path, show=False)
+  state = train.train(tinier_config(), tmp_path, show=False)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(measured[1]))
   for kind in ('train', 'validation'):
     assert lines(tmp_path, kind) == lines(measured[0], kind)
@@ -52,7 +52,7 @@ def test_measuring_gradient_flow_changes_no_number_of_training(measured, tmp_pat
 def test_gradient_flow_is_that_of_the_weights_that_train_and_not_of_their_average(
   measured, tmp_path
 ):
-  config = tiny_config(gradient_flow_every=4, optimizer__average_decay=0.9)
+  config = tinier_config(gradient_flow_every=4, optimizer__average_decay=0.9)
   train.train(config, tmp_path, show=False)
   for line, usual in zip(lines(tmp_path, 'gradient'), lines(measured[0], 'gradient'), strict=True):
     assert line['gradient_norm'] == pytest.approx(usual['gradient_norm'], rel=0.01)
@@ -61,7 +61,7 @@ def test_gradient_flow_is_that_of_the_weights_that_train_and_not_of_their_averag
 def test_what_compiling_gradient_flow_takes_is_left_out_of_the_training_time(tmp_path, monkeypatch):
   compiled, slow = flow._compiled, iter([2.0])  # which stands for a slow compiler
   monkeypatch.setattr(flow, '_compiled', lambda *args: time.sleep(next(slow, 0)) or compiled(*args))
-  config = tiny_config(gradient_flow_every=4)
+  config = tinier_config(gradient_flow_every=4)
   train.train(config, tmp_path, show=False)
   with checkpoints.Manager(tmp_path) as saved:
     record = checkpoints.record_of(saved, saved.all_steps()[-1])
@@ -69,7 +69,7 @@ def test_what_compiling_gradient_flow_takes_is_left_out_of_the_training_time(tmp
 
 
 def test_the_first_line_is_the_masked_gradient_of_the_first_batch(measured):
-  experiment = build(tiny_config())
+  experiment = build(tinier_config())
   variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
   kept = jax.device_get(measured[1].masks)
   params = masks.apply(variables['params'], kept)
@@ -104,7 +104,7 @@ def test_gradient_flow_is_that_of_float32_whatever_training_computes_in():
 
 
 def test_the_first_batch_is_that_of_the_first_step_in_pixels_up_to_one():
-  experiment, images = build(tiny_config(seed=3)), data.load('digits', 'train')
+  experiment, images = build(tinier_config(seed=3)), data.load('digits', 'train')
   [(indices, _)] = feed.feed(experiment).stream([(0, 1)])
   batch = flow.first_batch(experiment, images)
   np.testing.assert_array_equal(batch['label'], images.labels[indices.ravel()])
@@ -112,7 +112,7 @@ def test_the_first_batch_is_that_of_the_first_step_in_pixels_up_to_one():
 
 
 def test_a_run_that_was_asked_to_stop_writes_its_lines_in_the_same_order(tmp_path):
-  config = tiny_config(gradient_flow_every=3, log_every=4)
+  config = tinier_config(gradient_flow_every=3, log_every=4)
   train.train(config, tmp_path / 'whole', show=False)
   answers = iter([False, True])
   with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted):
@@ -127,7 +127,7 @@ def test_a_run_that_was_asked_to_stop_writes_its_lines_in_the_same_order(tmp_pat
 
 
 def test_a_resumed_run_logs_the_same_gradient_flow_once(measured, tmp_path):
-  config = tiny_config(gradient_flow_every=4, checkpoint__every_steps=10)
+  config = tinier_config(gradient_flow_every=4, checkpoint__every_steps=10)
   shutil.copytree(measured[0], tmp_path, dirs_exist_ok=True)
   with checkpoints.Manager(tmp_path) as saved:
     saved.orbax.delete(20)

@@ -197,8 +197,9 @@ USES = {
 }
 
 
-def _used(kernel, before='', **environment):
-  """What a process prints that calls a kernel, and whether it imported Numba."""
+def _used(*called, before='', **environment):
+  """What a process prints that calls these kernels, and whether it imported Numba."""
+  calls = '\n'.join(USES[name] for name in called)
   script = f"""
 import sys
 import jax.numpy as jnp, numpy as np
@@ -207,7 +208,7 @@ from random_pruning_jax.kernels import kept, sums
 ones, taps = jnp.ones((2, 4, 4, 8)), jnp.ones((3, 3, 8, 4))
 order = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
 {before}
-{USES[kernel]}
+{calls}
 print('numba' in sys.modules)
 """
   given = os.environ | environment
@@ -216,11 +217,11 @@ print('numba' in sys.modules)
   )
 
 
-@pytest.mark.parametrize('kernel', USES)
-def test_a_later_process_does_not_import_numba(kernel):
+def test_a_later_process_does_not_import_numba():
   # The first may have found no machine code of earlier ones.
-  first, later = (_used(kernel).stdout.split() for _ in range(2))
-  assert first[0] == later[0] and later[1] == 'False'
+  *first, _ = _used(*USES).stdout.split()
+  *later, imported = _used(*USES).stdout.split()
+  assert first == later and len(later) == len(USES) and imported == 'False'
 
 
 def test_nor_does_a_first_one_whose_first_call_waits_for_a_process_that_does(
@@ -242,7 +243,7 @@ for _ in range(2):
   kernels.wait(print)
   print(jobs.stored(('sums',)))
 """
-  first, *rest = _used('sums', begun, XDG_CACHE_HOME=str(tmp_path)).stdout.splitlines()
+  first, *rest = _used('sums', before=begun, XDG_CACHE_HOME=str(tmp_path)).stdout.splitlines()
   assert first == 'compiling kernels for this processor, once'
   assert rest == ['True', 'True', '512.0', 'False']
 
@@ -257,7 +258,7 @@ try:
 except KeyboardInterrupt:
   print('interrupted')
 """
-  said = _used('sums', interrupted, XDG_CACHE_HOME=str(tmp_path)).stdout.split()
+  said = _used('sums', before=interrupted, XDG_CACHE_HOME=str(tmp_path)).stdout.split()
   assert said == ['interrupted', '512.0', 'False']
 
 
@@ -268,7 +269,7 @@ jax.config.update('jax_cpu_enable_async_dispatch', True)
 waits = jax.jit(lambda x: sums.sums(x @ x @ x, x))(jnp.ones((512, 512)))
 sys.exit('ended')
 """
-  found = _used('sums', waiting, XDG_CACHE_HOME=str(tmp_path))
+  found = _used('sums', before=waiting, XDG_CACHE_HOME=str(tmp_path))
   assert found.returncode == 1 and 'ended' in found.stderr
 
 
@@ -281,7 +282,7 @@ HELD_UP = {
 @pytest.mark.parametrize('how', HELD_UP)
 def test_where_the_other_process_is_held_up_this_one_compiles(tmp_path, how):
   before = f'from random_pruning_jax.kernels import jobs\n{HELD_UP[how]}'
-  found = _used('sums', before, XDG_CACHE_HOME=str(tmp_path))
+  found = _used('sums', before=before, XDG_CACHE_HOME=str(tmp_path))
   assert found.stdout.split() == ['512.0', 'True'], found.stderr
 
 

@@ -75,11 +75,14 @@ def test_the_rows_hold_every_number_and_the_whole_config(trained):
   assert sparse['versions']['jax'] and sparse['step'] and sparse['masks'] != dense['masks']
 
 
-def test_the_same_command_again_trains_nothing_and_prints_the_same_table(trained):
+def test_the_same_command_again_trains_nothing_and_prints_the_same_table(
+  trained, capsys, monkeypatch
+):
   workdir, done = trained
   log = (workdir / 'train.jsonl').read_bytes()
-  again = random_pruning('train', *SMALL, f'--workdir={workdir}')
-  assert again.stdout == done.stdout.replace('tensorflow imported: False\n', '')
+  monkeypatch.chdir(ROOT)
+  assert main.main(['train', *SMALL, f'--workdir={workdir}']) == 0
+  assert capsys.readouterr().out == done.stdout.replace('tensorflow imported: False\n', '')
   assert (workdir / 'train.jsonl').read_bytes() == log
 
 
@@ -94,11 +97,12 @@ def test_evaluate_gives_the_same_numbers_with_another_batch_and_device(trained):
     assert after[name] == pytest.approx(value, abs=2e-3), name
 
 
-def test_a_workdir_of_another_config_is_refused_in_one_line(trained):
-  done = random_pruning('train', *SMALL, '--config.seed=9', f'--workdir={trained[0]}')
-  assert done.returncode == 2
-  assert done.stderr.count('\n') == 1
-  assert 'holds another config: seed is 0, got 9' in done.stderr
+def test_a_workdir_of_another_config_is_refused_in_one_line(trained, capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  assert main.main(['train', *SMALL, '--config.seed=9', f'--workdir={trained[0]}']) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert 'holds another config: seed is 0, got 9' in error
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from tiny import log_of, tinier_config, tiny_config
+from tiny import log_of, tinier_config
 
 from random_pruning_jax import checkpoints, many, masks, parallel, runlog, train
 from random_pruning_jax.experiment import build
@@ -23,7 +23,7 @@ ONE_DEVICE = parallel.devices(1)
 def configs(**changes):
   """Three runs that differ in every way they may, at rates that keep rounding small."""
   return [
-    tiny_config(**{'epochs': 1, 'optimizer__lr': 0.02, **fields, **changes})
+    tinier_config(**{'epochs': 1, 'optimizer__lr': 0.02, **fields, **changes})
     for fields in (
       {},
       {'seed': 3, 'pruning__density': 0.6, 'optimizer__lr': 0.01},
@@ -111,7 +111,7 @@ def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, apart, 
 @pytest.mark.parametrize('way', ['turn', 'vmap'])  # as CPUs do, and as GPUs and TPUs do
 def test_a_network_that_diverges_stands_still_and_the_others_do_not_notice(alone, tmp_path, way):
   first, _, last = configs()
-  absurd = tiny_config(epochs=1, seed=3, pruning__density=0.6, optimizer__lr=1e30)
+  absurd = tinier_config(epochs=1, seed=3, pruning__density=0.6, optimizer__lr=1e30)
   some = [first, absurd, last]
   found = many.train_many(some, places(tmp_path), on=ONE_DEVICE, way=way, show=False)
   assert isinstance(found[1], runlog.NotFiniteError)
@@ -145,7 +145,7 @@ def test_an_interrupt_waits_for_no_save_that_other_processes_may_never_come_to(
   monkeypatch.setattr(groups.Group, 'call', interrupted)
   monkeypatch.setattr(checkpoints, 'finish', lambda _: pytest.fail('waits'))
   with pytest.raises(KeyboardInterrupt):
-    many.train_many([tiny_config()], [tmp_path], on=ONE_DEVICE, show=False)
+    many.train_many([tinier_config()], [tmp_path], on=ONE_DEVICE, show=False)
 
 
 def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path):
@@ -181,7 +181,7 @@ def test_networks_go_on_alone_and_together_from_wherever_each_is(alone, tmp_path
 
 
 def test_calls_of_several_steps_end_where_each_network_is_to_go_on():
-  run = open_run(build(tiny_config(epochs=1, steps_per_call=4)))
+  run = open_run(build(tinier_config(epochs=1, steps_per_call=4)))
   members = [
     types.SimpleNamespace(run=run, recorder=types.SimpleNamespace(step=step)) for step in (7, 0)
   ]
@@ -206,20 +206,20 @@ def test_networks_that_are_asked_to_stop_in_their_last_validations_stop(tmp_path
 
 def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_differ(tmp_path):
   with pytest.raises(ValueError, match='configs 0 and 1 batch_size is 120 and 60'):
-    many.train_many([tiny_config(), tiny_config(batch_size=60)], places(tmp_path, 2))
-  smooth = tiny_config(optimizer__label_smoothing=0.1)
+    many.train_many([tinier_config(), tinier_config(batch_size=60)], places(tmp_path, 2))
+  smooth = tinier_config(optimizer__label_smoothing=0.1)
   with pytest.raises(ValueError, match=r'0 and 1 optimizer.label_smoothing is 0.0 and 0.1'):
-    many.train_many([tiny_config(), smooth], places(tmp_path, 2))
+    many.train_many([tinier_config(), smooth], places(tmp_path, 2))
   with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
-    many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path, tmp_path])
+    many.train_many([tinier_config(), tinier_config(seed=1)], [tmp_path, tmp_path])
   (tmp_path / 'link').symlink_to(tmp_path)
   with pytest.raises(ValueError, match='each of 2 networks must have its own workdir'):
-    many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path / 'link', tmp_path])
+    many.train_many([tinier_config(), tinier_config(seed=1)], [tmp_path / 'link', tmp_path])
   (tmp_path / 'link').unlink()
   with pytest.raises(ValueError, match='each of 2 networks must have a workdir, got 1'):
-    many.train_many([tiny_config(), tiny_config(seed=1)], [tmp_path])
+    many.train_many([tinier_config(), tinier_config(seed=1)], [tmp_path])
   with pytest.raises(ValueError, match='way must be one of turn, vmap'):
-    many.train_many([tiny_config()], [tmp_path], way='all')
+    many.train_many([tinier_config()], [tmp_path], way='all')
   with pytest.raises(ValueError, match='at least one network'):
     many.train_many([], [])
   assert not list(tmp_path.iterdir())
@@ -227,14 +227,14 @@ def test_configs_that_cannot_train_together_are_refused_with_the_fields_that_dif
 
 def test_networks_of_which_the_number_of_devices_changes_numbers_are_not_put_on_one_each():
   on = parallel.devices(2)
-  assert many._by_itself(tiny_config(), on)
-  assert not many._by_itself(tiny_config(model__sync_batch_norm=False), on)
-  assert not many._by_itself(tiny_config(optimizer__accumulate=2), on)
+  assert many._by_itself(tinier_config(), on)
+  assert not many._by_itself(tinier_config(model__sync_batch_norm=False), on)
+  assert not many._by_itself(tinier_config(optimizer__accumulate=2), on)
 
 
 def test_what_is_wrong_with_one_network_stops_no_other(alone, tmp_path):
   first, second, _ = configs()
-  train.train(tiny_config(epochs=1, seed=9), tmp_path / '1', on=ONE_DEVICE, show=False)
+  train.train(tinier_config(epochs=1, seed=9), tmp_path / '1', on=ONE_DEVICE, show=False)
   found = many.train_many([first, second], places(tmp_path, 2), on=ONE_DEVICE, show=False)
   assert 'holds another config' in str(found[1])
   close(found[0], alone[1][0])
@@ -245,14 +245,14 @@ def test_a_group_is_as_large_as_the_memory_that_is_free():
   assert room.fitting(free=10 * gib, shared=2 * gib, member=gib // 2) == 10  # (0.7 * 10 - 2) * 2
   assert room.fitting(free=gib, shared=2 * gib, member=gib) == 1
   assert room.fitting(free=1000 * gib, shared=0, member=gib) == room.MOST
-  assert room.group_size(tiny_config(), on=parallel.devices(2)) == 2
-  assert room.group_size(tiny_config(), 5, on=ONE_DEVICE) == 5
-  streamed = tiny_config(data_loading='streamed', augment__mode='resized')
+  assert room.group_size(tinier_config(), on=parallel.devices(2)) == 2
+  assert room.group_size(tinier_config(), 5, on=ONE_DEVICE) == 5
+  streamed = tinier_config(data_loading='streamed', augment__mode='resized')
   assert room.group_size(streamed, 5, on=ONE_DEVICE) == 1
 
 
 def test_what_a_network_needs_is_more_than_its_state_and_less_without_its_images():
-  run = open_run(build(tiny_config(), ONE_DEVICE))
+  run = open_run(build(tinier_config(), ONE_DEVICE))
   images = sum(array.nbytes for array in run.feed.images)
   found = room.of_one(run, images)
   state = abstract_state(run.experiment)

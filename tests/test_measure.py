@@ -9,7 +9,7 @@ import types
 
 import jax
 import pytest
-from tiny import change_record, tiny_config
+from tiny import change_record, tinier_config
 
 from random_pruning_jax import checkpoints, main, measure, parallel, results, run, runlog, suites
 from random_pruning_jax.experiment import build
@@ -23,7 +23,7 @@ from random_pruning_jax.training.meter import Meter
 def trained(tmp_path_factory):
   """A trained run with its dense twin, and the rows that training left."""
   workdir = tmp_path_factory.mktemp('runs') / 'tiny'
-  config = tiny_config(
+  config = tinier_config(
     dense_twin=True, gradient_flow_every=10, checkpoint__every_steps=10, checkpoint__keep=3
   )
   return workdir, run.run(config, workdir, show=False)
@@ -76,7 +76,7 @@ def test_a_row_says_how_much_of_the_time_its_first_calls_took(trained):
 
 
 def test_the_last_epoch_is_validated_however_many_lie_between_two_validations():
-  config = tiny_config(epochs=5, checkpoint__every_epochs=2, checkpoint__every_steps=15)
+  config = tinier_config(epochs=5, checkpoint__every_epochs=2, checkpoint__every_steps=15)
   experiment = types.SimpleNamespace(config=config)
   told = types.SimpleNamespace(_run=types.SimpleNamespace(experiment=experiment, per_epoch=10))
   due = {step: recorder.Recorder._due(told, step) for step in range(1, 51)}

@@ -1,5 +1,7 @@
 """The step is compiled once, while the rest of a run begins."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from random_pruning_jax.training.program import ahead, compiled
 
 
 def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
-  config = tiny_config(optimizer__label_smoothing=0.07)  # whose step no other test compiles
+  config = tinier_config(optimizer__label_smoothing=0.07)  # whose step no other test compiles
   for on in (jax.devices()[:1], jax.devices()):  # from the start, and going on from step 10
     caplog.clear()
     with jax.log_compiles():
@@ -27,7 +29,7 @@ def test_the_first_call_finds_its_program_compiled(tmp_path, caplog):
 
 
 def test_a_call_takes_the_memory_of_the_state_before_it(tmp_path):
-  run = prepared.open_run(build(tiny_config()), tmp_path)
+  run = prepared.open_run(build(tinier_config()), tmp_path)
   on = run.experiment.on
   state, _ = beginning.restore_or_init(run)
   given = (state, run.feed.shared(), parallel.replicate(run.own, on))
@@ -54,7 +56,7 @@ def test_a_step_smooths_labels_and_takes_a_batch_in_parts_as_its_config_says(tmp
 
 @pytest.mark.parametrize('loading', ['resident', 'streamed'])
 def test_shapes_of_a_feed_are_those_of_its_inputs(loading):
-  experiment = build(tiny_config(data_loading=loading, augment__mode='none'))
+  experiment = build(tiny_config(data_loading=loading, augment__mode='none', data_workers=0))
   [inputs] = feed.feed(experiment).stream([(2, 5)])
   expected = feed.shapes(experiment, loading, 3)
   found = [jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)) for x in inputs]
@@ -68,8 +70,9 @@ def test_resident_images_are_augmented_as_the_config_says_and_otherwise_in_each_
   key, indices = jax.random.key(0), jnp.arange(50)
   options = {'shape': (8, 8, 1), 'pad': 2, 'mode': 'zeros', 'flip': True}
   for epoch in (0, 1):
-    wanted = resident.gather(*shared, indices, jax.random.fold_in(key, epoch), **options)
-    found = fed.gather(shared, key, indices, epoch)
+    of_epoch = jax.random.fold_in(key, epoch)
+    wanted = jax.jit(functools.partial(resident.gather, **options))(*shared, indices, of_epoch)
+    found = jax.jit(fed.gather)(shared, key, indices, epoch)
     np.testing.assert_array_equal(found['image'], wanted['image'])
   # Digits are neither cut nor mirrored.
   digits = feed.feed(build(tiny_config())).gather(shared, key, indices, 1)

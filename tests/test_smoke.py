@@ -16,6 +16,7 @@ from random_pruning_jax.sweep import agenda, estimate
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 FILES = sorted(CONFIGS.glob('*.py'))
 NETWORKS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'wrn50_2')
+SAME = {'resnet34': 'resnet18', 'resnet101': 'resnet50'}  # deeper, and the same in smoke mode
 
 
 def load(path, *arguments, smoke=True):
@@ -47,7 +48,7 @@ def test_what_suits_the_images_of_a_config_is_fitted_to_the_digits(changes):
 
 
 @pytest.mark.parametrize('density', ['1.0', '0.2'])
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', [name for name in NETWORKS if name not in SAME])
 def test_every_row_of_the_paper_on_imagenet_takes_its_smoke_run(name, density, tmp_path):
   """In threads and without attacks, which take longer than the rest: they are in the run above."""
   config = load(CONFIGS / 'imagenet.py', f'{name},erk,{density}')
@@ -55,6 +56,16 @@ def test_every_row_of_the_paper_on_imagenet_takes_its_smoke_run(name, density, t
   (row,) = run.run(config, tmp_path, show=False)
   assert row['density'] == pytest.approx(float(density), abs=0.01)
   assert 0 <= row['metrics']['accuracy'] <= 1
+
+
+@pytest.mark.parametrize('density', ['1.0', '0.2'])
+@pytest.mark.parametrize('name', SAME)
+def test_a_row_of_a_deeper_network_takes_the_smoke_run_of_a_shallower_one(name, density):
+  one, other = (
+    config_lib.flat(config_lib.resolve(load(CONFIGS / 'imagenet.py', f'{each},erk,{density}')))
+    for each in (name, SAME[name])
+  )
+  assert one == other
 
 
 @pytest.mark.parametrize('density', ['1.0', '0.2'])

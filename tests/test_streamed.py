@@ -81,13 +81,16 @@ def test_worker_processes_starts_and_hosts_change_no_pixel(data_dir):
   assert_same(joined, whole)
 
 
+# A run whose workers decode the images that it streams.
 STREAMING = """
 import contextlib, multiprocessing, signal, sys, time
 from random_pruning_jax.data import streamed
+workers = int(sys.argv[2])
 source = streamed.EncodedImages('colours', 'train', sys.argv[1])
 example = streamed.Example(source, streamed.Augment((16, 16), 3), 5, 8, tuple(range(8)))
-steps = streamed.batches(example, 0, 1000, workers=2)
-next(steps), next(steps)  # one of each worker
+steps = streamed.batches(example, 0, 1000, workers=workers)
+for _ in range(workers):
+  next(steps)  # one of each worker
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 with contextlib.closing(steps):
   print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -112,7 +115,7 @@ time.sleep(60)
 @pytest.mark.parametrize('script', [STREAMING, DECODING])
 def test_workers_end_with_a_run_that_is_killed(data_dir, script):
   root = pathlib.Path(__file__).parents[1]
-  command = [sys.executable, '-c', script, data_dir]
+  command = [sys.executable, '-c', script, data_dir, '2']
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
   with subprocess.Popen(command, cwd=root, text=True, **pipes) as streaming:
     workers = [int(number) for number in streaming.stdout.readline().split()]
@@ -126,7 +129,7 @@ def test_workers_end_with_a_run_that_is_killed(data_dir, script):
 
 def test_ctrl_c_is_for_the_run_and_not_for_its_workers(data_dir):
   root = pathlib.Path(__file__).parents[1]
-  command = [sys.executable, '-c', STREAMING, data_dir]
+  command = [sys.executable, '-c', STREAMING, data_dir, '1']
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
   with subprocess.Popen(command, cwd=root, text=True, start_new_session=True, **pipes) as streaming:
     streaming.stdout.readline()

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import multihost_utils
-from tiny import a_batch, assert_equal, change_record, log_of, tiny_config
+from tiny import a_batch, assert_equal, change_record, log_of, tinier_config, tiny_config
 
 from random_pruning_jax import (
   checkpoints,
@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(whole, tmp_path, ev
 
 def test_a_run_on_one_device_equals_four_and_goes_on_on_two(tmp_path):
   """With a small learning rate, so that rounding stays rounding."""
-  config = tiny_config(optimizer__lr=0.01)
+  config = tinier_config(optimizer__lr=0.01)
   four = train.train(config, tmp_path / 'four', show=False)
   one = train.train(config, tmp_path / 'one', on=parallel.devices(1), show=False)
   with checkpoints.Manager(tmp_path / 'one') as saved:

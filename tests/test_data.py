@@ -277,6 +277,7 @@ def test_images_of_different_sizes_are_fitted(tiny_dir):
     ('digits:9.9.9', 'test', 'data set digits:9.9.9: .* at version 9.9.9, only: 1.0.0'),
     ('cifar10:9.9.9', 'test', 'cannot be loaded at version 9.9.9, only: 3'),
     ('someone:cifar10', 'test', 'is named NAME, NAME/CONFIG or NAME:1.0.0'),
+    ('9', 'test', 'is named NAME, NAME/CONFIG or NAME:1.0.0, got .9.'),  # TFDS has 16 lines for it
   ],
 )
 def test_wrong_names_are_answered_with_the_known_ones(tiny_dir, name, split, message):

@@ -90,7 +90,7 @@ def check_name(name: str) -> None:
   """Raises DataError for no name of a set, and for one that TFDS has in several variants."""
   import tensorflow_datasets as tfds
 
-  if not re.fullmatch(r'\w+(/[^:/]+)?(:\d+\.\d+\.\d+)?', name):
+  if not re.fullmatch(r'[a-zA-Z_]\w*(/[^:/]+)?(:\d+\.\d+\.\d+)?', name):
     raise DataError(f'a data set is named NAME, NAME/CONFIG or NAME:1.0.0, got {name!r}')
   base, _, variant = unversioned(name).partition('/')
   variants: list[str] = []

@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from tiny import log_of, tinier_config
+from tiny import log_of, tinier_config, tiny_config
 
 from random_pruning_jax import checkpoints, many, masks, parallel, runlog, train
 from random_pruning_jax.experiment import build
@@ -106,6 +106,12 @@ def test_each_network_is_what_it_is_alone(alone, tmp_path, way, devices, apart, 
     zeros = jax.tree.map(lambda p, m: (p[~m] == 0).all(), jax.device_get(state.params), kept)
     assert all(jax.tree.leaves(zeros))
   assert len({masks.checksum(state.masks) for state in found}) == 3
+
+
+def test_networks_of_blocks_are_under_vmap_what_they_are_alone(tmp_path):
+  some = [tiny_config(epochs=1, optimizer__lr=0.01, seed=seed) for seed in (0, 3)]
+  found = many.train_many(some, places(tmp_path, 2), on=ONE_DEVICE, way='vmap', show=False)
+  close(found[1], train.train(some[1], tmp_path / 'alone', on=ONE_DEVICE, show=False))
 
 
 @pytest.mark.parametrize('way', ['turn', 'vmap'])  # as CPUs do, and as GPUs and TPUs do

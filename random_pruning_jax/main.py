@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   own_argv = argv is None
   argv = [_hyphened(argument) for argument in (sys.argv[1:] if own_argv else argv)]
-  args, rest = _parser(argv).parse_known_args(argv)
+  # By themselves: argparse takes one whose value has a space in it for the name of a run or file.
+  overrides = [argument for argument in argv if argument.startswith('--config.')]
+  others = [argument for argument in argv if argument not in overrides]
+  args, rest = _parser(argv).parse_known_args(others)
+  rest = overrides + rest
   if own_argv and not args.traceback:
     sys.unraisablehook = _say_unraisable
   if rest and not getattr(args, 'takes_config', False):

@@ -23,7 +23,7 @@ from random_pruning_jax.experiment import (
   score_batches,
 )
 from random_pruning_jax.progress import say
-from random_pruning_jax.ratios import RATIOS, Densities
+from random_pruning_jax.ratios import RATIOS, Densities, of_shapes
 from random_pruning_jax.scores import OF_DATA
 
 _TOTALS = (
@@ -90,7 +90,7 @@ def densities(config: ConfigDict, structure: cost.Structure) -> Densities:
   """Density of every layer of a resolved config's network, in the network's order."""
   settings = config.pruning
   shapes = pruning.pruned(structure.shapes, settings.dense)
-  if settings.ratio in RATIOS or settings.density == 1.0:
+  if of_shapes(settings.ratio, settings.density):
     found = pruning.densities(shapes, **budget_of(settings))
     return dict.fromkeys(structure.shapes, 1.0) | found
   of_data = settings.ratio in OF_DATA

@@ -155,6 +155,11 @@ RATIOS: dict[str, Ratio] = {
 OFF_BUDGET = frozenset({'balanced', 'uniform_plus_authors'})
 
 
+def of_shapes(ratio: str, density: float) -> bool:
+  """Whether shapes alone say what each layer keeps; else `ratio` is a score, to be computed."""
+  return ratio in RATIOS or density == 1
+
+
 def _total(shapes: Shapes) -> int:
   return sum(map(math.prod, shapes.values()))
 

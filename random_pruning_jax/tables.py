@@ -192,6 +192,6 @@ def sparsity(density: float, decimals: int = 2) -> str:
 def prefixed(value: float, unit: str = '') -> str:
   """12,345,678 -> '12.35 M', or '12.35 MB' with its unit."""
   for size, prefix in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-    if value >= size:
+    if round(value / size, 5) >= 1:  # as it is shown: 999,999 is 1.00 M
       return f'{value / size:,.2f} {prefix}{unit}'
   return f'{value:,.0f} {unit}'.rstrip()

@@ -12,7 +12,7 @@ from random_pruning_jax.experiment import Experiment, initial_masks
 from random_pruning_jax.files import seeded
 from random_pruning_jax.measure import load_run
 from random_pruning_jax.progress import say
-from random_pruning_jax.ratios import RATIOS
+from random_pruning_jax.ratios import of_shapes
 from random_pruning_jax.scores import OF_DATA
 
 # Share of a layer's weights that a score may rank otherwise on other devices than those of
@@ -118,7 +118,7 @@ def verify(workdir: str | os.PathLike, checkpoint: str = '', data_dir: str = '')
 
 
 def _by_shapes(config: ConfigDict) -> bool:
-  return config.pruning.ratio in RATIOS or config.pruning.density == 1
+  return of_shapes(config.pruning.ratio, config.pruning.density)
 
 
 def _near(config: ConfigDict, size: int) -> float:

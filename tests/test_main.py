@@ -137,6 +137,10 @@ def test_a_workdir_of_another_config_is_refused_in_one_line(trained, capsys, mon
       "unknown data set 'mnits'; did you mean mnist",
     ),
     (['evaluate', '--workdir=nowhere'], 'nowhere must be the workdir of a run'),
+    (
+      ['evaluate', '--config.evaluation.foreign=("mnist", "digits")', 'nowhere'],  # of one run
+      'nowhere must be the workdir of a run',
+    ),
   ],
 )
 def test_what_is_wrong_is_one_line_and_status_two(arguments, message, capsys, monkeypatch):

@@ -149,3 +149,11 @@ def test_runs_of_one_kind_are_told_apart_by_their_directories():
 )
 def test_a_sparsity_below_one_is_not_said_to_be_one(density, said):
   assert tables.sparsity(density, 1) == said
+
+
+@pytest.mark.parametrize(
+  ('value', 'said'),
+  [(996, '996 B'), (1000, '1.00 kB'), (999_990, '999.99 kB'), (999_999, '1.00 MB'), (0, '0 B')],
+)
+def test_a_count_that_rounds_to_a_thousand_has_the_next_prefix(value, said):
+  assert tables.prefixed(value, 'B') == said

@@ -12,7 +12,7 @@ import numpy as np
 from random_pruning_jax import cost, masks, optimizers, parallel, plan, runlog, tables
 from random_pruning_jax.data import order
 from random_pruning_jax.experiment import Experiment, check_budget, initial_variables, keys
-from random_pruning_jax.ratios import RATIOS
+from random_pruning_jax.ratios import of_shapes
 from random_pruning_jax.sweep import agenda
 from random_pruning_jax.sweep.agenda import Job
 from random_pruning_jax.sweep.images import trained_on
@@ -53,9 +53,7 @@ def _cost(job: Job, experiment: Experiment) -> Cost:
   except ValueError as error:
     bad = str(error)
   kept, flops = masks.kept_count(config.pruning.density, sum(x.size for x in layers)), None
-  if config.pruning.density == 1:
-    flops = dense
-  elif config.pruning.ratio in RATIOS and not bad:
+  if of_shapes(config.pruning.ratio, config.pruning.density) and not bad:
     densities = plan.densities(config, structure)
     kept = cost.kept(layers, densities)
     flops = cost.training_flops(layers, samples, densities) if samples else None

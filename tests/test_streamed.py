@@ -38,7 +38,6 @@ pytestmark = pytest.mark.usefixtures('data_dir')
 @pytest.fixture(scope='module', autouse=True)
 def earlier_objects_are_aside():
   """Each stream collects garbage as it ends, which takes seconds among objects of other files."""
-  gc.collect()
   gc.freeze()
   yield
   gc.unfreeze()

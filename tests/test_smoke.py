@@ -47,9 +47,9 @@ def test_what_suits_the_images_of_a_config_is_fitted_to_the_digits(changes):
   assert config_lib.resolve(config).dataset == 'digits'
 
 
-@pytest.mark.parametrize('row', ['resnet18,erk,1.0', 'resnet50,erk,0.2', 'wrn50_2,erk,1.0'])
-def test_rows_of_the_paper_on_imagenet_take_their_smoke_run(row, tmp_path):
-  """In threads and without attacks, which take longer than the rest: they are in the run above."""
+@pytest.mark.parametrize('row', ['resnet18,erk,1.0', 'wrn50_2,erk,1.0'])
+def test_a_row_of_the_paper_on_imagenet_takes_its_smoke_run(row, tmp_path):
+  """Either kind of block, in threads and without attacks, which are in the run above."""
   config = load(CONFIGS / 'imagenet.py', row)
   config.data_workers, config.evaluation.suites = 0, ('calibration',)
   (found,) = run.run(config, tmp_path, show=False)
@@ -98,7 +98,9 @@ def test_smoking_a_config_twice_changes_no_more():
 
 @pytest.mark.parametrize('path', sorted((CONFIGS / 'sweeps').glob('*.py')), ids=lambda p: p.stem)
 def test_every_sweep_is_planned_in_smoke_mode_and_spends_its_budgets(path):
-  jobs, experiments = agenda.make(command.load_sweep(str(path), ['--config.smoke=true']))
+  configs = command.load_sweep(str(path), ['--config.smoke=true'])
+  of_one_seed = [config for config in configs if config.seed == configs[0].seed]
+  jobs, experiments = agenda.make(of_one_seed)  # as those of another: no budget depends on it
   assert {cost.infeasible for cost in estimate.costs(jobs, experiments)} == {''}
 
 

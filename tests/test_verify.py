@@ -196,14 +196,14 @@ def untrained(config, workdir, batches_of=None, change=lambda state: state):
 )
 def test_other_schemes_hold_too(tmp_path, changes):
   """From the initial state: what a scheme keeps does not change while it trains."""
-  untrained(tinier_config(seed=3, **changes), tmp_path)
+  untrained(tinier_config(seed=3, model__width=16, **changes), tmp_path)
   verdict = verify.verify(tmp_path, 'latest')
   assert verdict.failures == ()
   assert all(layer.planned is not None for layer in verdict.layers)
 
 
 def test_the_layers_of_a_snip_ratio_are_compared_with_the_score_computed_again(tmp_path):
-  config = tinier_config(pruning__ratio='snip')
+  config = tinier_config(seed=3, model__width=16, pruning__ratio='snip')
   kept = untrained(config, tmp_path / 'right', data.load('digits', 'train'))
   verdict = verify.verify(tmp_path / 'right', 'latest')
   assert verdict.failures == ()

@@ -190,9 +190,10 @@ def test_a_network_does_not_look_robust_because_it_is_sure(name):
   labels = jnp.argmax(network(1, images), axis=-1)
   settings = {} if name == 'fgsm' else {'steps': 10}
 
+  @jax.jit
   def moved(scale):
-    run = functools.partial(attacks.ATTACKS[name], functools.partial(network, scale), **settings)
-    return jax.jit(run)(images, labels, 0.05, keys_of(images))
+    of_scale = functools.partial(network, scale)
+    return attacks.ATTACKS[name](of_scale, images, labels, 0.05, keys_of(images), **settings)
 
   plain, sure = moved(1.0), moved(100.0)
   assert np.abs(plain - images).max() > 0.01
@@ -245,13 +246,15 @@ def test_of_several_restarts_each_image_keeps_its_worst(task):
 @pytest.mark.parametrize('name', ['pgd', 'apgd_ce'])
 def test_an_image_that_one_restart_loses_is_lost(name, task):
   params, images, labels = task
-  keys, epsilon = keys_of(images), 0.06
-  attack = functools.partial(
-    attacks.ATTACKS[name], functools.partial(logits_fn, params), images, labels, epsilon, steps=3
-  )
+  keys, network = keys_of(images), functools.partial(logits_fn, params)
+
+  @functools.partial(jax.jit, static_argnames='restarts')
+  def attack(keys, restarts=1):
+    run = attacks.ATTACKS[name]
+    return run(network, images, labels, 0.06, keys, steps=3, restarts=restarts)
 
   def right(moved):
-    return logits_fn(params, moved).argmax(-1) == labels
+    return network(moved).argmax(-1) == labels
 
   alone = [
     right(attack(each)) for each in jax.vmap(lambda k: jax.random.split(k, 8), out_axes=1)(keys)

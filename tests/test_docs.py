@@ -1,5 +1,6 @@
 """Commands in the documentation can be typed as they stand."""
 
+import functools
 import importlib
 import pathlib
 import re
@@ -37,6 +38,12 @@ COMMANDS = [
 ]
 
 
+@functools.cache
+def sweep_of(config, *overrides):
+  """Loaded once for all commands of it, since some are of hundreds of configs."""
+  return sweep.load_sweep(config, overrides)
+
+
 @pytest.mark.parametrize('words', COMMANDS)
 def test_every_command_parses_and_its_config_loads(words, monkeypatch):
   monkeypatch.chdir(ROOT)
@@ -46,7 +53,7 @@ def test_every_command_parses_and_its_config_loads(words, monkeypatch):
     assert not rest or args.takes_config
     return
   if args.command == 'sweep':
-    assert sweep.load_sweep(args.config, rest)
+    assert sweep_of(args.config, *rest)
     return
   path, _, argument = args.config.partition(':')
   get_config = config_files.function_of(path, 'get_config')
@@ -66,11 +73,12 @@ def test_every_command_is_a_file(name):
   assert module.add_arguments and module.run
 
 
-# Commands run as typed, but on shrunk configs, with a sweep's first run and the cheapest suite.
+# Commands run as typed, but on shrunk configs, with a sweep's first run and the cheapest suite. A
+# sweep's networks are then one, which has been compiled for the first command.
 CHEAPEST = '--config.evaluation.suites=("calibration",)'
 CHANGES = {
   'train': ['--config.smoke=true', CHEAPEST],
-  'sweep': ['--shard=1/63', '--config.epochs=2', CHEAPEST],
+  'sweep': ['--shard=1/63', '--config.smoke=true', CHEAPEST],
   'evaluate': ['--suite=calibration'],
   **dict.fromkeys(('plan', 'verify', 'compare', 'export', 'report', 'prepare'), ()),
 }

@@ -1,5 +1,7 @@
 """Outputs of whole sets: each image once, the same for any batch and any devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +19,11 @@ def network(devices=1, batch_size=50):
   return evaluate.Trained(*two_layers(), batch_size, parallel.devices(devices))
 
 
+@functools.cache
 def plain():
   """The network as a function of pixels."""
   model, variables = two_layers()
-  return lambda images: model.apply(variables, images)
+  return jax.jit(lambda images: model.apply(variables, images))
 
 
 @pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
@@ -46,15 +49,21 @@ def test_a_network_without_images_is_told_so_in_one_line():
       see(network(), evaluate.stored(IMAGES[:0]))
 
 
+@functools.cache
+def of_noise_and_shuffled():
+  """Logits of all images at once."""
+  keys = [norms.image_keys(jax.random.key(seed), jnp.arange(50)) for seed in (0, 1)]
+  noise = ood.gaussian_noise(keys[0], (8, 8, 1))
+  shuffled = ood.pixel_shuffled(keys[1], IMAGES / np.float32(255))
+  return plain()(noise), plain()(shuffled)
+
+
 @pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
 def test_noise_and_shuffled_images_are_the_same_for_any_batch_and_devices(devices, batch_size):
-  keys = [norms.image_keys(jax.random.key(seed), jnp.arange(50)) for seed in (0, 1)]
   noise = evaluate.outputs(network(devices, batch_size), evaluate.gaussian_noise(50, (8, 8, 1)))
-  wanted = plain()(ood.gaussian_noise(keys[0], (8, 8, 1)))
-  np.testing.assert_allclose(noise.logits, wanted, atol=1e-4)
   shuffled = evaluate.outputs(network(devices, batch_size), evaluate.pixel_shuffled(IMAGES))
-  wanted = plain()(ood.pixel_shuffled(keys[1], IMAGES / np.float32(255)))
-  np.testing.assert_allclose(shuffled.logits, wanted, atol=1e-4)
+  for found, wanted in zip((noise, shuffled), of_noise_and_shuffled(), strict=True):
+    np.testing.assert_allclose(found.logits, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -67,18 +76,24 @@ def test_odin_of_a_set_is_odin_of_its_images(devices, batch_size, settings):
   np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+PGD = {'restarts': 2, 'steps': 3}
+
+
+@functools.cache
+def right_under_pgd():
+  """Of all images at once."""
+  attack = jax.jit(functools.partial(attacks.ATTACKS['pgd'], plain(), **PGD))
+  keys = norms.image_keys(jax.random.key(0), jnp.arange(len(IMAGES)))
+  moved = attack(jnp.asarray(IMAGES / np.float32(255)), LABELS, 8 / 255, keys)
+  return np.asarray(plain()(moved)).argmax(-1) == LABELS
+
+
 @pytest.mark.parametrize(('devices', 'batch_size'), WAYS)
 def test_an_attack_is_the_same_for_any_batch_and_devices(devices, batch_size):
-  settings = (('restarts', 2), ('steps', 3))
-  found = evaluate.survives(
-    network(devices, batch_size), 'pgd', IMAGES, LABELS, 8 / 255, settings=settings
-  )
-  keys = norms.image_keys(jax.random.key(0), jnp.arange(len(IMAGES)))
-  pixels = jnp.asarray(IMAGES / np.float32(255))
-  moved = attacks.ATTACKS['pgd'](plain(), pixels, LABELS, 8 / 255, keys, **dict(settings))
-  wanted = np.asarray(plain()(moved)).argmax(-1) == LABELS
-  assert 0 < wanted.sum() < len(wanted)
-  np.testing.assert_array_equal(found, wanted)
+  on, settings = network(devices, batch_size), tuple(PGD.items())
+  found = evaluate.survives(on, 'pgd', IMAGES, LABELS, 8 / 255, settings=settings)
+  assert 0 < right_under_pgd().sum() < len(LABELS)
+  np.testing.assert_array_equal(found, right_under_pgd())
 
 
 def test_rows_that_are_not_attacked_count_as_wrong_and_change_no_other():

@@ -13,12 +13,13 @@ from random_pruning_jax.models.convolution import by_kernels, by_pieces
 
 NUMBERS = ('NHWC', 'HWIO', 'NHWC')
 SIDE, BATCH = 4, 2
-# All of a kind of network together, since they share most of their layers: (name, width).
+# All of a kind of network together, since they share most of their layers: (name, width). Deeper
+# ones have more of the same.
 KINDS = {
-  'CIFAR ResNets': [*(('resnet20', width) for width in (4, 8, 16, 32)), ('resnet110', 16)],
+  'CIFAR ResNets': [('resnet20', width) for width in (4, 8, 16, 32)],
   'VGG': [('vgg19', 64)],
-  'ResNets': [('resnet34', 64), ('resnet14', 64), ('resnet152', 64)],
-  'wide ResNets': [('wrn14_2', 64), ('wrn101_2', 64)],
+  'ResNets': [('resnet34', 64), ('resnet14', 64), ('resnet50', 64)],
+  'wide ResNets': [('wrn14_2', 64), ('wrn50_2', 64)],
 }
 LACKING = kernels.lacking()
 
@@ -41,12 +42,12 @@ def layers(kind):
   return tuple(layer for layer in found if layer not in known)
 
 
+@functools.cache
 def operands(kind):
   """Images and a kernel in float32 for each layer."""
   rng = np.random.default_rng(0)
-  for kernel, _, _ in layers(kind):
-    shapes = (BATCH, SIDE, SIDE, kernel[2]), kernel
-    yield tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+  shapes = [((BATCH, SIDE, SIDE, kernel[2]), kernel) for kernel, _, _ in layers(kind)]
+  return [tuple(rng.standard_normal(shape, np.float32) for shape in pair) for pair in shapes]
 
 
 def derivatives(conv, kind):
@@ -62,7 +63,7 @@ def derivatives(conv, kind):
       out.append((y, *pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))))
     return out
 
-  return jax.device_get(jax.jit(run)(list(operands(kind))))
+  return jax.device_get(jax.jit(run)(operands(kind)))
 
 
 @functools.cache

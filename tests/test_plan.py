@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny import tiny_config
+from tiny import tinier_config, tiny_config
 
 from random_pruning_jax import config as config_lib
 from random_pruning_jax import data, main, masks, models, plan
@@ -146,7 +146,7 @@ def test_what_cannot_be_is_said_in_one_line(capsys):
 
 
 def test_a_data_dependent_ratio_says_that_it_looks(capsys):
-  planned(tiny_config(pruning__ratio='snip'))
+  planned(tinier_config(pruning__ratio='snip'))
   assert 'snip looks at initial weights and digits images.' in capsys.readouterr().err
 
 
@@ -182,7 +182,7 @@ def test_layers_that_keep_nothing_are_named():
 def test_a_plan_of_an_imagenet_network_imports_no_tfds():
   script = (
     'import sys; from random_pruning_jax import plan, models, config\n'
-    'c = config.default(); c.model.name = "wrn101_2"; c.dataset = "imagenet2012"\n'
+    'c = config.default(); c.model.name = "resnet18"; c.dataset = "imagenet2012"\n'
     'plan.show(plan.plans(c, ["erk"], [0.1])[0], "table")\n'
     'assert "tensorflow_datasets" not in sys.modules'
   )

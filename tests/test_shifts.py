@@ -101,17 +101,28 @@ def test_a_version_of_a_set_has_the_shifted_and_corrupted_sets_of_the_set(sets, 
   assert 'digits_corrupted is not prepared' in corruptions.full(on).skipped['corruptions']
 
 
-@pytest.fixture
-def corrupted_digits(tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
   """Corruptions of the digits at five severities: half the brightness, and another one black."""
+  root = tmp_path_factory.mktemp('prepared')
   images, labels = data.load('digits', 'test')
-  make_set(tmp_path, 'dark', images[:50] // 2, labels[:50])
-  make_set(tmp_path, 'black', images[:50] * 0, labels[:50])
+  make_set(root, 'dark', images[:50] // 2, labels[:50])
+  make_set(root, 'black', images[:50] * 0, labels[:50])
   for name in (*corruptions.ALEXNET, 'spatter'):
     for severity in range(1, 6):
       called = {'fog': 'mist'}.get(name, name)
-      made = tmp_path / ('black' if name == 'spatter' else 'dark')
-      shutil.copytree(made, tmp_path / f'digits_corrupted/{called}_{severity}')
+      made = root / ('black' if name == 'spatter' else 'dark')
+      shutil.copytree(made, root / f'digits_corrupted/{called}_{severity}')
+  return root
+
+
+@pytest.fixture
+def corrupted_digits(prepared, tmp_path, monkeypatch):
+  """A test's own directory of these, with links to their files, which are decoded once."""
+  for files in prepared.glob('**/1.0.0'):
+    place = tmp_path / files.relative_to(prepared)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(files)
   family = corruptions.Family('digits_corrupted', {'fog': 'mist'}, alexnet=True)
   monkeypatch.setitem(corruptions.FAMILIES, 'digits', family)
   return tmp_path

@@ -338,6 +338,23 @@ def test_scores_of_images_read_only_the_images_they_look_at(data_dir, monkeypatc
   assert seen == set(order.batch_indices(0, 0, 36, 8).tolist())
 
 
+def test_labels_and_pixels_of_a_set_are_read_few_images_at_a_time(data_dir, monkeypatch):
+  """Together, the encoded images of a large set would fill the memory."""
+  read, parts = streamed.EncodedImages.read, []
+
+  def watched(self, indices):
+    parts.append(len(indices))
+    return read(self, indices)
+
+  wanted = [label for _, label in source(data_dir).read(range(36))]
+  monkeypatch.setattr(streamed, 'TOGETHER', 10)
+  monkeypatch.setattr(streamed.EncodedImages, 'read', watched)
+  assert np.asarray(streamed.Labels(source(data_dir))).tolist() == wanted
+  pixels = streamed.Pixels(source(data_dir), streamed.Augment((8, 8), 3))[::-1]
+  assert [label for label, _ in who(pixels)] == wanted[::-1]
+  assert parts == 2 * [10, 10, 10, 6]
+
+
 def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):
   with pytest.raises(ValueError, match='one of resized, none where images are streamed'):
     feed.feed(build(streamed_config(data_dir, augment__mode='reflect', augment__pad=2)))

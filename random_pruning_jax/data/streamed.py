@@ -66,6 +66,14 @@ class EncodedImages:
         raise decode.located(error, self.name, self.split, index)
     return found
 
+  def one_by_one(self, indices: np.ndarray) -> Iterator[tuple[int, bytes, int]]:
+    """(index, encoded image, label) of each; at most `TOGETHER` images are in memory at once."""
+    indices = np.ravel(indices)
+    for start in range(0, len(indices), TOGETHER):
+      some = indices[start : start + TOGETHER].tolist()
+      for index, (data, label) in zip(some, self.read(some), strict=True):
+        yield index, data, label
+
   def _read(self, indices: list[int]) -> list[bytes]:
     """One by one, which costs a third; once one was slow to come, the others together."""
     records = []
@@ -116,15 +124,11 @@ class Example:
     epoch = int(step) // steps_per_epoch(n, self.batch_size)
     image = np.empty((len(indices), *self.augment.size, self.augment.channels), np.uint8)
     label = np.empty(len(indices), np.int32)
-    for start in range(0, len(indices), TOGETHER):
-      some = indices[start : start + TOGETHER].tolist()
-      for place, (index, (data, number)) in enumerate(
-        zip(some, self.source.read(some), strict=True), start
-      ):
-        # NumPy promises that the stream of a bit generator never changes.
-        rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
-        image[place] = _decoded(self.source, index, data, self.augment, rng)
-        label[place] = number
+    for place, (index, data, number) in enumerate(self.source.one_by_one(indices)):
+      # NumPy promises that the stream of a bit generator never changes.
+      rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
+      image[place] = _decoded(self.source, index, data, self.augment, rng)
+      label[place] = number
     return {'image': image, 'label': label}
 
 
@@ -213,12 +217,10 @@ class Pixels:
 
   def __getitem__(self, index: Any) -> np.ndarray:
     chosen = np.arange(len(self))[index]
-    indices = np.ravel(chosen)
-    pixels = [
-      _decoded(self._source, index, data, self._augment)
-      for index, (data, _) in zip(indices, self._source.read(indices), strict=True)
-    ]
-    return np.reshape(pixels, (*np.shape(chosen), *self.shape[1:]))
+    pixels = np.empty((np.size(chosen), *self.shape[1:]), np.uint8)
+    for place, (index, data, _) in enumerate(self._source.one_by_one(chosen)):
+      pixels[place] = _decoded(self._source, index, data, self._augment)
+    return pixels.reshape(*np.shape(chosen), *self.shape[1:])
 
 
 class Labels:
@@ -232,7 +234,7 @@ class Labels:
 
   def __getitem__(self, index: Any) -> np.ndarray:
     chosen = np.arange(len(self))[index]
-    labels = [label for _, label in self._source.read(np.ravel(chosen))]
+    labels = [label for _, _, label in self._source.one_by_one(chosen)]
     return np.reshape(np.array(labels, np.int32), np.shape(chosen))
 
   def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:

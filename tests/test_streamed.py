@@ -127,6 +127,13 @@ def test_workers_end_with_a_run_that_is_killed(data_dir, script):
   assert len(workers) == 2 and ended
 
 
+def test_a_worker_that_finds_shared_memory_full_is_told_with_what_to_do():
+  """The system then ends it by SIGBUS. Containers often have 64 MB, less than a batch."""
+  steps = streamed.batches(lambda step: os.kill(os.getpid(), signal.SIGBUS), 0, 1, workers=1)
+  with pytest.raises(ChildProcessError, match=r'^one of the data_workers ended: .*/dev/shm must'):
+    next(steps)
+
+
 def test_ctrl_c_is_for_the_run_and_not_for_its_workers(data_dir):
   root = pathlib.Path(__file__).parents[1]
   command = [sys.executable, '-c', STREAMING, data_dir, '1']

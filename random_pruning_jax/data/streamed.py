@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import gc
 import multiprocessing
+import re
 import signal
 import time
 import zlib
@@ -29,6 +30,12 @@ BUFFERED = 1  # batches that each worker has ready, besides those on their way
 TOGETHER = 64  # records that are read before they are decoded
 SLOW = 2e-3  # seconds for a record: more than a local disk takes, less than a bucket
 SAMPLED = 100  # images that represent a set where sets are compared
+# What ends a worker from outside, by the status that it leaves.
+ENDED = {
+  -signal.SIGKILL: 'it was killed, as happens where memory runs out; fewer of them need less',
+  -signal.SIGBUS: 'shared memory is full: /dev/shm must hold up to five batches for each of them '
+  '(docker run --shm-size), or data_workers be fewer, or 0, which decodes in threads',
+}
 
 
 class EncodedImages:
@@ -152,6 +159,7 @@ def batches(
   """This host's part of steps `start` to `stop - 1`: uint8 'image' [b, H, W, C], int32 'label' [b].
 
   `workers` processes decode; -1 is one for each core, and 0 decodes in threads of this process.
+  Raises ChildProcessError where one of them was ended.
   """
   import grain
 
@@ -167,6 +175,12 @@ def batches(
   iterator = iter(stream)
   try:
     yield from iterator
+  except RuntimeError as error:  # in Grain's words
+    status = re.search(r'^Worker process was terminated .* exit code (-?\d+)', str(error))
+    if status is None:
+      raise
+    why = ENDED.get(int(status[1]), f'its exit status was {status[1]}')
+    raise ChildProcessError(f'one of the data_workers ended: {why}.') from error
   finally:
     iterator.close()
     # Grain's iterator is part of a reference cycle and holds the last batch in memory shared with

@@ -1,8 +1,10 @@
 """Streamed images: each step sees its own images, and training runs."""
 
 import gc
+import json
 import os
 import pathlib
+import resource
 import select
 import shutil
 import signal
@@ -290,6 +292,25 @@ def test_other_data_of_the_same_name_are_refused_wherever_a_run_is_read(
   with pytest.raises(ValueError, match=message):
     measure.load_run(whole[0], data_dir=other)
   assert not (whole[0] / checkpoints.UNREADABLE).exists()
+
+
+def test_a_set_of_more_files_than_a_process_may_usually_open_is_read(data_dir, tmp_path):
+  """As ImageNet is: 1,024 files, where the usual limit is 1,024."""
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  path, shards = data.find('colours', str(tmp_path)), 12
+  (file,) = path.glob('*-train.*')
+  for shard in range(shards):
+    os.link(file, path / f'colours-train.array_record-{shard:05}-of-{shards:05}')
+  info = json.loads((path / 'dataset_info.json').read_text())
+  for split in info['splits']:
+    split['shardLengths'] *= shards if split['name'] == 'train' else 1
+  (path / 'dataset_info.json').write_text(json.dumps(info))
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/dev/fd')) + shards // 2, hard))
+  try:
+    assert len(np.asarray(streamed.Labels(source(str(tmp_path))))) == 36 * shards
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_identity_of_streamed_images_is_of_images_labels_and_their_number(data_dir, tmp_path):

@@ -1,8 +1,10 @@
 """Streamed images: each step sees its own images, and training runs."""
 
 import gc
+import json
 import os
 import pathlib
+import resource
 import select
 import shutil
 import signal
@@ -138,6 +140,13 @@ def test_workers_end_with_a_run_that_is_killed(data_dir, script):
     for worker in () if ended else workers:
       os.kill(worker, signal.SIGKILL)
   assert len(workers) == 2 and ended
+
+
+def test_a_worker_that_finds_shared_memory_full_is_told_with_what_to_do():
+  """The system then ends it by SIGBUS. Containers often have 64 MB, less than a batch."""
+  steps = streamed.batches(lambda step: os.kill(os.getpid(), signal.SIGBUS), 0, 1, workers=1)
+  with pytest.raises(ChildProcessError, match=r'^one of the data_workers ended: .*/dev/shm must'):
+    next(steps)
 
 
 def test_ctrl_c_is_for_the_run_and_not_for_its_workers(data_dir):
@@ -298,6 +307,25 @@ def test_other_data_of_the_same_name_are_refused_wherever_a_run_is_read(
   assert not (whole[0] / checkpoints.UNREADABLE).exists()
 
 
+def test_a_set_of_more_files_than_a_process_may_usually_open_is_read(data_dir, tmp_path):
+  """As ImageNet is: 1,024 files, where the usual limit is 1,024."""
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  path, shards = data.find('colours', str(tmp_path)), 12
+  (file,) = path.glob('*-train.*')
+  for shard in range(shards):
+    os.link(file, path / f'colours-train.array_record-{shard:05}-of-{shards:05}')
+  info = json.loads((path / 'dataset_info.json').read_text())
+  for split in info['splits']:
+    split['shardLengths'] *= shards if split['name'] == 'train' else 1
+  (path / 'dataset_info.json').write_text(json.dumps(info))
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/dev/fd')) + shards // 2, hard))
+  try:
+    assert len(np.asarray(streamed.Labels(source(str(tmp_path))))) == 36 * shards
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_the_identity_of_streamed_images_is_of_images_labels_and_their_number(data_dir, tmp_path):
   known = source(data_dir).identity()
   shutil.copytree(data_dir, tmp_path / 'copy')
@@ -349,6 +377,23 @@ def test_scores_of_images_read_only_the_images_they_look_at(data_dir, monkeypatc
   [batch] = score_batches(experiment, feed.feed(experiment).images).values()
   assert len(batch['label']) == 8
   assert seen == set(order.batch_indices(0, 0, 36, 8).tolist())
+
+
+def test_labels_and_pixels_of_a_set_are_read_few_images_at_a_time(data_dir, monkeypatch):
+  """Together, the encoded images of a large set would fill the memory."""
+  read, parts = streamed.EncodedImages.read, []
+
+  def watched(self, indices):
+    parts.append(len(indices))
+    return read(self, indices)
+
+  wanted = [label for _, label in source(data_dir).read(range(36))]
+  monkeypatch.setattr(streamed, 'TOGETHER', 10)
+  monkeypatch.setattr(streamed.EncodedImages, 'read', watched)
+  assert np.asarray(streamed.Labels(source(data_dir))).tolist() == wanted
+  pixels = streamed.Pixels(source(data_dir), streamed.Augment((8, 8), 3))[::-1]
+  assert [label for label, _ in who(pixels)] == wanted[::-1]
+  assert parts == 2 * [10, 10, 10, 6]
 
 
 def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):

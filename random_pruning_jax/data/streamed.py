@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import gc
 import multiprocessing
+import re
 import signal
 import time
 import zlib
@@ -29,6 +30,12 @@ BUFFERED = 1  # batches that each worker has ready, besides those on their way
 TOGETHER = 64  # records that are read before they are decoded
 SLOW = 2e-3  # seconds for a record: more than a local disk takes, less than a bucket
 SAMPLED = 100  # images that represent a set where sets are compared
+# What ends a worker from outside, by the status that it leaves.
+ENDED = {
+  -signal.SIGKILL: 'it was killed, as happens where memory runs out; fewer of them need less',
+  -signal.SIGBUS: 'shared memory is full: /dev/shm must hold up to five batches for each of them '
+  '(docker run --shm-size), or data_workers be fewer, or 0, which decodes in threads',
+}
 
 
 class EncodedImages:
@@ -65,6 +72,14 @@ class EncodedImages:
         error = DataError(f'its label must lie in [0, {self.kind.num_classes}), got {label}')
         raise decode.located(error, self.name, self.split, index)
     return found
+
+  def one_by_one(self, indices: np.ndarray) -> Iterator[tuple[int, bytes, int]]:
+    """(index, encoded image, label) of each; at most `TOGETHER` images are in memory at once."""
+    indices = np.ravel(indices)
+    for start in range(0, len(indices), TOGETHER):
+      some = indices[start : start + TOGETHER].tolist()
+      for index, (data, label) in zip(some, self.read(some), strict=True):
+        yield index, data, label
 
   def _read(self, indices: list[int]) -> list[bytes]:
     """One by one, which costs a third; once one was slow to come, the others together."""
@@ -116,15 +131,11 @@ class Example:
     epoch = int(step) // steps_per_epoch(n, self.batch_size)
     image = np.empty((len(indices), *self.augment.size, self.augment.channels), np.uint8)
     label = np.empty(len(indices), np.int32)
-    for start in range(0, len(indices), TOGETHER):
-      some = indices[start : start + TOGETHER].tolist()
-      for place, (index, (data, number)) in enumerate(
-        zip(some, self.source.read(some), strict=True), start
-      ):
-        # NumPy promises that the stream of a bit generator never changes.
-        rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
-        image[place] = _decoded(self.source, index, data, self.augment, rng)
-        label[place] = number
+    for place, (index, data, number) in enumerate(self.source.one_by_one(indices)):
+      # NumPy promises that the stream of a bit generator never changes.
+      rng = np.random.Generator(np.random.Philox(key=(self.seed << 96) | (epoch << 64) | index))
+      image[place] = _decoded(self.source, index, data, self.augment, rng)
+      label[place] = number
     return {'image': image, 'label': label}
 
 
@@ -148,6 +159,7 @@ def batches(
   """This host's part of steps `start` to `stop - 1`: uint8 'image' [b, H, W, C], int32 'label' [b].
 
   `workers` processes decode; -1 is one for each core, and 0 decodes in threads of this process.
+  Raises ChildProcessError where one of them was ended.
   """
   import grain
 
@@ -163,6 +175,12 @@ def batches(
   iterator = iter(stream)
   try:
     yield from iterator
+  except RuntimeError as error:  # in Grain's words
+    status = re.search(r'^Worker process was terminated .* exit code (-?\d+)', str(error))
+    if status is None:
+      raise
+    why = ENDED.get(int(status[1]), f'its exit status was {status[1]}')
+    raise ChildProcessError(f'one of the data_workers ended: {why}.') from error
   finally:
     iterator.close()
     # Grain's iterator is part of a reference cycle and holds the last batch in memory shared with
@@ -213,12 +231,10 @@ class Pixels:
 
   def __getitem__(self, index: Any) -> np.ndarray:
     chosen = np.arange(len(self))[index]
-    indices = np.ravel(chosen)
-    pixels = [
-      _decoded(self._source, index, data, self._augment)
-      for index, (data, _) in zip(indices, self._source.read(indices), strict=True)
-    ]
-    return np.reshape(pixels, (*np.shape(chosen), *self.shape[1:]))
+    pixels = np.empty((np.size(chosen), *self.shape[1:]), np.uint8)
+    for place, (index, data, _) in enumerate(self._source.one_by_one(chosen)):
+      pixels[place] = _decoded(self._source, index, data, self._augment)
+    return pixels.reshape(*np.shape(chosen), *self.shape[1:])
 
 
 class Labels:
@@ -232,7 +248,7 @@ class Labels:
 
   def __getitem__(self, index: Any) -> np.ndarray:
     chosen = np.arange(len(self))[index]
-    labels = [label for _, label in self._source.read(np.ravel(chosen))]
+    labels = [label for _, _, label in self._source.one_by_one(chosen)]
     return np.reshape(np.array(labels, np.int32), np.shape(chosen))
 
   def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:

@@ -19,7 +19,7 @@ set -euo pipefail
 
 # uv brings its own Python: that of a TPU VM's image may be older than this package needs.
 readonly PYTHON=3.11 UV=https://astral.sh/uv/install.sh
-readonly PREEMPTED=75 MOUNT=/mnt/bucket LOG=random-pruning.log
+readonly PREEMPTED=75 MOUNT=/mnt/bucket RUN=random-pruning
 
 usage() {
   sed -n '2,18s/^# \{0,1\}//p' "$0"
@@ -108,9 +108,14 @@ train() {
   # --distributed: a worker that does not find the others must end, and not train by itself.
   # The run and its log go on when the connection is lost (tee -p), and until the run has saved: a
   # machine that is taken away sends SIGTERM and SIGHUP to all processes of the connection.
-  on_workers all "trap '' HUP; set -o pipefail; cd random-pruning && \
+  # gcloud gives a command again where it lost the connection, and a second process of one worker
+  # would end the run on all of them: it waits for the first instead, and ends with its status.
+  on_workers all "trap '' HUP; trap : TERM; set -o pipefail; cd random-pruning || exit; \
+exec 9>>~/$RUN.lock; flock -n 9 || { echo A run still goes on here: waiting for its end.; \
+flock 9; exit \$(cat ~/$RUN.status || echo 1); }; rm -f ~/$RUN.status; \
 TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} ../venv/bin/random-pruning train --distributed \
-$arguments 2>&1 | (trap '' TERM; exec tee -p -a ~/$LOG)"
+$arguments 2>&1 9>&- | (trap '' TERM; exec tee -p -a ~/$RUN.log); \
+status=\$?; echo \$status >~/$RUN.status; exit \$status"
 }
 
 delete() {
@@ -178,6 +183,6 @@ case $what in
   train) (($#)) || refuse '--config=FILE must be given after --' && train_until_done "$@" ;;
   create | install | mount | delete) "$what" ;;
   run) train "$@" ;;
-  logs) on_workers 0 "tail -n 100 -f $LOG" ;;
+  logs) on_workers 0 "tail -n 100 -f $RUN.log" ;;
   *) refuse "unknown command $what; known: train, create, install, mount, run, logs, delete" ;;
 esac

@@ -228,17 +228,18 @@ def test_a_worker_gets_the_python_that_the_package_needs(tmp_path, stand_in, cal
 
 @pytest.fixture
 def worker(tmp_path, stand_in, calls):
-  """Starts the line for the workers here, with `script` in place of the run."""
+  """Starts the line for the workers here, with `script` in place of the run; '' is the last one."""
+  home = os.environ | {'HOME': str(tmp_path)}
+  stand_in('gcloud')
+  launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN)
+  line = calls()[-1][-1].removeprefix('--command=')
+  (tmp_path / 'random-pruning').mkdir()
+  (tmp_path / 'venv').mkdir()
+  (tmp_path / 'venv' / 'bin').symlink_to(tmp_path / 'bin')
 
-  def start(script):
-    stand_in('gcloud')
-    launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN)
-    line = calls()[-1][-1].removeprefix('--command=')
-    stand_in('random-pruning', script)
-    (tmp_path / 'random-pruning').mkdir()
-    (tmp_path / 'venv').mkdir()
-    (tmp_path / 'bin').rename(tmp_path / 'venv' / 'bin')
-    home = os.environ | {'HOME': str(tmp_path)}
+  def start(script=''):
+    if script:
+      stand_in('random-pruning', script)
     return subprocess.Popen(
       ['bash', '-c', line], env=home, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
     )
@@ -261,6 +262,24 @@ def test_a_run_on_a_worker_saves_where_all_of_its_session_is_signalled(tmp_path,
     os.killpg(process.pid, number)
   process.communicate(timeout=20)
   assert (tmp_path / 'random-pruning.log').read_text().endswith('saving\nsaved\n')
+
+
+@pytest.mark.parametrize('signalled', [False, True])
+def test_a_command_that_a_worker_gets_again_waits_for_the_run_and_ends_with_its_status(
+  tmp_path, worker, calls, signalled
+):
+  first = worker(
+    'trap "exit 75" TERM; echo step; until [ -e "$HERE/go" ]; do sleep 0.05; done; exit 3'
+  )
+  assert first.stdout.readline() == b'step\n'
+  again = worker()
+  assert again.stdout.readline().startswith(b'A run still goes on here')
+  if signalled:
+    os.killpg(first.pid, signal.SIGTERM)
+  else:
+    (tmp_path / 'go').touch()
+  assert [process.wait(timeout=20) for process in (first, again)] == [75 if signalled else 3] * 2
+  assert [call[0] for call in calls()].count('random-pruning') == 1
 
 
 def test_a_pod_whose_creation_is_refused_ends_the_script(tmp_path, stand_in, calls):

@@ -103,16 +103,18 @@ gcsfuse --implicit-dirs --rename-dir-limit=200000 $bucket $MOUNT; }"
 
 train() {
   (($#)) || refuse '--config=FILE must be given after --'
-  local arguments
+  local arguments same
   arguments=$(printf '%q ' "$@")
+  same=$(printf %q "$arguments")
   # --distributed: a worker that does not find the others must end, and not train by itself.
   # The run and its log go on when the connection is lost (tee -p), and until the run has saved: a
   # machine that is taken away sends SIGTERM and SIGHUP to all processes of the connection.
   # gcloud gives a command again where it lost the connection, and a second process of one worker
-  # would end the run on all of them: it waits for the first instead, and ends with its status.
+  # would end the run on all of them: it waits for the first, and ends with its status.
   on_workers all "trap '' HUP; trap : TERM; set -o pipefail; cd random-pruning || exit; \
-exec 9>>~/$RUN.lock; flock -n 9 || { echo A run still goes on here: waiting for its end.; \
-flock 9; exit \$(cat ~/$RUN.status || echo 1); }; rm -f ~/$RUN.status; \
+exec 9>>~/$RUN.lock; flock -n 9 || { echo A run still goes on here: waiting for its end.; flock 9; \
+[ \"\$(cat ~/$RUN.lock)\" != $same ] || exit \$(cat ~/$RUN.status || echo 1); }; \
+rm -f ~/$RUN.status; printf %s $same >~/$RUN.lock; \
 TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} ../venv/bin/random-pruning train --distributed \
 $arguments 2>&1 9>&- | (trap '' TERM; exec tee -p -a ~/$RUN.log); \
 status=\$?; echo \$status >~/$RUN.status; exit \$status"

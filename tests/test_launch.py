@@ -231,13 +231,13 @@ def worker(tmp_path, stand_in, calls):
   """Starts the line for the workers here, with `script` in place of the run; '' is the last one."""
   home = os.environ | {'HOME': str(tmp_path)}
   stand_in('gcloud')
-  launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN)
-  line = calls()[-1][-1].removeprefix('--command=')
   (tmp_path / 'random-pruning').mkdir()
   (tmp_path / 'venv').mkdir()
   (tmp_path / 'venv' / 'bin').symlink_to(tmp_path / 'bin')
 
-  def start(script=''):
+  def start(script='', *more):
+    launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN, *more)
+    line = calls()[-1][-1].removeprefix('--command=')
     if script:
       stand_in('random-pruning', script)
     return subprocess.Popen(
@@ -264,13 +264,14 @@ def test_a_run_on_a_worker_saves_where_all_of_its_session_is_signalled(tmp_path,
   assert (tmp_path / 'random-pruning.log').read_text().endswith('saving\nsaved\n')
 
 
+RUNS = 'trap "exit 75" TERM; echo step; until [ -e "$HERE/go" ]; do sleep 0.05; done; exit 3'
+
+
 @pytest.mark.parametrize('signalled', [False, True])
 def test_a_command_that_a_worker_gets_again_waits_for_the_run_and_ends_with_its_status(
   tmp_path, worker, calls, signalled
 ):
-  first = worker(
-    'trap "exit 75" TERM; echo step; until [ -e "$HERE/go" ]; do sleep 0.05; done; exit 3'
-  )
+  first = worker(RUNS)
   assert first.stdout.readline() == b'step\n'
   again = worker()
   assert again.stdout.readline().startswith(b'A run still goes on here')
@@ -280,6 +281,17 @@ def test_a_command_that_a_worker_gets_again_waits_for_the_run_and_ends_with_its_
     (tmp_path / 'go').touch()
   assert [process.wait(timeout=20) for process in (first, again)] == [75 if signalled else 3] * 2
   assert [call[0] for call in calls()].count('random-pruning') == 1
+
+
+def test_another_run_on_a_worker_begins_after_the_one_that_is_there(tmp_path, worker, calls):
+  first = worker(RUNS)
+  assert first.stdout.readline() == b'step\n'
+  other = worker('', '--config.seed=1')
+  assert other.stdout.readline().startswith(b'A run still goes on here')
+  (tmp_path / 'go').touch()
+  assert [process.wait(timeout=20) for process in (first, other)] == [3, 3]
+  one, two = (call for call in calls() if call[0] == 'random-pruning')
+  assert two == [*one, '--config.seed=1']
 
 
 def test_a_pod_whose_creation_is_refused_ends_the_script(tmp_path, stand_in, calls):

@@ -19,6 +19,7 @@ set -euo pipefail
 
 # uv brings its own Python: that of a TPU VM's image may be older than this package needs.
 readonly PYTHON=3.11 UV=https://astral.sh/uv/install.sh
+readonly KEY=/usr/share/keyrings/cloud.google.asc
 readonly PREEMPTED=75 MOUNT=/mnt/bucket RUN=random-pruning
 
 usage() {
@@ -47,14 +48,18 @@ pause() {
   sleep "${POLL_SECONDS:-30}"
 }
 
-# NONE only on NOT_FOUND: to take any other error for it would give up a place in the queue.
+# NONE only on NOT_FOUND: to take any other error for it would give up a place in the queue. Errors
+# that do not pass end it at once. --quiet: nobody would see what gcloud asks here.
 state() {
   local error tries
   for ((tries = 0; tries < 20; tries++)); do
     error=$(gcloud compute tpus queued-resources describe "$name" "--zone=$zone" \
-      '--format=value(state.state)' 2>&1 >&3) && return
+      '--format=value(state.state)' --quiet 2>&1 >&3) && return
     [[ $error != *NOT_FOUND* ]] || { echo NONE && return; }
     echo "tpu_pod.sh: $name has no known state: $error" >&2
+    case $error in
+      *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *'command not found'*) return 1 ;;
+    esac
     pause
   done
   return 1
@@ -91,12 +96,14 @@ uv/uv pip install --quiet --python venv/bin/python -e './random-pruning[tpu,stre
 mount() {
   [[ $bucket ]] || return 0
   # --implicit-dirs: to see folders that other tools wrote. --rename-dir-limit: a checkpoint appears
-  # by renaming its folder, which is atomic in buckets with a hierarchical namespace.
+  # by renaming its folder, which is atomic in buckets with a hierarchical namespace. A VM that has
+  # just started installs its own updates, and locks others out for minutes.
   on_workers all "command -v gcsfuse >/dev/null || { \
-echo deb https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -c -s) main | \
-sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null && \
-curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo apt-key add - && \
-sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse; }; \
+curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee $KEY >/dev/null && \
+echo deb [signed-by=$KEY] https://packages.cloud.google.com/apt \
+gcsfuse-\$(lsb_release -c -s) main | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null && \
+for try in 1 2 3 4 5 6 7 8 9; do sudo apt-get -qq update && \
+sudo apt-get -qq install -y gcsfuse && break; sleep 30; done; }; \
 mountpoint -q $MOUNT || { sudo mkdir -p $MOUNT && sudo chown \$USER $MOUNT && \
 gcsfuse --implicit-dirs --rename-dir-limit=200000 $bucket $MOUNT; }"
 }

@@ -164,6 +164,45 @@ def test_a_pod_whose_state_gcloud_never_says_is_neither_created_nor_deleted(
 
 
 @pytest.mark.parametrize(
+  'error',
+  [
+    'PERMISSION_DENIED: on locations/us-central2-x (or it may not exist)',
+    'gcloud: command not found',
+  ],
+)
+def test_a_pod_whose_state_gcloud_will_never_say_is_asked_for_no_longer(stand_in, calls, error):
+  stand_in('gcloud', f'echo "{error}" >&2; exit 1')
+  done = launch('tpu_pod.sh', 'train', *POD, '--', *TRAIN)
+  assert done.returncode == 1
+  assert error in done.stderr and 'is kept' in done.stderr
+  assert len(calls()) == 2  # before creating and after
+
+
+def test_gcloud_asks_nothing_where_nobody_would_see_it(tmp_path, stand_in, calls):
+  pod(tmp_path, stand_in, ['NONE', 'ACTIVE'], [0])
+  asked = [call for call in calls() if 'describe' in call or 'delete' in call]
+  assert asked and all('--quiet' in call for call in asked)
+
+
+def test_a_worker_that_installs_updates_gets_gcsfuse_after_them(tmp_path, stand_in, calls):
+  stand_in('gcloud')
+  assert launch('tpu_pod.sh', 'mount', *POD).returncode == 0
+  line = calls()[-1][-1].removeprefix('--command=')
+  for name in ('curl', 'lsb_release', 'sleep'):
+    stand_in(name)
+  stand_in('mountpoint', 'exit 1')
+  locked = '[ $2 = -qq ] && [ $3 = update ] && { rm "$HERE/locked" && exit 100; } 2> /dev/null'
+  brings = 'cp "$HERE/bin/curl" "$HERE/bin/gcsfuse"'
+  (tmp_path / 'locked').touch()
+  stand_in('sudo', f'{locked}; [ $3 != install ] || {brings}')
+  done = subprocess.run(['bash', '-c', line], env=os.environ, cwd=tmp_path)
+  assert done.returncode == 0
+  got = [call[3] for call in calls() if call[:2] == ['sudo', 'apt-get']]
+  assert got == ['update', 'update', 'install']
+  assert calls()[-1][-2:] == ['data', '/mnt/bucket']
+
+
+@pytest.mark.parametrize(
   ('part', 'fails'), [('install', 'pip install'), ('mount', 'gcsfuse'), ('run', 'pruning train')]
 )
 def test_a_pod_on_which_something_fails_is_kept_to_be_looked_at(

@@ -175,7 +175,7 @@ while (($#)); do
     --zone=*) zone=${1#*=} ;;
     --type=*) type=${1#*=} ;;
     --version=*) version=${1#*=} ;;
-    --bucket=*) bucket=${1#*=} ;;
+    --bucket=*) bucket=${1#*=} bucket=${bucket#gs://} ;;
     --attempts=*) attempts=${1#*=} ;;
     --spot) spot=yes ;;
     --dry-run) dry=yes ;;

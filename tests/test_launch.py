@@ -79,6 +79,11 @@ def test_a_dry_run_of_a_pod_prints_every_command_and_runs_none(stand_in, calls):
   assert calls() == []
 
 
+def test_a_bucket_is_mounted_by_its_name_however_it_is_written():
+  done = launch('tpu_pod.sh', 'mount', '--name=a', '--zone=b', '--bucket=gs://data', '--dry-run')
+  assert r'\ data\ /mnt/bucket' in done.stdout and 'gs://' not in done.stdout
+
+
 # `describe` answers with the lines of the file `states`, one after the other, the last for good.
 GCLOUD = """
 case "$*" in

@@ -370,6 +370,19 @@ def test_a_dry_run_of_slurm_prints_what_a_job_would_run_and_runs_nothing(stand_i
   assert done.stdout.startswith('srun ') and calls() == []
 
 
+@pytest.mark.parametrize(
+  ('nodes', 'tasks', 'refused'), [('2', '1', 2), ('1', '4', 2), ('2', '8', 0), ('1', '1', 0)]
+)
+def test_slurm_leaves_no_gpu_idle_unless_one_process_takes_all(
+  stand_in, calls, nodes, tasks, refused
+):
+  stand_in('srun')
+  job = {'SLURM_JOB_ID': '7', 'SLURM_JOB_NUM_NODES': nodes, 'SLURM_NTASKS_PER_NODE': tasks}
+  done = launch('slurm.sbatch', *TRAIN, **job, SLURM_GPUS_ON_NODE='8')
+  assert done.returncode == refused and bool(calls()) == (not refused)
+  assert ('--ntasks-per-node must be 8, the GPUs of a node; got' in done.stderr) == bool(refused)
+
+
 @pytest.mark.parametrize('scancel_takes', [0, 0.6])
 def test_slurm_passes_a_signal_on_and_requeues_what_has_saved(
   tmp_path, stand_in, calls, scancel_takes

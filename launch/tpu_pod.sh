@@ -12,6 +12,9 @@
 #
 #   --type=v4-32 --version=tpu-ubuntu2204-base --bucket=NAME --spot --attempts=20 --dry-run
 #
+# The version goes with the type: v2-alpha-tpuv5-lite with v5litepod-16 (v5e), v2-alpha-tpuv5 with
+# v5p-32, v2-alpha-tpuv6e with v6e-16.
+#
 # Arguments after -- go to `random-pruning train`. Its work directory must be one that all workers
 # see, as --workdir=/mnt/bucket/runs/NAME. Data are read from tfds/ of the bucket, unless
 # --config.data_dir says where. --dry-run prints every command and runs none.
@@ -23,7 +26,7 @@ readonly KEY=/usr/share/keyrings/cloud.google.asc
 readonly PREEMPTED=75 MOUNT=/mnt/bucket RUN=random-pruning
 
 usage() {
-  sed -n '2,18s/^# \{0,1\}//p' "$0"
+  sed -n '2,21s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -58,7 +61,7 @@ state() {
     [[ $error != *NOT_FOUND* ]] || { echo NONE && return; }
     echo "tpu_pod.sh: $name has no known state: $error" >&2
     case $error in
-      *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *'command not found'*) return 1 ;;
+      *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *'not found') return 1 ;;
     esac
     pause
   done

@@ -12,6 +12,9 @@
 #
 #   --type=v4-32 --version=tpu-ubuntu2204-base --bucket=NAME --spot --attempts=20 --dry-run
 #
+# The version goes with the type: v2-alpha-tpuv5-lite with v5litepod-16 (v5e), v2-alpha-tpuv5 with
+# v5p-32, v2-alpha-tpuv6e with v6e-16.
+#
 # Arguments after -- go to `random-pruning train`. Its work directory must be one that all workers
 # see, as --workdir=/mnt/bucket/runs/NAME. Data are read from tfds/ of the bucket, unless
 # --config.data_dir says where. --dry-run prints every command and runs none.
@@ -19,10 +22,11 @@ set -euo pipefail
 
 # uv brings its own Python: that of a TPU VM's image may be older than this package needs.
 readonly PYTHON=3.11 UV=https://astral.sh/uv/install.sh
-readonly PREEMPTED=75 MOUNT=/mnt/bucket LOG=random-pruning.log
+readonly KEY=/usr/share/keyrings/cloud.google.asc
+readonly PREEMPTED=75 MOUNT=/mnt/bucket RUN=random-pruning
 
 usage() {
-  sed -n '2,18s/^# \{0,1\}//p' "$0"
+  sed -n '2,21s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 
@@ -47,14 +51,18 @@ pause() {
   sleep "${POLL_SECONDS:-30}"
 }
 
-# NONE only on NOT_FOUND: to take any other error for it would give up a place in the queue.
+# NONE only on NOT_FOUND: to take any other error for it would give up a place in the queue. Errors
+# that do not pass end it at once. --quiet: nobody would see what gcloud asks here.
 state() {
   local error tries
   for ((tries = 0; tries < 20; tries++)); do
     error=$(gcloud compute tpus queued-resources describe "$name" "--zone=$zone" \
-      '--format=value(state.state)' 2>&1 >&3) && return
+      '--format=value(state.state)' --quiet 2>&1 >&3) && return
     [[ $error != *NOT_FOUND* ]] || { echo NONE && return; }
     echo "tpu_pod.sh: $name has no known state: $error" >&2
+    case $error in
+      *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *'not found') return 1 ;;
+    esac
     pause
   done
   return 1
@@ -91,26 +99,35 @@ uv/uv pip install --quiet --python venv/bin/python -e './random-pruning[tpu,stre
 mount() {
   [[ $bucket ]] || return 0
   # --implicit-dirs: to see folders that other tools wrote. --rename-dir-limit: a checkpoint appears
-  # by renaming its folder, which is atomic in buckets with a hierarchical namespace.
+  # by renaming its folder, which is atomic in buckets with a hierarchical namespace. A VM that has
+  # just started installs its own updates, and locks others out for minutes.
   on_workers all "command -v gcsfuse >/dev/null || { \
-echo deb https://packages.cloud.google.com/apt gcsfuse-\$(lsb_release -c -s) main | \
-sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null && \
-curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo apt-key add - && \
-sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse; }; \
+curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee $KEY >/dev/null && \
+echo deb [signed-by=$KEY] https://packages.cloud.google.com/apt \
+gcsfuse-\$(lsb_release -c -s) main | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null && \
+for try in 1 2 3 4 5 6 7 8 9; do sudo apt-get -qq update && \
+sudo apt-get -qq install -y gcsfuse && break; sleep 30; done; }; \
 mountpoint -q $MOUNT || { sudo mkdir -p $MOUNT && sudo chown \$USER $MOUNT && \
 gcsfuse --implicit-dirs --rename-dir-limit=200000 $bucket $MOUNT; }"
 }
 
 train() {
   (($#)) || refuse '--config=FILE must be given after --'
-  local arguments
+  local arguments same
   arguments=$(printf '%q ' "$@")
+  same=$(printf %q "$arguments")
   # --distributed: a worker that does not find the others must end, and not train by itself.
   # The run and its log go on when the connection is lost (tee -p), and until the run has saved: a
   # machine that is taken away sends SIGTERM and SIGHUP to all processes of the connection.
-  on_workers all "trap '' HUP; set -o pipefail; cd random-pruning && \
+  # gcloud gives a command again where it lost the connection, and a second process of one worker
+  # would end the run on all of them: it waits for the first, and ends with its status.
+  on_workers all "trap '' HUP; trap : TERM; set -o pipefail; cd random-pruning || exit; \
+exec 9>>~/$RUN.lock; flock -n 9 || { echo A run still goes on here: waiting for its end.; flock 9; \
+[ \"\$(cat ~/$RUN.lock)\" != $same ] || exit \$(cat ~/$RUN.status || echo 1); }; \
+rm -f ~/$RUN.status; printf %s $same >~/$RUN.lock; \
 TFDS_DATA_DIR=\${TFDS_DATA_DIR:-$MOUNT/tfds} ../venv/bin/random-pruning train --distributed \
-$arguments 2>&1 | (trap '' TERM; exec tee -p -a ~/$LOG)"
+$arguments 2>&1 9>&- | (trap '' TERM; exec tee -p -a ~/$RUN.log); \
+status=\$?; echo \$status >~/$RUN.status; exit \$status"
 }
 
 delete() {
@@ -161,7 +178,7 @@ while (($#)); do
     --zone=*) zone=${1#*=} ;;
     --type=*) type=${1#*=} ;;
     --version=*) version=${1#*=} ;;
-    --bucket=*) bucket=${1#*=} ;;
+    --bucket=*) bucket=${1#*=} bucket=${bucket#gs://} ;;
     --attempts=*) attempts=${1#*=} ;;
     --spot) spot=yes ;;
     --dry-run) dry=yes ;;
@@ -178,6 +195,6 @@ case $what in
   train) (($#)) || refuse '--config=FILE must be given after --' && train_until_done "$@" ;;
   create | install | mount | delete) "$what" ;;
   run) train "$@" ;;
-  logs) on_workers 0 "tail -n 100 -f $LOG" ;;
+  logs) on_workers 0 "tail -n 100 -f $RUN.log" ;;
   *) refuse "unknown command $what; known: train, create, install, mount, run, logs, delete" ;;
 esac

@@ -139,8 +139,15 @@ def test_a_part_of_an_address_is_refused():
     with pytest.raises(ValueError, match='several hosts need coordinator_address'):
       hosts.connect(*part)
   hosts.connect('', 1, 0)  # alone
-  with pytest.raises(ValueError, match="must be HOST:PORT, got 'localhost'"):
-    hosts.connect('localhost', 2, 0)
+
+
+@pytest.mark.parametrize(
+  'address', ['localhost', ':1234', '::1:1234', 'http://a:1234', 'a b:1234', 'a:0', 'a:65536']
+)
+def test_an_address_that_all_would_wait_for_in_vain_is_refused(monkeypatch, address):
+  monkeypatch.setattr(hosts, 'WAIT', 0.0)
+  with pytest.raises(ValueError, match=r'must be HOST:PORT, and \[HOST\]:PORT for IPv6, got '):
+    hosts.connect(address, 2, 1)
 
 
 def test_a_process_0_that_does_not_answer_is_named(monkeypatch):

@@ -79,6 +79,11 @@ def test_a_dry_run_of_a_pod_prints_every_command_and_runs_none(stand_in, calls):
   assert calls() == []
 
 
+def test_a_bucket_is_mounted_by_its_name_however_it_is_written():
+  done = launch('tpu_pod.sh', 'mount', '--name=a', '--zone=b', '--bucket=gs://data', '--dry-run')
+  assert r'\ data\ /mnt/bucket' in done.stdout and 'gs://' not in done.stdout
+
+
 # `describe` answers with the lines of the file `states`, one after the other, the last for good.
 GCLOUD = """
 case "$*" in
@@ -164,6 +169,45 @@ def test_a_pod_whose_state_gcloud_never_says_is_neither_created_nor_deleted(
 
 
 @pytest.mark.parametrize(
+  'error',
+  [
+    'PERMISSION_DENIED: on locations/us-central2-x (or it may not exist)',
+    'gcloud: command not found',
+  ],
+)
+def test_a_pod_whose_state_gcloud_will_never_say_is_asked_for_no_longer(stand_in, calls, error):
+  stand_in('gcloud', f'echo "{error}" >&2; exit 1')
+  done = launch('tpu_pod.sh', 'train', *POD, '--', *TRAIN)
+  assert done.returncode == 1
+  assert error in done.stderr and 'is kept' in done.stderr
+  assert len(calls()) == 2  # before creating and after
+
+
+def test_gcloud_asks_nothing_where_nobody_would_see_it(tmp_path, stand_in, calls):
+  pod(tmp_path, stand_in, ['NONE', 'ACTIVE'], [0])
+  asked = [call for call in calls() if 'describe' in call or 'delete' in call]
+  assert asked and all('--quiet' in call for call in asked)
+
+
+def test_a_worker_that_installs_updates_gets_gcsfuse_after_them(tmp_path, stand_in, calls):
+  stand_in('gcloud')
+  assert launch('tpu_pod.sh', 'mount', *POD).returncode == 0
+  line = calls()[-1][-1].removeprefix('--command=')
+  for name in ('curl', 'lsb_release', 'sleep'):
+    stand_in(name)
+  stand_in('mountpoint', 'exit 1')
+  locked = '[ $2 = -qq ] && [ $3 = update ] && { rm "$HERE/locked" && exit 100; } 2> /dev/null'
+  brings = 'cp "$HERE/bin/curl" "$HERE/bin/gcsfuse"'
+  (tmp_path / 'locked').touch()
+  stand_in('sudo', f'{locked}; [ $3 != install ] || {brings}')
+  done = subprocess.run(['bash', '-c', line], env=os.environ, cwd=tmp_path)
+  assert done.returncode == 0
+  got = [call[3] for call in calls() if call[:2] == ['sudo', 'apt-get']]
+  assert got == ['update', 'update', 'install']
+  assert calls()[-1][-2:] == ['data', '/mnt/bucket']
+
+
+@pytest.mark.parametrize(
   ('part', 'fails'), [('install', 'pip install'), ('mount', 'gcsfuse'), ('run', 'pruning train')]
 )
 def test_a_pod_on_which_something_fails_is_kept_to_be_looked_at(
@@ -228,17 +272,18 @@ def test_a_worker_gets_the_python_that_the_package_needs(tmp_path, stand_in, cal
 
 @pytest.fixture
 def worker(tmp_path, stand_in, calls):
-  """Starts the line for the workers here, with `script` in place of the run."""
+  """Starts the line for the workers here, with `script` in place of the run; '' is the last one."""
+  home = os.environ | {'HOME': str(tmp_path)}
+  stand_in('gcloud')
+  (tmp_path / 'random-pruning').mkdir()
+  (tmp_path / 'venv').mkdir()
+  (tmp_path / 'venv' / 'bin').symlink_to(tmp_path / 'bin')
 
-  def start(script):
-    stand_in('gcloud')
-    launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN)
+  def start(script='', *more):
+    launch('tpu_pod.sh', 'run', *POD, '--', *TRAIN, *more)
     line = calls()[-1][-1].removeprefix('--command=')
-    stand_in('random-pruning', script)
-    (tmp_path / 'random-pruning').mkdir()
-    (tmp_path / 'venv').mkdir()
-    (tmp_path / 'bin').rename(tmp_path / 'venv' / 'bin')
-    home = os.environ | {'HOME': str(tmp_path)}
+    if script:
+      stand_in('random-pruning', script)
     return subprocess.Popen(
       ['bash', '-c', line], env=home, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
     )
@@ -261,6 +306,36 @@ def test_a_run_on_a_worker_saves_where_all_of_its_session_is_signalled(tmp_path,
     os.killpg(process.pid, number)
   process.communicate(timeout=20)
   assert (tmp_path / 'random-pruning.log').read_text().endswith('saving\nsaved\n')
+
+
+RUNS = 'trap "exit 75" TERM; echo step; until [ -e "$HERE/go" ]; do sleep 0.05; done; exit 3'
+
+
+@pytest.mark.parametrize('signalled', [False, True])
+def test_a_command_that_a_worker_gets_again_waits_for_the_run_and_ends_with_its_status(
+  tmp_path, worker, calls, signalled
+):
+  first = worker(RUNS)
+  assert first.stdout.readline() == b'step\n'
+  again = worker()
+  assert again.stdout.readline().startswith(b'A run still goes on here')
+  if signalled:
+    os.killpg(first.pid, signal.SIGTERM)
+  else:
+    (tmp_path / 'go').touch()
+  assert [process.wait(timeout=20) for process in (first, again)] == [75 if signalled else 3] * 2
+  assert [call[0] for call in calls()].count('random-pruning') == 1
+
+
+def test_another_run_on_a_worker_begins_after_the_one_that_is_there(tmp_path, worker, calls):
+  first = worker(RUNS)
+  assert first.stdout.readline() == b'step\n'
+  other = worker('', '--config.seed=1')
+  assert other.stdout.readline().startswith(b'A run still goes on here')
+  (tmp_path / 'go').touch()
+  assert [process.wait(timeout=20) for process in (first, other)] == [3, 3]
+  one, two = (call for call in calls() if call[0] == 'random-pruning')
+  assert two == [*one, '--config.seed=1']
 
 
 def test_a_pod_whose_creation_is_refused_ends_the_script(tmp_path, stand_in, calls):
@@ -293,6 +368,19 @@ def test_a_dry_run_of_slurm_prints_what_a_job_would_run_and_runs_nothing(stand_i
   assert done.returncode == 0, done.stderr
   assert shlex.split(done.stdout)[-4:] == ['random-pruning', 'train', *TRAIN]
   assert done.stdout.startswith('srun ') and calls() == []
+
+
+@pytest.mark.parametrize(
+  ('nodes', 'tasks', 'refused'), [('2', '1', 2), ('1', '4', 2), ('2', '8', 0), ('1', '1', 0)]
+)
+def test_slurm_leaves_no_gpu_idle_unless_one_process_takes_all(
+  stand_in, calls, nodes, tasks, refused
+):
+  stand_in('srun')
+  job = {'SLURM_JOB_ID': '7', 'SLURM_JOB_NUM_NODES': nodes, 'SLURM_NTASKS_PER_NODE': tasks}
+  done = launch('slurm.sbatch', *TRAIN, **job, SLURM_GPUS_ON_NODE='8')
+  assert done.returncode == refused and bool(calls()) == (not refused)
+  assert ('--ntasks-per-node must be 8, the GPUs of a node; got' in done.stderr) == bool(refused)
 
 
 @pytest.mark.parametrize('scancel_takes', [0, 0.6])

@@ -7,6 +7,7 @@ and one of several must not train as if it were alone.
 
 import concurrent.futures
 import os
+import re
 import socket
 import threading
 import time
@@ -135,8 +136,13 @@ def _pod_of_many(environment: Mapping[str, str]) -> bool:
 
 def _join(address: str | None, processes: int | None, process: int | None) -> None:
   """`jax.distributed.initialize`, with errors that say in one line what is wanted."""
-  if address and not address.rpartition(':')[2].isdecimal():
-    raise ValueError(f'the address of process 0 must be HOST:PORT, got {address!r}.')
+  if address:
+    # Where JAX cannot read it, all would wait in vain.
+    found = re.fullmatch(r'(\[\S+\]|[^\s:/]+):(\d+)', address)
+    if not found or not 0 < int(found[2]) < 65536:
+      raise ValueError(
+        f'the address of process 0 must be HOST:PORT, and [HOST]:PORT for IPv6, got {address!r}.'
+      )
   if address and process is not None:
     _check_address(address, process)
   # With nothing left to find out, JAX would only warn that it could not ask Kubernetes.

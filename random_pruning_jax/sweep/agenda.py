@@ -1,5 +1,6 @@
 """What a sweep is to do: each config with its directory, all checked before anything starts."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -101,11 +102,16 @@ def tag(config: ConfigDict) -> str:
   if config.pruning.select != 'random':
     pruned.insert(1, config.pruning.select)
   what = ['dense'] if config.pruning.density == 1 else pruned
-  usual = config_lib.flat(config_lib.resolve(config_lib.default()))
-  changed = {field: got for field, (_, got) in config_lib.differences(usual, _flat(config)).items()}
+  differences = config_lib.differences(_usual(), _flat(config))
+  changed = {field: got for field, (_, got) in differences.items()}
   digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
   parts = [config.dataset.replace('/', '_'), network(config), *what, f's{config.seed}', digest]
   return '-'.join(parts)
+
+
+@functools.cache
+def _usual() -> dict[str, Any]:
+  return config_lib.flat(config_lib.resolve(config_lib.default()))
 
 
 def network(config: ConfigDict) -> str:

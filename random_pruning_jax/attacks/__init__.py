@@ -163,9 +163,11 @@ def _untargeted(attack: Attack, loss: Callable[[jax.Array, jax.Array], jax.Array
 
 def settings_of(attack: Attack) -> frozenset[str]:
   """Names of an attack's own settings: its attribute `settings`, or else its keywords."""
+  if hasattr(attack, 'settings'):
+    return attack.settings
   named = inspect.signature(attack).parameters.values()
   options = {p.name for p in named if p.kind is p.KEYWORD_ONLY or p.default is not p.empty}
-  return getattr(attack, 'settings', frozenset(options - {'judge'}))
+  return frozenset(options - {'judge'})
 
 
 apgd_targeted.settings = settings_of(apgd_targeted) | settings_of(apgd)

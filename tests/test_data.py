@@ -358,6 +358,10 @@ def test_a_known_set_has_its_test_images_under_any_name_of_their_split_or_is_ref
   info = path / 'dataset_info.json'
   info.write_text(info.read_text().replace('"test"', '"val"'))
   assert split_expression('imagenet2012', 'test', path) == 'val'
+  [file] = path.glob('*-test.*')
+  with pytest.raises(data.DataError, match='there is no tiny_mixed-val'):
+    data.check_splits('imagenet2012', str(fresh))
+  file.rename(path / file.name.replace('test', 'val'))
   data.check_splits('imagenet2012', str(fresh))
 
 

@@ -71,10 +71,11 @@ def check_known(name: str, data_dir: str = '') -> None:
 
 
 def check_splits(name: str, data_dir: str = '') -> None:
-  """Raises DataError where a set is not there, or has no training, validation or test images."""
+  """Raises DataError where a set is not there, or lacks training, validation or test images."""
   path = find(name, data_dir)
   for split in USES:
-    split_expression(name, split, path)
+    whole = split_expression(name, split, path).partition('[')[0]
+    places.check_files(path, whole)
 
 
 def split_expression(name: str, split: str, path: pathlib.Path) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from random_pruning_jax.data.specs import DataError
 
+_FILES = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'  # TFDS's own template
+
 
 def cache_dir() -> pathlib.Path:
   """This user's directory for what can be made again: $XDG_CACHE_HOME/random_pruning_jax."""
@@ -55,6 +57,25 @@ def split_sizes(path: pathlib.Path) -> dict[str, int]:
     split['name']: sum(int(length) for length in split.get('shardLengths', ()))
     for split in _info(path).get('splits', ())
   }
+
+
+def check_files(path: pathlib.Path, split: str) -> None:
+  """Raises DataError where a file of a split is not there, if they are named as TFDS names them."""
+  info = _info(path)
+  [found] = [each for each in info['splits'] if each['name'] == split]
+  if found.get('filepathTemplate', _FILES) != _FILES:
+    return
+  there = {file.name for file in path.iterdir()}  # at once, since the directory may be a bucket's
+  count = len(found['shardLengths'])
+  for number in range(count):
+    name = _FILES.format(
+      DATASET=info['name'],
+      SPLIT=split,
+      FILEFORMAT=file_format(path),
+      SHARD_X_OF_Y=f'{number:05d}-of-{count:05d}',
+    )
+    if name not in there:
+      raise unreadable(path, FileNotFoundError(f'there is no {name}'))
 
 
 def listed(path: pathlib.Path) -> str:

@@ -66,14 +66,10 @@ def check_files(path: pathlib.Path, split: str) -> None:
   if found.get('filepathTemplate', _FILES) != _FILES:
     return
   there = {file.name for file in path.iterdir()}  # at once, since the directory may be a bucket's
+  whole = {'DATASET': info['name'], 'SPLIT': split, 'FILEFORMAT': file_format(path)}
   count = len(found['shardLengths'])
   for number in range(count):
-    name = _FILES.format(
-      DATASET=info['name'],
-      SPLIT=split,
-      FILEFORMAT=file_format(path),
-      SHARD_X_OF_Y=f'{number:05d}-of-{count:05d}',
-    )
+    name = _FILES.format(SHARD_X_OF_Y=f'{number:05d}-of-{count:05d}', **whole)
     if name not in there:
       raise unreadable(path, FileNotFoundError(f'there is no {name}'))
 

@@ -393,7 +393,7 @@ def test_labels_and_pixels_of_a_set_are_read_few_images_at_a_time(data_dir, monk
   assert np.asarray(streamed.Labels(source(data_dir))).tolist() == wanted
   pixels = streamed.Pixels(source(data_dir), streamed.Augment((8, 8), 3))[::-1]
   assert [label for label, _ in who(pixels)] == wanted[::-1]
-  assert parts == 2 * [10, 10, 10, 6]
+  assert max(parts) == 10 and sum(parts) == 2 * 36
 
 
 def test_an_augmentation_that_a_feed_does_not_have_is_refused(data_dir):

@@ -5,6 +5,7 @@ cropped is a function of (seed, epoch, image), whatever the workers, hosts and d
 resumes from its step with no other state saved. Each host reads its own share of each batch.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import gc
@@ -211,7 +212,8 @@ def processes(workers: int) -> int:
 class Pixels:
   """Looks like an array [N, H, W, C] of a split; images are decoded when they are asked for.
 
-  It serves the few images that scores and measurements of gradients need, in evaluation's crop.
+  It serves the few images that scores and measurements of gradients need, in evaluation's crop, and
+  all of them, once, where features of the training set are asked for.
   """
 
   def __init__(self, source: EncodedImages, augment: Augment):
@@ -232,8 +234,15 @@ class Pixels:
   def __getitem__(self, index: Any) -> np.ndarray:
     chosen = np.arange(len(self))[index]
     pixels = np.empty((np.size(chosen), *self.shape[1:]), np.uint8)
-    for place, (index, data, _) in enumerate(self._source.one_by_one(chosen)):
-      pixels[place] = _decoded(self._source, index, data, self._augment)
+
+    def fill(rows: np.ndarray) -> None:
+      images = self._source.one_by_one(np.ravel(chosen)[rows])
+      for row, (number, data, _) in zip(rows, images, strict=True):
+        pixels[row] = _decoded(self._source, number, data, self._augment)
+
+    cores = processor.cores()
+    with concurrent.futures.ThreadPoolExecutor(cores) as threads:  # decoders release Python's lock
+      list(threads.map(fill, np.array_split(np.arange(len(pixels)), cores)))
     return pixels.reshape(*np.shape(chosen), *self.shape[1:])
 
 

@@ -96,6 +96,11 @@ def test_it_trains_the_network_that_a_cpu_trains(runs, name):
   close(last_state(runs / name), last_state(runs / 'cpu0'))
 
 
+@pytest.mark.parametrize('name', ['one', 'four'])
+def test_what_it_saved_is_the_same_to_the_bit_on_a_cpu(runs, facts, name):
+  assert checkpoints.digest(last_state(runs / name)) == facts['digests'][name]
+
+
 def test_networks_under_vmap_are_those_of_a_cpu_alone(runs):
   close(last_state(runs / 'together1', 1), last_state(runs / 'cpu1', 1))
 

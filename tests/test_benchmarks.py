@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import standin
+from tiny import tinier_config
 
 import benchmarks
 from random_pruning_jax import data
@@ -131,7 +132,8 @@ def test_rows_of_this_code_come_first_and_do_not_need_pytorch(monkeypatch, capsy
   monkeypatch.setenv('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   from benchmarks import accelerator
 
-  rows = ['resnet20:1:float32', 'resnet20:2:float32']
+  tinier_config()  # so that its network is known
+  rows = ['cifar_resnet2:1:float32', 'cifar_resnet2:2:float32']
   options = ['--small', '--steps=1', '--rounds=1', f'--trace={tmp_path}']
   accelerator.main([*options, '--rows', *rows])
   printed = capsys.readouterr().out
@@ -144,14 +146,23 @@ def test_rows_of_this_code_come_first_and_do_not_need_pytorch(monkeypatch, capsy
 
 
 @pytest.fixture
-def torch_peer():
+def torch_peer(monkeypatch):
+  """The peer, and in its table a network that is traced at once."""
   pytest.importorskip('torch', reason='PyTorch, of the extra `bench`, is not installed')
-  return importlib.import_module('benchmarks.torch_peer')
+  peer = importlib.import_module('benchmarks.torch_peer')
+  nn = peer.nn
+
+  def small(width):
+    layers = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(36 * width, 10)
+    return nn.Sequential(*layers)
+
+  monkeypatch.setitem(peer.NETWORKS, 'small', small)
+  return peer
 
 
 def pytorch_step(torch_peer, images, **options):
   pixels, labels = np.zeros((images, 8, 8, 3), np.uint8), np.zeros(images, np.int32)
-  return torch_peer.torch_steps('resnet20', 2, pixels, labels, 1, dtype='float32', **options)
+  return torch_peer.torch_steps('small', 2, pixels, labels, 1, dtype='float32', **options)
 
 
 def test_pytorch_compiles_each_row_for_its_own_sizes(torch_peer, monkeypatch):

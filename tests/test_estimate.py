@@ -7,7 +7,7 @@ import json
 import types
 
 import pytest
-from sweeping import small
+from sweeping import smaller
 
 from random_pruning_jax import models, runlog
 from random_pruning_jax.sweep import agenda, estimate, view, work
@@ -15,7 +15,7 @@ from random_pruning_jax.sweep import agenda, estimate, view, work
 
 def test_what_is_left_is_of_like_networks_or_grows_less_than_their_work(tmp_path):
   """Before this view has seen a run end: one after the other, each as long as earlier runs took."""
-  both = agenda.make([small(), small(seed=1), small(model__width=4)])
+  both = agenda.make([smaller(), smaller(seed=1), smaller(model__width=4)])
   costs = estimate.costs(both.jobs, both.experiments)
   (tmp_path / both.jobs[0].tag).mkdir()
   row = {'train_seconds': 80.0, 'evaluation_seconds': 20.0}
@@ -30,7 +30,7 @@ def test_what_is_left_is_of_like_networks_or_grows_less_than_their_work(tmp_path
 
 
 def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
-  both = agenda.make([small(), small(pruning__density=1.0)])
+  both = agenda.make([smaller(), smaller(pruning__density=1.0)])
   sparse, dense = estimate.costs(both.jobs, both.experiments)
   structure = both.experiments[both.jobs[0].group].structure
   prunable = sum(layer.size for layer in structure.layers)
@@ -48,7 +48,7 @@ def test_the_dry_run_counts_what_is_kept_and_three_passes_a_step(tmp_path):
 def test_the_dry_run_measures_until_its_patience_ends_and_shares_the_cores(tmp_path, monkeypatch):
   clock = types.SimpleNamespace(perf_counter=itertools.count(step=60).__next__)  # a look, a minute
   monkeypatch.setattr(estimate, 'time', clock)
-  both = agenda.make([small(), small(model__width=4, batch_size=60)])  # in half as large batches
+  both = agenda.make([smaller(), smaller(model__width=4, batch_size=60)])  # in half the batch
   narrow, wide = (
     sum(x.macs for x in both.experiments[job.group].structure.layers) for job in both.jobs
   )
@@ -68,15 +68,15 @@ def test_the_dry_run_measures_the_step_that_its_runs_take(monkeypatch):
       seen.add(len(images))
       return super().__call__(images, **options)
 
-  monkeypatch.setitem(models.MODELS, 'cifar_resnet2', functools.partial(Seen, depth=2))
-  both = agenda.make([small(model__name='cifar_resnet2', optimizer__accumulate=5)])
+  monkeypatch.setitem(models.MODELS, 'cifar_resnet8', functools.partial(Seen, depth=2))
+  both = agenda.make([smaller(model__name='cifar_resnet8', optimizer__accumulate=5)])
   estimate.seconds_per_step(both.jobs, both.experiments)
   [experiment] = both.experiments.values()
   assert seen == {1, 120 // len(experiment.on) // 5}  # one image to count its layers
 
 
 def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):
-  both = agenda.make([small()])
+  both = agenda.make([smaller()])
   work.record_failure(both.jobs[0], tmp_path / both.jobs[0].tag, 'for want of memory')
   left, again = (estimate.table(*both, tmp_path, 1, retry) for retry in (False, True))
   assert 'What is not done takes about 0 s' in left
@@ -86,7 +86,7 @@ def test_the_dry_run_counts_failed_runs_where_they_are_tried_again(tmp_path):
 def test_the_dry_run_counts_what_is_left_of_an_interrupted_run(tmp_path, monkeypatch):
   clock = types.SimpleNamespace(perf_counter=itertools.count(step=60).__next__)  # a look, a minute
   monkeypatch.setattr(estimate, 'time', clock)
-  both = agenda.make([small()])  # of ten steps
+  both = agenda.make([smaller()])  # of ten steps
   place = tmp_path / both.jobs[0].tag
   place.mkdir()
   (place / runlog.CONFIG_FILE).touch()
@@ -97,8 +97,8 @@ def test_the_dry_run_counts_what_is_left_of_an_interrupted_run(tmp_path, monkeyp
 def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
   both = agenda.make(
     [
-      small(pruning__dense=('stem',)),
-      small(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3),
+      smaller(pruning__dense=('stem',)),
+      smaller(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3),
     ]
   )
   held, structured = estimate.costs(both.jobs, both.experiments)
@@ -110,10 +110,10 @@ def test_the_dry_run_knows_of_dense_layers_and_of_what_a_structure_allows():
 
 
 def test_the_dry_run_adds_up_runs_that_can_be_trained_alone(tmp_path):
-  bad = small(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3)
+  bad = smaller(pruning__sampling='n_m', pruning__density=0.5, pruning__block=3)
   alone, beside = (
     estimate.table(*agenda.make(configs), tmp_path, 1).split('\n\n')[1].splitlines()[0]
-    for configs in ([small()], [small(), bad])
+    for configs in ([smaller()], [smaller(), bad])
   )
   assert alone.startswith('1 runs: ') and 'e+' in alone
   assert beside == alone.replace('1 runs', '1 runs (besides 1 that cannot be)')
@@ -121,7 +121,7 @@ def test_the_dry_run_adds_up_runs_that_can_be_trained_alone(tmp_path):
 
 def test_the_dry_run_knows_how_many_images_of_a_set_that_is_not_here_are_trained_on(tmp_path):
   fields = {'epochs': 2, 'batch_size': 100, 'data_dir': str(tmp_path)}
-  configs = [small(**fields | {'dataset': name}) for name in ('cifar10', 'mnist')]
+  configs = [smaller(**fields | {'dataset': name}) for name in ('cifar10', 'mnist')]
   both = agenda.make(configs, need_data=False)
   steps = [cost.steps for cost in estimate.costs(both.jobs, both.experiments)]
   assert sorted(steps) == [2 * 450, 2 * 540]  # nine tenths of 50,000 and 60,000

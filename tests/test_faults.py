@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import started
 from killed import newest
 from tiny import assert_equal, change_record, log_of, tinier_config
 
-from random_pruning_jax import checkpoints, feed, kernels, parallel, run, runlog, train
+from random_pruning_jax import checkpoints, feed, kernels, main, parallel, run, runlog, train
 from random_pruning_jax.system import preemption
 from random_pruning_jax.training.checkpoint_manager import Best, sealed
 from random_pruning_jax.training.meter import Meter
@@ -35,13 +36,18 @@ def get_config():
 
 
 @pytest.fixture
-def start(tmp_path):
-  """Starts `random-pruning train` on the tiny config, with a checkpoint after every step."""
-  file = tmp_path / 'config.py'
-  file.write_text(CONFIG)
+def config_file(tmp_path):
+  """The tiny config, with a checkpoint after every step."""
+  (tmp_path / 'config.py').write_text(CONFIG)
+  return tmp_path / 'config.py'
+
+
+@pytest.fixture
+def start(config_file):
+  """Starts `random-pruning train` on it."""
 
   def command(workdir, *arguments, prefix=(), **options):
-    train = [sys.executable, '-m', 'random_pruning_jax', 'train', f'--config={file}']
+    train = [sys.executable, '-m', 'random_pruning_jax', 'train', f'--config={config_file}']
     return subprocess.Popen(
       [*prefix, *train, f'--workdir={workdir}', *arguments],
       cwd=ROOT,
@@ -145,23 +151,15 @@ def test_a_feed_that_fails_as_it_closes_costs_no_checkpoint(tmp_path, monkeypatc
   assert (tmp_path / 'checkpoints' / '20').is_dir()
 
 
-def test_sigterm_ends_the_command_with_its_own_status(start, tmp_path):
-  process = start(tmp_path / 'run', '--config.epochs=200')
-  wait_for_steps(tmp_path / 'run', process)
-  process.send_signal(signal.SIGTERM)
-  _, error = process.communicate(timeout=120)
-  assert process.returncode == preemption.EXIT_STATUS == 75, error
-  assert 'saved at step' in error and 'the same command goes on' in error
-
-
-def test_a_signal_to_all_processes_of_a_streamed_run_leaves_its_workers_at_work(start, tmp_path):
+def test_sigterm_to_a_streamed_run_and_its_workers_ends_it_with_its_own_status(start, tmp_path):
   streamed = ('data_loading=streamed', 'augment.mode=resized', 'image_size=8', 'data_workers=1')
   fields = [f'--config.{field}' for field in ('epochs=200', *streamed)]
   process = start(tmp_path / 'run', *fields, start_new_session=True)
   wait_for_steps(tmp_path / 'run', process)
   os.killpg(process.pid, signal.SIGTERM)  # as SLURM does
   _, error = process.communicate(timeout=120)
-  assert process.returncode == preemption.EXIT_STATUS, error
+  assert process.returncode == preemption.EXIT_STATUS == 75, error
+  assert 'saved at step' in error and 'the same command goes on' in error
 
 
 def test_a_bucket_and_a_file_are_no_directories(tmp_path):
@@ -306,26 +304,38 @@ def together(start, workdir, count, *arguments, **options):
   return [start(workdir, *arguments, *joined, f'--process-id={i}', **several) for i in range(count)]
 
 
-@pytest.mark.parametrize('processes', [1, 2])
-def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(
-  whole, start, copy, processes
-):
-  """Files can grow only to 4 kB: enough for the log, not for a checkpoint."""
-  ready_for_a_full_disk(copy)
-  limited = {'prefix': ['bash', '-c', 'ulimit -f 4; exec "$@"', 'bash']}
-  if processes == 1:
-    all_of_them = [start(copy, **limited)]
-  else:
-    all_of_them = together(start, copy, processes, **limited)
-  for process in all_of_them:
-    _, error = process.communicate(timeout=180)
-    assert process.returncode == 2, error
-    assert 'could not be written' in error and 'File too large' in error
-    assert 'Traceback' not in error
-    assert 'checkpoint at step 11' in error and 'that of step 10 is there' in error
+def assert_lost_nothing(whole, copy, error):
+  """A run at step 10 said why it ended, and goes on to the very same numbers."""
+  assert 'could not be written' in error and 'File too large' in error
+  assert 'Traceback' not in error
+  assert 'checkpoint at step 11' in error and 'that of step 10 is there' in error
   state = train.train(tinier_config(checkpoint__every_steps=1), copy, show=False)
   assert_equal(state, whole[1])
   assert log_of(copy) == log_of(whole[0])
+
+
+# Files can grow only to 4 kB: enough for the log, not for a checkpoint.
+def test_files_that_cannot_grow_end_the_run_with_the_reason_and_lose_nothing(
+  whole, copy, config_file, capsys
+):
+  ready_for_a_full_disk(copy)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+  try:
+    status = main.main(['train', f'--config={config_file}', f'--workdir={copy}'])
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert status == 2
+  assert_lost_nothing(whole, copy, capsys.readouterr().err)
+
+
+def test_files_that_cannot_grow_end_both_processes_of_a_run_with_the_reason(whole, start, copy):
+  ready_for_a_full_disk(copy)
+  processes = together(start, copy, 2, prefix=['bash', '-c', 'ulimit -f 4; exec "$@"', 'bash'])
+  errors = [process.communicate(timeout=180)[1] for process in processes]
+  assert [process.returncode for process in processes] == [2, 2], errors
+  for error in errors:
+    assert_lost_nothing(whole, copy, error)
 
 
 # Runs in a file system of its own, with room for little more than the run; then copies it out.

@@ -11,7 +11,7 @@ import sys
 
 import jax
 import pytest
-from tiny import tiny_config
+from tiny import tinier_config, tiny_config
 
 from random_pruning_jax import chips, cost, footprint, main
 from random_pruning_jax.commands.footprint import DOES_NOT_FIT
@@ -83,14 +83,14 @@ def test_a_call_is_as_long_as_the_longest_that_is_made(here):
   """In 20 steps of two epochs, with a line of the log after every fourth."""
   on = tuple(jax.devices())
   assert here.steps == 1  # on a CPU
-  assert footprint.footprint(tiny_config(steps_per_call=2), on).steps == 2
-  assert footprint.footprint(tiny_config(steps_per_call=5), on).steps == 1
+  assert footprint.footprint(tinier_config(steps_per_call=2), on).steps == 2
+  assert footprint.footprint(tinier_config(steps_per_call=5), on).steps == 1
 
 
 def test_streamed_calls_are_no_longer_than_an_epoch_of_a_set_that_is_here():
   """That epoch is one step of 1,200 of the 1,257 digits."""
   streamed = {'data_loading': 'streamed', 'augment__mode': 'resized'}
-  config = tiny_config(**streamed, batch_size=1200, steps_per_call=2)
+  config = tinier_config(**streamed, batch_size=1200, steps_per_call=2)
   assert footprint.footprint(config, tuple(jax.devices())).steps == 1
 
 
@@ -139,7 +139,8 @@ def test_unknown_chips_are_refused(name, said):
 
 
 def test_images_that_are_not_here_are_wanted_only_where_they_are_resident(tmp_path, capsys):
-  command = ['footprint', '--config.model.name=cifar_resnet8', f'--config.data_dir={tmp_path}']
+  tinier_config()  # so that its network is known
+  command = ['footprint', '--config.model.name=cifar_resnet2', f'--config.data_dir={tmp_path}']
   large = '--config=configs/imagenet.py:resnet18,erk,0.2'
   size = ['--config.image_size=16', '--config.batch_size=8', '--format=json']
   assert main.main([*command, large, *size]) == 0

@@ -224,10 +224,18 @@ def test_a_later_process_does_not_import_numba():
   assert first == later and len(later) == len(USES) and imported == 'False'
 
 
-def test_nor_does_a_first_one_whose_first_call_waits_for_a_process_that_does(
-  tmp_path,
-):
-  assert _used('sums', XDG_CACHE_HOME=str(tmp_path)).stdout.split() == ['512.0', 'False']
+def test_nor_does_a_first_one_which_waits_for_a_process_that_does_and_may_be_interrupted(tmp_path):
+  interrupted = """
+import os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+  sums.sums(ones, ones).block_until_ready()
+except KeyboardInterrupt:
+  print('interrupted')
+"""
+  said = _used('sums', before=interrupted, XDG_CACHE_HOME=str(tmp_path)).stdout.split()
+  assert said == ['interrupted', '512.0', 'False']
   assert sorted(file.name for file in tmp_path.glob('*/kernels/*/random*')) == [
     'random_pruning_jax_sums',
     'random_pruning_jax_sums_helper',
@@ -246,20 +254,6 @@ for _ in range(2):
   first, *rest = _used('sums', before=begun, XDG_CACHE_HOME=str(tmp_path)).stdout.splitlines()
   assert first == 'compiling kernels for this processor, once'
   assert rest == ['True', 'True', '512.0', 'False']
-
-
-def test_a_first_call_that_was_interrupted_can_be_made_again(tmp_path):
-  interrupted = """
-import os, signal, threading
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
-try:
-  sums.sums(ones, ones).block_until_ready()
-except KeyboardInterrupt:
-  print('interrupted')
-"""
-  said = _used('sums', before=interrupted, XDG_CACHE_HOME=str(tmp_path)).stdout.split()
-  assert said == ['interrupted', '512.0', 'False']
 
 
 def test_a_process_ends_although_a_call_waits(tmp_path):

@@ -12,16 +12,28 @@ import pytest
 import started
 from tiny import tinier_config
 
-from random_pruning_jax import checkpoints, parallel
-from random_pruning_jax.experiment import build
+from random_pruning_jax import (
+  checkpoints,
+  cost,
+  feed,
+  masks,
+  parallel,
+  run,
+  together,
+  train,
+)
+from random_pruning_jax.experiment import (
+  build,
+  initial_masks,
+  initial_variables,
+  keys,
+  score_batches,
+)
 from random_pruning_jax.training import beginning
 
 ROOT = pathlib.Path(__file__).parents[1]
 # All in one start of the processes, since each compiles for itself:
-# - A run trains and evaluates; SNIP's densities come from gradients on all the processes, as do the
-#   other scores' masks.
-# - A streamed run loses its last checkpoint and goes on; so does a run of one process, if there is
-#   one.
+# - They do what `both` does; a run of one process goes on in them.
 # - Process 1 sees one workdir late, and another in part.
 # - Processes that disagree stop.
 SCRIPT = """
@@ -29,13 +41,12 @@ import json
 import sys
 sys.path.insert(0, 'tests')
 import jax
-jax.config.update('jax_num_cpu_devices', int(sys.argv[2]))
+jax.config.update('jax_num_cpu_devices', 2)
 from random_pruning_jax import parallel
 from random_pruning_jax import together
 from random_pruning_jax.system import hosts
-if len(sys.argv) > 3:
-  hosts.connect(sys.argv[3], 2, int(sys.argv[4]))
-from test_processes import SNIP, STREAMED
+hosts.connect(sys.argv[2], 2, int(sys.argv[3]))
+from test_processes import SNIP, both
 from tiny import tinier_config
 import os
 import pathlib
@@ -44,147 +55,122 @@ import signal
 import threading
 import time
 import numpy as np
-from random_pruning_jax import checkpoints, cost, data, feed, masks, run, train
+from random_pruning_jax import checkpoints, data, feed, masks, run, train
 from random_pruning_jax.training import beginning, prepared
 from random_pruning_jax import footprint, measure, suites
 from random_pruning_jax.system import preemption
 from random_pruning_jax.training import room
 from random_pruning_jax.commands import sweep
-from random_pruning_jax.experiment import build, initial_masks, initial_variables
-from random_pruning_jax.experiment import keys, score_batches
+from random_pruning_jax.experiment import build
 workdir = pathlib.Path(sys.argv[1])
-first = jax.process_index() == 0
-run.run(tinier_config(**SNIP), workdir, show=False)
-kept = {}
-for score in ('grasp', 'synflow'):
-  experiment = build(tinier_config(pruning__ratio=score, pruning__select=score))
-  shallow = experiment.model.clone(depth=2, width=8)  # no block: stem, BatchNorm, head
-  structure = cost.structure(shallow, experiment.spec.shape)
-  experiment = experiment._replace(model=shallow, structure=structure)
-  images = feed.feed(experiment).images
-  variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
-  found = initial_masks(experiment, variables, score_batches(experiment, images))
-  kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
-place = workdir / 'streamed'
-whole = train.train(tinier_config(**STREAMED), place, show=False)
-together.wait_for_all('the whole run is saved')
-if first:
-  shutil.rmtree(place / 'checkpoints' / '20')
-together.wait_for_all('its last checkpoint is gone')
-again = train.train(tinier_config(**STREAMED), place, show=False)
-assert checkpoints.digest(again) == checkpoints.digest(whole)
-if first:
-  weights = masks.named_leaves(jax.device_get(again.params))
-  np.savez(workdir / 'scores.npz', **kept, **{f'weights/{n}': x for n, x in weights.items()})
-  (workdir / 'digest').write_text(checkpoints.digest(again))
-if jax.process_count() > 1:
-  (workdir / f'together{jax.process_index()}').write_text(str(room.group_size(tinier_config())))
+both(workdir)
+(workdir / f'together{jax.process_index()}').write_text(str(room.group_size(tinier_config())))
+try:
+  footprint.footprint(tinier_config(), tuple(jax.devices()))
+except ValueError as error:
+  (workdir / f'refused{jax.process_index()}').write_text(str(error))
+run.run(tinier_config(**SNIP), workdir / 'of_one', show=False)
+number = jax.process_index()
+assert together.gather(np.full((1, 2), number)).tolist() == [[0, 0], [1, 1]]
+assert together.of_first('of process ' + 'ab'[number] * 5000) == 'of process ' + 'a' * 5000
+drawn = beginning.initial_masks
+beginning.initial_masks = lambda *given: jax.tree.map(lambda x: np.roll(x, number), drawn(*given))
+ready = prepared.open_run(build(tinier_config(**SNIP)), workdir / 'begun')
+begun, _ = beginning.restore_or_init(ready)
+beginning.initial_masks = drawn
+(workdir / f'masks{number}').write_text(masks.checksum(jax.device_get(begun.masks)))
+mine = {'kernel': np.arange(6.0) + number}
+same = {'kernel': np.ones(6, bool)}
+def only_here():
+  with together.failing_together():
+    if number == 1:
+      raise OSError('no space is left here')
+def turned(images):
+  return data.Images(images.images[:: 1 - 2 * number], images.labels)
+def other_images():
+  made = feed.feed
+  feed.feed = lambda experiment: made(experiment)._replace(images=turned(made(experiment).images))
   try:
-    footprint.footprint(tinier_config(), tuple(jax.devices()))
-  except ValueError as error:
-    (workdir / f'refused{jax.process_index()}').write_text(str(error))
-  run.run(tinier_config(**SNIP), workdir / 'of_one', show=False)
-  number = jax.process_index()
-  assert together.gather(np.full((1, 2), number)).tolist() == [[0, 0], [1, 1]]
-  assert together.of_first('of process ' + 'ab'[number] * 5000) == 'of process ' + 'a' * 5000
-  drawn = beginning.initial_masks
-  beginning.initial_masks = lambda *given: jax.tree.map(lambda x: np.roll(x, number), drawn(*given))
-  ready = prepared.open_run(build(tinier_config(**SNIP)), workdir / 'begun')
-  begun, _ = beginning.restore_or_init(ready)
-  beginning.initial_masks = drawn
-  (workdir / f'masks{number}').write_text(masks.checksum(jax.device_get(begun.masks)))
-  mine = {'kernel': np.arange(6.0) + number}
-  same = {'kernel': np.ones(6, bool)}
-  def only_here():
-    with together.failing_together():
-      if number == 1:
-        raise OSError('no space is left here')
-  def turned(images):
-    return data.Images(images.images[:: 1 - 2 * number], images.labels)
-  def other_images():
-    made = feed.feed
-    feed.feed = lambda experiment: made(experiment)._replace(images=turned(made(experiment).images))
-    try:
-      prepared.open_run(build(tinier_config()))
-    finally:
-      feed.feed = made
-  def other_held_out():
-    made = feed.held_out
-    feed.held_out = lambda experiment: turned(made(experiment))
-    try:
-      prepared.open_run(build(tinier_config()))
-    finally:
-      feed.held_out = made
-  seen = workdir
-  if number == 1:  # all but a checkpoint, which comes later, and the row
-    seen = workdir / 'seen'
-    shutil.copytree(workdir / 'checkpoints', seen / 'checkpoints')
-    shutil.copy(workdir / 'config.json', seen)
-    (seen / 'checkpoints' / '20').rename(seen / '20')
-    come = (seen / '20').rename, (seen / 'checkpoints' / '20',)
-    threading.Timer(2.0, *come).start()
-  experiment, (state, record, final) = measure.load_run(seen, '20')
-  found = {'restored': [int(state.step), checkpoints.digest(state), record, final]}
-  together.SHARED_WITHIN = 1.0
-  if number == 1:
-    (seen / 'checkpoints' / '20').rename(seen / '20')
-  _, record, final = measure.load_state(experiment, seen, '20', trained=state)
-  found |= {'trained': [record, final]}
+    prepared.open_run(build(tinier_config()))
+  finally:
+    feed.feed = made
+def other_held_out():
+  made = feed.held_out
+  feed.held_out = lambda experiment: turned(made(experiment))
+  try:
+    prepared.open_run(build(tinier_config()))
+  finally:
+    feed.held_out = made
+seen = workdir
+if number == 1:  # all but a checkpoint, which comes later, and the row
+  seen = workdir / 'seen'
+  shutil.copytree(workdir / 'checkpoints', seen / 'checkpoints')
+  shutil.copy(workdir / 'config.json', seen)
+  (seen / 'checkpoints' / '20').rename(seen / '20')
+  come = (seen / '20').rename, (seen / 'checkpoints' / '20',)
+  threading.Timer(2.0, *come).start()
+experiment, (state, record, final) = measure.load_run(seen, '20')
+found = {'restored': [int(state.step), checkpoints.digest(state), record, final]}
+together.SHARED_WITHIN = 1.0
+if number == 1:
+  (seen / 'checkpoints' / '20').rename(seen / '20')
+_, record, final = measure.load_state(experiment, seen, '20', trained=state)
+found |= {'trained': [record, final]}
+with checkpoints.Manager(seen) as saved:
+  found |= {'best': checkpoints.find(saved, 'best')}
+found |= {'row': run._row(tinier_config(**SNIP), seen, False, state)}
+(workdir / f'found{number}').write_text(json.dumps(found))
+def go_on():
   with checkpoints.Manager(seen) as saved:
-    found |= {'best': checkpoints.find(saved, 'best')}
-  found |= {'row': run._row(tinier_config(**SNIP), seen, False, state)}
-  (workdir / f'found{number}').write_text(json.dumps(found))
-  def go_on():
-    with checkpoints.Manager(seen) as saved:
-      like = lambda _: beginning.abstract_state(experiment)
-      checkpoints.restore_newest(saved, like, experiment.on)
-  def not_shared():
-    place = workdir / f'of{number}'
-    place.mkdir()
-    together.check_shared('the workdir', place)
-  def lacking():  # 'mnist' is not here
-    bench = suites.Bench(build(tinier_config()), {}, {})
-    bench.images('mnist' if number else 'natural_patches')
-  def other_foreign():
-    bench = suites.Bench(build(tinier_config()), {}, {})
-    bench.images('digits' if number else 'natural_patches')
-  other = workdir / 'other'
-  disagreements = {
-    'images': other_images,
-    'held out': other_held_out,
-    'foreign': other_foreign,
-    'suites': lambda: measure.evaluate_run(workdir, suite=('quick', 'ood')[: 1 + number]),
-    'unseen': go_on,
-    'measured': lambda: measure.load_run(seen, '20'),
-    'shared': not_shared,
-    'set': lacking,
-    'sweep': sweep._check_alone,
-    'config': lambda: train.train(tinier_config(seed=number), other, show=False),
-    'weights': lambda: beginning.check_beginning(mine, same),
-    'masks': lambda: beginning.check_beginning(same, {'kernel': mine['kernel'] > 0}),
-    # Which process 0 alone finds.
-    'workdir': lambda: run.run(tinier_config(epochs=3, **SNIP), workdir, show=False),
-    'disk': only_here,
-    'step': lambda: together.wait_for_all(f'step {number}'),
-  }
-  said = {}
-  for name, disagree in disagreements.items():
-    try:
-      disagree()
-    except (ValueError, OSError, data.DataError) as error:
-      said[name] = str(error)
-  assert not other.exists()
-  (workdir / f'said{number}').write_text(json.dumps(said))
-  with preemption.Watch() as watch:  # one run
-    assert not any(watch.asked() for _ in range(60))
-  if number == 1:  # while no step is taken
-    os.kill(os.getpid(), signal.SIGTERM)
-  asked = 1
-  with preemption.Watch() as watch:  # the next
-    while not watch.asked():
-      asked += 1
-      time.sleep(0.2)
-  (workdir / f'asked{number}').write_text(str(asked))
+    like = lambda _: beginning.abstract_state(experiment)
+    checkpoints.restore_newest(saved, like, experiment.on)
+def not_shared():
+  place = workdir / f'of{number}'
+  place.mkdir()
+  together.check_shared('the workdir', place)
+def lacking():  # 'mnist' is not here
+  bench = suites.Bench(build(tinier_config()), {}, {})
+  bench.images('mnist' if number else 'natural_patches')
+def other_foreign():
+  bench = suites.Bench(build(tinier_config()), {}, {})
+  bench.images('digits' if number else 'natural_patches')
+other = workdir / 'other'
+disagreements = {
+  'images': other_images,
+  'held out': other_held_out,
+  'foreign': other_foreign,
+  'suites': lambda: measure.evaluate_run(workdir, suite=('quick', 'ood')[: 1 + number]),
+  'unseen': go_on,
+  'measured': lambda: measure.load_run(seen, '20'),
+  'shared': not_shared,
+  'set': lacking,
+  'sweep': sweep._check_alone,
+  'config': lambda: train.train(tinier_config(seed=number), other, show=False),
+  'weights': lambda: beginning.check_beginning(mine, same),
+  'masks': lambda: beginning.check_beginning(same, {'kernel': mine['kernel'] > 0}),
+  # Which process 0 alone finds.
+  'workdir': lambda: run.run(tinier_config(epochs=3, **SNIP), workdir, show=False),
+  'disk': only_here,
+  'step': lambda: together.wait_for_all(f'step {number}'),
+}
+said = {}
+for name, disagree in disagreements.items():
+  try:
+    disagree()
+  except (ValueError, OSError, data.DataError) as error:
+    said[name] = str(error)
+assert not other.exists()
+(workdir / f'said{number}').write_text(json.dumps(said))
+with preemption.Watch() as watch:  # one run
+  assert not any(watch.asked() for _ in range(60))
+if number == 1:  # while no step is taken
+  os.kill(os.getpid(), signal.SIGTERM)
+asked = 1
+with preemption.Watch() as watch:  # the next
+  while not watch.asked():
+    asked += 1
+    time.sleep(0.2)
+(workdir / f'asked{number}').write_text(str(asked))
 """
 # A small learning rate, so that rounding stays rounding.
 SNIP = {'pruning__ratio': 'snip', 'optimizer__lr': 0.01}
@@ -197,9 +183,41 @@ STREAMED = {
 }
 
 
-def start(workdir, devices, *rest):
+def both(workdir):
+  """What one process does here, and two do in SCRIPT.
+
+  A run trains and evaluates; SNIP's densities come from gradients on all the processes, as do the
+  other scores' masks. A streamed run loses its last checkpoint and goes on.
+  """
+  first = jax.process_index() == 0
+  run.run(tinier_config(**SNIP), workdir, show=False)
+  kept = {}
+  for score in ('grasp', 'synflow'):
+    experiment = build(tinier_config(pruning__ratio=score, pruning__select=score))
+    shallow = experiment.model.clone(width=8)
+    structure = cost.structure(shallow, experiment.spec.shape)
+    experiment = experiment._replace(model=shallow, structure=structure)
+    images = feed.feed(experiment).images
+    variables = initial_variables(experiment.model, keys(0).init, experiment.spec.shape)
+    found = initial_masks(experiment, variables, score_batches(experiment, images))
+    kept |= {f'{score}/{name}': mask for name, mask in masks.named_leaves(found).items()}
+  place = workdir / 'streamed'
+  whole = train.train(tinier_config(**STREAMED), place, show=False)
+  together.wait_for_all('the whole run is saved')
+  if first:
+    shutil.rmtree(place / 'checkpoints' / '20')
+  together.wait_for_all('its last checkpoint is gone')
+  again = train.train(tinier_config(**STREAMED), place, show=False)
+  assert checkpoints.digest(again) == checkpoints.digest(whole)
+  if first:
+    weights = masks.named_leaves(jax.device_get(again.params))
+    np.savez(workdir / 'scores.npz', **kept, **{f'weights/{n}': x for n, x in weights.items()})
+    (workdir / 'digest').write_text(checkpoints.digest(again))
+
+
+def start(workdir, *rest):
   return subprocess.Popen(
-    [sys.executable, '-c', SCRIPT, str(workdir), str(devices), *map(str, rest)],
+    [sys.executable, '-c', SCRIPT, str(workdir), *map(str, rest)],
     env=started.without_devices(),
     cwd=ROOT,
     stderr=subprocess.PIPE,
@@ -213,11 +231,9 @@ def row(workdir):
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
-  """The workdir of one process of four devices."""
+  """The workdir of this process, of four devices."""
   workdir = tmp_path_factory.mktemp('alone')
-  process = start(workdir, 4)
-  _, error = process.communicate()
-  assert process.returncode == 0, error
+  both(workdir)
   return workdir
 
 
@@ -230,7 +246,7 @@ def two(alone, tmp_path_factory):
   shutil.copytree(alone, workdir / 'of_one', ignore=shutil.ignore_patterns(*others))
   shutil.rmtree(workdir / 'of_one' / 'checkpoints' / '20')
   address = f'localhost:{started.free_port()}'
-  for process in [start(workdir, 2, address, i) for i in range(2)]:
+  for process in [start(workdir, address, i) for i in range(2)]:
     _, error = process.communicate()
     assert process.returncode == 0, error
   return workdir

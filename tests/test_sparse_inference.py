@@ -293,7 +293,7 @@ def test_the_compiled_product_is_the_dense_one(images):
 @needs_numba
 @pytest.mark.parametrize(
   'model, width, shape',
-  [('cifar_resnet14', 4, (16, 16, 3)), ('vgg11', 4, (32, 32, 3)), ('resnet18', 4, (33, 33, 3))],
+  [('cifar_resnet8', 4, (16, 16, 3)), ('vgg11', 4, (32, 32, 3)), ('resnet10', 4, (33, 33, 3))],
 )
 def test_compiled_networks_give_the_dense_logits(model, width, shape):
   stored = network(model=model, width=width, shape=shape, density=0.2, dataset='cifar10')

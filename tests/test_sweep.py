@@ -14,7 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
-from sweeping import planned, small, states
+from sweeping import planned, smaller, states
 
 from random_pruning_jax import results, run
 from random_pruning_jax.config import flat
@@ -30,11 +30,11 @@ def swept(tmp_path_factory):
   """Three runs, one of which has a loss that is no number, and one that cannot be planned."""
   directory = tmp_path_factory.mktemp('sweep')
   configs = [
-    small(),
-    small(optimizer__lr=1e30),
-    small(seed=1),
-    small(pruning__ratio='erk_plus', pruning__density=0.01),
-    small(pruning__ratio='nonsense'),
+    smaller(),
+    smaller(optimizer__lr=3e38, optimizer__weight_decay=1e3),
+    smaller(seed=1),
+    smaller(pruning__ratio='erk_plus', pruning__density=0.01),
+    smaller(pruning__ratio='nonsense'),
   ]
   both = agenda.make(configs, skip_invalid=True)
   agenda.remember(both.jobs, directory)
@@ -100,7 +100,7 @@ def test_done_runs_that_were_measured_otherwise_are_said_with_the_command(swept,
 
 
 def test_what_done_runs_skipped_is_said_once_with_their_number(tmp_path, capsys):
-  jobs = [agenda.Job(str(i), small(), '') for i in range(4)]
+  jobs = [agenda.Job(str(i), smaller(), '') for i in range(4)]
   why = 'it is not in /data'
   for job, skipped in zip(jobs, ({'ood/mnist': why}, {'ood/mnist': why}, {}), strict=False):
     (tmp_path / job.tag).mkdir()
@@ -145,7 +145,7 @@ def test_a_manifest_that_is_damaged_or_of_a_later_format_is_refused(tmp_path, co
 
 
 def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys):
-  (job,) = planned(small())
+  (job,) = planned(smaller())
   with lease.hold(tmp_path / job.tag) as mine:
     assert mine
     script = (
@@ -169,7 +169,7 @@ def test_a_run_that_another_process_has_is_left_to_it_and_said(tmp_path, capsys)
 
 
 def test_a_run_whose_process_lives_though_its_lease_is_old_has_not_failed(tmp_path):
-  (job,) = planned(small())
+  (job,) = planned(smaller())
   place = tmp_path / job.tag
   place.mkdir()
   with lock.alone(place):  # as the process that trains it has
@@ -188,7 +188,7 @@ def test_a_sweep_on_a_file_system_without_locks_is_refused_by_name(tmp_path, mon
 
 
 def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_path):
-  configs = [small(pruning__ratio='nonsense', seed=seed) for seed in range(3)]
+  configs = [smaller(pruning__ratio='nonsense', seed=seed) for seed in range(3)]
   jobs = agenda.make(configs, skip_invalid=True).jobs  # recorded as failed in no time
   path = tmp_path / jobs[0].tag / lease.FILE
   path.parent.mkdir()
@@ -207,7 +207,7 @@ def test_a_run_whose_process_is_gone_since_the_sweep_began_is_taken_over(tmp_pat
 
 
 def test_a_run_that_ended_since_the_sweep_looked_is_left_alone(tmp_path):
-  jobs = agenda.make([small(pruning__ratio='nonsense')], skip_invalid=True).jobs
+  jobs = agenda.make([smaller(pruning__ratio='nonsense')], skip_invalid=True).jobs
   place = tmp_path / jobs[0].tag
 
   def more():
@@ -251,6 +251,6 @@ def test_runs_with_no_room_together_train_in_turn_once_what_filled_it_is_gone(
 
   monkeypatch.setattr(run, 'train_many', refuse)
   monkeypatch.setattr(run, 'run', run_alone)
-  jobs = planned(small(), small(seed=1))
+  jobs = planned(smaller(), smaller(seed=1))
   work.work(jobs, tmp_path, together=2)
   assert gone == [True, True] and states(tmp_path, jobs) == ['done', 'done']

@@ -149,6 +149,15 @@ def test_a_worker_that_finds_shared_memory_full_is_told_with_what_to_do():
     next(steps)
 
 
+def test_signals_that_all_processes_of_a_run_get_end_no_worker():
+  def signalled(step):
+    for number in (signal.SIGTERM, signal.SIGINT):
+      os.kill(os.getpid(), number)
+    return step
+
+  assert list(streamed.batches(signalled, 0, 1, workers=1)) == [0]
+
+
 def test_ctrl_c_is_for_the_run_and_not_for_its_workers(data_dir):
   root = pathlib.Path(__file__).parents[1]
   command = [sys.executable, '-c', STREAMING, data_dir, '1']

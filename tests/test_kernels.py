@@ -212,8 +212,9 @@ order = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
 print('numba' in sys.modules)
 """
   given = os.environ | environment
+  alone = {'start_new_session': True}  # so that it can signal all that it starts
   return subprocess.run(
-    [sys.executable, '-c', script], env=given, capture_output=True, text=True, timeout=120
+    [sys.executable, '-c', script], env=given, capture_output=True, text=True, timeout=120, **alone
   )
 
 
@@ -228,7 +229,7 @@ def test_nor_does_a_first_one_which_waits_for_a_process_that_does_and_may_be_int
   interrupted = """
 import os, signal, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(1, os.killpg, (os.getpid(), signal.SIGINT)).start()  # as Ctrl-C does
 try:
   sums.sums(ones, ones).block_until_ready()
 except KeyboardInterrupt:

@@ -117,7 +117,7 @@ def test_a_batch_is_cut_into_the_fewest_equal_parts_that_have_room():
 
 def test_a_part_of_grasp_needs_less_memory_than_the_gradient_of_a_training_step():
   """Bytes of the compiled program's own arrays, on whatever backend this is."""
-  model = models.create('cifar_resnet8', 10, width=8)
+  model = models.create('cifar_resnet14', 10, width=8)
   params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
   batch = {'image': jnp.zeros((64, 16, 16, 3)), 'label': jnp.zeros((64,), int)}
 

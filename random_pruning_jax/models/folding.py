@@ -86,8 +86,6 @@ def _finish(program: Jaxpr, chain: _Chain, value: Callable) -> jax.Array:
       kernel, bias = kernel * numbers, bias * numbers
     else:
       bias = bias + numbers if name == 'add' else bias - numbers
-  # As in `convolution`: where shard_map replicates the numbers, their gradient is summed.
-  bias = bias + jax.lax.full_like(x, 0, shape=())
   residual = None if chain.residual is None else value(chain.residual)
   return dense.finished(x, kernel, bias, residual, chain.relu, **equation.params)
 

@@ -1,5 +1,6 @@
 """The launch scripts, run with stand-ins for gcloud, sbatch, srun and others first on the PATH."""
 
+import contextlib
 import os
 import pathlib
 import shlex
@@ -272,8 +273,11 @@ def test_a_worker_gets_the_python_that_the_package_needs(tmp_path, stand_in, cal
 
 @pytest.fixture
 def worker(tmp_path, stand_in, calls):
-  """Starts the line for the workers here, with `script` in place of the run; '' is the last one."""
-  home = os.environ | {'HOME': str(tmp_path)}
+  """Starts the line for the workers here, with `script` in place of the run; '' is the last one.
+
+  What is left of them is killed in the end, where a test fails.
+  """
+  home, started = os.environ | {'HOME': str(tmp_path)}, []
   stand_in('gcloud')
   (tmp_path / 'random-pruning').mkdir()
   (tmp_path / 'venv').mkdir()
@@ -284,11 +288,15 @@ def worker(tmp_path, stand_in, calls):
     line = calls()[-1][-1].removeprefix('--command=')
     if script:
       stand_in('random-pruning', script)
-    return subprocess.Popen(
-      ['bash', '-c', line], env=home, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
-    )
+    pipes = {'stdout': subprocess.PIPE, 'start_new_session': True}
+    started.append(subprocess.Popen(['bash', '-c', line], env=home, cwd=tmp_path, **pipes))
+    return started[-1]
 
-  return start
+  yield start
+  for process in started:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def test_a_run_on_a_worker_outlives_the_connection_that_shows_it(tmp_path, worker):

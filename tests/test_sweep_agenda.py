@@ -1,5 +1,6 @@
 """What a sweep is to do, known before anything trains."""
 
+import json
 import pathlib
 import types
 
@@ -87,6 +88,19 @@ def test_a_run_has_one_tag_while_it_is_invalid_and_once_it_is_valid(tmp_path):
   [invalid] = agenda.make([config], skip_invalid=True).jobs
   [valid] = agenda.make([config], need_data=False).jobs
   assert invalid.error and not valid.error and invalid.tag == valid.tag
+
+
+def test_a_file_of_test_images_that_is_not_there_is_found_before_anything_starts(tmp_path):
+  splits = [{'name': name, 'shardLengths': ['2', '2']} for name in ('train', 'test')]
+  info = {'name': 'cifar10', 'fileFormat': 'array_record', 'splits': splits}
+  place = tmp_path / 'cifar10' / '3.0.2'
+  place.mkdir(parents=True)
+  (place / 'dataset_info.json').write_text(json.dumps(info))
+  for name in ('train', 'test'):
+    (place / f'cifar10-{name}.array_record-00000-of-00002').touch()
+  (place / 'cifar10-train.array_record-00001-of-00002').touch()
+  with pytest.raises(ValueError, match=r'there is no cifar10-test\.array_record-00001-of-00002'):
+    agenda.make([small(dataset='cifar10', data_dir=str(tmp_path))])
 
 
 def test_jobs_that_share_a_compilation_follow_each_other():

@@ -193,7 +193,7 @@ def _check(resolved: ConfigDict, experiments: dict[str, Experiment], need_data: 
   name = many.key(resolved)
   if name not in experiments:
     if need_data:
-      data.find(resolved.dataset, resolved.data_dir)
+      data.check_splits(resolved.dataset, resolved.data_dir)
     experiment = build(resolved, tuple(jax.devices()))
     if images := trained_on(resolved.dataset, resolved.data_dir, experiment.spec):
       order.steps_per_epoch(images, resolved.batch_size)

@@ -68,10 +68,9 @@ def check_files(path: pathlib.Path, split: str) -> None:
   there = {file.name for file in path.iterdir()}  # at once, since the directory may be a bucket's
   whole = {'DATASET': info['name'], 'SPLIT': split, 'FILEFORMAT': file_format(path)}
   count = len(found['shardLengths'])
-  for number in range(count):
-    name = _FILES.format(SHARD_X_OF_Y=f'{number:05d}-of-{count:05d}', **whole)
-    if name not in there:
-      raise unreadable(path, FileNotFoundError(f'there is no {name}'))
+  names = (_FILES.format(SHARD_X_OF_Y=f'{i:05d}-of-{count:05d}', **whole) for i in range(count))
+  if lacking := next((name for name in names if name not in there), None):
+    raise unreadable(path, FileNotFoundError(f'there is no {lacking}'))
 
 
 def listed(path: pathlib.Path) -> str:

@@ -100,6 +100,17 @@ def copy(whole, tmp_path):
   return tmp_path / 'copy'
 
 
+@pytest.fixture
+def only(monkeypatch):
+  """only('reliability') leaves this kind of figure in the table: to draw all takes seconds."""
+  from random_pruning_jax.report import figures
+
+  def keep(*kinds):
+    monkeypatch.setattr(figures, 'KINDS', {kind: figures.KINDS[kind] for kind in kinds})
+
+  return keep
+
+
 @pytest.fixture(scope='module')
 def program(tmp_path_factory):
   """A network and the stablehlo file of it, which takes a second to trace."""

@@ -28,13 +28,6 @@ def swept(tmp_path_factory):
   return directory
 
 
-@pytest.fixture
-def by_network_alone(monkeypatch):
-  """Leaves these two kinds of figures in the table: to draw all takes seconds."""
-  kinds = ('accuracy_by_depth', 'accuracy_by_width')
-  monkeypatch.setattr(figures, 'KINDS', {kind: figures.KINDS[kind] for kind in kinds})
-
-
 def a_row(**fields):
   return synthetic.row_of(synthetic.config_of(**fields))
 
@@ -120,8 +113,8 @@ def test_failed_missing_and_unequal_runs_appear_as_such(tmp_path):
   assert formats.show(table.cells['erk', 0.9], 'accuracy').endswith('(n=2, 1 failed, 1 missing)')
 
 
-@pytest.mark.usefixtures('by_network_alone')
-def test_a_planned_run_that_another_sweep_has_is_not_missing(tmp_path, capsys):
+def test_a_planned_run_that_another_sweep_has_is_not_missing(only, tmp_path, capsys):
+  only('accuracy_by_depth')
   configs = {f'run{seed}': synthetic.config_of(seed=seed) for seed in range(3)}
   (tmp_path / 'sweep').mkdir()
   (tmp_path / 'sweep' / 'sweep.json').write_text(json.dumps({'format': 1, 'runs': configs}))
@@ -213,8 +206,8 @@ def test_the_papers_readings_are_those_of_its_figure_and_only_of_its_data_set():
     assert paper.reading(done(**other)) is None
 
 
-@pytest.mark.usefixtures('by_network_alone')
-def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
+def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(only, tmp_path):
+  only('accuracy_by_depth')
   captions = {}
   for dataset in ('cifar10', 'cifar100'):
     small = {'networks': ('resnet20',), 'ratios': ('erk',), 'sparsities': (0.9,), 'seeds': (0,)}
@@ -225,8 +218,8 @@ def test_the_paper_is_drawn_beside_ours_on_its_data_set_alone(tmp_path):
   assert 'Liu et al.' not in captions['cifar100']
 
 
-@pytest.mark.usefixtures('by_network_alone')
-def test_a_caption_names_the_paper_where_its_network_is_drawn():
+def test_a_caption_names_the_paper_where_its_network_is_drawn(only):
+  only('accuracy_by_depth', 'accuracy_by_width')
   found = [done(model__name=name, model__width=8) for name in ('resnet20', 'resnet32')]
   captions = {figure.name: figure.caption for figure in figures.draw([*found, done()])}
   assert 'Liu et al.' in captions['accuracy_by_width-cifar10']

@@ -31,16 +31,6 @@ from random_pruning_jax.report import (
 from random_pruning_jax.scores import SCORES
 
 
-@pytest.fixture
-def only(monkeypatch):
-  """only('reliability') leaves this kind of figure in the table: to draw all takes seconds."""
-
-  def keep(*kinds):
-    monkeypatch.setattr(figures, 'KINDS', {kind: figures.KINDS[kind] for kind in kinds})
-
-  return keep
-
-
 def test_what_a_config_chooses_of_pruning_has_a_scheme_of_its_own():
   schemes = [
     done(pruning__ratio='uniform').scheme,

@@ -440,3 +440,18 @@ def test_gradient_norms_are_means_at_the_steps_that_all_seeds_have():
   found[1].row['gradient'] = {'step': [20, 30, 40], 'gradient_norm': [4.0, 5.0, 8.0]}
   [line] = details.gradient_norm(found).axes[0].lines
   assert [list(numbers) for numbers in line.get_data()] == [[20, 30], [3, 4]]
+
+
+@pytest.mark.parametrize('across', [1, 4])
+@pytest.mark.parametrize('names', [style.LOOKS, ['uniform', 'erk', 'snip'], ['n_m of 4' * 4, 'er']])
+def test_a_legend_lies_wholly_in_its_figure_and_leaves_panels_their_height(across, names):
+  with style.paper_style(''):
+    figure, axes = style.panels(across)
+    for name in names:
+      axes[0].plot([0, 1], label=f'{style.look(name).label}, sparsity 0.95')
+    style.legend_below(figure, axes)
+    figure.draw_without_rendering()
+  [legend] = figure.legends
+  box, whole = legend.get_window_extent(), figure.bbox
+  assert box.x0 >= 0 and box.x1 <= whole.x1 and box.y0 >= 0
+  assert axes[0].bbox.height > 1.5 * figure.dpi

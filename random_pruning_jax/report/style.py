@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.colors
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot's, which would be kept beside the caller's own
 
@@ -18,6 +19,7 @@ from random_pruning_jax.report.runs import DENSE
 
 INK, FAINT = '#262626', '#8c8c8c'
 PANEL = (3.1, 2.6)  # inches
+HANDLE, LETTER, ROW = 0.57, 0.066, 0.19  # inches of an entry of a legend, with its space
 PAPER = 'Liu et al. (2022), read off'
 
 
@@ -166,10 +168,19 @@ def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
   if found:
     # matplotlib puts lines before error bars; here the dense network is first, the paper last.
     found = dict(sorted(found.items(), key=lambda x: (not x[0].startswith('dense'), x[0] == PAPER)))
-    width = figure.get_size_inches()[0]
-    figure.legend(
-      found.values(),
-      found.keys(),
-      loc='outside lower center',
-      ncols=max(1, min(len(found), int(width / 1.25))),
-    )
+    columns = _columns(list(found), figure.get_size_inches()[0])
+    rows = -(-len(found) // columns)
+    # A tall legend makes the figure taller, not its panels lower.
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + ROW * max(0, rows - 2))
+    figure.legend(found.values(), found.keys(), loc='outside lower center', ncols=columns)
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+  """The most columns of a legend that fit into so many inches; 1 if not even two do."""
+
+  def inches(count: int) -> float:
+    columns = np.array_split(labels, count)  # as matplotlib does
+    return sum(HANDLE + LETTER * max(map(len, column)) for column in columns)
+
+  return next((n for n in range(len(labels), 1, -1) if inches(n) <= width), 1)

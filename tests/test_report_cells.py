@@ -455,3 +455,16 @@ def test_a_legend_lies_wholly_in_its_figure_and_leaves_panels_their_height(acros
   box, whole = legend.get_window_extent(), figure.bbox
   assert box.x0 >= 0 and box.x1 <= whole.x1 and box.y0 >= 0
   assert axes[0].bbox.height > 1.5 * figure.dpi
+
+
+def test_no_panel_of_layers_is_empty_where_networks_have_other_sparsities():
+  found = [done(pruning__density=d) for d in (0.2, 0.05)]
+  found += [done(model__name='resnet56', pruning__density=d) for d in (0.5, 0.1, 0.01)]
+  panels = details.layers(found).axes
+  assert len(panels) == 5 and all(panel.lines for panel in panels)
+
+
+def test_a_marker_beyond_99_percent_is_not_cut_off_by_the_axis():
+  found = [done(pruning__density=density) for density in (0.1, 0.001)]
+  [panel] = curves.by_network(found).axes
+  assert panel.get_xlim()[1] > 1

@@ -165,6 +165,6 @@ def _paper(ax: Axes, runs: Sequence[Run]) -> bool:
 
 def _sparsity_axis(ax: Axes) -> None:
   ax.set_xlabel('sparsity')
-  ax.set_xlim(None, 1.0)
+  ax.set_xlim(None, max(1.0, ax.get_xlim()[1]))  # wide enough for a marker at 0.999
   low = ax.get_xlim()[0]
-  ax.xaxis.set_major_locator(MultipleLocator(0.2 if low < 0.4 else 0.1))
+  ax.xaxis.set_major_locator(MultipleLocator(0.2 if low < 0.4 else 0.1 if low < 0.8 else 0.05))

@@ -1,8 +1,8 @@
 """Figures of what happens inside: layers, confidence, gradients, learning."""
 
+import collections
 import pathlib
 from collections.abc import Callable, Sequence
-from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,24 +50,23 @@ def highest(runs: Sequence[Run]) -> list[Run]:
 
 def with_layers(runs: Sequence[Run]) -> dict[tuple[str, float], list[Run]]:
   """Pruned runs by network and sparsity: of each at most three, the first and the last too."""
-  pruned = [run for run in runs if layers_of(run)]
-  networks = list(grouped(pruned, lambda run: run.network))
-  shown = networks if len(networks) <= 3 else [networks[0], networks[-1]]
-  every = sorted({run.sparsity for run in pruned})
-  chosen = sorted({every[i] for i in (0, len(every) // 2, -1)}) if every else []
-  places: dict[tuple[str, float], list[Run]] = {place: [] for place in product(shown, chosen)}
-  for run in pruned:
-    if (place := (run.network, run.sparsity)) in places:
-      places[place].append(run)
+  networks = grouped(filter(layers_of, runs), lambda run: run.network)
+  names = list(networks)
+  places = {}
+  for network in names if len(names) <= 3 else (names[0], names[-1]):
+    found = grouped(networks[network], lambda run: run.sparsity)
+    every = sorted(found)
+    for sparsity in sorted({every[i] for i in (0, len(every) // 2, -1)}):
+      places[network, sparsity] = found[sparsity]
   return places
 
 
 def layers(runs: Sequence[Run]) -> Figure | None:
-  """Density of each layer as trained: a row a network, a panel a sparsity, a line a scheme."""
+  """Density of each layer as trained: a panel a network and sparsity, a line a scheme."""
   places = with_layers(runs)
   if not places:
     return None
-  columns = len({sparsity for _, sparsity in places})
+  columns = max(collections.Counter(network for network, _ in places).values())
   figure, axes = style.panels(len(places), columns=columns)
   for ax, ((network, sparsity), members) in zip(axes, places.items(), strict=True):
     for scheme in schemes(members):

@@ -380,6 +380,32 @@ def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
   assert [(each.n, each.failed) for each in none.evidence] == [(0, 8)]
 
 
+def test_a_network_that_only_guesses_decides_nothing_but_that_it_lost_accuracy():
+  every = []
+  for density, accuracy, ece in ((1.0, 0.9, 0.05), (0.001, 0.1, 0.0)):
+    for i, run in enumerate(accuracies({'pruning__density': density}, [accuracy] * 5)):
+      run.row['metrics'] |= {
+        'ece': ece + i * density / 1000,
+        'adversarial/fgsm/8/255': 1 - accuracy,
+      }
+      run.row['layers'] = {'head/kernel': {'shape': [64, 10], 'density': 1.0, 'kept': 640}}
+      every.append(run)
+  swapped = [
+    dataclasses.replace(run, config=run.config | {'pruning.density': 1.001 - run.density})
+    for run in every
+  ]
+  for found, matched in ((every, 'not in these runs'), (swapped, 'cannot decide')):
+    answers = {answer.claim: answer for answer in claims.answers(found)}
+    for word, verdict in (
+      ('match its', matched),
+      ('ECE', 'cannot decide'),
+      ('FGSM', 'cannot decide'),
+    ):
+      [answer] = [answers[claim] for claim in answers if word in claim]
+      assert answer.verdict == verdict, answer
+      assert ('5 seeds are left out' in answer.why) == (verdict == 'cannot decide')
+
+
 @pytest.mark.parametrize('value', [None, float('nan'), float('inf')])
 @pytest.mark.parametrize(
   ('word', 'names'),

@@ -172,7 +172,7 @@ def test_the_numbers_of_a_data_set_are_chosen_among_those_of_its_own_runs():
 def test_what_speaks_for_a_claim_is_shown_in_points_with_seeds_that_failed():
   cell = verdicts.Comparison('a cell', {0: 0.01, 1: 0.02, 2: 0.03}, frozenset({3}))
   text = page.page('', [], [], [verdicts.can('a claim', [cell], 'accuracy')], [])
-  values = ('a cell', '+2.00', '1.00', '3, 1 failed', '0.037')
+  values = ('a cell', '+2.00', '1.00', '3, 1 left out', '0.037')
   assert ''.join(f'<td>{value}</td>' for value in values) in text
   assert 'anything above -0.5 points does' in text
 

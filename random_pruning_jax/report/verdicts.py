@@ -13,8 +13,8 @@ run and the dense run of its seed begin with the same weights. Three kinds of cl
   and sparsities, repeat what the same schemes say. A permutation test decides.
 
 A t-test needs seeds: with fewer than two it cannot decide, and with two it hardly ever does; ranks
-need four schemes of the same groups. Runs that failed, or were measured as no number, are in no
-test, and counted beside it.
+need four schemes of the same groups. Runs that failed, were measured as no number, or only guess
+(`claims.py` says where that matters) are in no test, and counted beside it.
 """
 
 import itertools
@@ -39,7 +39,7 @@ Pair = tuple[float, float]
 
 
 class Comparison(NamedTuple):
-  """What is compared, its differences by seed, and the seeds that are lost to failed runs."""
+  """What is compared, its differences by seed, and the seeds that a run of theirs costs."""
 
   what: str
   differences: Mapping[int, float]
@@ -217,4 +217,4 @@ def _left_out(found: Sequence[Evidence]) -> str:
     return ''
   seeds = 'a seed is' if lost == 1 else f'{lost} seeds are'
   of = 'a cell' if cells == 1 else f'{cells} cells'
-  return f' In {of}, {seeds} left out: a run of theirs failed, or gave no number.'
+  return f' In {of}, {seeds} left out: a run of theirs failed, gave no number or only guesses.'

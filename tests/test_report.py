@@ -118,7 +118,8 @@ def test_a_planned_run_that_another_sweep_has_is_not_missing(only, tmp_path, cap
   configs = {f'run{seed}': synthetic.config_of(seed=seed) for seed in range(3)}
   (tmp_path / 'sweep').mkdir()
   (tmp_path / 'sweep' / 'sweep.json').write_text(json.dumps({'format': 1, 'runs': configs}))
-  synthetic.write(tmp_path / 'other' / 'run', synthetic.row_of(configs['run0']))
+  for other in ('other', 'copy'):
+    synthetic.write(tmp_path / other / 'run', synthetic.row_of(configs['run0']))
   assert main(['report', str(tmp_path), '--csv', f'--html={tmp_path / "page.html"}']) == 0
   assert 'missing: 2 planned runs are not there yet' in capsys.readouterr().err
   assert '1 runs done, <strong>2 missing</strong>' in (tmp_path / 'page.html').read_text()

@@ -72,8 +72,8 @@ def _text(value: object) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-  done, failed = (sum(run.state == state for run in runs) for state in ('done', 'failed'))
-  missing = tables.missing(runs)
+  states = [run.state for run in tables.once(runs)]  # so that they add up to what was planned
+  done, failed, missing = map(states.count, ('done', 'failed', 'missing'))
   parts = [f'{done} runs done']
   parts += [f'<strong>{failed} failed</strong>'] if failed else []
   parts += [f'<strong>{missing} missing</strong>'] if missing else []

@@ -404,6 +404,10 @@ def test_a_network_that_only_guesses_decides_nothing_but_that_it_lost_accuracy()
       [answer] = [answers[claim] for claim in answers if word in claim]
       assert answer.verdict == verdict, answer
       assert ('5 seeds are left out' in answer.why) == (verdict == 'cannot decide')
+  for run in every:
+    run.row['metrics'].pop('ece')
+  [answer] = [answer for answer in claims.answers(every) if 'ECE' in answer.claim]
+  assert answer.why == 'These runs hold no such comparison.'  # not measured is not left out
 
 
 @pytest.mark.parametrize('value', [None, float('nan'), float('inf')])

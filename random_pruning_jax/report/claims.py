@@ -70,12 +70,11 @@ def _lost(run: Run, metric: str, measured_in_both: bool) -> bool:
   Or whether it only guesses: such a network is calibrated, and no attack costs it anything. Its
   accuracy counts, but not that of a dense one, which any network would match.
   """
-  if _guesses(run) and (run.dense or metric != 'accuracy'):
-    return True
+  if measured_in_both:
+    return _guesses(run) and (run.dense or metric != 'accuracy')
   found = run.row.get('metrics', {})
   parts = measured.parts(metric, [found])
-  bad = run.state == 'failed' or any(x in found and x not in run.numbers for x in parts)
-  return bad and not measured_in_both
+  return run.state == 'failed' or any(x in found and x not in run.numbers for x in parts)
 
 
 def _guesses(run: Run) -> bool:

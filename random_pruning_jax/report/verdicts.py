@@ -125,7 +125,7 @@ def tends(claim: str, what: str, cells: Sequence[Comparison], unit: str) -> Answ
   seeds, whole = in_common([cell.differences for cell in cells])
   means = {seed: statistics.fmean(cell[seed] for cell in whole) for seed in seeds}
   some = f'{len(whole)} of {len(cells)}' if len(whole) < len(cells) else f'{len(cells)}'
-  mean = evidence(Comparison(f'{what}, mean over {some} cells', means))
+  mean = evidence(Comparison(f'{what}, mean over {some} cell{"s" * (len(cells) > 1)}', means))
   verdict, why = _one_test(mean) if mean.p_for is not None else (UNDECIDED, _no_seeds(found))
   return Answer(claim, verdict, why + _left_out(found), [mean, *found] if cells else [], unit)
 

@@ -30,7 +30,7 @@ def full(bench: Bench) -> Findings:
   if not 1.001 * low < temperature < high / 1.001:
     found.skipped['temperature'] = (
       f'the NLL of the validation images is least at no temperature from {low:g} to {high:g}, as '
-      'where the network errs on none of them'
+      'where the network errs on none of them, or knows nothing of them'
     )
     return found
   scaled = metrics_of(logits / np.float32(temperature), labels, ('nll', 'ece'))

@@ -133,7 +133,7 @@ def _kth_highest(bits: list[chex.Array], count: chex.Array) -> chex.Array:
   """
 
   def one_bit(i, found):
-    trial = found | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+    trial = found | (jnp.uint32(1) << jnp.uint32(31 - i))
     enough = sum(jnp.sum(part >= trial) for part in bits) >= count
     return jnp.where(enough, trial, found)
 

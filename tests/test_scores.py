@@ -175,6 +175,12 @@ def test_synflow_takes_leaves_in_the_order_of_the_tree_whatever_their_names():
     np.testing.assert_allclose(order.astype(np.uint32).view(np.float32), wanted, rtol=1e-5)
 
 
+def test_the_threshold_of_synflow_is_found_without_jit_too():
+  parts = [jnp.array([3, 9], jnp.uint32), jnp.array([7], jnp.uint32)]
+  with jax.disable_jit():
+    assert synflow._kth_highest(parts, 2) == 7
+
+
 def test_synflow_leaves_every_layer_a_weight_at_999_in_a_thousand():
   params = mlp(4, 100, 100, 100, 100, 3)  # 30,700 weights: 31 are kept
   order = masks.named_leaves(scores.synflow(apply_mlp, params, a_batch(), None, density=0.001))

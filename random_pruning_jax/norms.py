@@ -18,11 +18,18 @@ class Norm(NamedTuple):
 
 
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
-  """One key an image [B], from its index in the set [B].
+  """One key an image [B], from its index in the set [B]; `key` may be of the old kind, uint32 [2].
 
   An image's random numbers then depend on its index alone, not on its batch or device.
   """
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+
+
+def check_pixels(images: jax.Array) -> None:
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(f'images must be floats in [0, 1], got {images.dtype}')
 
 
 def check_keys(keys: jax.Array, images: jax.Array) -> None:
@@ -79,6 +86,7 @@ def inside(norm: Norm, images: jax.Array, moved: jax.Array, epsilon: float) -> j
 
 def start(norm: Norm, images: jax.Array, epsilon: float, keys: jax.Array) -> jax.Array:
   """A random point of each ball, in [0, 1]."""
+  check_pixels(images)
   check_keys(keys, images)
   dtype = jnp.promote_types(images.dtype, jnp.float32)  # where points are float64, in 64-bit mode
   point = norm.start(keys, images.shape[1:]).astype(dtype)
@@ -87,6 +95,7 @@ def start(norm: Norm, images: jax.Array, epsilon: float, keys: jax.Array) -> jax
 
 def loss_and_gradient(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The loss [B] of each image and its gradient [B, H, W, C]."""
+  check_pixels(images)
   loss, pull = jax.vjp(loss_fn, images)
   if loss.shape != images.shape[:1]:
     raise ValueError(

@@ -82,8 +82,8 @@ def check_names(
 def pruned(shapes: Shapes, dense: Collection[str] = ()) -> Shapes:
   """The layers to prune: all but those named in `dense`.
 
-  A layer's name is its path, with or without the leaf's name: 'stem' or 'stem/kernel'. Raises
-  ValueError for a name that no layer has, and for a string.
+  A layer's name is its path, with or without '/kernel': 'stem' or 'stem/kernel', but 'stem/w' only.
+  Raises ValueError for a name that no layer has, and for a string.
   """
   if isinstance(dense, str):
     raise ValueError(f'dense must be a list of names, got the string {dense!r}.')

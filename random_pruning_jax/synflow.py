@@ -51,13 +51,13 @@ def synflow(
     layers = [name for name, leaf in named.items() if np.ndim(leaf) >= 2]
   size = sum(named[name].size for name in layers)
   image = np.ones((1, *np.shape(batch['image'])[1:]), np.float32)
-  weights = {name: jnp.abs(jnp.asarray(leaf, jnp.float32)) for name, leaf in named.items()}
-  left = {name: jnp.ones(leaf.shape, bool) for name, leaf in named.items()}
-  seen = {
-    name: (jnp.zeros(leaf.shape, jnp.uint16), jnp.zeros(leaf.shape, jnp.uint32))
-    for name, leaf in named.items()
-  }
-  step = _round(apply_fn, jax.tree.structure(params), tuple(sorted(layers)))
+  # Lists in the order of the tree: jit would sort a dictionary by name.
+  weights = [jnp.abs(jnp.asarray(leaf, jnp.float32)) for leaf in named.values()]
+  left = [jnp.ones(leaf.shape, bool) for leaf in weights]
+  seen = [
+    (jnp.zeros(leaf.shape, jnp.uint16), jnp.zeros(leaf.shape, jnp.uint32)) for leaf in weights
+  ]
+  step = _round(apply_fn, jax.tree.structure(params), tuple(name in layers for name in named))
   for k in range(1, rounds + 1):
     count = masks_lib.kept_count(density ** (k / rounds), size)
     left, seen, finite = step(weights, left, seen, image, np.uint16(k), np.int32(count))
@@ -68,7 +68,7 @@ def synflow(
       )
   order = [
     np.asarray(last).astype(np.uint64) << np.uint64(32) | np.asarray(bits).astype(np.uint64)
-    for last, bits in seen.values()
+    for last, bits in seen
   ]
   return jax.tree.unflatten(jax.tree.structure(params), order)
 
@@ -99,26 +99,29 @@ def rescaled(call: Callable, args: tuple, kwargs: dict, context) -> chex.Array:
 
 
 @functools.lru_cache(maxsize=16)
-def _round(apply_fn: Callable, structure, layers: tuple[str, ...]) -> Callable:
-  """One round: score what is left, record the scores, keep the `count` highest (and ties)."""
+def _round(apply_fn: Callable, structure, ranked: tuple[bool, ...]) -> Callable:
+  """One round: score what is left, record the scores, keep the `count` highest (and ties).
+
+  `ranked` says of each leaf whether it is pruned.
+  """
 
   @jax.jit
   def step(weights, left, seen, image, number, count):
-    there = [jnp.where(left[name], leaf, 0) for name, leaf in weights.items()]
+    there = jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, 0), weights, left)
     scores = flow(apply_fn, jax.tree.unflatten(structure, there), image)
-    scores = dict(zip(weights, map(jnp.abs, jax.tree.leaves(scores)), strict=True))  # no -0
-    bits = {name: jax.lax.bitcast_convert_type(scores[name], jnp.uint32) for name in scores}
-    seen = {
-      name: (jnp.where(left[name], number, last), jnp.where(left[name], bits[name], score))
-      for name, (last, score) in seen.items()
-    }
-    threshold = _kth_highest([jnp.where(left[name], bits[name], 0) for name in layers], count)
-    left = {
-      name: mask & (bits[name] >= threshold) if name in layers else mask
-      for name, mask in left.items()
-    }
-    finite = jnp.all(jnp.stack([jnp.isfinite(scores[name]).all() for name in layers]))
-    return left, seen, finite
+    scores = [jnp.abs(score) for score in jax.tree.leaves(scores)]  # no -0
+    bits = [jax.lax.bitcast_convert_type(score, jnp.uint32) for score in scores]
+    seen = [
+      (jnp.where(mask, number, last), jnp.where(mask, score, before))
+      for mask, score, (last, before) in zip(left, bits, seen, strict=True)
+    ]
+    leaves = list(zip(left, bits, ranked, strict=True))
+    threshold = _kth_highest(
+      [jnp.where(mask, score, 0) for mask, score, yes in leaves if yes], count
+    )
+    left = [mask & (score >= threshold) if yes else mask for mask, score, yes in leaves]
+    finite = [jnp.isfinite(score).all() for score, yes in zip(scores, ranked, strict=True) if yes]
+    return left, seen, jnp.all(jnp.stack(finite))
 
   return step
 
@@ -130,7 +133,7 @@ def _kth_highest(bits: list[chex.Array], count: chex.Array) -> chex.Array:
   """
 
   def one_bit(i, found):
-    trial = found | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+    trial = found | (jnp.uint32(1) << jnp.uint32(31 - i))
     enough = sum(jnp.sum(part >= trial) for part in bits) >= count
     return jnp.where(enough, trial, found)
 

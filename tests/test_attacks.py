@@ -440,6 +440,21 @@ def test_images_wrong_from_the_start_count_as_wrong():
   np.testing.assert_allclose(curve, [0.5, 0.25, 0.25])
 
 
+@pytest.mark.parametrize('name', SETTINGS)
+def test_pixels_that_are_integers_are_refused(name):
+  images, labels = jnp.full((2, *SHAPE), 255, jnp.uint8), jnp.zeros(2, int)
+  run = functools.partial(attacks.ATTACKS[name], lambda pixels: pixels[:, 0, :, 0] * 1.0)
+  with pytest.raises(ValueError, match=r'images must be floats in \[0, 1\], got uint8'):
+    jax.eval_shape(run, images, labels, 0.1, keys_of(images))
+
+
+def test_a_key_of_the_old_kind_gives_the_keys_of_its_new_one():
+  old, new = (
+    norms.image_keys(key, jnp.arange(3)) for key in (jax.random.PRNGKey(5), jax.random.key(5))
+  )
+  assert old.shape == (3,) and (old == new).all()
+
+
 def test_wrong_settings_are_refused_with_what_is_known(task):
   params, images, labels = task
   network, keys = functools.partial(logits_fn, params), keys_of(images)

@@ -162,6 +162,25 @@ def test_synflow_of_bfloat16_weights_is_that_of_their_float32():
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
+def test_synflow_takes_leaves_in_the_order_of_the_tree_whatever_their_names():
+  rng = np.random.RandomState(0)
+  layers = [rng.randn(4, 4).astype(np.float32) for _ in range(12)]  # '10' sorts before '2'
+
+  def apply_fn(params, images, train, normalize):
+    return functools.reduce(jnp.matmul, params, images.reshape(len(images), -1))
+
+  found = scores.synflow(apply_fn, layers, a_batch(), None, density=0.3, rounds=1)
+  score, _ = explicit_synflow({i: {'kernel': w} for i, w in enumerate(layers)}, 0.3, rounds=1)
+  for order, wanted in zip(found, score, strict=True):
+    np.testing.assert_allclose(order.astype(np.uint32).view(np.float32), wanted, rtol=1e-5)
+
+
+def test_the_threshold_of_synflow_is_found_without_jit_too():
+  parts = [jnp.array([3, 9], jnp.uint32), jnp.array([7], jnp.uint32)]
+  with jax.disable_jit():
+    assert synflow._kth_highest(parts, 2) == 7
+
+
 def test_synflow_leaves_every_layer_a_weight_at_999_in_a_thousand():
   params = mlp(4, 100, 100, 100, 100, 3)  # 30,700 weights: 31 are kept
   order = masks.named_leaves(scores.synflow(apply_mlp, params, a_batch(), None, density=0.001))

@@ -34,6 +34,7 @@ def square(
     raise ValueError(f'queries must be at least 1, got {queries}')
   if not 0 < p_init <= 1:
     raise ValueError(f'p_init must lie in (0, 1], got {p_init}')
+  norms.check_pixels(images)
   norms.check_keys(keys, images)
   _, height, width, channels = images.shape
 

@@ -44,11 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   rest = overrides + rest
   if own_argv and not args.traceback:
     sys.unraisablehook = _say_unraisable
+  if own_argv and sys.stdout and sys.stdout.errors == 'strict':
+    # A file's name may hold what the terminal's encoding lacks; the command goes on.
+    sys.stdout.reconfigure(errors='backslashreplace')
   if rest and not getattr(args, 'takes_config', False):
     return _refuse(f'unknown argument {rest[0]}; see random-pruning {args.command} --help.')
   try:
     status = args.run(args, rest) or 0
-    sys.stdout.flush()  # here, where a closed pipe is caught
+    print(end='', flush=True)  # here, where a closed pipe is caught; stdout may be None
     return status
   except (ValueError, OSError) as error:
     if own_argv and isinstance(error, BrokenPipeError) and _nobody_reads():

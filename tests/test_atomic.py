@@ -1,5 +1,6 @@
 """A file is what it was or what it became, and nothing between."""
 
+import pathlib
 import resource
 
 import pytest
@@ -29,4 +30,14 @@ def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
       atomic.write(tmp_path / 'file', 1000 * 'x')
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+  def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(pathlib.Path, 'replace', interrupted)  # all is written, nothing is renamed
+  with pytest.raises(KeyboardInterrupt):
+    atomic.write(tmp_path / 'file', 'content')
   assert not list(tmp_path.iterdir())

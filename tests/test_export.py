@@ -1,6 +1,7 @@
 """Programs run without this package, and the commands say what files hold or why there is none."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -105,6 +106,18 @@ def test_a_pipe_is_read_like_the_file_that_comes_through_it(tmp_path, capsys):
   through = json.loads(capsys.readouterr().out)
   assert main.main(['inspect', str(path), '--json']) == 0
   assert through == json.loads(capsys.readouterr().out) | {'file': f'/dev/fd/{reading}'}
+
+
+def test_a_name_that_stdout_cannot_show_is_escaped_and_no_stdout_is_no_error(tmp_path, monkeypatch):
+  path = files.save(network(), tmp_path / 'größe')
+  shown = io.BytesIO()
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
+  monkeypatch.setattr(sys, 'argv', ['random-pruning', 'inspect', str(path)])
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(shown, 'ascii'))
+  assert main.main() == 0
+  assert b'gr\\xf6\\xdfe, seeded' in shown.getvalue()
+  monkeypatch.setattr(sys, 'stdout', None)  # as where a process begins with it closed
+  assert main.main() == 0
 
 
 @pytest.fixture(scope='module')

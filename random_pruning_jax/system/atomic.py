@@ -19,8 +19,9 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
   try:
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
-  except OSError as error:
-    error.filename = error.filename or str(path)  # the error of a full disk names none
+  except BaseException as error:  # Ctrl-C too
+    if isinstance(error, OSError):
+      error.filename = error.filename or str(path)  # the error of a full disk names none
     with contextlib.suppress(OSError):
       part.unlink()
     raise

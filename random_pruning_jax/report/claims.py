@@ -56,25 +56,28 @@ def _compared(
 ) -> Comparison:
   found = paired(ours, theirs, metric)
   first, second = one_a_seed(ours), one_a_seed(theirs)
-  lost = frozenset(
-    seed
-    for seed in first.keys() & second.keys()
-    if any(_lost(run, metric, seed in found) for run in (first[seed], second[seed]))
-  )
+
+  def costs(seed: int) -> bool:
+    useless = _uninformative if seed in found else _lost
+    return useless(first[seed], metric) or useless(second[seed], metric)
+
+  lost = frozenset(filter(costs, first.keys() & second.keys()))
   return Comparison(what, {seed: sign * found[seed] for seed in found.keys() - lost}, lost)
 
 
-def _lost(run: Run, metric: str, measured_in_both: bool) -> bool:
-  """Whether the run failed, or was measured and the metric, or a part of it, is no number.
-
-  Or whether it only guesses: such a network is calibrated, and no attack costs it anything. Its
-  accuracy counts, but not that of a dense one, which any network would match.
-  """
-  if measured_in_both:
-    return _guesses(run) and (run.dense or metric != 'accuracy')
+def _lost(run: Run, metric: str) -> bool:
+  """Whether the run failed, or was measured and the metric, or a part of it, is no number."""
   found = run.row.get('metrics', {})
   parts = measured.parts(metric, [found])
   return run.state == 'failed' or any(x in found and x not in run.numbers for x in parts)
+
+
+def _uninformative(run: Run, metric: str) -> bool:
+  """Whether the run only guesses: it is calibrated, and no attack costs it anything.
+
+  Its accuracy says something, but not that of a dense one, which any network would match.
+  """
+  return _guesses(run) and (run.dense or metric != 'accuracy')
 
 
 def _guesses(run: Run) -> bool:

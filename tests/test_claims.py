@@ -368,16 +368,16 @@ def test_runs_that_failed_are_counted_beside_the_claims_that_lack_them():
   lost = [failed(seed) for seed in range(4, 8)]
   answer = claims.matches('', claims.cells_of([*dense, *survived, *lost]))
   assert answer.verdict == 'supported' and 'In a cell, 4 seeds are left out' in answer.why
-  assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]
+  assert [(each.n, each.lost) for each in answer.evidence] == [(4, 4)]
   whole = claims.cells_of([*dense, *survived])[0]
-  assert not any(whole.compared(metric).failed for metric in ('auroc', 'fgsm', 'mce'))
+  assert not any(whole.compared(metric).lost for metric in ('auroc', 'fgsm', 'mce'))
   nulls = [done(seed=seed, metrics={'accuracy': None}) for seed in range(4, 8)]
   answer = claims.matches('', claims.cells_of([*dense, *survived, *nulls]))
-  assert [(each.n, each.failed) for each in answer.evidence] == [(4, 4)]
+  assert [(each.n, each.lost) for each in answer.evidence] == [(4, 4)]
   none = claims.matches('', claims.cells_of([*dense, *(failed(seed) for seed in range(8))]))
   assert none.verdict == 'cannot decide' and 'In a cell, 8 seeds are left out' in none.why
   assert none.why.startswith('No comparison is left.')
-  assert [(each.n, each.failed) for each in none.evidence] == [(0, 8)]
+  assert [(each.n, each.lost) for each in none.evidence] == [(0, 8)]
 
 
 def test_a_network_that_only_guesses_decides_nothing_but_that_it_lost_accuracy():
@@ -423,10 +423,10 @@ def test_numbers_that_are_not_finite_are_in_no_test_and_counted_beside_it(value,
   every = [done(seed=seed, pruning__density=d) for d in (1.0, 0.1) for seed in range(3)]
   every[0].row['metrics'] |= dict.fromkeys(names, value)
   [answer] = [answer for answer in claims.answers(every) if word in answer.claim]
-  assert [(each.n, each.failed) for each in answer.evidence] == [(2, 1)]
+  assert [(each.n, each.lost) for each in answer.evidence] == [(2, 1)]
   every[0].row['metrics'][names[0]] = 0.5  # a part that all have is enough
   [answer] = [answer for answer in claims.answers(every) if word in answer.claim]
-  assert [(each.n, each.failed) for each in answer.evidence] == [(3, 0)]
+  assert [(each.n, each.lost) for each in answer.evidence] == [(3, 0)]
 
 
 def test_a_network_whose_runs_all_failed_is_not_replaced_by_the_next_in_size():

@@ -122,8 +122,8 @@ def size_matters(claim: str, cells: Sequence[Cell], by: str) -> Answer:
     sizes = {size(each) for each in (*cell.sparse, *cell.dense)} - {None}
     if sizes:
       alike.setdefault(key, {})[min(sizes)] = cell
-    elif failed := cell.compared('accuracy').failed:  # no run is left to tell its size
-      found.append(Comparison(cell.name, {}, failed))
+    elif lost := cell.compared('accuracy').lost:  # no run is left to tell its size
+      found.append(Comparison(cell.name, {}, lost))
   for members in alike.values():
     if len(members) > 1:
       found.append(_gap_closed(members[min(members)], members[max(members)]))
@@ -142,7 +142,7 @@ def _gap_closed(small: Cell, large: Cell) -> Comparison:
   both = ours.differences.keys() & theirs.differences.keys()
   differences = {seed: ours.differences[seed] - theirs.differences[seed] for seed in both}
   what = f'{small.name}, against {network_title(large.sparse[0].network)}'
-  return Comparison(what, differences, ours.failed | theirs.failed)
+  return Comparison(what, differences, ours.lost | theirs.lost)
 
 
 def ratio_matters(claim: str, cells: Sequence[Cell], scheme: str) -> Answer:

@@ -122,7 +122,7 @@ def _evidence(answer: Answer) -> str:
     mean = '-' if each.mean is None else f'{percent * each.mean:+z.{digits}f}'
     sd = '-' if each.sd is None else f'{percent * each.sd:.{digits}f}'
     p = '-' if each.p_for is None else f'{each.p_for:.2g}'
-    n = f'{each.n}, {each.failed} left out' if each.failed else each.n
+    n = f'{each.n}, {each.lost} left out' if each.lost else each.n
     lines.append(_line('td', (each.what, mean, sd, n, p)))
   head = _line('th', ('comparison', f'mean{unit}', 'sd', 'n', 'p, uncorrected'))
   plural = 's' * (len(lines) > 1)

@@ -43,7 +43,7 @@ class Comparison(NamedTuple):
 
   what: str
   differences: Mapping[int, float]
-  failed: frozenset[int] = frozenset()
+  lost: frozenset[int] = frozenset()
 
 
 class Evidence(NamedTuple):
@@ -55,7 +55,7 @@ class Evidence(NamedTuple):
   n: int
   p_for: float | None  # small: the difference is above the threshold
   p_against: float | None  # small: it is below
-  failed: int = 0  # seeds that are lost
+  lost: int = 0
 
 
 class Answer(NamedTuple):
@@ -69,12 +69,12 @@ class Answer(NamedTuple):
 
 def evidence(comparison: Comparison, above: float = 0.0) -> Evidence:
   """Paired t-tests that the mean difference lies above (below) a threshold."""
-  what, failed = comparison.what, len(comparison.failed)
+  what, lost = comparison.what, len(comparison.lost)
   values = list(comparison.differences.values())
   n = len(values)
   mean = statistics.fmean(values) if values else None
   if n < 2:
-    return Evidence(what, mean, None, n, None, None, failed)
+    return Evidence(what, mean, None, n, None, None, lost)
   sd = statistics.stdev(values)
   if sd < EQUAL:
     # Accuracies are multiples of one image, so a few differences may be equal by chance. A t-test
@@ -83,7 +83,7 @@ def evidence(comparison: Comparison, above: float = 0.0) -> Evidence:
   else:
     t = (mean - above) / (sd / n**0.5)
     sides = [float(stats.t.sf(t, n - 1)), float(stats.t.cdf(t, n - 1))]
-  return Evidence(what, mean, sd, n, *sides, failed)
+  return Evidence(what, mean, sd, n, *sides, lost)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -199,7 +199,7 @@ def _needed(tested: Sequence[Evidence]) -> str:
 
 def _no_seeds(found: Sequence[Evidence]) -> str:
   if not any(each.n for each in found):
-    lost = any(each.failed for each in found)
+    lost = any(each.lost for each in found)
     return 'No comparison is left.' if lost else 'These runs hold no such comparison.'
   return 'A test over seeds needs at least two; there is one, or one in common.'
 
@@ -211,8 +211,8 @@ def _untested(found: Sequence[Evidence]) -> str:
 
 
 def _left_out(found: Sequence[Evidence]) -> str:
-  lost = sum(each.failed for each in found)
-  cells = sum(each.failed > 0 for each in found)
+  lost = sum(each.lost for each in found)
+  cells = sum(each.lost > 0 for each in found)
   if not lost:
     return ''
   seeds = 'a seed is' if lost == 1 else f'{lost} seeds are'
